@@ -1,1 +1,32 @@
-//! Placeholder while the workspace is laid out.
+//! The payment service composed of the Paystrata crates. The binary is `paystrata`; this library is what it and the
+//! benchmarks are made of.
+//!
+//! A request walks down this list, and nothing in it points back up:
+//! `main` -> [`router`] -> [`http`] -> `*/handler` -> use case -> [`engine`] or a `store`.
+
+pub mod cli;
+pub mod http;
+pub mod router;
+pub mod serve;
+
+pub mod accounts;
+pub mod fraud;
+pub mod ledger;
+pub mod merchants;
+pub mod payments;
+
+pub mod documents;
+pub mod engine;
+pub mod gateways;
+
+pub mod app;
+pub mod config;
+pub mod housekeeping;
+pub mod migrations;
+pub mod observe;
+pub mod operator;
+pub mod telemetry;
+
+pub mod clock;
+pub mod ids;
+pub mod money;

@@ -1,2 +1,118 @@
-//! Placeholder while the workspace is laid out.
-fn main() {}
+//! `paystrata`: arguments, configuration, logs, then one command. Only this file exits, and only it prints.
+
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::Parser as _;
+use paystrata_app::cli::{Cli, Command, ConfigView, MerchantAction};
+use paystrata_app::config::{Config, LoadOptions, reference_page};
+use paystrata_app::ids::MerchantId;
+use paystrata_app::ledger::verify::{Audit, verify};
+use paystrata_app::merchants::store::add_merchant;
+use paystrata_app::migrations::{MIGRATOR, ensure_partitions};
+use paystrata_app::{observe, serve, telemetry};
+use tokio::signal::unix::{SignalKind, signal};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("start the runtime");
+    match runtime.block_on(run(cli)) {
+        Ok(code) => code,
+        Err(error) => {
+            say_error(&format!("{error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    if let Command::Config { view: ConfigView::Reference } = cli.command {
+        say(&reference_page());
+        return Ok(ExitCode::SUCCESS);
+    }
+    let config = Config::load(LoadOptions::from_process(cli.config))?;
+    match cli.command {
+        Command::Config { .. } => say(&config.print_redacted()),
+        Command::Serve => return serve_until_told(config).await,
+        Command::Migrate { status } => migrate(&config, status).await?,
+        Command::Verify => return audit(&config).await,
+        Command::Merchant { action: MerchantAction::Add { name } } => add(&config, &name).await?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn serve_until_told(config: Config) -> anyhow::Result<ExitCode> {
+    let telemetry = telemetry::start(&config.telemetry)?;
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let service = serve::Service::start(config).await?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    service.stop().await;
+    telemetry.stop();
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn session(config: &Config, name: &str) -> anyhow::Result<(paystrata_db::Db, paystrata_db::Session)> {
+    let db = serve::connect(&config.db, &observe::monitor(&config.targets)).await?;
+    let session = db.session(name).await?;
+    Ok((db, session))
+}
+
+async fn migrate(config: &Config, only_status: bool) -> anyhow::Result<()> {
+    let (_db, session) = session(config, "migrate").await?;
+    if only_status {
+        for migration in MIGRATOR.status(&session).await? {
+            say(&format!("{:04} {:40} {:?}", migration.version, migration.name, migration.state));
+        }
+        return Ok(());
+    }
+    let applied = MIGRATOR.up(&session).await?;
+    for migration in &applied {
+        say(&format!("applied {:04} {} in {:?}", migration.version, migration.name, migration.took));
+    }
+    ensure_partitions(&session, config.partitions.months_ahead.get()).await.context("make partitions")?;
+    say(&format!("{} migrations applied, schema up to date", applied.len()));
+    Ok(())
+}
+
+async fn audit(config: &Config) -> anyhow::Result<ExitCode> {
+    let (_db, session) = session(config, "verify").await?;
+    let Audit { accounts, payments, entries, kept, broken } =
+        verify(&session).await.context("audit the ledger")?;
+    for promise in kept {
+        say(&format!("ok      {promise}"));
+    }
+    for finding in &broken {
+        say(&format!("BROKEN  {}: {} findings", finding.promise, finding.count));
+        for line in &finding.shown {
+            say(&format!("          {line}"));
+        }
+    }
+    let verdict = if broken.is_empty() { "verified" } else { "NOT verified" };
+    say(&format!("{verdict}: {accounts} accounts, {payments} payments, {entries} entries"));
+    Ok(if broken.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+async fn add(config: &Config, name: &str) -> anyhow::Result<()> {
+    let (db, _session) = session(config, "merchant").await?;
+    let id = MerchantId::new();
+    // 256 random bits; only the digest is stored.
+    let key = format!("sk_{:032x}{:032x}", rand::random::<u128>(), rand::random::<u128>());
+    let connection = db.write().await?;
+    add_merchant(&connection, id.0, name, &key, "first").await.context("add merchant")?;
+    say(&format!("merchant {id}\nkey      {key}\nThe key is shown this once."));
+    Ok(())
+}
+
+#[expect(clippy::print_stdout, reason = "the command line speaks to its user on standard output")]
+fn say(text: &str) {
+    println!("{text}");
+}
+
+#[expect(clippy::print_stderr, reason = "errors go to standard error")]
+fn say_error(text: &str) {
+    eprintln!("paystrata: {text}");
+}

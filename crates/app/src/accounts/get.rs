@@ -1,0 +1,52 @@
+//! Reads one account: from the cache, or, with a token, from a node that has seen that write.
+
+use std::sync::Arc;
+
+use paystrata_db::{Connection, Db, Token};
+use uuid::Uuid;
+
+use super::store::{AccountReadError, find_account};
+use super::wire;
+use crate::app::App;
+use crate::documents::{Document, ReadError};
+use crate::engine::AccountRecord;
+use crate::ids::{AccountId, MerchantId};
+
+/// The account as a document, if it is the merchant's.
+///
+/// # Errors
+/// No node could be read.
+pub async fn get(
+    app: &App,
+    merchant: MerchantId,
+    id: AccountId,
+    after: Option<Token>,
+) -> Result<Option<Arc<Document>>, ReadError> {
+    let found = match after {
+        Some(token) => load(&app.db, id.0, Some(token)).await.map_err(ReadError::account)?.map(Arc::new),
+        None => {
+            let db = app.db.clone();
+            app.documents.account(id.0, move |floor| async move { load(&db, id.0, floor).await }).await?
+        }
+    };
+    Ok(found.filter(|document| document.merchant_id == merchant.0))
+}
+
+async fn load(db: &Db, id: Uuid, after: Option<Token>) -> Result<Option<Document>, AccountReadError> {
+    let find = |connection: Arc<Connection>| async move { find_account(&connection, id).await };
+    let mut record = db.read_with(after, find).await?;
+    if record.is_none() && after.is_none() {
+        // Its commit may not have reached the replica: only the primary can say that there is no such account.
+        record = find_account(&db.write().await?, id).await?;
+    }
+    Ok(record.as_ref().map(document))
+}
+
+fn document(record: &AccountRecord) -> Document {
+    Document {
+        merchant_id: record.merchant_id,
+        // Every change of a balance is an entry or a hold.
+        etag: format!("{}-{}", record.entry_count, record.held),
+        body: wire::render(record).to_vec(),
+    }
+}

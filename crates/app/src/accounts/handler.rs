@@ -1,0 +1,103 @@
+//! The routes of accounts: wire to domain and back. Decides nothing.
+
+use std::sync::Arc;
+
+use axum::extract::{Path, RawQuery, State};
+use axum::response::Response;
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode};
+use uuid::Uuid;
+
+use super::{create, get, list, store::AccountFilter, wire};
+use crate::app::App;
+use crate::engine::{Decision, Refusal};
+use crate::http::answer::{self, Delivery};
+use crate::http::auth::Caller;
+use crate::http::fields::Fields;
+use crate::http::idempotency::{self, Asked};
+use crate::http::limits::Body;
+use crate::http::page::{Cursor, Query};
+use crate::http::problem::Problem;
+use crate::ids::AccountId;
+
+/// `POST /v1/accounts`
+pub async fn create(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    headers: HeaderMap,
+    Body(body): Body,
+) -> Result<Response, Problem> {
+    let fields = Fields::parse(&body)?;
+    let claim = idempotency::key_of(&headers)?.map(|key| {
+        let secret = app.config.security.fingerprint_key.expose().as_bytes();
+        let asked = Asked {
+            merchant_id: caller.merchant.0,
+            route: wire::CREATE,
+            path: None,
+            fields: &fields,
+            secret,
+        };
+        asked.claim(&key)
+    });
+    let open = wire::read_open(fields, caller.merchant)?;
+    let reply = create::create(&app, claim, open).await?;
+    match reply.decision {
+        Decision::Answered(answer) => Ok(answer::written(answer, Delivery::First, reply.token)),
+        Decision::Replayed(answer) => Ok(answer::written(answer, Delivery::Replay, reply.token)),
+        Decision::Refused { refusal: Refusal::KeyReused(field), .. } => {
+            Err(idempotency::reused(wire::CREATE, field))
+        }
+        Decision::Refused { refusal, .. } => {
+            Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "limit_exceeded", refusal.to_string())
+                .at("/opening_balance"))
+        }
+        // Opening an account is answered in the commit that opens it.
+        _ => Err(idempotency::in_progress()),
+    }
+}
+
+/// `GET /v1/accounts/{id}`
+pub async fn get(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let id: AccountId = id.parse().map_err(|_| Problem::not_found("account"))?;
+    let token = answer::token_of(&headers)?;
+    let document = get::get(&app, caller.merchant, id, token)
+        .await
+        .map_err(|error| error.into_problem("read account"))?;
+    let document = document.ok_or_else(|| Problem::not_found("account"))?;
+    let body = Bytes::copy_from_slice(&document.body);
+    if !app.config.http.etag_enabled {
+        return Ok(answer::json(StatusCode::OK, body));
+    }
+    Ok(answer::conditional(&headers, &document.etag, body))
+}
+
+/// `GET /v1/accounts`
+pub async fn list(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let mut query = Query::parse(query.as_deref())?;
+    let filter = AccountFilter {
+        customer: query.take("customer")?,
+        kind: query.take("kind")?,
+        status: query.take("status")?,
+    };
+    let before = query.take::<Cursor>("cursor")?.map(|cursor| Uuid::from_u128(cursor.0));
+    let limit = query.rows("limit")?;
+    query.finish()?;
+    let token = answer::token_of(&headers)?;
+    let page = list::list(&app, caller.merchant, &filter, before, limit, token).await.map_err(|error| {
+        tracing::error!(?error, "list accounts");
+        Problem::unavailable("The accounts cannot be read now.")
+    })?;
+    let rows: Vec<Bytes> = page.rows.iter().map(wire::render).collect();
+    let next = page.next.map(|id| Cursor(id.as_u128()));
+    Ok(answer::json_streamed(answer::list_body(&rows, next), app.config.http.streaming_threshold_bytes))
+}

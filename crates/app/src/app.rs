@@ -1,0 +1,43 @@
+//! What handlers and background tasks share: one struct, built once by `serve`, passed as `Arc<App>`.
+
+use std::sync::Arc;
+
+use paystrata_db::Db;
+use paystrata_monitor::Monitor;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config::Config;
+use crate::documents::Documents;
+use crate::engine::Engine;
+use crate::fraud::Fraud;
+use crate::gateways::Gateways;
+use crate::merchants::keys::Keys;
+
+/// The composed service.
+#[derive(Debug)]
+pub struct App {
+    /// As checked at start.
+    pub config: Config,
+    /// Reads, and sessions for background work.
+    pub db: Db,
+    /// The write path.
+    pub engine: Engine,
+    /// Rails outside this ledger.
+    pub gateways: Gateways,
+    /// Rules before the write path.
+    pub fraud: Fraud,
+    /// The read path.
+    pub documents: Arc<Documents>,
+    /// Who calls.
+    pub keys: Keys,
+    /// Where time goes.
+    pub monitor: Monitor,
+    /// Charges under way: awaited on shutdown, whatever became of their callers.
+    pub charges: TaskTracker,
+    /// Requests that may be in flight.
+    pub in_flight: Arc<Semaphore>,
+    /// Set once shutdown has begun.
+    pub draining: CancellationToken,
+}

@@ -1,0 +1,36 @@
+//! `cache`: the tiers in front of the database. Read by the start of the caches.
+
+use std::time::Duration;
+
+use crate::config::secret::SecretUrl;
+use crate::config::setting::{DefaultValue::Fixed, Kind, Section, Setting, bytes, milliseconds, seconds};
+
+section! {
+    /// The tiers in front of the database.
+    CacheConfig = "cache" {
+        /// Whether reads are cached at all.
+        enabled: bool = "enabled" Kind::Flag, Fixed("true");
+        /// Memory of the in-process tier.
+        memory_bytes_max: u64 = "memory_bytes_max" bytes(1024 * 1024, 1024 * 1024 * 1024 * 1024), Fixed("67108864");
+        /// Redis of the shared tier; empty means no shared tier. TLS is not in this version.
+        redis_url: Option<SecretUrl> = "redis_url" Kind::RedisUrl, Fixed("");
+        /// Time to live of an entry.
+        ttl: Duration = "ttl_seconds" seconds(1, 604_800), Fixed("60");
+        /// Longest time that entries are served while invalidations of other nodes may be missed.
+        max_stale: Duration = "max_stale_ms" milliseconds(100, 600_000), Fixed("5000");
+        /// Longest wait for the shared tier before the database is asked.
+        command_timeout: Duration = "command_timeout_ms" milliseconds(1, 10_000), Fixed("50");
+    }
+}
+
+/// Names that exist elsewhere and are not built here. They have no field: the check lets no value through.
+pub(crate) const NOT_BUILT: Section = Section {
+    name: "cache",
+    about: "",
+    settings: &[Setting {
+        key: "cache.memcached_hosts",
+        kind: Kind::NotBuilt,
+        default: Fixed(""),
+        meaning: " Not built yet: a value is refused, so that nobody relies on a tier that is not there.",
+    }],
+};

@@ -1,0 +1,39 @@
+//! `db`: PostgreSQL nodes, pools and timeouts. Read by the start of the data layer.
+
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
+use crate::config::secret::SecretUrl;
+use crate::config::setting::DefaultValue::{Fixed, Required};
+use crate::config::setting::{Emptiness, Kind, count, milliseconds};
+
+/// A tombstone of the cache lives 60 s and must outlive every replica that still serves reads; half of that
+/// leaves room for the load that a read starts.
+const REPLICA_LAG_CEILING_MS: i64 = 30_000;
+
+section! {
+    /// PostgreSQL nodes, pools and timeouts.
+    DatabaseConfig = "db" {
+        /// The primary.
+        primary_url: SecretUrl = "primary_url" Kind::DatabaseUrl(Emptiness::Refused), Required;
+        /// The replicas; empty means that the primary serves all reads. In the environment a comma ends an entry,
+        /// so a comma in a password is written `%2C`.
+        replica_urls: Vec<SecretUrl> = "replica_urls" Kind::DatabaseUrls, Fixed("");
+        /// PgBouncer in transaction mode, in front of the primary, for pooled traffic; empty means none.
+        pooler_url: Option<SecretUrl> = "pooler_url" Kind::DatabaseUrl(Emptiness::MeansNone), Fixed("");
+        /// Connections of each pool that are kept open.
+        pool_size_min: usize = "pool_size_min" count(0, 1000), Fixed("2");
+        /// Most connections of each pool.
+        pool_size_max: NonZeroUsize = "pool_size_max" count(1, 1000), Fixed("16");
+        /// Longest wait for a pooled connection.
+        acquire_timeout: Duration = "acquire_timeout_ms" milliseconds(1, 600_000), Fixed("2000");
+        /// Longest time to open a connection.
+        connect_timeout: Duration = "connect_timeout_ms" milliseconds(1, 600_000), Fixed("5000");
+        /// Longest run of one statement; the server cancels it then.
+        statement_timeout: Duration = "statement_timeout_ms" milliseconds(1, 3_600_000), Fixed("10000");
+        /// A replica that is further behind than this serves no reads.
+        replica_lag_max: Duration = "replica_lag_max_ms" milliseconds(1, REPLICA_LAG_CEILING_MS), Fixed("10000");
+        /// Time between two looks at a healthy node's role and position.
+        monitor_interval: Duration = "monitor_interval_ms" milliseconds(10, 60_000), Fixed("100");
+    }
+}

@@ -1,0 +1,20 @@
+//! `engine`: the write path that moves money. Read by the start of the ledger engine.
+
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
+use crate::config::setting::{DefaultValue::Fixed, count, milliseconds};
+
+section! {
+    /// The write path that moves money.
+    EngineConfig = "engine" {
+        /// Batches committed side by side; each holds one connection to the primary, outside the pools.
+        lanes: NonZeroUsize = "lanes" count(1, 64), Fixed("2");
+        /// Most commands in one commit.
+        batch_max: NonZeroUsize = "batch_max" count(1, 10_000), Fixed("1000");
+        /// Most commands waiting for a batch; one more is refused with 503 and `Retry-After`, before any effect.
+        queue_max: NonZeroUsize = "queue_max" count(1, 1_000_000), Fixed("8192");
+        /// Longest wait of a command for a batch; it is refused then, before any effect.
+        queue_timeout: Duration = "queue_timeout_ms" milliseconds(1, 600_000), Fixed("5000");
+    }
+}

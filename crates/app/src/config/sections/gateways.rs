@@ -1,0 +1,61 @@
+//! `gateways`: the external rails. Read by the start of the gateway clients.
+
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
+use crate::config::checked::Checked;
+use crate::config::secret::Secret;
+use crate::config::setting::DefaultValue::{DevelopmentSecret, Fixed};
+use crate::config::setting::{Kind, count, milliseconds};
+
+/// The rails that are enabled: those with an endpoint.
+#[derive(Debug, Clone)]
+pub struct GatewaysConfig {
+    /// Cards through Authorize.Net.
+    pub authorize_net: Option<AuthorizeNetConfig>,
+    /// Transfers through VelocityPay.
+    pub velocity_pay: Option<VelocityPayConfig>,
+}
+
+impl GatewaysConfig {
+    pub(crate) fn read(values: &Checked) -> Self {
+        let enabled = |endpoint: &str| values.text(endpoint).is_some_and(|text| !text.is_empty());
+        Self {
+            authorize_net: enabled(AUTHORIZE_NET_ENDPOINT).then(|| AuthorizeNetConfig::read(values)),
+            velocity_pay: enabled(VELOCITY_PAY_ENDPOINT).then(|| VelocityPayConfig::read(values)),
+        }
+    }
+}
+
+pub(crate) const AUTHORIZE_NET_ENDPOINT: &str = "gateways.authorize_net.endpoint";
+pub(crate) const VELOCITY_PAY_ENDPOINT: &str = "gateways.velocity_pay.endpoint";
+
+section! {
+    /// Cards through Authorize.Net.
+    AuthorizeNetConfig = "gateways.authorize_net" {
+        /// URL of the JSON API; empty disables the rail.
+        endpoint: String = "endpoint" Kind::Endpoint, Fixed("");
+        /// API login id. Needed when the rail is enabled.
+        login: Secret = "login" Kind::Secret { bytes_min: 1 }, DevelopmentSecret("development-login");
+        /// Transaction key. Needed when the rail is enabled.
+        transaction_key: Secret = "transaction_key" Kind::Secret { bytes_min: 1 }, DevelopmentSecret("development-transaction-key");
+        /// Longest wait for one answer; the outcome is unknown then, and the resolver asks for it.
+        timeout: Duration = "timeout_ms" milliseconds(1, 120_000), Fixed("10000");
+        /// Calls at once; one more is refused before it is sent.
+        in_flight_max: NonZeroUsize = "in_flight_max" count(1, 10_000), Fixed("64");
+    }
+}
+
+section! {
+    /// Transfers through VelocityPay.
+    VelocityPayConfig = "gateways.velocity_pay" {
+        /// URL of the JSON API; empty disables the rail.
+        endpoint: String = "endpoint" Kind::Endpoint, Fixed("");
+        /// API key. Needed when the rail is enabled.
+        api_key: Secret = "api_key" Kind::Secret { bytes_min: 1 }, DevelopmentSecret("development-api-key");
+        /// Longest wait for one answer; the outcome is unknown then, and the resolver asks for it.
+        timeout: Duration = "timeout_ms" milliseconds(1, 120_000), Fixed("10000");
+        /// Calls at once; one more is refused before it is sent.
+        in_flight_max: NonZeroUsize = "in_flight_max" count(1, 10_000), Fixed("64");
+    }
+}

@@ -1,0 +1,40 @@
+//! `http`: listeners, limits and the shape of responses. Read by the router and the servers.
+
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
+use crate::config::setting::{DefaultValue::Fixed, Kind, bytes, count, milliseconds};
+
+/// Largest body that a setting may allow: a body is held in memory while it is checked.
+const BODY_BYTES_CEILING: i64 = 1024 * 1024 * 1024;
+
+section! {
+    /// Listeners, limits and the shape of responses.
+    HttpConfig = "http" {
+        /// Address of the public listener. Port 0 takes a free port.
+        listen: SocketAddr = "listen" Kind::Address, Fixed("127.0.0.1:8080");
+        /// Address of the operator listener: metrics, health, dashboard. Keep it off public networks.
+        operator_listen: SocketAddr = "operator_listen" Kind::Address, Fixed("127.0.0.1:9100");
+        /// Longest time from a request's first byte to its answer.
+        request_timeout: Duration = "request_timeout_ms" milliseconds(1, 600_000), Fixed("30000");
+        /// Requests served at once; one more is refused with 503 and `Retry-After`.
+        in_flight_max: NonZeroUsize = "in_flight_max" count(1, 1_000_000), Fixed("4096");
+        /// Largest request body, batches excepted.
+        body_bytes_max: usize = "body_bytes_max" bytes(1024, BODY_BYTES_CEILING), Fixed("1048576");
+        /// Largest body of a batch of payments.
+        batch_body_bytes_max: usize = "batch_body_bytes_max" bytes(1024, BODY_BYTES_CEILING), Fixed("67108864");
+        /// Most payments in one batch.
+        batch_items_max: NonZeroUsize = "batch_items_max" count(1, 1_000_000), Fixed("10000");
+        /// Longest time that requests in flight get to finish at shutdown; 0 cuts them at once.
+        drain_timeout: Duration = "drain_timeout_ms" milliseconds(0, 600_000), Fixed("25000");
+        /// Whether responses are compressed for clients that accept it.
+        compression_enabled: bool = "compression_enabled" Kind::Flag, Fixed("true");
+        /// Smallest response that is compressed.
+        compression_threshold_bytes: usize = "compression_threshold_bytes" bytes(0, BODY_BYTES_CEILING), Fixed("1024");
+        /// Smallest response that is streamed instead of built in memory.
+        streaming_threshold_bytes: usize = "streaming_threshold_bytes" bytes(0, BODY_BYTES_CEILING), Fixed("262144");
+        /// Whether reads carry an `ETag` and answer `If-None-Match` with 304.
+        etag_enabled: bool = "etag_enabled" Kind::Flag, Fixed("true");
+    }
+}

@@ -1,0 +1,45 @@
+//! `resolver`, `fraud`, `idempotency`: rules that a payment meets. Read by the payment use cases.
+
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use crate::config::setting::{DefaultValue::Fixed, Kind, count, days, milliseconds, seconds};
+use crate::config::value::BlocklistEntry;
+
+section! {
+    /// Asking gateways for outcomes that are not known.
+    ResolverConfig = "resolver" {
+        /// Time between two looks for payments with an unknown outcome.
+        interval: Duration = "interval_ms" milliseconds(10, 600_000), Fixed("2000");
+        /// Age of an attempt before a gateway's "not found" is believed.
+        not_found_after: Duration = "not_found_after_ms" milliseconds(1, 86_400_000), Fixed("30000");
+        /// Questions asked about one attempt before a person must look.
+        attempts_max: NonZeroU32 = "attempts_max" count(1, 1000), Fixed("20");
+    }
+}
+
+section! {
+    /// Rules that refuse payments before money moves.
+    FraudConfig = "fraud" {
+        /// Whether the rules are asked at all.
+        enabled: bool = "enabled" Kind::Flag, Fixed("true");
+        /// Longest time that the rules may take for one payment.
+        budget: Duration = "budget_ms" milliseconds(1, 1000), Fixed("5");
+        /// Largest amount of one payment, in minor units of its currency.
+        amount_max: i64 = "amount_max" Kind::Integer { min: 1, max: i64::MAX, unit: "minor units" }, Fixed("100000000000");
+        /// Most payments of one account within the velocity window.
+        velocity_count_max: NonZeroU32 = "velocity_count_max" count(1, 1_000_000_000), Fixed("600000");
+        /// Length of the velocity window.
+        velocity_window: Duration = "velocity_window_seconds" seconds(1, 86_400), Fixed("60");
+        /// Who is refused by name: `account:acc_..`, `bin:411111` (the first 6 to 8 digits of a card), `customer:..`.
+        blocklist: Vec<BlocklistEntry> = "blocklist" Kind::Blocklist, Fixed("");
+    }
+}
+
+section! {
+    /// Remembering the answers to idempotency keys.
+    IdempotencyConfig = "idempotency" {
+        /// How long a key gives the same answer. The production profile refuses less than 30.
+        retention: Duration = "retention_days" days(1, 3650), Fixed("30");
+    }
+}

@@ -1,0 +1,153 @@
+//! The table of settings against itself: defaults pass their checks, bounds hold, names are unique and known.
+
+use proptest::prelude::*;
+
+use super::check::check;
+use super::checked::default_text;
+use super::migration::FOREIGN;
+use super::raw::Literal;
+use super::rules::{LISTENERS, ORDERS};
+use super::secret::SecretUrl;
+use super::sections::{self, Profile, SECTIONS};
+use super::setting::{Kind, REDACTED};
+
+#[test]
+fn every_default_passes_its_own_check() {
+    for profile in [Profile::Production, Profile::Development] {
+        for setting in sections::all() {
+            let Some(text) = default_text(setting, profile) else { continue };
+            let literal = Literal::from_text(setting.kind, text);
+            assert!(check(setting.kind, &literal).is_ok(), "{} = {text:?} in {profile:?}", setting.key);
+        }
+    }
+}
+
+#[test]
+fn every_number_is_accepted_at_its_bounds_and_refused_past_them() {
+    let mut numbers = 0;
+    for setting in sections::all() {
+        let (Kind::Integer { min, max, .. } | Kind::Span { min, max, .. }) = setting.kind else { continue };
+        numbers += 1;
+        let accepts = |number| check(setting.kind, &Literal::Integer(number)).is_ok();
+        assert!(accepts(min) && accepts(max), "{}", setting.key);
+        assert!(!accepts(min - 1), "{}", setting.key);
+        assert!(max.checked_add(1).is_none_or(|past| !accepts(past)), "{}", setting.key);
+    }
+    assert!(numbers > 20, "the table was walked");
+}
+
+#[test]
+fn names_are_unique_and_sections_stand_together() {
+    let mut keys: Vec<&str> = sections::all().map(|setting| setting.key).collect();
+    let count = keys.len();
+    keys.sort_unstable();
+    keys.dedup();
+    assert_eq!(keys.len(), count, "two settings of one name");
+    let mut names: Vec<&str> = SECTIONS.iter().map(|section| section.name).collect();
+    names.dedup();
+    let runs = names.len();
+    names.sort_unstable();
+    names.dedup();
+    assert_eq!(names.len(), runs, "a TOML table may be opened only once");
+    assert!(sections::all().all(|setting| !setting.meaning.trim().is_empty()));
+}
+
+#[test]
+fn no_setting_hides_behind_the_file_form_of_another() {
+    for setting in sections::all() {
+        assert!(!setting.key.ends_with("_file"), "{} would be read as a file with a secret", setting.key);
+    }
+}
+
+#[test]
+fn rules_and_migration_name_settings_that_exist() {
+    let orders = ORDERS.iter().flat_map(|order| [order.low, order.high]);
+    let foreign = FOREIGN.iter().map(|foreign| foreign.ours);
+    for key in orders.chain(foreign).chain([LISTENERS.0, LISTENERS.1]) {
+        assert!(sections::find(key).is_some(), "{key}");
+    }
+    for order in ORDERS {
+        let kinds = (sections::find(order.low).unwrap().kind, sections::find(order.high).unwrap().kind);
+        let comparable = matches!(
+            kinds,
+            (Kind::Integer { .. }, Kind::Integer { .. }) | (Kind::Span { .. }, Kind::Span { .. })
+        );
+        assert!(comparable, "{} and {}", order.low, order.high);
+    }
+}
+
+#[test]
+fn suggestions_are_near_or_absent() {
+    let nearest = |name| sections::nearest(name).map(|setting| setting.key);
+    assert_eq!(nearest("http.listne"), Some("http.listen"));
+    assert_eq!(nearest("db.pool_max"), None);
+    assert_eq!(nearest("db.pool_sise_max"), Some("db.pool_size_max"));
+    assert_eq!(nearest("profil"), Some("profile"));
+    assert_eq!(nearest("weather"), None);
+}
+
+#[test]
+fn urls_are_redacted_in_the_password_only() {
+    let check = |given: &str, expected: &str| {
+        assert_eq!(SecretUrl::parse_database(given).expect(given).redacted(), expected);
+    };
+    check("postgres://user:pa55@host:5432/db", "postgres://user:***@host:5432/db");
+    check("postgres://user@host/db", "postgres://user@host/db");
+    check("postgres://host/db?user=u&password=pa55", "postgres://host/db?user=u&password=***");
+    check(
+        "postgres://host/db?p%61ssword=pa55&sslmode=disable",
+        "postgres://host/db?p%61ssword=***&sslmode=disable",
+    );
+    check("postgresql://user:a:b%2Fc%40d@host/db", "postgresql://user:***@host/db");
+    let redis = SecretUrl::parse_redis("redis://:pa55@host:6379/2").unwrap();
+    assert_eq!(
+        format!("{redis} {redis:?} {}", serde_json::to_string(&redis).unwrap()).matches("pa55").count(),
+        0
+    );
+    assert_eq!(redis.expose(), "redis://:pa55@host:6379/2");
+}
+
+#[test]
+fn urls_of_the_wrong_sort_are_refused() {
+    let database = [
+        "",
+        "host=localhost password=x",
+        "mysql://host/db",
+        "postgres:///db",
+        "postgres://a,b/db",
+        "postgres://host:port/db",
+        "postgres://host/db?no_such_option=1",
+        "postgres://user:a@b@host/db",
+        "postgres://user:a/b@host/db",
+        "postgres://host/db?password=a@b",
+    ];
+    for text in database {
+        assert!(SecretUrl::parse_database(text).is_none(), "{text}");
+    }
+    for text in
+        ["rediss://host", "redis://", "redis://host:99999", "redis://host/zero", "host:6379", "http://host"]
+    {
+        assert!(SecretUrl::parse_redis(text).is_none(), "{text}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// No password is printed, whatever it holds. The letters of the password are in no other part of the URL.
+    #[test]
+    fn no_password_is_printed(password in "[X-Z0-9:/@?&=#%.-]{1,6}") {
+        for text in [
+            format!("postgres://user:{password}@host/db"),
+            format!("postgres://host/db?password={password}"),
+            format!("redis://:{password}@host"),
+        ] {
+            let parsed = SecretUrl::parse_database(&text).or_else(|| SecretUrl::parse_redis(&text));
+            if let Some(url) = parsed {
+                let printed = url.redacted().replace(REDACTED, "");
+                let leaked = printed.chars().filter(|letter| ('X'..='Z').contains(letter) || letter.is_ascii_digit());
+                prop_assert_eq!(leaked.count(), 0, "{}", printed);
+            }
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! The read path: rendered accounts and payments behind the cache. Every commit voids what it changed before its
+//! callers are answered, and a later load must come from a node that has replayed that commit. Balances that decide
+//! anything are never read here: the engine reads its own, under lock.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use http::StatusCode;
+use paystrata_cache::{Cache, CacheError, CacheKey, LoadContext, Policy, RedisTier, Stats, Version};
+use paystrata_db::Token;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::accounts::store::AccountReadError;
+use crate::engine::{Commit, EngineObserver, OperationError};
+use crate::http::problem::Problem;
+use crate::ids::MerchantId;
+
+/// Bytes of bookkeeping counted per document beside its body.
+const OVERHEAD_BYTES: usize = 96;
+
+type AccountKey = [u8; 16];
+/// Owner and id: what another merchant is denied must not be cached as absent for the owner.
+type PaymentKey = [u8; 32];
+
+/// A resource as JSON, with what is needed to serve it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Document {
+    /// Who may see it.
+    pub merchant_id: Uuid,
+    /// Changes whenever the body does.
+    pub etag: String,
+    /// The JSON.
+    pub body: Vec<u8>,
+}
+
+/// How documents are cached.
+#[derive(Clone, Debug)]
+pub struct DocumentsConfig {
+    /// Over both kinds.
+    pub memory_bytes_max: u64,
+    /// In every tier.
+    pub ttl: Duration,
+    /// Without word from other nodes.
+    pub max_stale: Duration,
+}
+
+/// The caches of the read path.
+#[derive(Debug)]
+pub struct Documents {
+    accounts: Cache<AccountKey, Arc<Document>>,
+    payments: Cache<PaymentKey, Arc<Document>>,
+    /// The newest timeline that a commit of this node was made on.
+    timeline: AtomicU32,
+}
+
+impl Documents {
+    /// Caches in process, and in Redis when a tier is given.
+    #[must_use]
+    pub fn new(config: &DocumentsConfig, redis: Option<&RedisTier>) -> Self {
+        Self {
+            accounts: build("accounts", config, redis),
+            payments: build("payments", config, redis),
+            timeline: AtomicU32::new(0),
+        }
+    }
+
+    /// An account, loaded by `load` on a miss from a node that has reached the given token.
+    ///
+    /// # Errors
+    /// The loader's, or the cache's bounds.
+    pub async fn account<F, Fut>(&self, id: Uuid, load: F) -> Result<Option<Arc<Document>>, ReadError>
+    where
+        F: FnOnce(Option<Token>) -> Fut + Send + 'static,
+        Fut: Future<Output = Result<Option<Document>, AccountReadError>> + Send + 'static,
+    {
+        let timeline = self.timeline.load(Ordering::Relaxed);
+        let loader = move |context: LoadContext| async move {
+            load(floor_token(&context, timeline)).await.map(|found| found.map(Arc::new))
+        };
+        self.accounts.get_or_load(id.as_bytes(), loader).await.map_err(ReadError::cached)
+    }
+
+    /// A payment; as [`Self::account`].
+    ///
+    /// # Errors
+    /// The loader's, or the cache's bounds.
+    pub async fn payment<F, Fut>(
+        &self,
+        merchant: MerchantId,
+        id: Uuid,
+        load: F,
+    ) -> Result<Option<Arc<Document>>, ReadError>
+    where
+        F: FnOnce(Option<Token>) -> Fut + Send + 'static,
+        Fut: Future<Output = Result<Option<Document>, OperationError>> + Send + 'static,
+    {
+        let timeline = self.timeline.load(Ordering::Relaxed);
+        let loader = move |context: LoadContext| async move {
+            load(floor_token(&context, timeline)).await.map(|found| found.map(Arc::new))
+        };
+        self.payments.get_or_load(&payment_key(merchant.0, id), loader).await.map_err(ReadError::cached)
+    }
+
+    /// Figures of both caches, by name.
+    #[must_use]
+    pub fn stats(&self) -> [(&'static str, Stats); 2] {
+        [("accounts", self.accounts.stats()), ("payments", self.payments.stats())]
+    }
+
+    /// Tells other nodes what is still to be told, and stops.
+    pub async fn close(&self) {
+        self.accounts.close().await;
+        self.payments.close().await;
+    }
+}
+
+fn build<K: CacheKey>(
+    name: &str,
+    config: &DocumentsConfig,
+    redis: Option<&RedisTier>,
+) -> Cache<K, Arc<Document>> {
+    let policy = Policy {
+        ttl: config.ttl,
+        l1_ttl: config.ttl,
+        l1_bytes_max: config.memory_bytes_max / 2,
+        max_stale: config.max_stale,
+        ..Policy::default()
+    };
+    let builder = Cache::builder(name)
+        .policy(policy)
+        .weigher(|_, document: &Arc<Document>| document.body.len() + document.etag.len() + OVERHEAD_BYTES);
+    match redis {
+        Some(tier) => builder.redis(tier).build(),
+        None => builder.build(),
+    }
+}
+
+fn payment_key(merchant: Uuid, id: Uuid) -> PaymentKey {
+    let mut key = [0; 32];
+    key[..16].copy_from_slice(merchant.as_bytes());
+    key[16..].copy_from_slice(id.as_bytes());
+    key
+}
+
+/// The node a load must read from: one that has reached the write that last voided the key. A floor without a
+/// position asks for the primary, which a token of the far future leads to.
+fn floor_token(context: &LoadContext, timeline: u32) -> Option<Token> {
+    match context.floor() {
+        Version::NONE => None,
+        Version(lsn) => Some(Token { timeline, lsn }),
+    }
+}
+
+impl EngineObserver for Documents {
+    fn committed(&self, commit: &Commit) {
+        self.timeline.fetch_max(commit.token.timeline, Ordering::Relaxed);
+        let version = Version(commit.token.lsn);
+        // The part on this node is done when these return; the rest is told to other nodes behind.
+        drop(self.accounts.invalidate_many(commit.accounts.iter().map(Uuid::as_bytes), version));
+        let payments: Vec<PaymentKey> =
+            commit.payments.iter().map(|(merchant, id)| payment_key(*merchant, *id)).collect();
+        drop(self.payments.invalidate_many(payments.iter(), version));
+    }
+}
+
+/// Why a document could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// Too many loads, or one took too long: try again.
+    #[error("read is overloaded")]
+    Overloaded,
+    /// The database, or a row that this version does not understand.
+    #[error("load document")]
+    Failed(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl ReadError {
+    /// An account that was read past the cache.
+    pub fn account(error: AccountReadError) -> Self {
+        Self::Failed(Box::new(error))
+    }
+
+    /// A payment that was read past the cache.
+    pub fn payment(error: OperationError) -> Self {
+        Self::Failed(Box::new(error))
+    }
+
+    fn cached<E: std::error::Error + Send + Sync + 'static>(error: CacheError<E>) -> Self {
+        if error.is_retryable() { Self::Overloaded } else { Self::Failed(Box::new(error)) }
+    }
+
+    /// For the caller, with the cause logged.
+    #[must_use]
+    pub fn into_problem(self, doing: &str) -> Problem {
+        tracing::error!(error = ?self, doing, "serve read");
+        match self {
+            Self::Overloaded => Problem::unavailable("Too many reads are waiting."),
+            Self::Failed(_) => {
+                Problem::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "This cannot be read now.")
+                    .retryable()
+            }
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! One batch as one transaction: load under lock, decide, write, commit. Tells apart what was committed, what was
+//! certainly not, and what is not known. Retries nothing: that is the lane's business.
+
+use std::time::Duration;
+
+use paystrata_db::{Session, Token};
+use tokio::time::timeout;
+
+use super::book::{Book, RowState};
+use super::command::Decision;
+use super::decide::decide;
+use super::load::{LoadError, LoadStatements, load};
+use super::queue::{Commit, Job, Render};
+use super::write::{WriteStatements, Written, write};
+use crate::clock::Timestamp;
+
+/// A connection with everything prepared on it.
+#[derive(Debug)]
+pub(super) struct LaneConnection {
+    pub(super) session: Session,
+    pub(super) timeline: u32,
+    load: LoadStatements,
+    write: WriteStatements,
+}
+
+impl LaneConnection {
+    pub(super) async fn open(session: Session) -> Result<Self, OpenError> {
+        // Whatever the server's defaults are: an acknowledged payment is a flushed one.
+        session
+            .client()
+            .batch_execute("SET synchronous_commit = on; SET plan_cache_mode = force_generic_plan")
+            .await?;
+        let load = LoadStatements::prepare(session.client()).await?;
+        let write = WriteStatements::prepare(session.client()).await?;
+        let timeline = session.token().await?.timeline;
+        Ok(Self { session, timeline, load, write })
+    }
+}
+
+/// Why a lane has no connection.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum OpenError {
+    #[error("open session")]
+    Session(#[from] paystrata_db::Error),
+    #[error("prepare statements")]
+    Prepare(#[from] tokio_postgres::Error),
+}
+
+/// What became of a batch.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    /// Committed: one decision per job, in order.
+    Committed(Vec<Decision>, Commit),
+    /// Certainly not committed.
+    NotCommitted(BatchError),
+    /// COMMIT may or may not have happened; the transaction's id tells.
+    Unknown { decided: Vec<Decision>, commit: Commit, xid: String, cause: String },
+}
+
+/// Why a batch was not committed.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum BatchError {
+    #[error("load batch")]
+    Load(#[from] LoadError),
+    #[error("write batch")]
+    Write(#[from] tokio_postgres::Error),
+    #[error("load batch: no answer in {0:?}")]
+    LoadTimeout(Duration),
+}
+
+/// Runs the jobs as one transaction.
+pub(super) async fn run(
+    connection: &LaneConnection,
+    render: &Render,
+    jobs: &[Job],
+    limit: Duration,
+) -> Outcome {
+    let client = connection.session.client();
+    let mut book = Book::new(Timestamp::now());
+    let submissions = jobs.iter().map(|job| &job.submission);
+    let xid = match timeout(limit, load(client, &connection.load, submissions, &mut book)).await {
+        Ok(Ok(xid)) => xid,
+        Ok(Err(error)) => return Outcome::NotCommitted(error.into()),
+        Err(_) => return Outcome::NotCommitted(BatchError::LoadTimeout(limit)),
+    };
+    let decided: Vec<Decision> = jobs.iter().map(|job| decide(&mut book, render, &job.submission)).collect();
+    let written = timeout(limit, write(client, &connection.write, &book)).await;
+    let mut commit = changes(&book, Token { timeline: connection.timeline, lsn: 0 });
+    match written {
+        Ok(Written::Committed(Some(lsn))) => {
+            commit.token.lsn = lsn;
+            Outcome::Committed(decided, commit)
+        }
+        // Committed for certain, but where is not known: the lane asks on a new connection, as for an unknown one.
+        Ok(Written::Committed(None)) => {
+            let cause = "connection broke right after COMMIT".to_owned();
+            Outcome::Unknown { decided, commit, xid, cause }
+        }
+        Ok(Written::RolledBack(error)) => Outcome::NotCommitted(error.into()),
+        Ok(Written::Unknown(error)) => Outcome::Unknown { decided, commit, xid, cause: error.to_string() },
+        Err(_) => Outcome::Unknown { decided, commit, xid, cause: format!("no answer in {limit:?}") },
+    }
+}
+
+fn changes(book: &Book, token: Token) -> Commit {
+    let accounts =
+        book.accounts.values().filter(|row| row.state == RowState::Changed).map(|row| row.id).collect();
+    let changed = book.payments.values().filter(|(_, state)| *state == RowState::Changed);
+    Commit { accounts, payments: changed.map(|(record, _)| (record.merchant_id, record.id)).collect(), token }
+}

@@ -1,0 +1,414 @@
+//! Decides commands against the locked rows of a [`Book`], in arrival order. Pure: the same book and command give
+//! the same decision. Gateway outcomes are decided in `settle`.
+
+use uuid::Uuid;
+
+use super::book::{AccountRow, BALANCE_MAX, Book, NewOperation, NewPayment, Posting, RowState};
+use super::command::{
+    Answer, Capture, Command, CreatePayment, Decision, Dispatch, OpenAccount, Pin, PlannedOperation, Refund,
+    Refusal, Side, Submission, Verdict, Void,
+};
+use super::key::KeyClaim;
+use super::model::{
+    AccountRecord, AccountStatus, CaptureMode, ChargeOutcome, FailureCode, OperationKind, PaymentRecord,
+    PaymentStatus, Rail, Reason,
+};
+use super::queue::Render;
+use super::settle;
+
+/// A new resource.
+pub(super) const CREATED: u16 = 201;
+/// A changed resource.
+pub(super) const OK: u16 = 200;
+/// The fence under which the request handler sends the first request of an operation.
+const FIRST_FENCE: i32 = 1;
+
+/// Decides one submission.
+pub(super) fn decide(book: &mut Book, render: &Render, submission: &Submission) -> Decision {
+    let claim = submission.claim.as_ref();
+    if let Some(decision) = claim.and_then(|claim| check_key(book, claim)) {
+        return decision;
+    }
+    match &submission.command {
+        Command::OpenAccount(command) => open_account(book, render, claim, command),
+        Command::CreatePayment(command) => create_payment(book, render, claim, command),
+        Command::CreateAll(members) => create_all(book, render, members),
+        Command::Capture(command) => capture(book, render, claim, command),
+        Command::Void(command) => void(book, render, claim, command),
+        Command::Refund(command) => refund(book, render, claim, command),
+        Command::Settle(command) => settle::settle(book, render, command),
+        Command::Pin(command) => pin(book, claim, command),
+    }
+}
+
+fn refused(refusal: Refusal) -> Decision {
+    Decision::Refused { refusal, index: 0 }
+}
+
+/// What a key that was used before says about this request; `None` when the key is free.
+fn check_key(book: &Book, claim: &KeyClaim) -> Option<Decision> {
+    let row = book.keys.get(&claim.digest)?;
+    if let Some(field) = claim.fingerprint.first_difference(&row.fingerprint) {
+        return Some(refused(Refusal::KeyReused(field)));
+    }
+    Some(match &row.answer {
+        Some(body) => {
+            Decision::Replayed(Answer { status_code: row.status_code, body: body.clone(), payment: None })
+        }
+        None => Decision::InProgress,
+    })
+}
+
+/// Claims the key with its final answer and gives that answer.
+fn answer(book: &mut Book, claim: Option<&KeyClaim>, resource: Uuid, answer: Answer) -> Decision {
+    if let Some(claim) = claim {
+        book.claim(claim, resource, Some((answer.status_code, answer.body.clone())));
+    }
+    Decision::Answered(answer)
+}
+
+fn open_account(
+    book: &mut Book,
+    render: &Render,
+    claim: Option<&KeyClaim>,
+    command: &OpenAccount,
+) -> Decision {
+    let mut record = AccountRecord {
+        id: command.id,
+        merchant_id: command.merchant_id,
+        posted: 0,
+        held: 0,
+        overdraft_limit: command.overdraft_limit,
+        entry_count: 0,
+        currency: command.currency,
+        status: AccountStatus::Active,
+        kind: command.kind.clone(),
+        customer: command.customer.clone(),
+        metadata: command.metadata.clone(),
+    };
+    if let Some(opening) = command.opening_balance {
+        let external = book.ensure_external(command.merchant_id, command.currency);
+        let world = book.accounts.get(&external).expect("it was just made sure of");
+        if world.available() < i128::from(opening.get()) {
+            return refused(Refusal::LimitExceeded);
+        }
+        book.open(record.clone());
+        book.post(Posting {
+            entry_id: command.id,
+            payment_id: None,
+            debit: external,
+            credit: command.id,
+            amount: opening.get(),
+        });
+        record.posted = opening.get();
+        record.entry_count = 1;
+    } else {
+        book.open(record.clone());
+    }
+    let body = (render.account)(&record);
+    answer(book, claim, command.id, Answer { status_code: CREATED, body, payment: None })
+}
+
+fn create_payment(
+    book: &mut Book,
+    render: &Render,
+    claim: Option<&KeyClaim>,
+    command: &CreatePayment,
+) -> Decision {
+    let from = match command.from {
+        Some(id) => id,
+        None => book.ensure_external(command.merchant_id, command.currency),
+    };
+    let failure = match judge(book, command, from) {
+        Ok(failure) => failure,
+        Err(refusal) => return refused(refusal),
+    };
+    let mut record = new_record(command, from);
+    if let Some(failure) = failure {
+        record.status = PaymentStatus::Failed;
+        record.failure = Some(failure);
+    } else if command.rail == Rail::Book && command.capture == CaptureMode::Automatic {
+        record.status = PaymentStatus::Succeeded;
+        record.captured = record.amount;
+        let (debit, credit, amount) = (from, command.to, record.amount);
+        book.post(Posting { entry_id: record.id, payment_id: Some(record.id), debit, credit, amount });
+    } else {
+        record.status =
+            if command.rail == Rail::Book { PaymentStatus::Authorized } else { PaymentStatus::Processing };
+        book.change_account(from, |row| row.held += record.amount);
+    }
+    book.record_event(&record, Reason::Created, None);
+    book.new_payments.push(NewPayment { record: record.clone(), fraud: command.fraud.clone() });
+    match &command.operation {
+        Some(plan) if record.status == PaymentStatus::Processing => {
+            let kind = OperationKind::first(command.capture);
+            send(book, claim, &record, plan, Effect { kind, amount: record.amount })
+        }
+        _ => {
+            let body = (render.payment)(&record);
+            let id = record.id;
+            answer(book, claim, id, Answer { status_code: CREATED, body, payment: Some(Box::new(record)) })
+        }
+    }
+}
+
+/// Whether the payment can be created, and if so whether it fails at once.
+fn judge(book: &Book, command: &CreatePayment, from: Uuid) -> Result<Option<FailureCode>, Refusal> {
+    if from == command.to {
+        return Err(Refusal::SameAccount);
+    }
+    let sender = nameable(book, command, from, Side::From)?;
+    let receiver = nameable(book, command, command.to, Side::To)?;
+    let amount = command.amount.get();
+    Ok(if command.fraud.verdict == Verdict::Reject {
+        Some(FailureCode::FraudRejected)
+    } else if sender.available() < i128::from(amount) {
+        Some(FailureCode::InsufficientFunds)
+    } else if receiver.posted > BALANCE_MAX - amount {
+        Some(FailureCode::LimitExceeded)
+    } else {
+        None
+    })
+}
+
+fn nameable<'book>(
+    book: &'book Book,
+    command: &CreatePayment,
+    id: Uuid,
+    side: Side,
+) -> Result<&'book AccountRow, Refusal> {
+    let row = book.accounts.get(&id).filter(|row| row.merchant_id == command.merchant_id);
+    // Only the service itself pays from an external account, by leaving `from` out.
+    let row = row.filter(|row| !row.is_external() || (side == Side::From && command.from.is_none()));
+    let row = row.ok_or(Refusal::AccountNotFound(side))?;
+    if row.status != AccountStatus::Active {
+        return Err(Refusal::AccountClosed(side));
+    }
+    if row.currency != command.currency {
+        return Err(Refusal::CurrencyMismatch(side));
+    }
+    Ok(row)
+}
+
+fn new_record(command: &CreatePayment, from: Uuid) -> PaymentRecord {
+    PaymentRecord {
+        id: command.id,
+        merchant_id: command.merchant_id,
+        from,
+        to: command.to,
+        amount: command.amount.get(),
+        captured: 0,
+        refunded: 0,
+        refunding: 0,
+        currency: command.currency,
+        rail: command.rail,
+        status: PaymentStatus::Processing,
+        failure: None,
+        outcome: None,
+        capture: command.capture,
+        version: 1,
+        updated_at: None,
+        merchant_reference: command.merchant_reference.clone(),
+        gateway_transaction: None,
+        card_last_four: command.card_last_four.clone(),
+        metadata: command.metadata.clone(),
+    }
+}
+
+/// All of them or none: the first that is refused or fails undoes the others.
+fn create_all(book: &mut Book, render: &Render, members: &[(KeyClaim, CreatePayment)]) -> Decision {
+    book.begin_group();
+    let mut answers = Vec::with_capacity(members.len());
+    for (index, (claim, command)) in members.iter().enumerate() {
+        let decision =
+            check_key(book, claim).unwrap_or_else(|| create_payment(book, render, Some(claim), command));
+        let refusal = match decision {
+            Decision::Answered(answer) => match answer.payment.as_ref().and_then(|payment| payment.failure) {
+                Some(failure) => Refusal::WouldFail(failure),
+                None => {
+                    answers.push(answer);
+                    continue;
+                }
+            },
+            Decision::Replayed(answer) => {
+                answers.push(answer);
+                continue;
+            }
+            Decision::Refused { refusal, .. } => refusal,
+            // Members are book payments, which are answered in the commit that creates them.
+            _ => Refusal::StaleFence,
+        };
+        book.roll_back_group();
+        return Decision::Refused { refusal, index };
+    }
+    book.keep_group();
+    Decision::AllAnswered(answers)
+}
+
+/// What a gateway is asked to do.
+struct Effect {
+    kind: OperationKind,
+    amount: i64,
+}
+
+/// Commits an operation for the caller to send, under a key whose answer waits for its outcome.
+fn send(
+    book: &mut Book,
+    claim: Option<&KeyClaim>,
+    payment: &PaymentRecord,
+    plan: &PlannedOperation,
+    effect: Effect,
+) -> Decision {
+    if let Some(claim) = claim {
+        book.claim(claim, payment.id, None);
+    }
+    book.new_operations.push(NewOperation {
+        plan: plan.clone(),
+        merchant_id: payment.merchant_id,
+        payment_id: payment.id,
+        kind: effect.kind,
+        rail: payment.rail,
+        amount: effect.amount,
+        key_digest: claim.map(|claim| claim.digest),
+        parent_transaction: payment.gateway_transaction.clone(),
+        card_last_four: payment.card_last_four.clone(),
+    });
+    Decision::Send(Box::new(Dispatch {
+        payment: payment.clone(),
+        operation: plan.clone(),
+        kind: effect.kind,
+        amount: effect.amount,
+        fence: FIRST_FENCE,
+        key_digest: claim.map(|claim| claim.digest),
+    }))
+}
+
+/// The payment under lock, for a change that needs one of `states`.
+fn locked(book: &Book, read: &PaymentRecord, states: &[PaymentStatus]) -> Result<PaymentRecord, Refusal> {
+    let (record, _) = book.payments.get(&read.id).ok_or(Refusal::PaymentNotFound)?;
+    if states.contains(&record.status) { Ok(record.clone()) } else { Err(Refusal::WrongState(record.status)) }
+}
+
+fn capture(book: &mut Book, render: &Render, claim: Option<&KeyClaim>, command: &Capture) -> Decision {
+    let mut payment =
+        match locked(book, &command.payment, &[PaymentStatus::Authorized, PaymentStatus::Succeeded]) {
+            Ok(payment) => payment,
+            Err(refusal) => return refused(refusal),
+        };
+    let amount = command.amount.map_or(payment.amount, |amount| amount.get());
+    if payment.status == PaymentStatus::Succeeded {
+        // Captured before: the same amount is the same wish, another one contradicts what happened.
+        if payment.capture == CaptureMode::Automatic
+            || (command.amount.is_some() && amount != payment.captured)
+        {
+            return refused(Refusal::WrongState(payment.status));
+        }
+        return unchanged(book, render, claim, payment);
+    }
+    if amount > payment.amount {
+        return refused(Refusal::MoreThanLeft(payment.amount));
+    }
+    if let Some(plan) = &command.operation {
+        return request(book, claim, payment, plan, Effect { kind: OperationKind::Capture, amount });
+    }
+    settle::move_held(book, &mut payment, amount);
+    finish(book, render, claim, payment, Reason::Captured, OK)
+}
+
+fn void(book: &mut Book, render: &Render, claim: Option<&KeyClaim>, command: &Void) -> Decision {
+    let mut payment =
+        match locked(book, &command.payment, &[PaymentStatus::Authorized, PaymentStatus::Cancelled]) {
+            Ok(payment) => payment,
+            Err(refusal) => return refused(refusal),
+        };
+    if payment.status == PaymentStatus::Cancelled {
+        return unchanged(book, render, claim, payment);
+    }
+    if let Some(plan) = &command.operation {
+        let amount = payment.amount;
+        return request(book, claim, payment, plan, Effect { kind: OperationKind::Void, amount });
+    }
+    settle::release_held(book, &payment);
+    payment.status = PaymentStatus::Cancelled;
+    finish(book, render, claim, payment, Reason::Voided, OK)
+}
+
+fn refund(book: &mut Book, render: &Render, claim: Option<&KeyClaim>, command: &Refund) -> Decision {
+    let states = [PaymentStatus::Succeeded, PaymentStatus::PartiallyRefunded];
+    let mut payment = match locked(book, &command.payment, &states) {
+        Ok(payment) => payment,
+        Err(refusal) => return refused(refusal),
+    };
+    let left = payment.refundable();
+    let amount = command.amount.map_or(left, |amount| amount.get());
+    if amount > left || left == 0 {
+        return refused(Refusal::MoreThanLeft(left));
+    }
+    let giver = book.accounts.get(&payment.to).expect("the accounts of a loaded payment are loaded with it");
+    if giver.available() < i128::from(amount) {
+        return refused(Refusal::InsufficientFunds);
+    }
+    if let Some(plan) = &command.operation {
+        book.change_account(payment.to, |row| row.held += amount);
+        payment.refunding += amount;
+        return request(book, claim, payment, plan, Effect { kind: OperationKind::Refund, amount });
+    }
+    settle::move_back(book, &mut payment, amount);
+    finish(book, render, claim, payment, Reason::Refunded, CREATED)
+}
+
+/// Commits a further gateway operation on an existing payment.
+fn request(
+    book: &mut Book,
+    claim: Option<&KeyClaim>,
+    mut payment: PaymentRecord,
+    plan: &PlannedOperation,
+    effect: Effect,
+) -> Decision {
+    // A refund leaves the payment succeeded while it is under way; a capture or void puts its state in question.
+    if effect.kind != OperationKind::Refund {
+        payment.status = PaymentStatus::Processing;
+        payment.outcome = None;
+    }
+    touch(book, &mut payment, Reason::Requested, None);
+    send(book, claim, &payment, plan, effect)
+}
+
+/// Stores a change of a payment with its event.
+pub(super) fn touch(book: &mut Book, payment: &mut PaymentRecord, reason: Reason, evidence: Option<String>) {
+    payment.version += 1;
+    payment.updated_at = Some(book.now);
+    book.record_event(payment, reason, evidence);
+    book.payments.insert(payment.id, (payment.clone(), RowState::Changed));
+}
+
+fn finish(
+    book: &mut Book,
+    render: &Render,
+    claim: Option<&KeyClaim>,
+    mut payment: PaymentRecord,
+    reason: Reason,
+    status_code: u16,
+) -> Decision {
+    touch(book, &mut payment, reason, None);
+    let body = (render.payment)(&payment);
+    let id = payment.id;
+    answer(book, claim, id, Answer { status_code, body, payment: Some(Box::new(payment)) })
+}
+
+/// The wish was fulfilled before: the present state is the answer.
+fn unchanged(book: &mut Book, render: &Render, claim: Option<&KeyClaim>, payment: PaymentRecord) -> Decision {
+    let body = (render.payment)(&payment);
+    let id = payment.id;
+    answer(book, claim, id, Answer { status_code: OK, body, payment: Some(Box::new(payment)) })
+}
+
+fn pin(book: &mut Book, claim: Option<&KeyClaim>, command: &Pin) -> Decision {
+    let kept = Answer { status_code: command.status_code, body: command.body.clone(), payment: None };
+    answer(book, claim, command.resource_id, kept)
+}
+
+/// Whether the last word of a gateway leaves the payment waiting.
+pub(super) fn is_open(outcome: ChargeOutcome) -> bool {
+    matches!(outcome, ChargeOutcome::Unknown | ChargeOutcome::Held)
+}

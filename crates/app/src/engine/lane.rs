@@ -1,0 +1,295 @@
+//! One lane of the engine: takes whatever waits, runs it as a batch, and answers after the commit. Keeps its own
+//! connection, reruns what was certainly rolled back, asks after what is not known, and splits a batch in which the
+//! database refuses a command until that command stands alone. No idle timer: the first command starts a batch.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use paystrata_db::{Class, Db, Token, classify};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep};
+use tokio_postgres::error::SqlState;
+use tokio_util::sync::CancellationToken;
+
+use super::batch::{BatchError, LaneConnection, OpenError, Outcome, run};
+use super::command::{Decision, EngineError, Reply};
+use super::load::LoadError;
+use super::queue::{Commit, Counters, EngineConfig, EngineObserver, Job, Render};
+
+/// A batch that conflicts this often is given up; conflicts need another node that claims the same keys just now.
+const RERUNS_MAX: u32 = 8;
+/// First pause before a rerun or a reconnection; doubles up to [`PAUSE_MAX`].
+const PAUSE_MIN: Duration = Duration::from_millis(5);
+const PAUSE_MAX: Duration = Duration::from_millis(500);
+
+pub(super) struct Lane {
+    name: String,
+    db: Db,
+    config: EngineConfig,
+    render: Render,
+    observer: Arc<dyn EngineObserver>,
+    counters: Arc<Counters>,
+    connection: Option<LaneConnection>,
+}
+
+/// Why a batch ended without decisions.
+enum Failure {
+    /// The database refused something in it.
+    Refused(BatchError),
+    /// Nothing was done, and the database cannot be reached.
+    Unavailable,
+    /// Not known, and not learned in time.
+    Unknown,
+}
+
+/// What asking after a transaction gave.
+enum Fate {
+    Committed(Token),
+    Aborted,
+    NotKnown,
+}
+
+impl Lane {
+    pub(super) fn new(
+        index: usize,
+        db: Db,
+        config: EngineConfig,
+        render: Render,
+        observer: Arc<dyn EngineObserver>,
+        counters: Arc<Counters>,
+    ) -> Self {
+        Self { name: format!("engine-{index}"), db, config, render, observer, counters, connection: None }
+    }
+
+    /// Runs until draining has begun and the queue is empty.
+    pub(super) async fn run(mut self, mut queue: mpsc::Receiver<Job>, draining: CancellationToken) {
+        let mut waiting = Vec::with_capacity(self.config.batch_max);
+        loop {
+            let taken = tokio::select! {
+                taken = queue.recv_many(&mut waiting, self.config.batch_max) => taken,
+                () = draining.cancelled(), if !queue.is_closed() => {
+                    // What is queued is still decided; nothing new comes in.
+                    queue.close();
+                    continue;
+                }
+            };
+            if taken == 0 {
+                return;
+            }
+            let batch = self.refuse_expired(std::mem::take(&mut waiting));
+            self.process(batch).await;
+            waiting.reserve(self.config.batch_max);
+        }
+    }
+
+    fn refuse_expired(&self, jobs: Vec<Job>) -> Vec<Job> {
+        let now = Instant::now();
+        let limit = self.config.queue_timeout;
+        let (fresh, expired): (Vec<Job>, Vec<Job>) =
+            jobs.into_iter().partition(|job| now.saturating_duration_since(job.enqueued) <= limit);
+        self.counters.overloads.fetch_add(expired.len() as u64, Ordering::Relaxed);
+        refuse(expired, &EngineError::Overloaded);
+        fresh
+    }
+
+    async fn process(&mut self, jobs: Vec<Job>) {
+        let mut groups = vec![jobs];
+        // A stack: the earlier half is on top, so arrival order holds.
+        while let Some(mut group) = groups.pop() {
+            if group.is_empty() {
+                continue;
+            }
+            match self.decide(&group).await {
+                Ok((decisions, token)) => {
+                    for (job, decision) in group.into_iter().zip(decisions) {
+                        // The caller may have gone; its command is done all the same.
+                        let _ = job.reply.send(Ok(Reply { decision, token }));
+                    }
+                }
+                Err(Failure::Refused(error)) if group.len() == 1 => {
+                    tracing::error!(error = ?error, lane = %self.name, "run command");
+                    refuse(group, &EngineError::Rejected);
+                }
+                Err(Failure::Refused(error)) => {
+                    tracing::warn!(error = ?error, lane = %self.name, commands = group.len(), "split batch");
+                    self.counters.splits.fetch_add(1, Ordering::Relaxed);
+                    let later = group.split_off(group.len() / 2);
+                    groups.push(later);
+                    groups.push(group);
+                }
+                Err(Failure::Unavailable) => refuse(group, &EngineError::Unavailable),
+                Err(Failure::Unknown) => refuse(group, &EngineError::OutcomeUnknown),
+            }
+        }
+    }
+
+    /// Runs one group until it is committed, refused, or out of time.
+    async fn decide(&mut self, jobs: &[Job]) -> Result<(Vec<Decision>, Token), Failure> {
+        let deadline = Instant::now() + self.config.queue_timeout;
+        let mut pause = PAUSE_MIN;
+        for _ in 0..RERUNS_MAX {
+            let started = Instant::now();
+            self.connect(deadline).await?;
+            let connection = self.connection.as_ref().expect("connect has just set it");
+            let outcome = Box::pin(run(connection, &self.render, jobs, self.config.batch_timeout)).await;
+            match outcome {
+                Outcome::Committed(decisions, commit) => {
+                    return Ok(self.committed(decisions, &commit, jobs.len(), started));
+                }
+                Outcome::NotCommitted(error) => {
+                    self.recover(&error).await;
+                    if !is_passing(&error) {
+                        return Err(Failure::Refused(error));
+                    }
+                    tracing::debug!(error = ?error, lane = %self.name, "rerun batch");
+                }
+                Outcome::Unknown { decided, mut commit, xid, cause } => {
+                    tracing::warn!(%cause, %xid, lane = %self.name, "ask after commit");
+                    match self.ask_after(&xid, commit.token.timeline).await {
+                        Fate::Committed(token) => {
+                            commit.token = token;
+                            return Ok(self.committed(decided, &commit, jobs.len(), started));
+                        }
+                        Fate::Aborted => {}
+                        Fate::NotKnown => return Err(Failure::Unknown),
+                    }
+                }
+            }
+            self.counters.reruns.fetch_add(1, Ordering::Relaxed);
+            sleep(jittered(pause)).await;
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
+        Err(Failure::Unavailable)
+    }
+
+    fn committed(
+        &self,
+        decisions: Vec<Decision>,
+        commit: &Commit,
+        size: usize,
+        started: Instant,
+    ) -> (Vec<Decision>, Token) {
+        self.counters.batches.fetch_add(1, Ordering::Relaxed);
+        self.counters.commands.fetch_add(size as u64, Ordering::Relaxed);
+        self.observer.committed(commit);
+        self.observer.batch(size, started.elapsed());
+        (decisions, commit.token)
+    }
+
+    /// Makes sure there is a connection, trying until the deadline.
+    async fn connect(&mut self, deadline: Instant) -> Result<(), Failure> {
+        let mut pause = PAUSE_MIN;
+        loop {
+            if self.connection.as_ref().is_some_and(|connection| !connection.session.is_closed()) {
+                return Ok(());
+            }
+            match self.open().await {
+                Ok(connection) => self.connection = Some(connection),
+                Err(error) => {
+                    tracing::warn!(?error, lane = %self.name, "connect lane");
+                    if Instant::now() + pause >= deadline {
+                        return Err(Failure::Unavailable);
+                    }
+                    sleep(jittered(pause)).await;
+                    pause = (pause * 2).min(PAUSE_MAX);
+                }
+            }
+        }
+    }
+
+    async fn open(&self) -> Result<LaneConnection, OpenError> {
+        LaneConnection::open(self.db.session(&self.name).await?).await
+    }
+
+    /// Leaves the connection clean after a batch that did not commit, or drops it.
+    async fn recover(&mut self, error: &BatchError) {
+        let alive = postgres_error(error).is_some_and(|error| {
+            error.as_db_error().is_some_and(|db| !matches!(classify_code(db.code()), Reuse::Drop))
+        });
+        let Some(connection) = self.connection.take() else { return };
+        if alive && connection.session.client().batch_execute("ROLLBACK").await.is_ok() {
+            self.connection = Some(connection);
+        }
+    }
+
+    /// Asks the primary what became of a transaction. The connection that ran it is given up first.
+    async fn ask_after(&mut self, xid: &str, timeline: u32) -> Fate {
+        self.connection = None;
+        let deadline = Instant::now() + self.config.queue_timeout + self.config.batch_timeout;
+        let mut pause = PAUSE_MIN;
+        while Instant::now() < deadline {
+            if let Ok(connection) = self.open().await {
+                // On another timeline the same number may name another transaction.
+                if connection.timeline != timeline {
+                    return Fate::NotKnown;
+                }
+                let client = connection.session.client();
+                let status = client.query_one("SELECT pg_xact_status($1::text::xid8)", &[&xid]).await;
+                let status = status.map(|row| row.get::<_, Option<String>>(0));
+                match status.as_ref().map(Option::as_deref) {
+                    Ok(Some("committed")) => {
+                        if let Ok(token) = connection.session.token().await {
+                            self.connection = Some(connection);
+                            return Fate::Committed(token);
+                        }
+                    }
+                    Ok(Some("aborted")) => {
+                        self.connection = Some(connection);
+                        return Fate::Aborted;
+                    }
+                    // Still running: its backend has not noticed that we are gone.
+                    Ok(Some(_)) => {}
+                    Ok(None) => return Fate::NotKnown,
+                    Err(error) => tracing::warn!(%error, lane = %self.name, "ask after commit"),
+                }
+            }
+            sleep(jittered(pause)).await;
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
+        Fate::NotKnown
+    }
+}
+
+fn refuse(jobs: Vec<Job>, error: &EngineError) {
+    for job in jobs {
+        let _ = job.reply.send(Err(error.clone()));
+    }
+}
+
+enum Reuse {
+    Keep,
+    Drop,
+}
+
+fn classify_code(code: &SqlState) -> Reuse {
+    // 57P0x: the server ends the session. 25006: this node is no primary any more. 08: the connection itself.
+    let ends = code.code().starts_with("57P")
+        || code.code().starts_with("08")
+        || *code == SqlState::READ_ONLY_SQL_TRANSACTION;
+    if ends { Reuse::Drop } else { Reuse::Keep }
+}
+
+fn postgres_error(error: &BatchError) -> Option<&tokio_postgres::Error> {
+    match error {
+        BatchError::Write(error) | BatchError::Load(LoadError::Query(error)) => Some(error),
+        BatchError::Load(_) | BatchError::LoadTimeout(_) => None,
+    }
+}
+
+/// Whether the same batch can succeed when it is run again.
+fn is_passing(error: &BatchError) -> bool {
+    let Some(error) = postgres_error(error) else { return matches!(error, BatchError::LoadTimeout(_)) };
+    let Some(db) = error.as_db_error() else { return true };
+    // Another node claimed the same key, or opened the same external account, between our look and our insert.
+    let raced = *db.code() == SqlState::UNIQUE_VIOLATION
+        && matches!(
+            db.constraint(),
+            Some("idempotency_keys_pkey" | "accounts_pkey" | "account_profiles_pkey")
+        );
+    raced || !matches!(classify(error), Class::Caller | Class::Never)
+}
+
+fn jittered(pause: Duration) -> Duration {
+    pause.mul_f64(rand::random_range(0.5..1.5))
+}

@@ -1,0 +1,245 @@
+//! Strict reading of a JSON object, field by field: each failure names its field by JSON pointer, unknown and repeated
+//! fields are refused, numbers with a point or exponent are no integers. Coerces nothing.
+
+use std::fmt;
+
+use http::StatusCode;
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde_json::{Map, Value};
+
+use super::problem::Problem;
+
+/// The longest free text of one field, in bytes.
+pub const TEXT_BYTES_MAX: usize = 255;
+/// The largest `metadata`, in bytes of canonical JSON.
+pub const METADATA_BYTES_MAX: usize = 16_384;
+
+/// An object being read; what was read is taken out, what is left at the end is unknown.
+#[derive(Debug)]
+pub struct Fields {
+    map: Map<String, Value>,
+    /// Pointer of the object itself: "" at the top, "/payments/3" inside.
+    pointer: String,
+}
+
+impl Fields {
+    /// # Errors
+    /// `malformed_json` (400) for what is not JSON, `invalid_request` (422) for what is no object.
+    pub fn parse(body: &[u8]) -> Result<Self, Problem> {
+        let unique: UniqueObject = serde_json::from_slice(body).map_err(|error| {
+            let detail = format!("The body is not a JSON object: {error}.");
+            if error.is_data() {
+                Problem::invalid("", detail)
+            } else {
+                Problem::new(StatusCode::BAD_REQUEST, "malformed_json", detail)
+            }
+        })?;
+        Ok(Self { map: unique.0, pointer: String::new() })
+    }
+
+    /// # Errors
+    /// The value is no object.
+    pub fn of(value: Value, pointer: String) -> Result<Self, Problem> {
+        match value {
+            Value::Object(map) => Ok(Self { map, pointer }),
+            _ => Err(Problem::invalid(pointer, "must be an object")),
+        }
+    }
+
+    /// An object without fields, for what stood where an object was expected: every required field is missing.
+    #[must_use]
+    pub fn none(pointer: String) -> Self {
+        Self { map: Map::new(), pointer }
+    }
+
+    /// The pointer of one field.
+    #[must_use]
+    pub fn pointer(&self, name: &str) -> String {
+        format!("{}/{}", self.pointer, name.replace('~', "~0").replace('/', "~1"))
+    }
+
+    /// The fields that were not taken yet, with their values.
+    pub fn entries(&self) -> impl Iterator<Item = (&String, &Value)> {
+        self.map.iter()
+    }
+
+    /// Takes a field that may be absent; `null` counts as absent.
+    pub fn take(&mut self, name: &str) -> Option<Value> {
+        self.map.remove(name).filter(|value| !value.is_null())
+    }
+
+    /// Takes an optional text, parsed by `T`.
+    ///
+    /// # Errors
+    /// No text, too long, or refused by `T`.
+    pub fn text<T: std::str::FromStr<Err: fmt::Display>>(
+        &mut self,
+        name: &str,
+    ) -> Result<Option<T>, Problem> {
+        let Some(value) = self.take(name) else { return Ok(None) };
+        let Value::String(text) = value else {
+            return Err(Problem::invalid(self.pointer(name), "must be a string"));
+        };
+        if text.is_empty() || text.len() > TEXT_BYTES_MAX || text.chars().any(char::is_control) {
+            let detail = format!("must have 1 to {TEXT_BYTES_MAX} bytes and no control characters");
+            return Err(Problem::invalid(self.pointer(name), detail));
+        }
+        text.parse()
+            .map(Some)
+            .map_err(|error: T::Err| Problem::invalid(self.pointer(name), error.to_string()))
+    }
+
+    /// As [`Self::text`], but it must be there.
+    ///
+    /// # Errors
+    /// Also when absent.
+    pub fn required_text<T: std::str::FromStr<Err: fmt::Display>>(
+        &mut self,
+        name: &str,
+    ) -> Result<T, Problem> {
+        self.text(name)?.ok_or_else(|| self.missing(name))
+    }
+
+    /// Takes an optional whole number.
+    ///
+    /// # Errors
+    /// Not an integer literal, or outside 64 bits.
+    pub fn integer(&mut self, name: &str) -> Result<Option<i64>, Problem> {
+        let Some(value) = self.take(name) else { return Ok(None) };
+        let Value::Number(number) = value else {
+            return Err(Problem::invalid(self.pointer(name), "must be a whole number, not text"));
+        };
+        if let Some(integer) = number.as_i64() {
+            return Ok(Some(integer));
+        }
+        if number.is_u64() {
+            return Err(out_of_range(self.pointer(name), "is too large"));
+        }
+        Err(Problem::invalid(
+            self.pointer(name),
+            "must be a whole number of minor units, without point or exponent",
+        ))
+    }
+
+    /// Takes an optional truth value.
+    ///
+    /// # Errors
+    /// Anything but `true` or `false`.
+    pub fn truth(&mut self, name: &str) -> Result<Option<bool>, Problem> {
+        match self.take(name) {
+            None => Ok(None),
+            Some(Value::Bool(truth)) => Ok(Some(truth)),
+            Some(_) => Err(Problem::invalid(self.pointer(name), "must be true or false")),
+        }
+    }
+
+    /// Takes an optional object as canonical text.
+    ///
+    /// # Errors
+    /// No object, or larger than [`METADATA_BYTES_MAX`].
+    pub fn metadata(&mut self, name: &str) -> Result<Option<String>, Problem> {
+        let Some(value) = self.take(name) else { return Ok(None) };
+        if !value.is_object() {
+            return Err(Problem::invalid(self.pointer(name), "must be an object"));
+        }
+        let text = value.to_string();
+        if text.len() > METADATA_BYTES_MAX || text.contains("\\u0000") {
+            let detail =
+                format!("must have at most {METADATA_BYTES_MAX} bytes of JSON and no NUL characters");
+            return Err(Problem::invalid(self.pointer(name), detail));
+        }
+        Ok(Some(text))
+    }
+
+    /// The problem of a required field that is absent.
+    #[must_use]
+    pub fn missing(&self, name: &str) -> Problem {
+        Problem::invalid(self.pointer(name), "is required")
+    }
+
+    /// # Errors
+    /// A field that nobody took: it is unknown.
+    pub fn finish(self) -> Result<(), Problem> {
+        match self.map.keys().next() {
+            None => Ok(()),
+            Some(name) => Err(Problem::invalid(self.pointer(name), "is not a field of this request")),
+        }
+    }
+}
+
+/// An amount, limit or balance outside what the service keeps.
+#[must_use]
+pub fn out_of_range(pointer: String, detail: &str) -> Problem {
+    Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "amount_out_of_range", detail).at(pointer)
+}
+
+/// A JSON object in which no field stands twice: two amounts in one request must not be settled by chance.
+struct UniqueObject(Map<String, Value>);
+
+impl<'de> Deserialize<'de> for UniqueObject {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct ObjectVisitor;
+        impl<'de> Visitor<'de> for ObjectVisitor {
+            type Value = UniqueObject;
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("a JSON object")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<UniqueObject, A::Error> {
+                let mut map = Map::new();
+                while let Some((name, value)) = access.next_entry::<String, Value>()? {
+                    if map.contains_key(&name) {
+                        return Err(serde::de::Error::custom(format!("field \"{name}\" stands twice")));
+                    }
+                    map.insert(name, value);
+                }
+                Ok(UniqueObject(map))
+            }
+        }
+        deserializer.deserialize_map(ObjectVisitor)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn integer_of(body: &str) -> Result<Option<i64>, (u16, &'static str, String)> {
+        let read = Fields::parse(body.as_bytes()).and_then(|mut fields| fields.integer("amount"));
+        read.map_err(|p| (p.status.as_u16(), p.code, p.param.unwrap_or_default()))
+    }
+
+    #[test]
+    fn only_integer_literals_are_amounts() {
+        assert_eq!(integer_of(r#"{"amount":5}"#), Ok(Some(5)));
+        for body in [
+            r#"{"amount":1.5}"#,
+            r#"{"amount":1e3}"#,
+            r#"{"amount":1.0}"#,
+            r#"{"amount":"5"}"#,
+            r#"{"amount":[5]}"#,
+        ] {
+            assert_eq!(integer_of(body), Err((422, "invalid_request", "/amount".into())), "{body}");
+        }
+        let large = r#"{"amount":9223372036854775808}"#;
+        assert_eq!(integer_of(large), Err((422, "amount_out_of_range", "/amount".into())));
+    }
+
+    #[test]
+    fn garbage_is_told_from_the_wrong_shape() {
+        for (body, status, code) in [
+            ("", 400, "malformed_json"),
+            ("{", 400, "malformed_json"),
+            ("{\"amount\":NaN}", 400, "malformed_json"),
+            ("[]", 422, "invalid_request"),
+            (r#"{"amount":1,"amount":2}"#, 422, "invalid_request"),
+        ] {
+            assert_eq!(integer_of(body).map_err(|(s, c, _)| (s, c)), Err((status, code)), "{body}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_field_is_named() {
+        let fields = Fields::parse(br#"{"a/b":1}"#).unwrap();
+        assert_eq!(fields.finish().unwrap_err().param.unwrap(), "/a~1b");
+    }
+}

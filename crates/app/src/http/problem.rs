@@ -1,0 +1,128 @@
+//! The one error of the HTTP edge: RFC 9457 `application/problem+json` with `code`, `param`, `request_id` and
+//! `retryable`. Holds only what may leave the service; causes are logged where they are handled.
+
+use axum::response::{IntoResponse, Response};
+use http::{HeaderValue, StatusCode, header};
+use serde::Serialize;
+
+use crate::engine::EngineError;
+
+/// Seconds a refused caller is asked to wait: long enough for a queue of a few thousand to drain.
+const RETRY_AFTER_SECONDS: u32 = 1;
+
+/// An answer that is not a success. `param` is a JSON pointer into the body, or the name of a header or query parameter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// HTTP status.
+    pub status: StatusCode,
+    /// Stable machine word; one code has one status.
+    pub code: &'static str,
+    /// For people.
+    pub detail: String,
+    /// What is at fault.
+    pub param: Option<String>,
+    /// Whether the same request may succeed later.
+    pub retryable: bool,
+}
+
+impl Problem {
+    /// A problem that stays one however often it is asked.
+    pub fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
+        Self { status, code, detail: detail.into(), param: None, retryable: false }
+    }
+
+    /// Names what is at fault.
+    #[must_use]
+    pub fn at(mut self, param: impl Into<String>) -> Self {
+        self.param = Some(param.into());
+        self
+    }
+
+    /// Says that trying again is worth it; the answer carries `Retry-After`.
+    #[must_use]
+    pub fn retryable(mut self) -> Self {
+        self.retryable = true;
+        self
+    }
+
+    /// The body is not what the route takes.
+    pub fn invalid(param: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_request", detail).at(param)
+    }
+
+    /// Nothing of that name belongs to the caller.
+    pub fn not_found(what: &str) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not_found", format!("No such {what}."))
+    }
+
+    /// No effect, try again.
+    pub fn unavailable(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", detail).retryable()
+    }
+
+    /// Something here is broken; the cause is in the log under the request id.
+    #[must_use]
+    pub fn internal() -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "The service failed to handle this request.")
+    }
+
+    /// The body as bytes, for one request.
+    #[must_use]
+    pub fn body(&self, request_id: &str) -> Vec<u8> {
+        #[derive(Serialize)]
+        struct Body<'problem> {
+            r#type: &'static str,
+            title: &'problem str,
+            status: u16,
+            detail: &'problem str,
+            code: &'problem str,
+            param: Option<&'problem str>,
+            request_id: &'problem str,
+            retryable: bool,
+        }
+        let body = Body {
+            r#type: "about:blank",
+            title: self.status.canonical_reason().unwrap_or("Error"),
+            status: self.status.as_u16(),
+            detail: &self.detail,
+            code: self.code,
+            param: self.param.as_deref(),
+            request_id,
+            retryable: self.retryable,
+        };
+        serde_json::to_vec(&body).expect("a struct of strings and numbers is always JSON")
+    }
+}
+
+impl From<EngineError> for Problem {
+    fn from(error: EngineError) -> Self {
+        match error {
+            EngineError::Overloaded => Self::unavailable("Too many commands are waiting. Nothing was done."),
+            EngineError::ShuttingDown => Self::unavailable("The service is shutting down. Nothing was done."),
+            EngineError::Unavailable => {
+                Self::unavailable("The database cannot be reached. Nothing was done.")
+            }
+            EngineError::OutcomeUnknown => Self::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "outcome_unknown",
+                "The outcome of the commit is not known. Ask again with the same Idempotency-Key.",
+            )
+            .retryable(),
+            EngineError::Rejected => Self::internal(),
+        }
+    }
+}
+
+impl IntoResponse for Problem {
+    /// The body is written by the request-id layer, which knows the id.
+    fn into_response(self) -> Response {
+        let mut response = self.status.into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if self.retryable {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS));
+        }
+        response.extensions_mut().insert(self);
+        response
+    }
+}

@@ -1,0 +1,70 @@
+//! The operator listener: health, readiness, metrics. No authentication: it must not be reachable from outside.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::State;
+use axum::response::Response;
+use axum::routing::get;
+use http::{HeaderValue, StatusCode, header};
+use paystrata_db::NodeState;
+use paystrata_monitor::PROMETHEUS_CONTENT_TYPE;
+use serde_json::json;
+
+use crate::app::App;
+use crate::http::answer;
+
+/// All operator routes.
+pub fn router(app: Arc<App>) -> Router {
+    Router::new()
+        .route("/healthz", get(health))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(metrics))
+        .route("/v1/performance/metrics", get(performance))
+        .with_state(app)
+}
+
+/// The process answers: restart it only if this fails.
+async fn health() -> Response {
+    answer::json(StatusCode::OK, json!({"status": "ok"}).to_string())
+}
+
+/// Payments can be taken: a primary is known and draining has not begun. Helpers that are down cost speed only, so
+/// they are told but do not count.
+async fn ready(State(app): State<Arc<App>>) -> Response {
+    let status = app.db.status();
+    let draining = app.draining.is_cancelled();
+    let ready = status.primary.is_some() && !draining;
+    let nodes: Vec<_> = status
+        .nodes
+        .iter()
+        .map(|node| {
+            json!({
+                "node": node.id.to_string(),
+                "up": node.state == NodeState::Up,
+                "role": node.role.map(|role| format!("{role:?}").to_lowercase()),
+                "lag_ms": node.lag.map(|lag| u64::try_from(lag.as_millis()).unwrap_or(u64::MAX)),
+            })
+        })
+        .collect();
+    let body = json!({"ready": ready, "draining": draining, "database": nodes});
+    let code = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    answer::json(code, body.to_string())
+}
+
+async fn metrics(State(app): State<Arc<App>>) -> Response {
+    let mut response = Response::new(app.monitor.prometheus().into());
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(PROMETHEUS_CONTENT_TYPE));
+    response
+}
+
+/// The same figures as a report in JSON, with objectives met or missed.
+async fn performance(State(app): State<Arc<App>>) -> Response {
+    match serde_json::to_vec(&app.monitor.report()) {
+        Ok(body) => answer::json(StatusCode::OK, body),
+        Err(error) => {
+            tracing::error!(%error, "write report");
+            answer::json(StatusCode::INTERNAL_SERVER_ERROR, "{}")
+        }
+    }
+}

@@ -1,0 +1,261 @@
+//! Many payments in one request. `independent`: each stands alone, all are pipelined into the engine, each has a key of
+//! its own, so that a batch that was cut is resumed by sending it again. `atomic`: one engine commit, all or none.
+//! The whole answer is kept under the batch's key once every item has a lasting answer.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::{StreamExt as _, stream};
+use http::StatusCode;
+use paystrata_db::Token;
+use serde_json::Value;
+
+use super::create;
+use super::handler::problem_of;
+use super::model::{Done, NewPayment, Occasion, PaymentError};
+use super::wire;
+use crate::app::App;
+use crate::engine::{
+    Answer, Command, CreatePayment, Decision, EngineError, KeyClaim, Pin, Rail, Reply, Submission,
+    find_answer,
+};
+use crate::fraud::Facts;
+use crate::http::fields::Fields;
+use crate::http::idempotency::Asked;
+use crate::http::problem::Problem;
+use crate::ids::MerchantId;
+
+/// Items of one batch in the engine at a time: enough to fill a batch per lane, too few to fill its queue.
+const PARALLEL_MAX: usize = 512;
+/// Parts a batch key from an item's index; no client key can hold it.
+const ITEM_SEPARATOR: char = '\u{1f}';
+
+/// What a batch does when an item fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// The others go on.
+    Independent,
+    /// None happens.
+    Atomic,
+}
+
+/// One item as read: its key, and the payment or what is wrong with it.
+#[derive(Debug)]
+pub struct Item {
+    claim: KeyClaim,
+    payment: Result<NewPayment, Problem>,
+}
+
+/// What became of one item.
+#[derive(Debug)]
+enum Outcome {
+    Created { body: Bytes, failed: bool },
+    Refused(Problem),
+}
+
+/// Reads `{"mode","payments"}`. Problems of single items do not refuse the batch.
+///
+/// # Errors
+/// The batch itself is malformed or too long.
+pub fn read_batch(
+    mut fields: Fields,
+    key: &str,
+    merchant: MerchantId,
+    secret: &[u8],
+    items_max: usize,
+) -> Result<(Mode, Vec<Item>), Problem> {
+    let mode = match fields.text::<String>("mode")?.as_deref() {
+        None | Some("independent") => Mode::Independent,
+        Some("atomic") => Mode::Atomic,
+        Some(_) => return Err(Problem::invalid("/mode", "must be \"independent\" or \"atomic\"")),
+    };
+    let Some(Value::Array(values)) = fields.take("payments") else {
+        return Err(Problem::invalid("/payments", "must be an array of payments"));
+    };
+    fields.finish()?;
+    if values.is_empty() || values.len() > items_max {
+        let detail = format!("must hold 1 to {items_max} payments");
+        let status =
+            if values.is_empty() { StatusCode::UNPROCESSABLE_ENTITY } else { StatusCode::PAYLOAD_TOO_LARGE };
+        return Err(Problem::new(status, "batch_size", detail).at("/payments"));
+    }
+    let read = |(index, value)| {
+        let pointer = format!("/payments/{index}");
+        let item_key = format!("{key}{ITEM_SEPARATOR}{index}");
+        let fields = Fields::of(value, pointer.clone()).unwrap_or_else(|_| Fields::none(pointer));
+        let asked =
+            Asked { merchant_id: merchant.0, route: wire::CREATE, path: None, fields: &fields, secret };
+        Item { claim: asked.claim(&item_key), payment: wire::read_payment(fields) }
+    };
+    Ok((mode, values.into_iter().enumerate().map(read).collect()))
+}
+
+/// # Errors
+/// The batch's key was used otherwise, or the engine gave no decision on the whole.
+pub async fn run(
+    app: &Arc<App>,
+    merchant: MerchantId,
+    claim: KeyClaim,
+    mode: Mode,
+    items: Vec<Item>,
+) -> Result<Done, PaymentError> {
+    if let Some(decision) = known(app, &claim).await? {
+        return create::finish(app, decision, None).await;
+    }
+    let (outcomes, token) = match mode {
+        Mode::Independent => independent(app, merchant, items).await,
+        Mode::Atomic => atomic(app, merchant, items).await?,
+    };
+    let lasting =
+        outcomes.iter().all(|outcome| !matches!(outcome, Outcome::Refused(problem) if problem.retryable));
+    let body = render(&outcomes);
+    let answer = Answer { status_code: StatusCode::OK.as_u16(), body: body.clone(), payment: None };
+    if !lasting {
+        // An item met a passing obstacle: sending the batch again under the same key completes it.
+        return Ok(Done {
+            answer,
+            occasion: Occasion::First,
+            token: token.unwrap_or(Token { timeline: 0, lsn: 0 }),
+        });
+    }
+    let pin = Pin { resource_id: claim.digest, status_code: answer.status_code, body };
+    let reply = app.engine.submit(Submission { claim: Some(claim), command: Command::Pin(pin) }).await?;
+    create::finish(app, reply, None).await
+}
+
+/// What the batch's key says, if it was used before.
+async fn known(app: &App, claim: &KeyClaim) -> Result<Option<Reply>, PaymentError> {
+    let unavailable = |error: paystrata_db::Error| {
+        tracing::warn!(%error, "find answer of batch");
+        PaymentError::Engine(EngineError::Unavailable)
+    };
+    let connection = app.db.write().await.map_err(unavailable)?;
+    let decision = find_answer(&connection, claim).await.map_err(unavailable)?;
+    // A replay promises nothing new: any node that has the key has its effects.
+    Ok(decision.map(|decision| Reply { decision, token: Token { timeline: 0, lsn: 0 } }))
+}
+
+async fn independent(
+    app: &Arc<App>,
+    merchant: MerchantId,
+    items: Vec<Item>,
+) -> (Vec<Outcome>, Option<Token>) {
+    let results = stream::iter(items).map(|item| async move {
+        match item.payment {
+            Err(problem) => (Outcome::Refused(problem), None),
+            Ok(new) => match create::create(app, merchant, item.claim, new).await {
+                Ok(done) => (created(&done.answer), Some(done.token)),
+                Err(error) => (Outcome::Refused(problem_of(error, wire::CREATE)), None),
+            },
+        }
+    });
+    // In order, so that payments on one account keep the order in which they were sent.
+    let results: Vec<(Outcome, Option<Token>)> = results.buffered(PARALLEL_MAX).collect().await;
+    let token = results.iter().filter_map(|(_, token)| *token).max();
+    (results.into_iter().map(|(outcome, _)| outcome).collect(), token)
+}
+
+fn created(answer: &Answer) -> Outcome {
+    let failed = match &answer.payment {
+        Some(payment) => payment.failure.is_some(),
+        // A replayed item: its body is ours, and a status is never part of another word.
+        None => has_failed(&answer.body),
+    };
+    Outcome::Created { body: answer.body.clone(), failed }
+}
+
+fn has_failed(body: &[u8]) -> bool {
+    #[derive(serde::Deserialize)]
+    struct Status<'body> {
+        status: &'body str,
+    }
+    serde_json::from_slice::<Status<'_>>(body).is_ok_and(|read| read.status == "failed")
+}
+
+async fn atomic(
+    app: &Arc<App>,
+    merchant: MerchantId,
+    items: Vec<Item>,
+) -> Result<(Vec<Outcome>, Option<Token>), PaymentError> {
+    let count = items.len();
+    let mut members = Vec::with_capacity(count);
+    for (index, item) in items.into_iter().enumerate() {
+        match member(app, merchant, item) {
+            Ok(member) => members.push(member),
+            Err(problem) => return Ok((none_applied(count, index, problem), None)),
+        }
+    }
+    let submission = Submission { claim: None, command: Command::CreateAll(members) };
+    let reply = app.engine.submit(submission).await?;
+    match reply.decision {
+        Decision::AllAnswered(answers) => Ok((answers.iter().map(created).collect(), Some(reply.token))),
+        Decision::Refused { refusal, index } => {
+            let problem = problem_of(PaymentError::Refused(refusal), wire::CREATE);
+            Ok((none_applied(count, index, problem), Some(reply.token)))
+        }
+        _ => Err(PaymentError::InProgress),
+    }
+}
+
+fn member(app: &App, merchant: MerchantId, item: Item) -> Result<(KeyClaim, CreatePayment), Problem> {
+    let new = item.payment?;
+    if new.rail != Rail::Book {
+        let detail = "An atomic batch takes book payments only: a gateway cannot be rolled back.";
+        return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "rail_not_atomic", detail).at("/rail"));
+    }
+    let facts = Facts { from: new.from, to: new.to, amount: new.amount.get(), card_bin: None };
+    let scored = app.fraud.score(&facts);
+    Ok((item.claim, create::command(merchant, &new, scored.decision, None)))
+}
+
+/// The cause at its place, and every other item set aside because of it.
+fn none_applied(count: usize, index: usize, cause: Problem) -> Vec<Outcome> {
+    let aside = || {
+        let detail = format!("Not applied: item {index} of this atomic batch was refused.");
+        Outcome::Refused(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "batch_aborted", detail))
+    };
+    let mut outcomes: Vec<Outcome> = (0..count).map(|_| aside()).collect();
+    outcomes[index] = Outcome::Refused(cause);
+    outcomes
+}
+
+/// `{"results":[..],"summary":{..}}`; payments go in as the bytes that are kept under their own keys.
+fn render(outcomes: &[Outcome]) -> Bytes {
+    let mut body = Vec::with_capacity(outcomes.len() * 640);
+    body.extend_from_slice(b"{\"results\":[");
+    let (mut succeeded, mut failed, mut refused) = (0_u64, 0_u64, 0_u64);
+    for (index, outcome) in outcomes.iter().enumerate() {
+        if index > 0 {
+            body.push(b',');
+        }
+        body.extend_from_slice(format!("{{\"index\":{index},").as_bytes());
+        match outcome {
+            Outcome::Created { body: payment, failed: has_failed } => {
+                body.extend_from_slice(b"\"payment\":");
+                body.extend_from_slice(payment);
+                if *has_failed { failed += 1 } else { succeeded += 1 }
+            }
+            Outcome::Refused(problem) => {
+                body.extend_from_slice(b"\"error\":");
+                body.extend_from_slice(&item_error(problem));
+                refused += 1;
+            }
+        }
+        body.push(b'}');
+    }
+    let summary =
+        format!("],\"summary\":{{\"succeeded\":{succeeded},\"failed\":{failed},\"refused\":{refused}}}}}");
+    body.extend_from_slice(summary.as_bytes());
+    body.into()
+}
+
+fn item_error(problem: &Problem) -> Vec<u8> {
+    let error = serde_json::json!({
+        "code": problem.code,
+        "status": problem.status.as_u16(),
+        "detail": problem.detail,
+        "param": problem.param,
+        "retryable": problem.retryable,
+    });
+    error.to_string().into_bytes()
+}

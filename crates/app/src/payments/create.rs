@@ -1,0 +1,164 @@
+//! Creates one payment: open (fraud, then one engine commit), charge (only rails that need it, with no database
+//! connection held), settle (one engine commit). The charge goes on when the caller hangs up.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use paystrata_gateway::{Method, Reference};
+use rand::RngExt as _;
+use tokio::time::{Instant, sleep};
+
+use super::charge;
+use super::model::{CardSource, Done, NewPayment, Occasion, PaymentError};
+use crate::app::App;
+use crate::engine::{
+    Command, CreatePayment, Decision, FraudDecision, KeyClaim, PlannedOperation, Rail, Reply, Submission,
+};
+use crate::fraud::{Facts, Ticket};
+use crate::ids::{MerchantId, OperationId, PaymentId};
+
+/// A replay of a request that is still under way waits this long for its answer: most gateways answer sooner.
+const REPLAY_WAIT_MAX: Duration = Duration::from_secs(5);
+const REPLAY_PAUSE_MIN: Duration = Duration::from_millis(20);
+const REPLAY_PAUSE_MAX: Duration = Duration::from_millis(320);
+/// What the sender may take beyond the gateway's own limit, to commit the answer.
+const SETTLE_ALLOWANCE: Duration = Duration::from_secs(5);
+
+/// # Errors
+/// Nothing was created, or the engine gave no decision.
+pub async fn create(
+    app: &Arc<App>,
+    merchant: MerchantId,
+    claim: KeyClaim,
+    new: NewPayment,
+) -> Result<Done, PaymentError> {
+    let (submission, ticket) = open(app, merchant, claim, &new)?;
+    let method = new.card.as_ref().map(CardSource::to_method);
+    let reply = submit_and_wait(app, submission).await;
+    // Only a payment that came to be counts; a replay or a refusal does not.
+    if !matches!(&reply, Ok(Reply { decision: Decision::Answered(_) | Decision::Send(_), .. })) {
+        app.fraud.forget(ticket);
+    }
+    finish(app, reply?, method).await
+}
+
+/// Charges what has to be charged; anything else is decided already.
+///
+/// # Errors
+/// Nothing was done, or the gateway's answer could not be committed.
+pub(super) async fn finish(
+    app: &Arc<App>,
+    reply: Reply,
+    method: Option<Method>,
+) -> Result<Done, PaymentError> {
+    let token = reply.token;
+    match reply.decision {
+        Decision::Send(dispatch) => charge::charge(app, *dispatch, method, token).await,
+        Decision::Answered(answer) => Ok(Done { answer, occasion: Occasion::First, token }),
+        Decision::Replayed(answer) => Ok(Done { answer, occasion: Occasion::Replay, token }),
+        Decision::Refused { refusal, .. } => Err(PaymentError::Refused(refusal)),
+        Decision::InProgress | Decision::AllAnswered(_) => Err(PaymentError::InProgress),
+    }
+}
+
+/// The command that opens a payment, scored by the fraud rules.
+///
+/// # Errors
+/// The rail is not configured.
+pub fn open(
+    app: &App,
+    merchant: MerchantId,
+    claim: KeyClaim,
+    new: &NewPayment,
+) -> Result<(Submission, Option<Ticket>), PaymentError> {
+    let operation = plan(app, new.rail)?;
+    let facts = Facts {
+        from: new.from,
+        to: new.to,
+        amount: new.amount.get(),
+        card_bin: new.card.as_ref().and_then(CardSource::bin),
+    };
+    let scored = app.fraud.score(&facts);
+    let command = command(merchant, new, scored.decision, operation);
+    let submission = Submission { claim: Some(claim), command: Command::CreatePayment(Box::new(command)) };
+    Ok((submission, scored.ticket))
+}
+
+/// A new payment as the engine takes it.
+pub(super) fn command(
+    merchant: MerchantId,
+    new: &NewPayment,
+    fraud: FraudDecision,
+    operation: Option<PlannedOperation>,
+) -> CreatePayment {
+    CreatePayment {
+        id: PaymentId::new().0,
+        merchant_id: merchant.0,
+        from: new.from.map(|id| id.0),
+        to: new.to.0,
+        amount: new.amount,
+        currency: new.currency,
+        rail: new.rail,
+        capture: new.capture,
+        fraud,
+        operation,
+        merchant_reference: new.merchant_reference.clone(),
+        card_last_four: new.card.as_ref().and_then(CardSource::last_four),
+        metadata: new.metadata.clone(),
+    }
+}
+
+/// An operation for a rail that has a gateway.
+///
+/// # Errors
+/// The rail needs a gateway that is not configured.
+pub(super) fn plan(app: &App, rail: Rail) -> Result<Option<PlannedOperation>, PaymentError> {
+    if rail == Rail::Book {
+        return Ok(None);
+    }
+    app.gateways.of(rail).ok_or(PaymentError::RailUnavailable(rail))?;
+    let lease = charge::deadline(app, rail) + SETTLE_ALLOWANCE;
+    Ok(Some(PlannedOperation {
+        id: OperationId::new().0,
+        reference: attempt_reference().as_str().to_owned(),
+        lease_ms: i64::try_from(lease.as_millis()).unwrap_or(i64::MAX),
+    }))
+}
+
+/// 20 characters of base 32: 100 random bits, which no two attempts share, in the shortest form that gateways take.
+fn attempt_reference() -> Reference {
+    const DIGITS: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
+    let mut random = rand::rng().random::<u128>();
+    let mut text = String::with_capacity(20);
+    for _ in 0..20 {
+        text.push(char::from(DIGITS[usize::from((random & 31) as u8)]));
+        random >>= 5;
+    }
+    Reference::new(text).expect("twenty letters and digits are a reference")
+}
+
+/// Submits, and while the same key is under way elsewhere, waits for its answer within bounds.
+pub(super) async fn submit_and_wait(app: &App, submission: Submission) -> Result<Reply, PaymentError> {
+    let deadline = Instant::now() + REPLAY_WAIT_MAX;
+    let mut pause = REPLAY_PAUSE_MIN;
+    loop {
+        let reply = app.engine.submit(submission.clone()).await?;
+        if !matches!(reply.decision, Decision::InProgress) || Instant::now() + pause > deadline {
+            return Ok(reply);
+        }
+        sleep(pause).await;
+        pause = (pause * 2).min(REPLAY_PAUSE_MAX);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attempt_references_have_the_gateways_form_and_do_not_repeat() {
+        let (a, b) = (attempt_reference(), attempt_reference());
+        assert_eq!(a.as_str().len(), 20);
+        assert_ne!(a, b);
+    }
+}

@@ -1,0 +1,175 @@
+//! Settles gateway operations whose outcome is not known, by asking the gateway. Owns every open operation whose time
+//! has come: those that timed out, those whose sender died, those held for review. Guesses nothing: an operation that
+//! a gateway does not know is given up only after it denied it twice, long after it could still have been on its way.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use futures_util::stream;
+use paystrata_gateway::{Lookup, LookupOutcome, Reference, TransactionId};
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::charge;
+use crate::app::App;
+use crate::engine::{
+    ChargeOutcome, Command, Decision, DueOperation, Evidence, OperationError, PaymentRecord, Refusal,
+    Settlement, Submission, claim_due_operations, count_absence, find_payment, hand_over,
+};
+use crate::gateways::{gateway_amount, read_lookup, verb};
+
+/// Operations taken at once; one look-up each.
+const CLAIM_MAX: i64 = 64;
+/// Look-ups under way at once: a gateway in trouble must not be asked by all of them together.
+const PARALLEL_MAX: usize = 8;
+/// The gateway must deny an operation this often before it counts as never sent.
+const ABSENCES_MIN: i32 = 2;
+/// Between looks at one operation: doubles from the first to the last.
+const PAUSE_MIN_MS: i64 = 2_000;
+const PAUSE_MAX_MS: i64 = 300_000;
+/// What a look-up and its settlement may take before another node may claim the operation.
+const LEASE_MARGIN: Duration = Duration::from_secs(10);
+
+/// Looks every interval until stopped; first at once, for what a crash left behind.
+pub async fn run(app: Arc<App>) {
+    let mut ticks = interval(app.config.resolver.interval);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = app.draining.cancelled() => return,
+        }
+        // A full claim means that more are due: go on without waiting for the next tick.
+        loop {
+            let taken = match resolve_due(&app).await {
+                Ok(taken) => taken,
+                Err(error) => {
+                    tracing::warn!(?error, "claim due operations");
+                    0
+                }
+            };
+            if i64::try_from(taken).unwrap_or(0) < CLAIM_MAX || app.draining.is_cancelled() {
+                break;
+            }
+        }
+    }
+}
+
+/// Takes what is due and asks after each; gives how many were taken.
+///
+/// # Errors
+/// The operations could not be claimed; they stay due.
+pub async fn resolve_due(app: &Arc<App>) -> Result<usize, OperationError> {
+    let slowest = charge::deadline(app, crate::engine::Rail::AuthorizeNet)
+        .max(charge::deadline(app, crate::engine::Rail::VelocityPay));
+    let lease_ms = i64::try_from((slowest + LEASE_MARGIN).as_millis()).unwrap_or(i64::MAX);
+    let due = claim_due_operations(&app.db.write().await?, lease_ms, CLAIM_MAX).await?;
+    let taken = due.len();
+    let asked = stream::iter(due).for_each_concurrent(PARALLEL_MAX, |operation| async move {
+        let id = operation.id;
+        if let Err(error) = resolve(app, operation).await {
+            // It stays open and falls due again when this claim's lease ends.
+            tracing::warn!(?error, operation = %id, "resolve operation");
+        }
+    });
+    asked.await;
+    Ok(taken)
+}
+
+async fn resolve(app: &Arc<App>, operation: DueOperation) -> Result<(), OperationError> {
+    let connection = app.db.write().await?;
+    let Some(payment) = find_payment(&connection, operation.merchant_id, operation.payment_id).await? else {
+        tracing::error!(payment = %operation.payment_id, "resolve operation of a payment that is not there");
+        return hand_over(&connection, &operation).await;
+    };
+    // No connection is held while the gateway is asked.
+    drop(connection);
+    let answer = ask(app, &operation, &payment).await;
+    let (outcome, evidence) = match answer.as_ref().map(|answer| read_lookup(operation.kind, answer)) {
+        Some(Some(told)) => told,
+        Some(None) => absent(app, &operation).await?,
+        None => (ChargeOutcome::Unknown, Evidence::default()),
+    };
+    let attempts_max = i32::try_from(app.config.resolver.attempts_max.get()).unwrap_or(i32::MAX);
+    if outcome == ChargeOutcome::Unknown && operation.attempts >= attempts_max {
+        tracing::error!(
+            operation = %operation.id, payment = %payment.id, attempts = operation.attempts,
+            "outcome of a gateway operation stays unknown: a person must look; the hold stays"
+        );
+        hand_over(&app.db.write().await?, &operation).await?;
+        return Ok(());
+    }
+    settle(app, operation, payment, outcome, evidence).await;
+    Ok(())
+}
+
+async fn ask(app: &App, operation: &DueOperation, payment: &PaymentRecord) -> Option<LookupOutcome> {
+    let gateway = app.gateways.of(payment.rail)?;
+    let identifier = |text: &Option<String>| text.as_deref().and_then(|text| TransactionId::new(text).ok());
+    let query = Lookup {
+        verb: verb(operation.kind),
+        reference: Reference::new(operation.reference.as_str()).ok()?,
+        amount: gateway_amount(operation.amount, payment.currency),
+        parent: identifier(&operation.parent_transaction),
+        transaction: identifier(&operation.transaction),
+        since: operation.sent_at.to_datetime(),
+        deadline: charge::deadline(app, payment.rail),
+    };
+    Some(gateway.lookup(query).await)
+}
+
+/// The gateway does not show it. Only a second denial, past the time in which the request could still arrive, is proof.
+async fn absent(app: &App, operation: &DueOperation) -> Result<(ChargeOutcome, Evidence), OperationError> {
+    count_absence(&app.db.write().await?, operation).await?;
+    let patience = i64::try_from(app.config.resolver.not_found_after.as_secs()).unwrap_or(i64::MAX);
+    let denied_often = operation.absences + 1 >= ABSENCES_MIN;
+    let text = Some(format!("absent at the gateway {} times", operation.absences + 1));
+    let evidence = Evidence { text, ..Evidence::default() };
+    let outcome = if denied_often && operation.age_seconds > patience {
+        ChargeOutcome::NotSent
+    } else {
+        ChargeOutcome::Unknown
+    };
+    Ok((outcome, evidence))
+}
+
+async fn settle(
+    app: &App,
+    operation: DueOperation,
+    payment: PaymentRecord,
+    outcome: ChargeOutcome,
+    evidence: Evidence,
+) {
+    let settlement = Settlement {
+        payment,
+        operation_id: operation.id,
+        key_digest: operation.key_digest,
+        fence: operation.fence,
+        outcome,
+        retry_in_ms: pause_ms(operation.attempts),
+        evidence,
+    };
+    let settled = app.engine.submit(Submission { claim: None, command: Command::Settle(settlement) }).await;
+    match settled.map(|reply| reply.decision) {
+        Ok(Decision::Answered(_) | Decision::Refused { refusal: Refusal::StaleFence, .. }) => {}
+        Ok(other) => tracing::error!(?other, operation = %operation.id, "settle operation"),
+        Err(error) => tracing::warn!(%error, operation = %operation.id, "settle operation"),
+    }
+}
+
+fn pause_ms(attempts: i32) -> i64 {
+    let doublings = u32::try_from(attempts.saturating_sub(1)).unwrap_or(0).min(16);
+    PAUSE_MIN_MS.saturating_mul(1 << doublings).min(PAUSE_MAX_MS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_to_their_bound() {
+        assert_eq!(pause_ms(1), PAUSE_MIN_MS);
+        assert_eq!(pause_ms(2), 2 * PAUSE_MIN_MS);
+        assert_eq!(pause_ms(i32::MAX), PAUSE_MAX_MS);
+    }
+}

@@ -1,0 +1,224 @@
+//! Payments as JSON: what requests may hold, and how a payment is shown. The only file that knows field names.
+
+use bytes::Bytes;
+use paystrata_gateway::{Card, CardFields, Secret};
+use serde::Serialize;
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use super::model::{CardSource, NewPayment};
+use crate::clock::Timestamp;
+use crate::engine::{CaptureMode, PaymentRecord, Rail};
+use crate::http::fields::{Fields, out_of_range};
+use crate::http::idempotency::KeyedRoute;
+use crate::http::problem::Problem;
+use crate::ids::{AccountId, PaymentId};
+use crate::money::{Amount, Currency};
+
+/// The routes as idempotency keys know them. Append only.
+pub const CREATE: KeyedRoute = KeyedRoute {
+    name: "POST /v1/payments",
+    fields: &[
+        "from",
+        "to",
+        "amount",
+        "currency",
+        "rail",
+        "merchant_reference",
+        "card",
+        "capture",
+        "metadata",
+    ],
+};
+/// A batch as a whole.
+pub const BATCH: KeyedRoute = KeyedRoute { name: "POST /v1/payments/batch", fields: &["mode", "payments"] };
+/// `POST /v1/payments/{id}/capture`
+pub const CAPTURE: KeyedRoute = KeyedRoute { name: "POST /v1/payments/{id}/capture", fields: &["amount"] };
+/// `POST /v1/payments/{id}/void`
+pub const VOID: KeyedRoute = KeyedRoute { name: "POST /v1/payments/{id}/void", fields: &[] };
+/// `POST /v1/payments/{id}/refunds`
+pub const REFUND: KeyedRoute = KeyedRoute { name: "POST /v1/payments/{id}/refunds", fields: &["amount"] };
+
+/// What a token is unless the request says otherwise: the gateway's own payment form.
+const TOKEN_DESCRIPTOR_DEFAULT: &str = "COMMON.ACCEPT.INAPP.PAYMENT";
+
+/// Reads one payment to create.
+///
+/// # Errors
+/// The first field at fault.
+pub fn read_payment(mut fields: Fields) -> Result<NewPayment, Problem> {
+    let rail = fields.text("rail")?.unwrap_or(Rail::Book);
+    let from = fields.text("from")?;
+    let to = fields.required_text("to")?;
+    let amount = required_amount(&mut fields)?;
+    let currency: Currency = fields.required_text("currency")?;
+    let capture = read_capture(&mut fields)?;
+    let card = read_card(&mut fields)?;
+    let payment = NewPayment {
+        from,
+        to,
+        amount,
+        currency,
+        rail,
+        capture,
+        card,
+        merchant_reference: fields.text("merchant_reference")?,
+        metadata: fields.metadata("metadata")?,
+    };
+    check_rail(&payment, &fields)?;
+    fields.finish()?;
+    Ok(payment)
+}
+
+/// What each rail needs and does not take.
+fn check_rail(payment: &NewPayment, fields: &Fields) -> Result<(), Problem> {
+    let rail = payment.rail.as_str();
+    let charges_card = payment.rail == Rail::AuthorizeNet;
+    if charges_card && payment.from.is_some() {
+        return Err(Problem::invalid(
+            fields.pointer("from"),
+            format!("must be absent on rail {rail}: the card pays"),
+        ));
+    }
+    if !charges_card && payment.from.is_none() {
+        return Err(fields.missing("from"));
+    }
+    if charges_card && payment.card.is_none() {
+        return Err(fields.missing("card"));
+    }
+    if !charges_card && payment.card.is_some() {
+        return Err(Problem::invalid(fields.pointer("card"), format!("is not taken on rail {rail}")));
+    }
+    if payment.from == Some(payment.to) {
+        let detail = "Sender and receiver are the same account.";
+        return Err(Problem::new(http::StatusCode::UNPROCESSABLE_ENTITY, "same_account", detail)
+            .at(fields.pointer("to")));
+    }
+    Ok(())
+}
+
+fn required_amount(fields: &mut Fields) -> Result<Amount, Problem> {
+    read_amount(fields)?.ok_or_else(|| fields.missing("amount"))
+}
+
+fn read_amount(fields: &mut Fields) -> Result<Option<Amount>, Problem> {
+    let Some(number) = fields.integer("amount")? else { return Ok(None) };
+    Amount::new(number).map(Some).map_err(|error| out_of_range(fields.pointer("amount"), &error.to_string()))
+}
+
+fn read_capture(fields: &mut Fields) -> Result<CaptureMode, Problem> {
+    match fields.take("capture") {
+        None | Some(Value::Bool(true)) => Ok(CaptureMode::Automatic),
+        Some(Value::Bool(false)) => Ok(CaptureMode::Manual),
+        Some(Value::String(word)) if word.parse::<CaptureMode>().is_ok() => {
+            Ok(word.parse().expect("it parsed a moment ago"))
+        }
+        Some(_) => {
+            let detail = "must be true (capture at once, the default) or false (authorise only)";
+            Err(Problem::invalid(fields.pointer("capture"), detail))
+        }
+    }
+}
+
+fn read_card(fields: &mut Fields) -> Result<Option<CardSource>, Problem> {
+    let pointer = fields.pointer("card");
+    let token = |value: String, descriptor: Option<String>| {
+        let descriptor = descriptor.unwrap_or_else(|| TOKEN_DESCRIPTOR_DEFAULT.to_owned());
+        CardSource::Token { descriptor, value: Secret::from(value.as_str()) }
+    };
+    let value = match fields.take("card") {
+        None => return Ok(None),
+        Some(Value::String(value)) if !value.is_empty() => return Ok(Some(token(value, None))),
+        Some(value) => value,
+    };
+    let mut card = Fields::of(value, pointer)?;
+    if let Some(value) = card.text::<String>("token")? {
+        let descriptor = card.text("descriptor")?;
+        card.finish()?;
+        return Ok(Some(token(value, descriptor)));
+    }
+    let number: String = card.required_text("number")?;
+    let expiration: String = card.required_text("expiration")?;
+    let code: Option<String> = card.text("code")?;
+    let billing_zip: Option<String> = card.text("billing_zip")?;
+    let given = CardFields {
+        number: &number,
+        expiration: &expiration,
+        code: code.as_deref(),
+        billing_zip: billing_zip.as_deref(),
+    };
+    let today = Timestamp::now().to_datetime().date();
+    let parsed = Card::parse(given, today)
+        .map_err(|error| Problem::invalid(card.pointer(error.field()), error.to_string()))?;
+    card.finish()?;
+    Ok(Some(CardSource::Card(parsed)))
+}
+
+/// Reads the body of a capture or refund: an amount, or nothing for all of it.
+///
+/// # Errors
+/// The first field at fault.
+pub fn read_optional_amount(mut fields: Fields) -> Result<Option<Amount>, Problem> {
+    let amount = read_amount(&mut fields)?;
+    fields.finish()?;
+    Ok(amount)
+}
+
+#[derive(Serialize)]
+struct PaymentBody<'payment> {
+    id: String,
+    object: &'static str,
+    status: &'static str,
+    amount: i64,
+    amount_captured: i64,
+    amount_refunded: i64,
+    currency: &'static str,
+    from: Option<String>,
+    to: String,
+    rail: &'static str,
+    failure_code: Option<&'static str>,
+    merchant_reference: Option<&'payment str>,
+    outcome: Option<&'static str>,
+    gateway: Option<GatewayBody<'payment>>,
+    metadata: &'payment RawValue,
+    created_at: String,
+    updated_at: String,
+}
+
+#[derive(Serialize)]
+struct GatewayBody<'payment> {
+    name: &'static str,
+    transaction: Option<&'payment str>,
+    card_last_four: Option<&'payment str>,
+}
+
+/// A payment as the API shows it, and as its answer is kept.
+#[must_use]
+pub fn render(payment: &PaymentRecord) -> Bytes {
+    let metadata = payment.metadata.as_deref().unwrap_or("{}");
+    let created_at = payment.created_at();
+    let body = PaymentBody {
+        id: PaymentId(payment.id).to_string(),
+        object: "payment",
+        status: payment.status.as_str(),
+        amount: payment.amount,
+        amount_captured: payment.captured,
+        amount_refunded: payment.refunded,
+        currency: payment.currency.code(),
+        from: (payment.rail != Rail::AuthorizeNet).then(|| AccountId(payment.from).to_string()),
+        to: AccountId(payment.to).to_string(),
+        rail: payment.rail.as_str(),
+        failure_code: payment.failure.map(crate::engine::FailureCode::as_str),
+        merchant_reference: payment.merchant_reference.as_deref(),
+        outcome: payment.outcome.map(crate::engine::ChargeOutcome::as_str),
+        gateway: (payment.rail != Rail::Book).then(|| GatewayBody {
+            name: payment.rail.as_str(),
+            transaction: payment.gateway_transaction.as_deref(),
+            card_last_four: payment.card_last_four.as_deref(),
+        }),
+        metadata: serde_json::from_str(metadata).expect("metadata was read as JSON before it was stored"),
+        created_at: created_at.to_string(),
+        updated_at: payment.updated_at.unwrap_or(created_at).to_string(),
+    };
+    serde_json::to_vec(&body).expect("strings, numbers and JSON text are always JSON").into()
+}

@@ -1,0 +1,273 @@
+//! Builds the service from its configuration, runs it, and drains it. Components that do not need each other start side
+//! by side; shutdown undoes them in the order of a request's path, so that nothing acknowledged is lost.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use paystrata_cache::{RedisOptions, RedisTier};
+use paystrata_db::{ConnectionUrl, Db};
+use paystrata_gateway::{
+    AuthorizeNet, AuthorizeNetConfig, Gateway, GatewayObserver, ResilienceSettings, VelocityPay,
+    VelocityPayConfig,
+};
+use paystrata_monitor::Monitor;
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use uuid::Uuid;
+
+use crate::app::App;
+use crate::config::{Config, DatabaseConfig, Profile, SecretUrl};
+use crate::documents::{Documents, DocumentsConfig};
+use crate::engine::{Engine, EngineConfig, EngineObserver, Render};
+use crate::fraud::{Fraud, FraudConfig, Switch};
+use crate::gateways::Gateways;
+use crate::merchants::keys::Keys;
+use crate::merchants::store::add_merchant;
+use crate::migrations::{MIGRATOR, ensure_partitions};
+use crate::observe::{CommitObserver, DatabaseObserver, ExchangeObserver};
+use crate::{accounts, housekeeping, merchants, observe, operator, payments, router};
+
+/// The merchant that the development key belongs to: a fixed id, so that every start finds it again.
+const DEVELOPMENT_MERCHANT: Uuid = Uuid::from_u128(0x0193_0000_0000_7000_8000_0000_0000_0001);
+/// Background tasks and tiers get this long to end once requests have drained.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A running service.
+#[derive(Debug)]
+pub struct Service {
+    /// What it is made of.
+    pub app: Arc<App>,
+    /// Where the public listener is bound.
+    pub address: SocketAddr,
+    /// Where the operator listener is bound.
+    pub operator_address: SocketAddr,
+    servers: Vec<JoinHandle<std::io::Result<()>>>,
+    tasks: Vec<JoinHandle<()>>,
+    /// Closes the operator listener, which outlives the public one so that draining can be watched.
+    closed: CancellationToken,
+}
+
+impl Service {
+    /// Starts everything; when this returns, the listeners answer.
+    ///
+    /// # Errors
+    /// A listener cannot be bound, the primary does not answer, or its schema cannot be brought up to date.
+    pub async fn start(config: Config) -> anyhow::Result<Self> {
+        let monitor = observe::monitor(&config.targets);
+        let (public, operators, db) = tokio::try_join!(
+            bind("http.listen", config.http.listen),
+            bind("http.operator_listen", config.http.operator_listen),
+            connect(&config.db, &monitor),
+        )?;
+        prepare(&db, &config).await?;
+        let app = Arc::new(compose(config, db, monitor)?);
+        let closed = CancellationToken::new();
+        let (address, operator_address) = (public.local_addr()?, operators.local_addr()?);
+        let servers = vec![
+            serve(public, router::router(&app), app.draining.clone()),
+            serve(operators, operator::router(Arc::clone(&app)), closed.clone()),
+        ];
+        let refresher =
+            merchants::refresh::run(app.db.clone(), app.config.stats.refresh, app.draining.clone());
+        let tasks = vec![
+            tokio::spawn(payments::resolver::run(Arc::clone(&app))),
+            tokio::spawn(housekeeping::run(Arc::clone(&app))),
+            tokio::spawn(refresher),
+        ];
+        tracing::info!(%address, %operator_address, "paystrata serves");
+        Ok(Self { app, address, operator_address, servers, tasks, closed })
+    }
+
+    /// Drains and stops: no new requests, those in flight end, their charges are settled, the engine commits what it
+    /// has taken, and the tiers are told the rest.
+    pub async fn stop(mut self) {
+        let app = &self.app;
+        tracing::info!("draining");
+        app.draining.cancel();
+        app.charges.close();
+        let public = self.servers.remove(0);
+        let limit = app.config.http.drain_timeout;
+        let drained = tokio::time::timeout(limit, async {
+            if let Err(error) = public.await {
+                tracing::error!(%error, "await public listener");
+            }
+            app.charges.wait().await;
+        });
+        if drained.await.is_err() {
+            // Open operations are committed; the resolver of the next start settles them.
+            tracing::warn!(?limit, charges = app.charges.len(), "requests did not drain in time");
+        }
+        app.engine.close().await;
+        let closing = async {
+            for task in self.tasks {
+                let _ = task.await;
+            }
+            app.documents.close().await;
+            app.db.close().await;
+        };
+        if tokio::time::timeout(CLOSE_TIMEOUT, closing).await.is_err() {
+            tracing::warn!("background tasks did not end in time");
+        }
+        self.closed.cancel();
+        tracing::info!("stopped");
+    }
+}
+
+async fn bind(setting: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| format!("listen on {address} ({setting})"))
+}
+
+/// Connects, waiting for a primary that is still starting.
+///
+/// # Errors
+/// No primary answered in time.
+pub async fn connect(config: &DatabaseConfig, monitor: &Monitor) -> anyhow::Result<Db> {
+    let observer = Arc::new(DatabaseObserver::new(monitor));
+    Db::connect_observed(database_config(config)?, observer)
+        .await
+        .context("connect to the primary (db.primary_url)")
+}
+
+fn database_config(config: &DatabaseConfig) -> anyhow::Result<paystrata_db::Config> {
+    let url = |setting: &str, url: &SecretUrl| -> anyhow::Result<ConnectionUrl> {
+        url.expose().parse().with_context(|| format!("read {setting}"))
+    };
+    let mut target = paystrata_db::Config::new(url("db.primary_url", &config.primary_url)?);
+    target.replica_urls = config
+        .replica_urls
+        .iter()
+        .map(|replica| url("db.replica_urls", replica))
+        .collect::<anyhow::Result<_>>()?;
+    target.pooler_url = config.pooler_url.as_ref().map(|pooler| url("db.pooler_url", pooler)).transpose()?;
+    target.pool_size_min = config.pool_size_min;
+    target.pool_size_max = config.pool_size_max.get();
+    target.acquire_timeout = config.acquire_timeout;
+    target.connect_timeout = config.connect_timeout;
+    target.statement_timeout = config.statement_timeout;
+    target.replica_lag_max = config.replica_lag_max;
+    target.monitor_interval = config.monitor_interval;
+    "paystrata".clone_into(&mut target.application_name);
+    Ok(target)
+}
+
+/// Schema, partitions, and in development the merchant that everybody knows.
+async fn prepare(db: &Db, config: &Config) -> anyhow::Result<()> {
+    let session = db.session("migrate").await.context("open session to migrate")?;
+    MIGRATOR.up(&session).await.context("migrate")?;
+    ensure_partitions(&session, config.partitions.months_ahead.get()).await.context("make partitions")?;
+    if let Some(key) = config.profile.known_api_key() {
+        let connection = db.write().await?;
+        add_merchant(&connection, DEVELOPMENT_MERCHANT, "Development", key, "development").await?;
+    }
+    Ok(())
+}
+
+fn compose(config: Config, db: Db, monitor: Monitor) -> anyhow::Result<App> {
+    let redis = match config.cache.redis_url.as_ref().filter(|_| config.cache.enabled) {
+        Some(url) => {
+            let options =
+                RedisOptions { command_timeout: config.cache.command_timeout, ..RedisOptions::default() };
+            Some(RedisTier::connect(url.expose(), options).context("read cache.redis_url")?)
+        }
+        None => None,
+    };
+    let ttl = if config.cache.enabled { config.cache.ttl } else { Duration::ZERO };
+    let documents_config = DocumentsConfig {
+        memory_bytes_max: config.cache.memory_bytes_max,
+        ttl,
+        max_stale: config.cache.max_stale,
+    };
+    let documents = Arc::new(Documents::new(&documents_config, redis.as_ref()));
+    let observer: Arc<dyn EngineObserver> = Arc::new(CommitObserver::new(Arc::clone(&documents), &monitor));
+    let engine = Engine::start(&db, &engine_config(&config), RENDER, &observer);
+    let gateways = gateways(&config, &monitor)?;
+    let fraud = Fraud::new(fraud_config(&config));
+    Ok(App {
+        engine,
+        gateways,
+        fraud,
+        documents,
+        keys: Keys::new(config.profile),
+        charges: TaskTracker::new(),
+        in_flight: Arc::new(Semaphore::new(config.http.in_flight_max.get())),
+        draining: CancellationToken::new(),
+        db,
+        monitor,
+        config,
+    })
+}
+
+/// How answers are written and kept.
+pub const RENDER: Render = Render { payment: payments::wire::render, account: accounts::wire::render };
+
+fn engine_config(config: &Config) -> EngineConfig {
+    EngineConfig {
+        lanes: config.engine.lanes.get(),
+        batch_max: config.engine.batch_max.get(),
+        queue_max: config.engine.queue_max.get(),
+        queue_timeout: config.engine.queue_timeout,
+        batch_timeout: config.db.statement_timeout,
+    }
+}
+
+fn fraud_config(config: &Config) -> FraudConfig {
+    let fraud = &config.fraud;
+    FraudConfig {
+        enabled: if fraud.enabled { Switch::On } else { Switch::Off },
+        budget: fraud.budget,
+        amount_max: fraud.amount_max,
+        velocity_count_max: u64::from(fraud.velocity_count_max.get()),
+        velocity_window: fraud.velocity_window,
+        blocklist: fraud.blocklist.iter().map(ToString::to_string).collect(),
+    }
+}
+
+fn gateways(config: &Config, monitor: &Monitor) -> anyhow::Result<Gateways> {
+    let observer: Arc<dyn GatewayObserver> = Arc::new(ExchangeObserver::new(monitor));
+    let resilience = |timeout: Duration, in_flight_max: usize| ResilienceSettings {
+        attempt_timeout: timeout,
+        in_flight_max,
+        ..ResilienceSettings::default()
+    };
+    let secret = |secret: &crate::config::Secret| paystrata_gateway::Secret::new(secret.expose());
+    let mut gateways = Gateways::default();
+    if let Some(settings) = &config.gateways.authorize_net {
+        let mut target = AuthorizeNetConfig::new(
+            settings.endpoint.as_str(),
+            secret(&settings.login),
+            secret(&settings.transaction_key),
+        );
+        target.resilience = resilience(settings.timeout, settings.in_flight_max.get());
+        let gateway =
+            AuthorizeNet::new(target, Arc::clone(&observer)).context("build gateways.authorize_net")?;
+        gateways.authorize_net = Some(Arc::new(gateway) as Arc<dyn Gateway>);
+    }
+    if let Some(settings) = &config.gateways.velocity_pay {
+        let mut target = VelocityPayConfig::new(settings.endpoint.as_str(), secret(&settings.api_key));
+        target.resilience = resilience(settings.timeout, settings.in_flight_max.get());
+        let gateway = VelocityPay::new(target, observer).context("build gateways.velocity_pay")?;
+        gateways.velocity_pay = Some(Arc::new(gateway) as Arc<dyn Gateway>);
+    }
+    Ok(gateways)
+}
+
+fn serve(
+    listener: TcpListener,
+    router: axum::Router,
+    stop: CancellationToken,
+) -> JoinHandle<std::io::Result<()>> {
+    tokio::spawn(
+        async move { axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await },
+    )
+}
+
+/// Whether the profile is one whose secrets everybody knows.
+#[must_use]
+pub fn is_development(config: &Config) -> bool {
+    config.profile == Profile::Development
+}

@@ -1,0 +1,87 @@
+//! What the figures were measured on. Reads `/proc`; a fact that cannot be read is told as "unknown", never guessed.
+
+use std::fs;
+
+/// The machine, as far as it matters to a reader of a figure.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Machine {
+    /// Model of the processor.
+    pub cpu: String,
+    /// Processors that this process may use.
+    pub cores: usize,
+    /// Of memory, in bytes; 0 when not known.
+    pub memory_bytes: u64,
+    /// Kernel release.
+    pub kernel: String,
+    /// Settings of the database that decide what a commit costs, as (name, value); the version stands first.
+    pub postgres: Vec<(&'static str, String)>,
+}
+
+/// What decides what a durable commit costs.
+const POSTGRES_SETTINGS: [&str; 7] =
+    ["server_version", "fsync", "synchronous_commit", "full_page_writes", "wal_compression", "shared_buffers", "max_wal_size"];
+
+impl Machine {
+    /// Looks at this machine, and at the database behind `client`.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    pub async fn look(client: &tokio_postgres::Client) -> Result<Self, tokio_postgres::Error> {
+        let mut postgres = Vec::with_capacity(POSTGRES_SETTINGS.len());
+        for name in POSTGRES_SETTINGS {
+            let row = client.query_one("SELECT current_setting($1, true)", &[&name]).await?;
+            postgres.push((name, row.get::<_, Option<String>>(0).unwrap_or_else(unknown)));
+        }
+        let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+        Ok(Self {
+            cpu: cpu_model(&read("/proc/cpuinfo")).unwrap_or_else(unknown),
+            cores: std::thread::available_parallelism().map_or(0, usize::from),
+            memory_bytes: memory_bytes(&read("/proc/meminfo")).unwrap_or(0),
+            kernel: Some(read("/proc/sys/kernel/osrelease").trim().to_owned())
+                .filter(|text| !text.is_empty())
+                .unwrap_or_else(unknown),
+            postgres,
+        })
+    }
+
+    /// A setting of the database, as it was when the run began.
+    #[must_use]
+    pub fn postgres_setting(&self, name: &str) -> Option<&str> {
+        self.postgres.iter().find(|(known, _)| *known == name).map(|(_, value)| value.as_str())
+    }
+}
+
+fn unknown() -> String {
+    "unknown".to_owned()
+}
+
+fn cpu_model(cpuinfo: &str) -> Option<String> {
+    // "model name" on x86; ARM names no model but a part number.
+    let lines = || cpuinfo.lines().filter_map(|line| line.split_once(':'));
+    let of = |wanted: &str| lines().find(|(name, _)| name.trim() == wanted).map(|(_, value)| value.trim().to_owned());
+    of("model name").or_else(|| of("CPU part").map(|part| format!("ARM part {part}")))
+}
+
+fn memory_bytes(meminfo: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kibibytes.checked_mul(1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn processor_is_named_on_both_families() {
+        assert_eq!(cpu_model("processor\t: 0\nmodel name\t: Fast CPU @ 2GHz\n").as_deref(), Some("Fast CPU @ 2GHz"));
+        assert_eq!(cpu_model("processor\t: 0\nCPU part\t: 0xd40\n").as_deref(), Some("ARM part 0xd40"));
+        assert_eq!(cpu_model(""), None);
+    }
+
+    #[test]
+    fn memory_is_read_in_bytes() {
+        assert_eq!(memory_bytes("MemTotal:       16 kB\nMemFree: 1 kB\n"), Some(16_384));
+        assert_eq!(memory_bytes("MemFree: 1 kB\n"), None);
+    }
+}

@@ -1,0 +1,88 @@
+//! The tail: the same engine under open-loop load at a fixed rate, timed from the planned instants. The figure is the
+//! 99th percentile in milliseconds; a run in which the generator lagged, or a payment failed, is void.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use anyhow::{bail, ensure};
+use futures_util::future::BoxFuture;
+
+use super::ground::Ground;
+use super::mix::{Draws, Mix};
+use super::ours::{Driver, describe, difference, is_made};
+use super::{SEED, Sizes};
+use crate::latency::milliseconds;
+use crate::measure::Contender;
+use crate::open_loop::{self, Outcome, Plan};
+
+/// The engine's own queue refuses earlier; this only bounds the generator.
+const IN_FLIGHT_MAX: usize = 20_000;
+
+/// Open-loop load on uniform accounts.
+#[derive(Debug)]
+pub(super) struct Tail<'run> {
+    pub(super) driver: &'run Driver,
+    pub(super) ground: &'run Ground,
+    pub(super) sizes: Sizes,
+    /// Payments per second.
+    pub(super) rate: f64,
+}
+
+impl Contender for Tail<'_> {
+    fn name(&self) -> String {
+        format!("engine, uniform, open loop at {:.0}/s, p99 in ms", self.rate)
+    }
+
+    fn prepare(&mut self) -> BoxFuture<'_, anyhow::Result<()>> {
+        Box::pin(self.ground.settle())
+    }
+
+    fn measure(&mut self, round: u64) -> BoxFuture<'_, anyhow::Result<f64>> {
+        Box::pin(self.run(round))
+    }
+}
+
+impl Tail<'_> {
+    async fn run(&self, round: u64) -> anyhow::Result<f64> {
+        let plan = Plan {
+            rate: self.rate,
+            warm_up: self.sizes.warm_up,
+            duration: self.sizes.duration,
+            in_flight_max: IN_FLIGHT_MAX,
+        };
+        let mut draws = Draws::new(Mix::Uniform, SEED ^ (round << 32) ^ 1);
+        let (engine, maker) = (self.driver.engine().clone(), Arc::clone(self.driver.maker()));
+        let counter = Arc::clone(self.driver.counter());
+        let before = self.driver.engine().stats();
+        let report = open_loop::run(plan, move |_| {
+            // Queued here, on the generator's thread, so that nothing stands between the plan and the engine.
+            let queued = engine.enqueue(maker.submission(draws.draw()));
+            let counter = Arc::clone(&counter);
+            async move {
+                let Ok(queued) = queued else { return Outcome::Failed };
+                match queued.await {
+                    Ok(reply) if is_made(&reply) => {
+                        counter.fetch_add(1, Ordering::Relaxed);
+                        Outcome::Done
+                    }
+                    _ => Outcome::Failed,
+                }
+            }
+        });
+        let report = report.await?;
+        let work = difference(self.driver.engine().stats(), before);
+        self.driver.note(format!(
+            "open loop at {:.0}/s, round {}: {}; generator lag p99 {:.2} ms; {}",
+            self.rate,
+            round + 1,
+            report.latencies,
+            milliseconds(report.lag.percentile(99.0)),
+            describe(work)
+        ));
+        if let Some(reason) = report.void() {
+            bail!("the run is void: {reason}");
+        }
+        ensure!(report.failed == 0, "{} of {} payments failed", report.failed, report.failed + report.done);
+        Ok(milliseconds(report.latencies.percentile(99.0)))
+    }
+}

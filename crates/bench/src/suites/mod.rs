@@ -1,0 +1,3 @@
+//! The suites: one module each, listed in `suite::SUITES`.
+
+pub mod engine;

@@ -1,0 +1,37 @@
+//! Why a read did not come back with an answer. A failing remote tier is never among the reasons:
+//! it costs speed and is counted, and the loader is asked instead.
+
+use std::{sync::Arc, time::Duration};
+
+/// Why [`get_or_load`](crate::Cache::get_or_load) has no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum CacheError<E> {
+    /// The loader failed. Everyone who waited for that load gets the same error.
+    #[error("load failed: {0}")]
+    Load(#[source] Arc<E>),
+    /// This caller waited for a load that another caller's loader, with another error type, failed.
+    #[error("load failed in a loader with another error type")]
+    LoadElsewhere,
+    /// The loader took longer than the policy's `load_timeout` and was dropped.
+    #[error("load took longer than {after:?}")]
+    Timeout {
+        /// The limit.
+        after: Duration,
+    },
+    /// The loader panicked. The next read loads again.
+    #[error("loader panicked")]
+    Panicked,
+    /// As many loads run and wait as the policy allows. Nothing was tried.
+    #[error("too many loads in flight")]
+    Overloaded,
+    /// The load was stopped with the runtime it ran on.
+    #[error("load was stopped")]
+    Stopped,
+}
+
+impl<E> CacheError<E> {
+    /// True if the same call may well succeed in a moment, because nothing is wrong with the key.
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, Self::Timeout { .. } | Self::Overloaded | Self::Stopped)
+    }
+}

@@ -1,0 +1,91 @@
+//! What a type must do to be a key: be hashed in process, and be spelled as bytes for other nodes.
+//! Refuses nothing itself; a key that cannot be read back from a message makes the cache drop L1.
+//! Implemented by callers for their own id types.
+
+use std::hash::Hash;
+
+use bytes::Bytes;
+
+/// A cache key.
+///
+/// `encode` must be injective (two different keys never give the same bytes) and stable between
+/// releases, because the bytes name the entry in the remote tier and in messages between nodes.
+pub trait CacheKey: Clone + Eq + Hash + Send + Sync + 'static {
+    /// The key as bytes. At most a few hundred bytes is wise: they travel in every invalidation.
+    fn encode(&self) -> Bytes;
+
+    /// The key that [`encode`](Self::encode) spelled so, or `None` if no key is spelled so.
+    fn decode(bytes: &[u8]) -> Option<Self>;
+}
+
+impl CacheKey for String {
+    fn encode(&self) -> Bytes {
+        Bytes::copy_from_slice(self.as_bytes())
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        Self::from_utf8(bytes.to_vec()).ok()
+    }
+}
+
+impl CacheKey for Bytes {
+    fn encode(&self) -> Bytes {
+        self.clone()
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        Some(Self::copy_from_slice(bytes))
+    }
+}
+
+impl<const LENGTH: usize> CacheKey for [u8; LENGTH] {
+    fn encode(&self) -> Bytes {
+        Bytes::copy_from_slice(self)
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        bytes.try_into().ok()
+    }
+}
+
+macro_rules! integer_keys {
+    ($($integer:ty),*) => {$(
+        impl CacheKey for $integer {
+            fn encode(&self) -> Bytes {
+                Bytes::copy_from_slice(&self.to_be_bytes())
+            }
+
+            fn decode(bytes: &[u8]) -> Option<Self> {
+                bytes.try_into().ok().map(Self::from_be_bytes)
+            }
+        }
+    )*};
+}
+
+integer_keys!(u32, u64, u128, i32, i64, i128);
+
+#[cfg(test)]
+mod tests {
+    use super::CacheKey;
+
+    fn check<K: CacheKey + std::fmt::Debug>(key: K) {
+        assert_eq!(K::decode(&key.encode()), Some(key));
+    }
+
+    #[test]
+    fn every_key_is_read_back_from_its_bytes() {
+        check(String::from("a b\n*{x}\u{e9}"));
+        check(String::new());
+        check(u64::MAX);
+        check(-1_i64);
+        check([7_u8; 16]);
+        check(bytes::Bytes::from_static(&[0, 255]));
+    }
+
+    #[test]
+    fn bytes_of_another_shape_are_no_key() {
+        assert_eq!(u64::decode(&[1, 2]), None);
+        assert_eq!(<[u8; 16]>::decode(&[0; 15]), None);
+        assert_eq!(String::decode(&[0xff]), None);
+    }
+}

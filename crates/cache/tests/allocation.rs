@@ -1,0 +1,64 @@
+//! A hit allocates nothing: neither `get` nor `get_or_load`, with a value that does not either.
+//! In a binary of its own, because it replaces the allocator.
+
+use std::{
+    alloc::{GlobalAlloc, Layout, System},
+    cell::Cell,
+    convert::Infallible,
+    future::Future,
+    hint::black_box,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+};
+
+use paystrata_cache::Cache;
+
+thread_local! {
+    static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
+}
+
+struct Counting;
+
+#[expect(unsafe_code, reason = "an allocator cannot be written without; it passes everything on")]
+// SAFETY: every call goes to the system's allocator unchanged.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        let _exiting = ALLOCATIONS.try_with(|count| count.set(count.get() + 1));
+        // SAFETY: the caller keeps the contract.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: the caller keeps the contract.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+fn allocations(work: impl FnOnce()) -> usize {
+    let before = ALLOCATIONS.get();
+    work();
+    ALLOCATIONS.get() - before
+}
+
+#[tokio::test]
+async fn hit_allocates_nothing_and_is_ready_at_once() {
+    let cache: Cache<String, Arc<String>> = Cache::builder("values").build();
+    let load = |_| async { Ok::<_, Infallible>(Some(Arc::new("value".to_owned()))) };
+    cache.get_or_load("key", load).await.unwrap();
+    // Takes this thread's stripe of the counters.
+    black_box(cache.get("key"));
+
+    let got = allocations(|| assert!(black_box(cache.get("key")).is_some()));
+    assert_eq!(got, 0, "get");
+
+    let loaded = allocations(|| {
+        let mut context = Context::from_waker(Waker::noop());
+        let read = std::pin::pin!(cache.get_or_load("key", load));
+        assert!(matches!(black_box(read.poll(&mut context)), Poll::Ready(Ok(Some(_)))));
+    });
+    assert_eq!(loaded, 0, "get_or_load");
+    assert!(allocations(|| drop(black_box(Box::new(1)))) > 0, "the allocator counts");
+}

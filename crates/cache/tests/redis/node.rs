@@ -1,0 +1,120 @@
+//! One node of a test: a cache on a tier of its own, and a source that says what loaders find.
+
+use std::{
+    convert::Infallible,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use paystrata_cache::{Cache, Policy, RedisOptions, RedisTier};
+use tokio::{sync::Notify, task::JoinHandle};
+
+pub struct Node {
+    pub cache: Cache<String, u64>,
+    pub tier: RedisTier,
+    pub calls: Arc<AtomicU64>,
+}
+
+/// Commands may take long on a busy test machine; no test but those about it should time out.
+pub fn patient() -> RedisOptions {
+    RedisOptions {
+        namespace: "test".to_owned(),
+        command_timeout: Duration::from_secs(20),
+        heartbeat: Duration::from_millis(50),
+        ..RedisOptions::default()
+    }
+}
+
+pub fn steady() -> Policy {
+    Policy {
+        jitter: 0.0,
+        max_stale: Duration::from_secs(60),
+        lease_wait: Duration::ZERO,
+        ..Policy::default()
+    }
+}
+
+impl Node {
+    /// A node that is connected and hears.
+    pub async fn up(url: &str) -> Self {
+        Self::up_with(url, patient(), steady()).await
+    }
+
+    pub async fn up_with(url: &str, options: RedisOptions, policy: Policy) -> Self {
+        let listeners = listeners(url).await;
+        let node = Self::new(url, options, policy);
+        node.is_up().await;
+        eventually("the node listens", async || self::listeners(url).await > listeners).await;
+        node
+    }
+
+    pub fn new(url: &str, options: RedisOptions, policy: Policy) -> Self {
+        let tier = RedisTier::connect(url, options).unwrap();
+        let cache = Cache::builder("numbers").policy(policy).redis(&tier).build();
+        Self { cache, tier, calls: Arc::default() }
+    }
+
+    pub async fn is_up(&self) {
+        eventually("the tier is up", async || self.tier.is_up()).await;
+    }
+
+    /// The value of `key`, which the source says is `value`.
+    pub async fn read(&self, key: &str, value: u64) -> u64 {
+        let calls = Arc::clone(&self.calls);
+        let load = move |_| async move {
+            calls.fetch_add(1, SeqCst);
+            Ok::<_, Infallible>(Some(value))
+        };
+        self.cache.get_or_load(key, load).await.unwrap().unwrap()
+    }
+
+    /// Reads until the remote tier has the value, which is written after the reader is answered.
+    pub async fn read_and_store(&self, key: &str, value: u64) {
+        let stored = self.cache.stats().l2_stored;
+        assert_eq!(self.read(key, value).await, value);
+        eventually("the value is stored remotely", async || self.cache.stats().l2_stored > stored).await;
+    }
+
+    /// Begins a load that has called the source and ends when it is let go.
+    pub async fn begin_read(&self, key: &'static str, value: u64) -> (Arc<Notify>, JoinHandle<Option<u64>>) {
+        let (begun, go) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let load = {
+            let (begun, go) = (Arc::clone(&begun), Arc::clone(&go));
+            move |_| async move {
+                begun.notify_one();
+                go.notified().await;
+                Ok::<_, Infallible>(Some(value))
+            }
+        };
+        let cache = self.cache.clone();
+        let read = tokio::spawn(async move { cache.get_or_load(key, load).await.unwrap() });
+        begun.notified().await;
+        (go, read)
+    }
+
+    pub fn calls(&self) -> u64 {
+        self.calls.load(SeqCst)
+    }
+}
+
+/// How many nodes are subscribed.
+pub async fn listeners(url: &str) -> u64 {
+    let client = redis::Client::open(url).unwrap();
+    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let (_, count): (String, u64) =
+        redis::cmd("PUBSUB").arg("NUMSUB").arg("test:").query_async(&mut connection).await.unwrap();
+    count
+}
+
+/// Waits for a condition that must come true, and fails with its name if it does not.
+pub async fn eventually(what: &str, holds: impl AsyncFn() -> bool) {
+    let waiting = async {
+        while !holds().await {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), waiting).await.unwrap_or_else(|_| panic!("never: {what}"));
+}

@@ -1,0 +1,160 @@
+//! Settings of the data layer, and the fixed bounds that are not worth a setting.
+//! It refuses combinations that could never serve (`Config::problem`). The composing application fills it in.
+
+use std::time::Duration;
+
+use crate::url::ConnectionUrl;
+
+/// Everything a [`crate::Db`] needs to know. `Config::new` gives defaults fit for one service instance.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The server expected to be the primary. Roles are discovered, so after a failover another one may be.
+    pub primary_url: ConnectionUrl,
+    /// The other servers, in any order.
+    pub replica_urls: Vec<ConnectionUrl>,
+    /// A pooler in transaction mode in front of the server of `primary_url`. Pooled traffic to that server goes
+    /// through it, as unnamed typed statements; sessions, probes and cancels of probes do not.
+    pub pooler_url: Option<ConnectionUrl>,
+    /// Connections per server opened before it is used.
+    pub pool_size_min: usize,
+    /// Connections per server at most.
+    pub pool_size_max: usize,
+    /// How long a caller may wait for a connection.
+    pub acquire_timeout: Duration,
+    /// How long making one connection may take, from the first packet to the server's readiness.
+    pub connect_timeout: Duration,
+    /// How long one statement may run. The server stops it then; should the server be silent as well, the
+    /// client gives up one second later.
+    pub statement_timeout: Duration,
+    /// A replica further behind than this serves no reads.
+    pub replica_lag_max: Duration,
+    /// The pause between two probes of a healthy server.
+    pub monitor_interval: Duration,
+    /// Shown in `pg_stat_activity`.
+    pub application_name: String,
+}
+
+impl Config {
+    /// Defaults: 2 to 16 connections per server, 2 s to acquire, 5 s to connect, 10 s per statement, 10 s of lag, 100 ms between probes.
+    #[must_use]
+    pub fn new(primary_url: ConnectionUrl) -> Self {
+        Self {
+            primary_url,
+            replica_urls: Vec::new(),
+            pooler_url: None,
+            pool_size_min: 2,
+            pool_size_max: 16,
+            acquire_timeout: Duration::from_secs(2),
+            connect_timeout: Duration::from_secs(5),
+            statement_timeout: Duration::from_secs(10),
+            replica_lag_max: Duration::from_secs(10),
+            monitor_interval: Duration::from_millis(100),
+            application_name: "paystrata-db".to_owned(),
+        }
+    }
+
+    /// Names the settings that contradict each other, or nothing when they agree.
+    #[must_use]
+    pub fn problem(&self) -> Option<&'static str> {
+        if self.pool_size_max == 0 {
+            return Some("pool_size_max must be at least 1");
+        }
+        if self.pool_size_min > self.pool_size_max {
+            return Some("pool_size_min must not exceed pool_size_max");
+        }
+        let waits =
+            [self.acquire_timeout, self.connect_timeout, self.statement_timeout, self.monitor_interval];
+        // The server counts its timeouts in whole milliseconds and takes 0 for "none".
+        if waits.iter().any(|wait| wait.as_millis() == 0) {
+            return Some(
+                "acquire_timeout, connect_timeout, statement_timeout and monitor_interval must be at least 1 ms",
+            );
+        }
+        None
+    }
+
+    /// Reads that no replica can serve may take at most half of the primary's connections, so that losing the
+    /// replicas cannot stop the writes.
+    pub(crate) fn primary_read_permits(&self) -> usize {
+        (self.pool_size_max / 2).max(1)
+    }
+}
+
+/// TCP keepalive: a silent peer is found after 10 s + 3 * 5 s = 25 s when idle.
+pub(crate) const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
+/// Pause between keepalive probes.
+pub(crate) const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+/// Unanswered probes before the peer counts as gone.
+pub(crate) const KEEPALIVE_RETRIES: u32 = 3;
+/// Unacknowledged data older than this closes the socket. Keepalive does not cover that case.
+pub(crate) const TCP_USER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How often a busy server looks whether its client is still there; the second line of defence when a cancel is lost.
+pub(crate) const CLIENT_CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// A transaction left open without a statement for this long is ended by the server.
+pub(crate) const IDLE_TRANSACTION_TIMEOUT: Duration = Duration::from_secs(30);
+/// The client outwaits the server's statement timeout by this much before it takes the server for dead.
+pub(crate) const DEADLINE_GRACE: Duration = Duration::from_secs(1);
+
+/// Connections are replaced after this age, less up to a fifth at random, so that they do not all end together.
+pub(crate) const LIFETIME_MAX: Duration = Duration::from_secs(30 * 60);
+/// The random part of the lifetime: pools opened at one moment spread their renewals over six minutes.
+pub(crate) const LIFETIME_JITTER_MAX: Duration = Duration::from_secs(6 * 60);
+/// A connection idle for longer is tested with an empty round trip before it is handed out.
+pub(crate) const IDLE_TEST_AFTER: Duration = Duration::from_secs(1);
+/// The test's own limit: a live server answers an empty round trip in well under a millisecond.
+pub(crate) const IDLE_TEST_TIMEOUT: Duration = Duration::from_millis(500);
+/// Connections being made to one server at once; more would only slow each other's authentication.
+pub(crate) const DIALS_MAX: usize = 4;
+/// Prepared statements kept per connection. The server holds memory for each on every connection.
+pub(crate) const STATEMENTS_MAX: usize = 256;
+
+/// One probe, answer included. Generous, because a probe that fails takes the server out of rotation.
+pub(crate) const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
+/// The longest pause between attempts to reach a server that is down.
+pub(crate) const REDIAL_PAUSE_MAX: Duration = Duration::from_secs(1);
+/// How long a causal read may wait for one fresh probe before it turns to the primary.
+pub(crate) const FRESH_PROBE_TIMEOUT: Duration = Duration::from_millis(20);
+
+/// Abandoned queries cancelled at once. Beyond it the socket is simply closed, and the server notices
+/// within [`CLIENT_CHECK_INTERVAL`].
+pub(crate) const SWEEPS_MAX: usize = 64;
+/// How often a cancel is repeated: each ends one statement, and several may be queued on a connection.
+pub(crate) const CANCELS_MAX: usize = 8;
+/// Sending one cancel.
+pub(crate) const CANCEL_TIMEOUT: Duration = Duration::from_secs(1);
+/// Waiting for the effect of one cancel.
+pub(crate) const CANCEL_EFFECT_TIMEOUT: Duration = Duration::from_millis(500);
+/// How long `Db::close` waits for background tasks.
+pub(crate) const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Asking for the outcome of a broken commit goes on for this long, then it is reported as unknown.
+pub(crate) const OUTCOME_TIMEOUT: Duration = Duration::from_secs(10);
+/// A commit still in progress after this long is hanging on a lost connection: its server process is ended.
+pub(crate) const OUTCOME_TERMINATE_AFTER: Duration = Duration::from_millis(500);
+/// Pause between two questions for an outcome.
+pub(crate) const OUTCOME_PAUSE: Duration = Duration::from_millis(50);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(change: impl Fn(&mut Config), problem: Option<&str>) {
+        let mut config = Config::new("postgres://pay@localhost/x".parse().expect("a valid URL"));
+        change(&mut config);
+        assert_eq!(config.problem(), problem);
+    }
+
+    #[test]
+    fn contradictions_are_named() {
+        check(|_| {}, None);
+        check(|config| config.pool_size_max = 0, Some("pool_size_max must be at least 1"));
+        check(|config| config.pool_size_min = 17, Some("pool_size_min must not exceed pool_size_max"));
+        check(
+            |config| config.statement_timeout = Duration::from_micros(900),
+            Some(
+                "acquire_timeout, connect_timeout, statement_timeout and monitor_interval must be at least 1 ms",
+            ),
+        );
+    }
+}

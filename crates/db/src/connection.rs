@@ -1,0 +1,256 @@
+//! A borrowed connection: runs statements, one deadline each, and goes back to its pool when dropped.
+//! It gives no access to the session below, so nothing can be left behind on it; dropped in the middle of a
+//! statement it leaves the pool, and the statement is cancelled on the server. Handed out by `Db`.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use deadpool::managed::Object;
+use futures_util::{TryStreamExt, pin_mut};
+use postgres_types::{ToSql, Type};
+use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio_postgres::{Row, RowStream, SimpleQueryMessage, SimpleQueryRow, Statement as Prepared};
+
+use crate::config::DEADLINE_GRACE;
+use crate::error::Error;
+use crate::node::{Node, NodeId, Observation, Role};
+use crate::observe::{Observer, QuerySeen};
+use crate::pool::{Path, PoolObject, Pooled};
+use crate::sqlstate::Class;
+use crate::statement::Statement;
+use crate::sweep::Sweeper;
+use crate::usage::Usage;
+
+/// The values of a statement's parameters, in order.
+pub type Values<'a> = &'a [&'a (dyn ToSql + Sync)];
+
+/// A connection to one server, returned to its pool on drop.
+///
+/// Every method may be dropped at any await. Statements may be run side by side on one connection; they are pipelined.
+#[derive(Debug)]
+pub struct Connection {
+    object: Option<PoolObject>,
+    role: Role,
+    usage: Arc<Usage>,
+    context: Context,
+    /// Held while a read occupies the primary.
+    read_permit: Option<OwnedSemaphorePermit>,
+}
+
+/// What a connection needs besides its socket.
+#[derive(Clone, Debug)]
+pub(crate) struct Context {
+    pub(crate) node: Arc<Node>,
+    pub(crate) sweeper: Arc<Sweeper>,
+    pub(crate) observer: Arc<dyn Observer>,
+    pub(crate) statement_timeout: Duration,
+}
+
+struct Fetched {
+    rows: Vec<Row>,
+    affected: u64,
+}
+
+impl Connection {
+    pub(crate) fn new(object: PoolObject, role: Role, context: Context) -> Self {
+        context.node.enter();
+        Self { object: Some(object), role, usage: Arc::default(), context, read_permit: None }
+    }
+
+    /// Keeps one of the primary's read permits until the connection is dropped.
+    pub(crate) fn holding(mut self, permit: OwnedSemaphorePermit) -> Self {
+        self.read_permit = Some(permit);
+        self
+    }
+
+    pub(crate) fn subscribe(&self) -> watch::Receiver<Observation> {
+        self.context.node.subscribe()
+    }
+
+    /// The server behind it.
+    #[must_use]
+    pub fn node(&self) -> &NodeId {
+        &self.context.node.id
+    }
+
+    /// As what that server was chosen.
+    #[must_use]
+    pub fn role(&self) -> Role {
+        self.role
+    }
+
+    /// All rows. One round trip, two when the statement is new to the connection.
+    ///
+    /// # Errors
+    /// [`Error::Query`] with the server's error, [`Error::Deadline`] or [`Error::Lost`].
+    pub async fn query(&self, statement: &Statement, values: Values<'_>) -> Result<Vec<Row>, Error> {
+        Ok(self.fetch(statement, values).await?.rows)
+    }
+
+    /// Exactly one row.
+    ///
+    /// # Errors
+    /// As [`Connection::query`], and [`Error::RowCount`].
+    pub async fn query_one(&self, statement: &Statement, values: Values<'_>) -> Result<Row, Error> {
+        let expected = "exactly one row";
+        self.query_opt(statement, values).await?.ok_or(Error::RowCount { expected, found: 0 })
+    }
+
+    /// One row or none.
+    ///
+    /// # Errors
+    /// As [`Connection::query`], and [`Error::RowCount`].
+    pub async fn query_opt(&self, statement: &Statement, values: Values<'_>) -> Result<Option<Row>, Error> {
+        let mut rows = self.fetch(statement, values).await?.rows;
+        if rows.len() > 1 {
+            return Err(Error::RowCount { expected: "at most one row", found: rows.len() });
+        }
+        Ok(rows.pop())
+    }
+
+    /// The number of rows affected.
+    ///
+    /// # Errors
+    /// As [`Connection::query`].
+    pub async fn execute(&self, statement: &Statement, values: Values<'_>) -> Result<u64, Error> {
+        Ok(self.fetch(statement, values).await?.affected)
+    }
+
+    pub(crate) fn usage(&self) -> &Arc<Usage> {
+        &self.usage
+    }
+
+    pub(crate) fn incarnation(&self) -> i64 {
+        self.pooled().incarnation
+    }
+
+    /// Runs a text by the simple protocol; for this crate's own transaction control. Answers with the first row.
+    pub(crate) async fn control(&self, sql: &str) -> Result<Option<SimpleQueryRow>, Error> {
+        let messages = self.guarded(self.pooled().client.simple_query(sql)).await?;
+        Ok(messages.into_iter().find_map(|message| match message {
+            SimpleQueryMessage::Row(row) => Some(row),
+            _ => None,
+        }))
+    }
+
+    async fn fetch(&self, statement: &Statement, values: Values<'_>) -> Result<Fetched, Error> {
+        let (expected, found) = (statement.types().len(), values.len());
+        if expected != found {
+            return Err(Error::ValueCount { expected, found });
+        }
+        let started = Instant::now();
+        let mut outcome = self.guarded(self.attempt(statement, values)).await;
+        let stale = outcome.as_ref().is_err_and(|error| error.class() == Class::StalePlan);
+        if stale {
+            // DDL made the plan or the name worthless before the statement had any effect.
+            self.pooled().statements.remove(statement.sql());
+            if !self.usage.is_in_transaction() {
+                self.usage.forget_failure();
+                outcome = self.guarded(self.attempt(statement, values)).await;
+            }
+        }
+        let now = Instant::now();
+        let took = now.saturating_duration_since(started);
+        self.context.node.record_latency(took, now);
+        let failure = outcome.as_ref().err().map(Error::class);
+        self.context.observer.query(&QuerySeen {
+            node: self.node(),
+            role: self.role,
+            sql: statement.sql(),
+            took,
+            failure,
+        });
+        outcome
+    }
+
+    /// Counts the call as under way, limits it in time, and takes note of its failure.
+    async fn guarded<T>(
+        &self,
+        call: impl Future<Output = Result<T, tokio_postgres::Error>>,
+    ) -> Result<T, Error> {
+        let outcome = if self.pooled().client.is_closed() {
+            Err(Error::Lost { node: self.node().clone() })
+        } else {
+            let ticket = self.usage.begin();
+            let after = self.context.statement_timeout + DEADLINE_GRACE;
+            match tokio::time::timeout(after, call).await {
+                // The ticket stays open: the statement may still be running.
+                Err(_) => Err(Error::Deadline { node: self.node().clone(), after }),
+                Ok(outcome) => {
+                    ticket.finish();
+                    outcome.map_err(|source| Error::Query { node: self.node().clone(), source })
+                }
+            }
+        };
+        outcome.inspect_err(|error| {
+            self.usage.record_failure(error);
+            if error.class().is_node_fault() {
+                self.context.node.suspect();
+            }
+        })
+    }
+
+    async fn attempt(
+        &self,
+        statement: &Statement,
+        values: Values<'_>,
+    ) -> Result<Fetched, tokio_postgres::Error> {
+        let stream = match self.pooled().path {
+            Path::Direct => {
+                let prepared = self.prepared(statement).await?;
+                self.pooled().client.query_raw(&prepared, values.iter().copied()).await?
+            }
+            Path::Pooler => self.unnamed(statement, values).await?,
+        };
+        pin_mut!(stream);
+        let mut rows = Vec::new();
+        while let Some(row) = stream.try_next().await? {
+            rows.push(row);
+        }
+        Ok(Fetched { rows, affected: stream.rows_affected().unwrap_or(0) })
+    }
+
+    async fn prepared(&self, statement: &Statement) -> Result<Prepared, tokio_postgres::Error> {
+        let Pooled { client, statements, .. } = self.pooled();
+        // One text with two lists of types would need two plans; the parameters tell them apart.
+        let cached = statements.get(statement.sql());
+        if let Some(prepared) = cached.filter(|prepared| prepared.params() == statement.types()) {
+            return Ok(prepared);
+        }
+        let prepared = client.prepare_typed(statement.sql(), statement.types()).await?;
+        statements.insert(statement.sql(), prepared.clone());
+        Ok(prepared)
+    }
+
+    // Behind a pooler each message may meet another server connection, so the text travels with its values.
+    async fn unnamed(
+        &self,
+        statement: &Statement,
+        values: Values<'_>,
+    ) -> Result<RowStream, tokio_postgres::Error> {
+        let typed: Vec<(&(dyn ToSql + Sync), Type)> =
+            values.iter().copied().zip(statement.types().iter().cloned()).collect();
+        self.pooled().client.query_typed_raw(statement.sql(), typed).await
+    }
+
+    fn pooled(&self) -> &Pooled {
+        self.object.as_deref().expect("the connection is taken only by drop")
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.context.node.leave();
+        drop(self.read_permit.take());
+        let Some(mut object) = self.object.take() else { return };
+        if self.usage.has_pending() {
+            // Taking it frees the pool's slot at once; the sweep then costs nobody a wait.
+            self.context.sweeper.sweep(Object::take(object));
+        } else if self.usage.is_in_transaction() {
+            // The server rolls back when the socket closes.
+            drop(Object::take(object));
+        } else {
+            object.idle_since = Instant::now();
+        }
+    }
+}

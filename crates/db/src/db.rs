@@ -1,0 +1,329 @@
+//! One `Db` over a primary and its replicas: knows the servers, hands out connections, ends everything on close.
+//! It runs no SQL itself. Reading is in `read`, transactions in `transaction`.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, watch};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config::{CLOSE_TIMEOUT, Config};
+use crate::connection::{Connection, Context};
+use crate::dial::{DialSettings, Purpose, dial};
+use crate::error::Error;
+use crate::lag::PrimaryClock;
+use crate::monitor::Monitor;
+use crate::node::{Node, NodeId, NodeState, Observation, Role};
+use crate::observe::{AcquireSeen, NoObserver, Observer};
+use crate::pool::{self, Path, Pool, ServerManager};
+use crate::route::{Fence, NoPrimary};
+use crate::session::Session;
+use crate::status::{NodeStatus, Status};
+use crate::sweep::Sweeper;
+use crate::url::ConnectionUrl;
+
+/// A handle to the database; cloning it is cheap, and all clones share their pools.
+#[derive(Clone, Debug)]
+pub struct Db {
+    pub(crate) shared: Arc<Shared>,
+}
+
+/// What all clones share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) config: Config,
+    pub(crate) members: Vec<Member>,
+    pub(crate) fence: Fence,
+    /// Bounds the reads on the primary.
+    pub(crate) primary_reads: Arc<Semaphore>,
+    pub(crate) observer: Arc<dyn Observer>,
+    sweeper: Arc<Sweeper>,
+    /// Counts probes; listened to by whoever waits for a change.
+    rounds: Arc<watch::Sender<u64>>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+/// One server and its pool.
+#[derive(Debug)]
+pub(crate) struct Member {
+    pub(crate) node: Arc<Node>,
+    pub(crate) pool: Pool,
+    url: ConnectionUrl,
+}
+
+impl Db {
+    /// Connects: returns once a primary answers and its pool is warm. Replicas may be down.
+    /// It tries once; the caller owns the loop.
+    ///
+    /// # Errors
+    /// [`Error::Settings`], [`Error::NoPrimary`] when no primary answers within the connect timeout, and the
+    /// errors of making the first connections.
+    pub async fn connect(config: Config) -> Result<Self, Error> {
+        Self::connect_observed(config, Arc::new(NoObserver)).await
+    }
+
+    /// As [`Db::connect`], reporting to `observer`.
+    ///
+    /// # Errors
+    /// As [`Db::connect`].
+    pub async fn connect_observed(config: Config, observer: Arc<dyn Observer>) -> Result<Self, Error> {
+        if let Some(problem) = config.problem() {
+            return Err(Error::Settings { problem });
+        }
+        let db = Self { shared: Arc::new(Shared::new(config, observer)) };
+        db.shared.spawn_monitors();
+        let limit = db.shared.config.connect_timeout;
+        let primary = match timeout(limit, db.shared.first_primary()).await {
+            Ok(found) => found?,
+            Err(_) => db.shared.primary()?,
+        };
+        let config = &db.shared.config;
+        pool::warm(&primary.pool, config.pool_size_min, config.acquire_timeout).await?;
+        Ok(db)
+    }
+
+    /// A connection to the primary.
+    ///
+    /// While a primary has been missing for less than the acquire timeout, this waits for one; later it refuses at once.
+    ///
+    /// # Errors
+    /// [`Error::NoPrimary`], [`Error::AcquireTimeout`], or the error of making a connection.
+    pub async fn write(&self) -> Result<Connection, Error> {
+        let started = Instant::now();
+        let primary = self.shared.await_primary(started).await?;
+        let left = self.shared.config.acquire_timeout.saturating_sub(started.elapsed());
+        self.shared.acquire(primary, Role::Primary, left).await
+    }
+
+    /// A dedicated connection to the present primary; `name` appears in `pg_stat_activity`.
+    ///
+    /// # Errors
+    /// [`Error::NoPrimary`], or the error of making the connection.
+    pub async fn session(&self, name: &str) -> Result<Session, Error> {
+        let primary = self.shared.await_primary(Instant::now()).await?;
+        let settings = DialSettings::new(&self.shared.config);
+        let dialled = dial(&primary.node.id, &primary.url, &settings, Purpose::Session(name)).await?;
+        Ok(Session::new(dialled, primary.node.id.clone()))
+    }
+
+    /// What is known about every server now. Cheap: it asks nobody.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        self.shared.status()
+    }
+
+    /// Waits until `wanted` holds for the status, looking again after every probe; for readiness checks and tests.
+    ///
+    /// # Errors
+    /// The last status, when `wanted` did not hold within `limit`.
+    pub async fn status_when(
+        &self,
+        limit: Duration,
+        wanted: impl Fn(&Status) -> bool,
+    ) -> Result<Status, Status> {
+        let mut rounds = self.shared.rounds.subscribe();
+        let found = timeout(limit, async {
+            loop {
+                let status = self.status();
+                if wanted(&status) {
+                    return status;
+                }
+                // The sender lives as long as `self`.
+                let _changed = rounds.changed().await;
+            }
+        });
+        found.await.map_err(|_| self.status())
+    }
+
+    /// Refuses new work, stops the monitors, and waits a bounded time for sweeps. Connections still borrowed
+    /// close when they are dropped.
+    pub async fn close(&self) {
+        self.shared.shut();
+        self.shared.tasks.close();
+        let _all_ended = timeout(CLOSE_TIMEOUT, self.shared.tasks.wait()).await;
+    }
+}
+
+impl Shared {
+    fn new(config: Config, observer: Arc<dyn Observer>) -> Self {
+        let now = Instant::now();
+        let tasks = TaskTracker::new();
+        let members = members(&config, now);
+        Self {
+            members,
+            fence: Fence::default(),
+            primary_reads: Arc::new(Semaphore::new(config.primary_read_permits())),
+            observer,
+            sweeper: Arc::new(Sweeper::new(tasks.clone(), Handle::current())),
+            rounds: Arc::new(watch::Sender::new(0)),
+            tasks,
+            stop: CancellationToken::new(),
+            config,
+        }
+    }
+
+    fn spawn_monitors(&self) {
+        let clock = Arc::new(PrimaryClock::default());
+        for member in &self.members {
+            let monitor = Monitor {
+                node: Arc::clone(&member.node),
+                url: member.url.clone(),
+                settings: DialSettings::new(&self.config),
+                interval: self.config.monitor_interval,
+                pool: member.pool.clone(),
+                warm_size: self.config.pool_size_min,
+                warm_wait: self.config.acquire_timeout,
+                clock: Arc::clone(&clock),
+                rounds: Arc::clone(&self.rounds),
+                observer: Arc::clone(&self.observer),
+                tasks: self.tasks.clone(),
+            };
+            self.tasks.spawn(monitor.run(self.stop.clone()));
+        }
+    }
+
+    pub(crate) fn observations(&self) -> Vec<Observation> {
+        self.members.iter().map(|member| member.node.observation()).collect()
+    }
+
+    /// The server to write to, or why there is none.
+    pub(crate) fn primary(&self) -> Result<&Member, Error> {
+        let seen = self.observations();
+        match self.fence.choose_primary(&seen) {
+            Ok(index) => Ok(&self.members[index]),
+            Err(reason) => Err(Error::NoPrimary { reason, detail: self.last_errors(&seen) }),
+        }
+    }
+
+    fn last_errors(&self, seen: &[Observation]) -> String {
+        let errors = self.members.iter().zip(seen).filter(|(_, node)| node.state == NodeState::Down);
+        let errors = errors
+            .filter_map(|(member, node)| Some(format!("{}: {}", member.node.id, node.last_error.as_ref()?)));
+        let errors: Vec<String> = errors.collect();
+        if errors.is_empty() { String::new() } else { format!(" ({})", errors.join("; ")) }
+    }
+
+    /// At start: waits for a primary, but no longer than until every server has been heard of.
+    async fn first_primary(&self) -> Result<&Member, Error> {
+        let mut rounds = self.rounds.subscribe();
+        loop {
+            let primary = self.primary();
+            let all_heard = self.observations().iter().all(|seen| seen.state != NodeState::Unknown);
+            if primary.is_ok() || all_heard {
+                return primary;
+            }
+            let _changed = rounds.changed().await;
+        }
+    }
+
+    /// In operation: waits through a short outage. In a long one it refuses at once, so that callers do not
+    /// pile up behind a server that stays away.
+    pub(crate) async fn await_primary(&self, started: Instant) -> Result<&Member, Error> {
+        let mut rounds = self.rounds.subscribe();
+        loop {
+            if self.stop.is_cancelled() {
+                return Err(Error::Closed);
+            }
+            let error = match self.primary() {
+                Ok(member) => return Ok(member),
+                Err(error) => error,
+            };
+            let patience = self.config.acquire_timeout;
+            let outage = self.outage(&error);
+            let Some(left) = patience.checked_sub(started.elapsed().max(outage)) else { return Err(error) };
+            if timeout(left, rounds.changed()).await.is_err() {
+                return Err(error);
+            }
+        }
+    }
+
+    /// For how long no server has changed its state while there is no primary.
+    fn outage(&self, error: &Error) -> Duration {
+        let hopeless =
+            matches!(error, Error::NoPrimary { reason: NoPrimary::SplitBrain | NoPrimary::OtherCluster, .. });
+        if hopeless {
+            return self.config.acquire_timeout;
+        }
+        let last_change = self.observations().into_iter().map(|seen| seen.since).max();
+        last_change.map_or(Duration::ZERO, |since| since.elapsed())
+    }
+
+    pub(crate) async fn acquire(
+        &self,
+        member: &Member,
+        role: Role,
+        wait: Duration,
+    ) -> Result<Connection, Error> {
+        let started = Instant::now();
+        let taken = pool::acquire(&member.pool, wait).await;
+        let failure = taken.as_ref().err().map(Error::class);
+        self.observer.acquire(&AcquireSeen { node: &member.node.id, waited: started.elapsed(), failure });
+        Ok(Connection::new(taken?, role, self.context(member)))
+    }
+
+    pub(crate) fn context(&self, member: &Member) -> Context {
+        Context {
+            node: Arc::clone(&member.node),
+            sweeper: Arc::clone(&self.sweeper),
+            observer: Arc::clone(&self.observer),
+            statement_timeout: self.config.statement_timeout,
+        }
+    }
+
+    fn status(&self) -> Status {
+        let now = Instant::now();
+        let nodes = self.members.iter().map(|member| member.status(now)).collect();
+        let primary = self.primary().ok().map(|member| member.node.id.clone());
+        Status { nodes, primary, swept: self.sweeper.swept() }
+    }
+
+    fn shut(&self) {
+        self.stop.cancel();
+        for member in &self.members {
+            member.pool.close();
+        }
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.shut();
+    }
+}
+
+impl Member {
+    fn new(url: &ConnectionUrl, pooler: Option<&ConnectionUrl>, config: &Config, now: Instant) -> Self {
+        let node = Arc::new(Node::new(NodeId::new(url.endpoint()), now));
+        let path = if pooler.is_some() { Path::Pooler } else { Path::Direct };
+        let manager = ServerManager::new(Arc::clone(&node), pooler.unwrap_or(url).clone(), config, path);
+        Self { node, pool: pool::build(manager, config), url: url.clone() }
+    }
+
+    fn status(&self, now: Instant) -> NodeStatus {
+        let seen = self.node.observation();
+        let facts = seen.facts.filter(|_| seen.state == NodeState::Up);
+        NodeStatus {
+            id: self.node.id.clone(),
+            state: seen.state,
+            suspect: self.node.is_suspect(),
+            role: facts.map(|facts| facts.role),
+            timeline: facts.map(|facts| facts.timeline),
+            lsn: facts.map(|facts| facts.lsn),
+            lag: seen.lag,
+            in_flight: self.node.in_flight(),
+            latency: Duration::from_secs_f64(self.node.latency_micros(now) / 1e6),
+            pool: pool::status(&self.pool),
+            last_error: seen.last_error.as_deref().map(str::to_owned),
+        }
+    }
+}
+
+fn members(config: &Config, now: Instant) -> Vec<Member> {
+    let primary = Member::new(&config.primary_url, config.pooler_url.as_ref(), config, now);
+    let replicas = config.replica_urls.iter().map(|url| Member::new(url, None, config, now));
+    std::iter::once(primary).chain(replicas).collect()
+}

@@ -1,0 +1,155 @@
+//! Makes one connection: socket options, session settings, one limit over all steps.
+//! It neither retries nor decides whether the server should be dialled. Called by pools, the monitor and sessions.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+use tokio_postgres::{Client, NoTls};
+use tracing::debug;
+
+use crate::config::{
+    CLIENT_CHECK_INTERVAL, Config, IDLE_TRANSACTION_TIMEOUT, KEEPALIVE_IDLE, KEEPALIVE_INTERVAL,
+    KEEPALIVE_RETRIES, TCP_USER_TIMEOUT,
+};
+use crate::error::Error;
+use crate::node::NodeId;
+use crate::url::ConnectionUrl;
+
+/// What all connections of one `Db` share.
+#[derive(Clone, Debug)]
+pub(crate) struct DialSettings {
+    pub(crate) connect_timeout: Duration,
+    statement_timeout: Duration,
+    application_name: String,
+}
+
+/// What a connection is for; it decides the session settings sent with the first packet.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Purpose<'a> {
+    /// Pooled, straight to the server.
+    Pooled,
+    /// Pooled, behind a pooler, which refuses session settings in the first packet.
+    BehindPooler,
+    /// The monitor's own.
+    Monitor,
+    /// Long-lived and unpooled: its owner sets its own statement timeouts.
+    Session(&'a str),
+}
+
+/// A connection and the task that moves its bytes.
+#[derive(Debug)]
+pub(crate) struct Dialled {
+    pub(crate) client: Client,
+    pub(crate) task: JoinHandle<()>,
+}
+
+impl DialSettings {
+    pub(crate) fn new(config: &Config) -> Self {
+        Self {
+            connect_timeout: config.connect_timeout,
+            statement_timeout: config.statement_timeout,
+            application_name: config.application_name.clone(),
+        }
+    }
+
+    fn prepare(&self, url: &ConnectionUrl, purpose: Purpose<'_>) -> tokio_postgres::Config {
+        let mut settings = url.settings().clone();
+        settings
+            .connect_timeout(self.connect_timeout)
+            .keepalives(true)
+            .keepalives_idle(KEEPALIVE_IDLE)
+            .keepalives_interval(KEEPALIVE_INTERVAL)
+            .keepalives_retries(KEEPALIVE_RETRIES)
+            .tcp_user_timeout(TCP_USER_TIMEOUT);
+        let name = match purpose {
+            Purpose::Pooled | Purpose::BehindPooler => self.application_name.clone(),
+            Purpose::Monitor => format!("{}/monitor", self.application_name),
+            Purpose::Session(name) => format!("{}/{name}", self.application_name),
+        };
+        settings.application_name(name);
+        if !matches!(purpose, Purpose::BehindPooler) {
+            let options = self.session_options(settings.get_options().unwrap_or_default(), purpose);
+            settings.options(options);
+        }
+        settings
+    }
+
+    // What the URL itself sets comes last and wins.
+    fn session_options(&self, from_url: &str, purpose: Purpose<'_>) -> String {
+        let mut options =
+            format!("-c client_connection_check_interval={}", CLIENT_CHECK_INTERVAL.as_millis());
+        if matches!(purpose, Purpose::Pooled | Purpose::Monitor) {
+            let _infallible = write!(
+                options,
+                " -c statement_timeout={} -c idle_in_transaction_session_timeout={}",
+                self.statement_timeout.as_millis(),
+                IDLE_TRANSACTION_TIMEOUT.as_millis()
+            );
+        }
+        if !from_url.is_empty() {
+            options.push(' ');
+            options.push_str(from_url);
+        }
+        options
+    }
+}
+
+/// Connects and authenticates within the connect timeout.
+pub(crate) async fn dial(
+    node: &NodeId,
+    url: &ConnectionUrl,
+    settings: &DialSettings,
+    purpose: Purpose<'_>,
+) -> Result<Dialled, Error> {
+    let prepared = settings.prepare(url, purpose);
+    let after = settings.connect_timeout;
+    // The driver's own limit covers only the TCP handshake; a server that accepts and stays silent is caught here.
+    let made = tokio::time::timeout(after, prepared.connect(NoTls)).await;
+    let (client, connection) = made
+        .map_err(|_| Error::DialTimeout { node: node.clone(), after })?
+        .map_err(|source| Error::Dial { node: node.clone(), source })?;
+    let name = node.clone();
+    // Owned by whoever holds the client: the task ends with it, or is aborted by it.
+    let task = tokio::spawn(async move {
+        if let Err(error) = connection.await {
+            debug!(node = %name, %error, "connection ended");
+        }
+    });
+    Ok(Dialled { client, task })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(url: &str, purpose: Purpose<'_>) -> tokio_postgres::Config {
+        let url: ConnectionUrl = url.parse().expect("a valid URL");
+        DialSettings::new(&Config::new(url.clone())).prepare(&url, purpose)
+    }
+
+    #[test]
+    fn dead_peers_are_found_by_the_kernel() {
+        let settings = settings("postgres://pay@db1/x", Purpose::Pooled);
+        assert_eq!(settings.get_keepalives_idle(), Duration::from_secs(10));
+        assert_eq!(settings.get_keepalives_interval(), Some(Duration::from_secs(5)));
+        assert_eq!(settings.get_keepalives_retries(), Some(3));
+        assert_eq!(settings.get_tcp_user_timeout(), Some(&Duration::from_secs(10)));
+    }
+
+    #[test]
+    fn session_settings_suit_the_purpose() {
+        let url = "postgres://pay@db1/x?options=-c%20geqo%3Doff";
+        let pooled = settings(url, Purpose::Pooled);
+        let options = pooled.get_options().expect("a pooled connection has options");
+        assert!(options.contains("statement_timeout=10000") && options.ends_with("-c geqo=off"), "{options}");
+        let session = settings(url, Purpose::Session("engine-0"));
+        let options = session.get_options().expect("a session has options");
+        assert!(
+            !options.contains("statement_timeout")
+                && options.contains("client_connection_check_interval=1000")
+        );
+        assert_eq!(session.get_application_name(), Some("paystrata-db/engine-0"));
+        assert_eq!(settings("postgres://pay@db1/x", Purpose::BehindPooler).get_options(), None);
+    }
+}

@@ -1,0 +1,212 @@
+//! Failures of routing, acquiring and querying, with the predicates callers decide by.
+//! It holds no SQL, no parameters and no password. Every module between `Db` and the socket returns it.
+
+use std::time::Duration;
+
+use tokio_postgres::error::SqlState;
+
+use crate::node::NodeId;
+use crate::route::NoPrimary;
+use crate::sqlstate::{Class, classify};
+use crate::status::PoolStatus;
+
+/// What went wrong between asking for a connection and reading the answer of a statement.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The settings contradict each other.
+    #[error("settings refused: {problem}")]
+    Settings {
+        /// What contradicts what.
+        problem: &'static str,
+    },
+    /// No connection within the acquire timeout.
+    #[error("no connection to {node} after {waited:?} while {phase}: {pool}")]
+    AcquireTimeout {
+        /// The server asked.
+        node: NodeId,
+        /// What the wait was spent on.
+        phase: AcquirePhase,
+        /// How long it lasted.
+        waited: Duration,
+        /// The pool at that moment.
+        pool: PoolStatus,
+    },
+    /// No server may be written to at present.
+    #[error("no primary: {reason}{detail}")]
+    NoPrimary {
+        /// Why none of the known servers is it.
+        reason: NoPrimary,
+        /// The last errors of the servers, in brackets, or nothing.
+        detail: String,
+    },
+    /// The server is known to be down and was not dialled.
+    #[error("{node} is down")]
+    NodeDown {
+        /// The server.
+        node: NodeId,
+    },
+    /// A connection could not be made.
+    #[error("connect to {node}")]
+    Dial {
+        /// The server.
+        node: NodeId,
+        /// The driver's error.
+        #[source]
+        source: tokio_postgres::Error,
+    },
+    /// A connection was not made in time.
+    #[error("connect to {node}: no answer within {after:?}")]
+    DialTimeout {
+        /// The server.
+        node: NodeId,
+        /// The limit.
+        after: Duration,
+    },
+    /// The connection was gone before the statement was sent.
+    #[error("connection to {node} was lost before the statement was sent")]
+    Lost {
+        /// The server.
+        node: NodeId,
+    },
+    /// The statement failed.
+    #[error("query on {node}")]
+    Query {
+        /// The server.
+        node: NodeId,
+        /// The driver's error.
+        #[source]
+        source: tokio_postgres::Error,
+    },
+    /// The server stayed silent beyond the statement timeout.
+    #[error("query on {node}: no answer within {after:?}")]
+    Deadline {
+        /// The server.
+        node: NodeId,
+        /// The limit.
+        after: Duration,
+    },
+    /// The server went down while a read was running there.
+    #[error("{node} went down during the read")]
+    NodeLost {
+        /// The server.
+        node: NodeId,
+    },
+    /// The statement has another number of parameter types than values were given. Nothing was sent.
+    #[error("the statement takes {expected} values, {found} were given")]
+    ValueCount {
+        /// Types in the statement.
+        expected: usize,
+        /// Values given.
+        found: usize,
+    },
+    /// The number of rows is not the one asked for.
+    #[error("expected {expected}, got {found} rows")]
+    RowCount {
+        /// What was asked for.
+        expected: &'static str,
+        /// What came.
+        found: usize,
+    },
+    /// The server's answer to one of this crate's own statements has an unknown form.
+    #[error("{node} answered in an unknown form: {what}")]
+    UnknownForm {
+        /// The server.
+        node: NodeId,
+        /// Which answer.
+        what: &'static str,
+    },
+    /// The transaction has ended, or the `Db` is closed.
+    #[error("closed")]
+    Closed,
+}
+
+/// What the wait for a connection was spent on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum AcquirePhase {
+    /// Waiting for another caller to give a connection back.
+    Waiting,
+    /// Waiting for one of the read permits of the primary.
+    ReadPermit,
+    /// Making a new connection.
+    Connecting,
+    /// Testing an idle connection.
+    Testing,
+}
+
+impl std::fmt::Display for AcquirePhase {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str(match self {
+            Self::Waiting => "waiting for a free one",
+            Self::ReadPermit => "waiting for a read permit of the primary",
+            Self::Connecting => "connecting",
+            Self::Testing => "testing an idle one",
+        })
+    }
+}
+
+impl Error {
+    /// What may be done next.
+    #[must_use]
+    pub fn class(&self) -> Class {
+        match self {
+            Self::Query { source, .. } => classify(source),
+            Self::Dial { source, .. } => match classify(source) {
+                // A refused login or a missing database stays refused.
+                Class::Never => Class::Never,
+                _ => Class::NotSent,
+            },
+            Self::AcquireTimeout { .. }
+            | Self::NoPrimary { .. }
+            | Self::NodeDown { .. }
+            | Self::DialTimeout { .. }
+            | Self::Lost { .. } => Class::NotSent,
+            Self::Deadline { .. } | Self::NodeLost { .. } => Class::OutcomeUnknown,
+            Self::Settings { .. }
+            | Self::ValueCount { .. }
+            | Self::RowCount { .. }
+            | Self::UnknownForm { .. }
+            | Self::Closed => Class::Never,
+        }
+    }
+
+    /// The statement had no effect and may be sent again.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        self.class().is_retryable()
+    }
+
+    /// Nothing reached the server.
+    #[must_use]
+    pub fn is_not_sent(&self) -> bool {
+        self.class() == Class::NotSent
+    }
+
+    /// The database has no room for the caller now: answer with "try again later".
+    #[must_use]
+    pub fn is_overload(&self) -> bool {
+        matches!(self, Self::AcquireTimeout { phase: AcquirePhase::Waiting | AcquirePhase::ReadPermit, .. })
+    }
+
+    /// The driver's error, when there is one.
+    #[must_use]
+    pub fn postgres(&self) -> Option<&tokio_postgres::Error> {
+        match self {
+            Self::Query { source, .. } | Self::Dial { source, .. } => Some(source),
+            _ => None,
+        }
+    }
+
+    /// The server's code for the failure.
+    #[must_use]
+    pub fn sqlstate(&self) -> Option<&SqlState> {
+        self.postgres()?.code()
+    }
+
+    /// The violated constraint's name.
+    #[must_use]
+    pub fn constraint(&self) -> Option<&str> {
+        self.postgres()?.as_db_error()?.constraint()
+    }
+}

@@ -1,0 +1,115 @@
+//! Replication lag in time, without comparing clocks of two machines and without writing to the database:
+//! the primary's log position is sampled, and a replica is as far behind as the oldest sample it has not replayed is old.
+//! It reports no lag while no primary was ever sampled. Fed and asked by the monitors.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Samples of the primary's position. Shared by all monitors of one `Db`.
+#[derive(Debug, Default)]
+pub(crate) struct PrimaryClock {
+    samples: Mutex<Samples>,
+}
+
+#[derive(Debug, Default)]
+struct Samples {
+    timeline: u32,
+    /// Oldest first; positions strictly grow.
+    taken: VecDeque<Sample>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Sample {
+    lsn: u64,
+    at: Instant,
+}
+
+/// Positions kept: 100 s at ten probes a second. A replica further behind reports the age of the oldest.
+const SAMPLES_MAX: usize = 1000;
+
+impl PrimaryClock {
+    /// Notes that the primary of `timeline` had written up to `lsn` at `at`.
+    pub(crate) fn note(&self, timeline: u32, lsn: u64, at: Instant) {
+        let mut samples = self.samples.lock().unwrap_or_else(PoisonError::into_inner);
+        if timeline < samples.timeline {
+            return;
+        }
+        if timeline > samples.timeline {
+            *samples = Samples { timeline, taken: VecDeque::with_capacity(SAMPLES_MAX) };
+        }
+        if samples.taken.back().is_some_and(|last| last.lsn >= lsn) {
+            return;
+        }
+        if samples.taken.len() == SAMPLES_MAX {
+            samples.taken.pop_front();
+        }
+        samples.taken.push_back(Sample { lsn, at });
+    }
+
+    /// How far a replica that has replayed up to `lsn` is behind at `now`.
+    pub(crate) fn lag(&self, lsn: u64, now: Instant) -> Option<Duration> {
+        let samples = self.samples.lock().unwrap_or_else(PoisonError::into_inner);
+        samples.taken.back()?;
+        // Positions grow, so the missing samples are a suffix.
+        let first_missing = samples.taken.partition_point(|sample| sample.lsn <= lsn);
+        let lag = samples.taken.get(first_missing).map(|missing| now.saturating_duration_since(missing.at));
+        Some(lag.unwrap_or(Duration::ZERO))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn second(start: Instant, seconds: u64) -> Instant {
+        start + Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn lag_is_the_age_of_the_oldest_missing_sample() {
+        let start = Instant::now();
+        let clock = PrimaryClock::default();
+        assert_eq!(clock.lag(0, start), None);
+        for index in 1..=5 {
+            clock.note(1, index * 100, second(start, index));
+        }
+        let now = second(start, 10);
+        assert_eq!(clock.lag(500, now), Some(Duration::ZERO));
+        assert_eq!(clock.lag(499, now), Some(Duration::from_secs(5)));
+        assert_eq!(clock.lag(250, now), Some(Duration::from_secs(7)));
+        assert_eq!(clock.lag(0, now), Some(Duration::from_secs(9)));
+    }
+
+    #[test]
+    fn an_idle_primary_makes_no_lag() {
+        let start = Instant::now();
+        let clock = PrimaryClock::default();
+        for index in 0..10_000 {
+            clock.note(1, 100, second(start, index));
+        }
+        assert_eq!(clock.lag(100, second(start, 20_000)), Some(Duration::ZERO));
+        assert_eq!(clock.lag(99, second(start, 20_000)), Some(Duration::from_secs(20_000)));
+    }
+
+    #[test]
+    fn a_new_timeline_starts_afresh_and_an_old_one_is_ignored() {
+        let start = Instant::now();
+        let clock = PrimaryClock::default();
+        clock.note(1, 900, start);
+        clock.note(2, 800, second(start, 1));
+        clock.note(1, 1000, second(start, 2));
+        assert_eq!(clock.lag(800, second(start, 3)), Some(Duration::ZERO));
+    }
+
+    #[test]
+    fn the_number_of_samples_is_bounded() {
+        let start = Instant::now();
+        let clock = PrimaryClock::default();
+        for index in 0..5_000 {
+            clock.note(1, index + 1, second(start, index));
+        }
+        let samples = clock.samples.lock().expect("no test thread panicked");
+        assert_eq!(samples.taken.len(), SAMPLES_MAX);
+    }
+}

@@ -1,0 +1,133 @@
+//! Cuts a file into its statements, for migrations that must run outside a transaction: several statements sent at once
+//! would share one. It knows quotes, dollar quotes and comments, and nothing else of SQL. Called by `run`.
+
+/// The statements of `sql`, without their semicolons; pieces with nothing but blanks and comments are left out.
+pub(super) fn statements(sql: &str) -> Vec<&str> {
+    let mut found = Vec::new();
+    let mut start = 0;
+    let mut at = 0;
+    let mut has_words = false;
+    while at < sql.len() {
+        let rest = &sql[at..];
+        let (step, is_word) = token_length(rest);
+        if rest.starts_with(';') {
+            if has_words {
+                found.push(sql[start..at].trim());
+            }
+            start = at + step;
+            has_words = false;
+        } else {
+            has_words |= is_word;
+        }
+        at += step;
+    }
+    if has_words {
+        found.push(sql[start..].trim());
+    }
+    found
+}
+
+/// The length in bytes of what stands first, and whether it belongs to a statement.
+fn token_length(rest: &str) -> (usize, bool) {
+    let Some(first) = rest.chars().next() else { return (0, false) };
+    match first {
+        '-' if rest.starts_with("--") => (rest.find('\n').map_or(rest.len(), |end| end + 1), false),
+        '/' if rest.starts_with("/*") => (block_comment_length(rest), false),
+        '\'' | '"' => (quoted_length(rest, first), true),
+        '$' => (dollar_quoted_length(rest).unwrap_or(1), true),
+        // A word in one step, so that the dollar in `a$b$` opens no quote; E'..' takes backslashes.
+        'e' | 'E' if rest[1..].starts_with('\'') => (1 + escaped_length(&rest[1..]), true),
+        _ if is_word_character(first) => {
+            (rest.find(|c| !is_word_character(c) && c != '$').unwrap_or(rest.len()), true)
+        }
+        _ => (first.len_utf8(), !first.is_whitespace() && first != ';'),
+    }
+}
+
+fn is_word_character(character: char) -> bool {
+    character.is_alphanumeric() || character == '_'
+}
+
+// A doubled quote reads as two quoted pieces in a row, which comes to the same.
+fn quoted_length(rest: &str, quote: char) -> usize {
+    rest[1..].find(quote).map_or(rest.len(), |end| end + 2)
+}
+
+fn escaped_length(rest: &str) -> usize {
+    let mut escaped = true;
+    for (index, character) in rest.char_indices() {
+        if escaped {
+            escaped = false;
+        } else if character == '\\' {
+            escaped = true;
+        } else if character == '\'' {
+            return index + 1;
+        }
+    }
+    rest.len()
+}
+
+fn dollar_quoted_length(rest: &str) -> Option<usize> {
+    let tag_end = rest[1..].find(|c| !is_word_character(c))? + 1;
+    let is_tag = rest[tag_end..].starts_with('$') && !rest[1..].starts_with(|c: char| c.is_ascii_digit());
+    let tag = is_tag.then(|| &rest[..=tag_end])?;
+    let body = &rest[tag.len()..];
+    Some(body.find(tag).map_or(rest.len(), |end| end + 2 * tag.len()))
+}
+
+// Comments nest in Postgres.
+fn block_comment_length(rest: &str) -> usize {
+    let mut depth = 0_usize;
+    let mut at = 0;
+    while at < rest.len() {
+        let here = &rest[at..];
+        if here.starts_with("/*") {
+            depth += 1;
+            at += 2;
+        } else if here.starts_with("*/") {
+            depth -= 1;
+            at += 2;
+            if depth == 0 {
+                return at;
+            }
+        } else {
+            at += here.chars().next().map_or(1, char::len_utf8);
+        }
+    }
+    rest.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn semicolons_cut_only_between_statements() {
+        let table: [(&str, &[&str]); 14] = [
+            ("", &[]),
+            ("SELECT 1", &["SELECT 1"]),
+            ("SELECT 1;", &["SELECT 1"]),
+            ("SELECT 1; ; SELECT 2;\n", &["SELECT 1", "SELECT 2"]),
+            ("-- no-transaction\n;SELECT 1", &["SELECT 1"]),
+            ("-- only; a comment", &[]),
+            ("SELECT ';', \";\" ; SELECT 2", &["SELECT ';', \";\"", "SELECT 2"]),
+            ("SELECT 'it''s; fine'; SELECT 2", &["SELECT 'it''s; fine'", "SELECT 2"]),
+            ("SELECT E'\\';'; SELECT 2", &["SELECT E'\\';'", "SELECT 2"]),
+            ("DO $$ BEGIN x; END $$; SELECT 2", &["DO $$ BEGIN x; END $$", "SELECT 2"]),
+            ("DO $a$ $b$; $$ $a$; SELECT 2", &["DO $a$ $b$; $$ $a$", "SELECT 2"]),
+            ("SELECT a$b$; SELECT $1; SELECT 3", &["SELECT a$b$", "SELECT $1", "SELECT 3"]),
+            ("/* ; /* ; */ ; */ SELECT 1; /* x */", &["/* ; /* ; */ ; */ SELECT 1"]),
+            ("SELECT 'é;ü'; SELECT 'ö'", &["SELECT 'é;ü'", "SELECT 'ö'"]),
+        ];
+        for (sql, expected) in table {
+            assert_eq!(statements(sql), expected, "{sql}");
+        }
+    }
+
+    #[test]
+    fn what_is_left_open_runs_to_the_end() {
+        for sql in ["SELECT 'a; b", "SELECT \"a; b", "DO $$ a; b", "SELECT 1 /* a; b", "SELECT E'a; \\"] {
+            assert_eq!(statements(sql), [sql], "{sql}");
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! Where a read goes: a replica that is fresh enough, else the primary within its read budget.
+//! A token is honoured or the read goes to the primary; it is never answered from an older state. Called through `Db`.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::time::timeout;
+
+use crate::config::FRESH_PROBE_TIMEOUT;
+use crate::connection::Connection;
+use crate::db::{Db, Member, Shared};
+use crate::error::{AcquirePhase, Error};
+use crate::node::{NodeId, NodeState, Observation, Role};
+use crate::pool;
+use crate::route::{cheaper_of_two, has_replayed, score, serves_reads};
+use crate::token::Token;
+
+/// A replica found to have replayed a token, and the server process that had.
+struct Replayed<'a> {
+    member: &'a Member,
+    incarnation: i64,
+}
+
+impl Db {
+    /// A connection for reading what may be up to `replica_lag_max` old.
+    ///
+    /// # Errors
+    /// As [`Db::write`]; [`Error::AcquireTimeout`] also when the primary's read budget is used up.
+    pub async fn read(&self) -> Result<Connection, Error> {
+        self.shared.read_elsewhere(None, None).await
+    }
+
+    /// A connection for reading everything up to `token`: from a replica that has replayed it, else from the primary.
+    /// A token of another timeline than the replicas' goes to the primary.
+    ///
+    /// # Errors
+    /// As [`Db::read`].
+    pub async fn read_after(&self, token: Token) -> Result<Connection, Error> {
+        self.shared.read_elsewhere(Some(token), None).await
+    }
+
+    /// Runs a read, and once more on another server should the first one fail, go down or cancel it.
+    ///
+    /// `work` must only read: it may run twice. It is dropped and rerun even if the failure was swallowed inside.
+    ///
+    /// # Errors
+    /// What `work` gives, or the errors of [`Db::read_after`].
+    pub async fn read_with<T, E, F, Fut>(&self, after: Option<Token>, work: F) -> Result<T, E>
+    where
+        F: Fn(Arc<Connection>) -> Fut,
+        Fut: Future<Output = Result<T, E>>,
+        E: From<Error>,
+    {
+        let first = self.shared.read_elsewhere(after, None).await?;
+        let (node, usage) = (first.node().clone(), Arc::clone(first.usage()));
+        match self.shared.run_unless_down(Arc::new(first), &work).await {
+            Some(Ok(value)) => Ok(value),
+            Some(Err(error)) if !usage.failure().is_some_and(|failure| failure.class.is_read_retryable()) => {
+                Err(error)
+            }
+            _ => {
+                let second = self.shared.read_elsewhere(after, Some(&node)).await?;
+                let node = second.node().clone();
+                let outcome = self.shared.run_unless_down(Arc::new(second), &work).await;
+                outcome.unwrap_or_else(|| Err(Error::NodeLost { node }.into()))
+            }
+        }
+    }
+}
+
+impl Shared {
+    /// Chooses a server other than `except`, and connects to it.
+    async fn read_elsewhere(
+        &self,
+        after: Option<Token>,
+        except: Option<&NodeId>,
+    ) -> Result<Connection, Error> {
+        let found = match after {
+            None => self.fresh_replica(except),
+            Some(token) => self.replica_at(token, except).await,
+        };
+        if let Some(replayed) = found {
+            let wait = self.config.acquire_timeout;
+            let taken = self.acquire(replayed.member, Role::Replica, wait).await;
+            // Another incarnation may have come up in an older state than the one that was observed.
+            let usable =
+                taken.ok().filter(|taken| after.is_none() || taken.incarnation() == replayed.incarnation);
+            if let Some(connection) = usable {
+                return Ok(connection);
+            }
+        }
+        let refused = match self.read_primary().await {
+            Ok(connection) => return Ok(connection),
+            Err(error) => error,
+        };
+        // With the primary gone and no token to honour, any replica is better than a refusal.
+        if after.is_none()
+            && matches!(refused, Error::NoPrimary { .. })
+            && let Some(last) = self.any_replica()
+        {
+            return self.acquire(last, Role::Replica, self.config.acquire_timeout).await;
+        }
+        Err(refused)
+    }
+
+    async fn read_primary(&self) -> Result<Connection, Error> {
+        let started = Instant::now();
+        let primary = self.await_primary(started).await?;
+        let wait = self.config.acquire_timeout;
+        let permit =
+            timeout(wait.saturating_sub(started.elapsed()), Arc::clone(&self.primary_reads).acquire_owned());
+        let permit = permit.await.map_err(|_| Error::AcquireTimeout {
+            node: primary.node.id.clone(),
+            phase: AcquirePhase::ReadPermit,
+            waited: started.elapsed(),
+            pool: pool::status(&primary.pool),
+        })?;
+        let permit = permit.map_err(|_| Error::Closed)?;
+        let connection = self.acquire(primary, Role::Primary, wait.saturating_sub(started.elapsed())).await?;
+        Ok(connection.holding(permit))
+    }
+
+    fn fresh_replica(&self, except: Option<&NodeId>) -> Option<Replayed<'_>> {
+        let seen = self.observations();
+        let timeline = self
+            .fence
+            .choose_primary(&seen)
+            .ok()
+            .and_then(|index| seen[index].facts)
+            .map(|facts| facts.timeline);
+        let lag_max = self.config.replica_lag_max;
+        self.cheapest(&seen, except, |observation| serves_reads(observation, timeline, lag_max))
+    }
+
+    async fn replica_at(&self, token: Token, except: Option<&NodeId>) -> Option<Replayed<'_>> {
+        let known = self.cheapest(&self.observations(), except, |seen| has_replayed(seen, token));
+        if known.is_some() {
+            return known;
+        }
+        // What is known is up to an interval old, and a replica is mostly behind by a millisecond: ask once more.
+        // All who ask during one probe share it.
+        let member = self.most_advanced(token.timeline, except)?;
+        let mut changes = member.node.subscribe();
+        member.node.poke.notify_one();
+        timeout(FRESH_PROBE_TIMEOUT, changes.changed()).await.ok()?.ok()?;
+        let seen = changes.borrow().clone();
+        let facts = seen.facts.filter(|_| has_replayed(&seen, token))?;
+        Some(Replayed { member, incarnation: facts.incarnation })
+    }
+
+    fn cheapest(
+        &self,
+        seen: &[Observation],
+        except: Option<&NodeId>,
+        fits: impl Fn(&Observation) -> bool,
+    ) -> Option<Replayed<'_>> {
+        let now = Instant::now();
+        let usable = |member: &Member| Some(&member.node.id) != except && !member.node.is_suspect();
+        let candidates = self.members.iter().zip(seen);
+        let candidates: Vec<_> = candidates.filter(|(member, seen)| usable(member) && fits(seen)).collect();
+        let scores: Vec<f64> =
+            candidates.iter().map(|(member, seen)| score(&member.node, seen, now)).collect();
+        let chosen = cheaper_of_two(&scores, |below| rand::random_range(0..below))?;
+        let (member, seen) = candidates[chosen];
+        Some(Replayed { member, incarnation: seen.facts?.incarnation })
+    }
+
+    fn most_advanced(&self, timeline: u32, except: Option<&NodeId>) -> Option<&Member> {
+        let replayed = |member: &Member| {
+            let seen = member.node.observation();
+            let facts = seen.facts.filter(|_| seen.state == NodeState::Up && !member.node.is_suspect())?;
+            (facts.role == Role::Replica && facts.timeline == timeline).then_some(facts.lsn)
+        };
+        let candidates = self.members.iter().filter(|member| Some(&member.node.id) != except);
+        let candidates = candidates.filter_map(|member| Some((replayed(member)?, member)));
+        candidates.max_by_key(|(lsn, _)| *lsn).map(|(_, member)| member)
+    }
+
+    fn any_replica(&self) -> Option<&Member> {
+        let seen = self.observations();
+        let found = self.cheapest(&seen, None, |observation| serves_reads(observation, None, Duration::MAX));
+        found.map(|replayed| replayed.member)
+    }
+
+    /// Runs `work`, or gives nothing when its server goes down meanwhile: waiting out a dead socket would take seconds.
+    async fn run_unless_down<T, E, F, Fut>(
+        &self,
+        connection: Arc<Connection>,
+        work: &F,
+    ) -> Option<Result<T, E>>
+    where
+        F: Fn(Arc<Connection>) -> Fut,
+        Fut: Future<Output = Result<T, E>>,
+    {
+        let mut changes = connection.subscribe();
+        tokio::select! {
+            biased;
+            outcome = work(connection) => Some(outcome),
+            _ = changes.wait_for(|seen| seen.state == NodeState::Down) => None,
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! Which server serves: pure choices over what is known, with chance and time as arguments.
+//! It dials nobody and holds no state but the fence: the highest timeline ever seen. Called by `Db`.
+
+use std::fmt;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::node::{Node, NodeState, Observation, Role};
+use crate::token::Token;
+
+/// Why no server may be written to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum NoPrimary {
+    /// No server answers.
+    AllDown,
+    /// Servers answer, and all are replicas.
+    OnlyReplicas,
+    /// A server answers as primary, on a timeline older than one already seen: it was replaced and must not be written to.
+    Fenced,
+    /// Two servers answer as primary on the same timeline.
+    SplitBrain,
+    /// A server answers as primary of another database cluster.
+    OtherCluster,
+}
+
+/// What a `Db` never forgets while the process lives.
+#[derive(Debug, Default)]
+pub(crate) struct Fence {
+    timeline_highest: AtomicU32,
+    /// The cluster of the first primary seen.
+    system_id: OnceLock<u64>,
+}
+
+/// A server that (re)appears gets a tenth of its share at first and the full share after this long, so that
+/// its cold cache is not met by full load.
+const RAMP: Duration = Duration::from_secs(30);
+const RAMP_SHARE_MIN: f64 = 0.1;
+/// Stands in for the latency of a server that has not answered anything yet, so that load still counts.
+const LATENCY_FLOOR_MICROS: f64 = 50.0;
+
+impl Fence {
+    /// Finds the primary among `seen`, and raises the fence when it stands on a new timeline.
+    pub(crate) fn choose_primary(&self, seen: &[Observation]) -> Result<usize, NoPrimary> {
+        let mut refused = if seen.iter().any(|node| node.state == NodeState::Up) {
+            NoPrimary::OnlyReplicas
+        } else {
+            NoPrimary::AllDown
+        };
+        let mut best: Option<(usize, u32)> = None;
+        let mut split = Vec::new();
+        for (index, node) in seen.iter().enumerate() {
+            let Some(facts) =
+                node.facts.filter(|facts| node.state == NodeState::Up && facts.role == Role::Primary)
+            else {
+                continue;
+            };
+            if self.system_id.get().is_some_and(|cluster| *cluster != facts.system_id) {
+                refused = NoPrimary::OtherCluster;
+                continue;
+            }
+            match best {
+                Some((_, timeline)) if timeline > facts.timeline => {}
+                Some((_, timeline)) if timeline == facts.timeline => split.push(timeline),
+                _ => best = Some((index, facts.timeline)),
+            }
+        }
+        let Some((index, timeline)) = best else { return Err(refused) };
+        if split.contains(&timeline) {
+            return Err(NoPrimary::SplitBrain);
+        }
+        let highest = self.timeline_highest.fetch_max(timeline, Ordering::AcqRel);
+        if timeline < highest {
+            return Err(NoPrimary::Fenced);
+        }
+        if let Some(facts) = seen[index].facts {
+            let _first_wins = self.system_id.set(facts.system_id);
+        }
+        Ok(index)
+    }
+}
+
+/// May this replica serve reads that carry no token? `primary_timeline` is None while there is no primary:
+/// then any replica is better than none.
+pub(crate) fn serves_reads(seen: &Observation, primary_timeline: Option<u32>, lag_max: Duration) -> bool {
+    let Some(facts) = replica_facts(seen) else { return false };
+    let same_history = primary_timeline.is_none_or(|timeline| timeline == facts.timeline);
+    let fresh = primary_timeline.is_none() || seen.lag.is_none_or(|lag| lag <= lag_max);
+    same_history && fresh
+}
+
+/// Has this replica replayed the write that the token stands for?
+pub(crate) fn has_replayed(seen: &Observation, token: Token) -> bool {
+    replica_facts(seen).is_some_and(|facts| facts.timeline == token.timeline && facts.lsn >= token.lsn)
+}
+
+fn replica_facts(seen: &Observation) -> Option<crate::node::Facts> {
+    seen.facts.filter(|facts| seen.state == NodeState::Up && facts.role == Role::Replica)
+}
+
+/// The cheaper of two candidates drawn at random (Mitzenmacher, "The power of two choices", 2001).
+/// `draw(n)` gives a number below `n`.
+pub(crate) fn cheaper_of_two(scores: &[f64], mut draw: impl FnMut(usize) -> usize) -> Option<usize> {
+    match scores.len() {
+        0 => None,
+        1 => Some(0),
+        count => {
+            let first = draw(count);
+            // Drawn from the others, so that the two differ.
+            let second = (first + 1 + draw(count - 1)) % count;
+            Some(if scores[second] < scores[first] { second } else { first })
+        }
+    }
+}
+
+/// Expected cost of one more read: (in flight + 1) times the latency, divided by the share the server may have by now.
+pub(crate) fn score(node: &Node, seen: &Observation, now: Instant) -> f64 {
+    let age = now.saturating_duration_since(seen.since).as_secs_f64();
+    let share = (age / RAMP.as_secs_f64()).clamp(RAMP_SHARE_MIN, 1.0);
+    let waiting = u32::try_from(node.in_flight()).unwrap_or(u32::MAX);
+    (f64::from(waiting) + 1.0) * node.latency_micros(now).max(LATENCY_FLOOR_MICROS) / share
+}
+
+impl fmt::Display for NoPrimary {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::AllDown => "no server answers",
+            Self::OnlyReplicas => "every server that answers is a replica",
+            Self::Fenced => "the server that answers as primary was replaced by one on a later timeline",
+            Self::SplitBrain => "two servers answer as primary on the same timeline",
+            Self::OtherCluster => "the server that answers as primary belongs to another cluster",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,125 @@
+//! Tables over the routing choices.
+
+use std::time::{Duration, Instant};
+
+use super::*;
+use crate::node::{Facts, NodeId};
+
+fn seen(state: NodeState, role: Role, timeline: u32, lsn: u64) -> Observation {
+    let facts = Facts { role, timeline, lsn, incarnation: 1, system_id: 7 };
+    Observation {
+        state,
+        facts: Some(facts),
+        lag: Some(Duration::ZERO),
+        since: Instant::now(),
+        last_error: None,
+    }
+}
+
+fn primary(timeline: u32) -> Observation {
+    seen(NodeState::Up, Role::Primary, timeline, 100)
+}
+
+fn replica(timeline: u32, lsn: u64) -> Observation {
+    seen(NodeState::Up, Role::Replica, timeline, lsn)
+}
+
+fn down() -> Observation {
+    seen(NodeState::Down, Role::Primary, 1, 100)
+}
+
+#[test]
+fn the_primary_is_the_one_server_out_of_recovery() {
+    let table = [
+        (vec![primary(1), replica(1, 90)], Ok(0)),
+        (vec![replica(1, 90), primary(1)], Ok(1)),
+        (vec![down(), replica(1, 90)], Err(NoPrimary::OnlyReplicas)),
+        (vec![down(), down()], Err(NoPrimary::AllDown)),
+        (vec![primary(1), primary(1)], Err(NoPrimary::SplitBrain)),
+        (vec![primary(1), primary(2)], Ok(1)),
+        (vec![primary(2), primary(1), primary(1)], Ok(0)),
+    ];
+    for (nodes, expected) in table {
+        assert_eq!(Fence::default().choose_primary(&nodes), expected, "{nodes:?}");
+    }
+}
+
+#[test]
+fn a_replaced_primary_stays_fenced_when_its_successor_is_gone() {
+    let fence = Fence::default();
+    assert_eq!(fence.choose_primary(&[primary(1), replica(1, 90)]), Ok(0));
+    assert_eq!(fence.choose_primary(&[down(), primary(2)]), Ok(1));
+    assert_eq!(fence.choose_primary(&[primary(1), down()]), Err(NoPrimary::Fenced));
+    assert_eq!(fence.choose_primary(&[replica(2, 90), primary(2)]), Ok(1));
+}
+
+#[test]
+fn a_primary_of_another_cluster_is_refused() {
+    let fence = Fence::default();
+    assert_eq!(fence.choose_primary(&[primary(1)]), Ok(0));
+    let mut stranger = primary(9);
+    stranger.facts = stranger.facts.map(|facts| Facts { system_id: 8, ..facts });
+    assert_eq!(fence.choose_primary(&[stranger]), Err(NoPrimary::OtherCluster));
+    assert_eq!(
+        fence.choose_primary(&[primary(1)]),
+        Ok(0),
+        "the stranger's timeline must not raise the fence"
+    );
+}
+
+#[test]
+fn a_late_replica_serves_no_reads_unless_there_is_no_primary() {
+    let lag_max = Duration::from_secs(1);
+    let mut late = replica(1, 90);
+    late.lag = Some(Duration::from_secs(2));
+    assert!(!serves_reads(&late, Some(1), lag_max));
+    assert!(serves_reads(&late, None, lag_max));
+    assert!(serves_reads(&replica(1, 90), Some(1), lag_max));
+    assert!(!serves_reads(&replica(1, 90), Some(2), lag_max), "it follows the old history");
+    assert!(!serves_reads(&primary(1), Some(1), lag_max));
+    assert!(!serves_reads(&seen(NodeState::Down, Role::Replica, 1, 90), None, lag_max));
+}
+
+#[test]
+fn only_a_replica_that_has_replayed_the_token_on_its_timeline_may_serve_it() {
+    let token = Token { timeline: 1, lsn: 90 };
+    assert!(has_replayed(&replica(1, 90), token));
+    assert!(has_replayed(&replica(1, 91), token));
+    assert!(!has_replayed(&replica(1, 89), token));
+    assert!(!has_replayed(&replica(2, 99), token));
+    assert!(!has_replayed(&replica(0, 99), token));
+    assert!(!has_replayed(&seen(NodeState::Down, Role::Replica, 1, 99), token));
+}
+
+#[test]
+fn of_two_different_draws_the_cheaper_wins() {
+    assert_eq!(cheaper_of_two(&[], |_| 0), None);
+    assert_eq!(cheaper_of_two(&[5.0], |_| 0), Some(0));
+    let scores = [3.0, 1.0, 2.0];
+    for first in 0..3 {
+        for step in 0..2 {
+            let mut draws = [first, step].into_iter();
+            let chosen =
+                cheaper_of_two(&scores, |_| draws.next().expect("two draws")).expect("there are candidates");
+            let second = (first + 1 + step) % 3;
+            assert_ne!(first, second);
+            assert!(scores[chosen] <= scores[first] && scores[chosen] <= scores[second]);
+        }
+    }
+}
+
+#[test]
+fn load_latency_and_youth_raise_the_price() {
+    let start = Instant::now();
+    let later = start + Duration::from_secs(60);
+    let node = Node::new(NodeId::new("a:1"), start);
+    let mut observed = replica(1, 90);
+    observed.since = start;
+    let calm = score(&node, &observed, later);
+    node.enter();
+    assert!(score(&node, &observed, later) > calm);
+    node.leave();
+    assert!(score(&node, &observed, start) > calm, "a server that just appeared is spared");
+    node.record_latency(Duration::from_millis(20), later);
+    assert!(score(&node, &observed, later) > calm);
+}

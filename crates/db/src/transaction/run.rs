@@ -1,0 +1,227 @@
+//! Runs a transaction's closure: begin, work, commit, and again with a pause when the server rolled it back.
+//! It reruns only what is known to have left nothing behind. Called through `Db::transaction`.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::future::join;
+use tokio::time::timeout;
+
+use super::handle::Open;
+use super::outcome::{RECORD, Recorded, read_record};
+use super::{CommitOutcome, CommitTicket, Committed, Transaction, TransactionError, TransactionOptions};
+use crate::connection::Connection;
+use crate::db::Db;
+use crate::error::Error;
+use crate::observe::{TransactionEnd, TransactionSeen};
+use crate::sqlstate::Class;
+use crate::usage::{Failure, Inside};
+
+/// First bound of the random pause before a rerun; it doubles with each. Two conflicting transactions need only to miss each other.
+const PAUSE_FIRST: Duration = Duration::from_millis(5);
+/// The last bound.
+const PAUSE_MAX: Duration = Duration::from_millis(250);
+
+/// How one run ended.
+enum Ended<T, E> {
+    Committed(Committed<T>),
+    /// The server kept nothing and another run may succeed.
+    Rerun {
+        cause: String,
+    },
+    Failed(TransactionError<E>),
+}
+
+/// What a run leaves for the commit.
+struct Worked<T> {
+    open: Arc<Open>,
+    ticket: CommitTicket,
+    value: T,
+}
+
+impl Db {
+    /// Runs `work` in a transaction on the primary and commits it.
+    ///
+    /// `work` runs again, after a random pause, when the server rolled it back for a conflict (40001, 40P01), when the
+    /// primary changed, or when the connection broke before `COMMIT` was sent; so it must have no effects outside the
+    /// database. Whether it was committed is read from the server's record, also when the connection breaks during the commit.
+    ///
+    /// Costs two round trips around those of `work`. The future may be dropped at any await; unless `COMMIT` was
+    /// already sent, nothing remains.
+    ///
+    /// # Errors
+    /// Each variant of [`TransactionError`] says what is left behind; only `OutcomeUnknown` leaves doubt.
+    pub async fn transaction<T, E, F, Fut>(
+        &self,
+        options: TransactionOptions,
+        work: F,
+    ) -> Result<Committed<T>, TransactionError<E>>
+    where
+        F: Fn(Transaction) -> Fut,
+        Fut: Future<Output = Result<T, E>>,
+    {
+        let started = Instant::now();
+        let mut attempts = 0;
+        let outcome = loop {
+            attempts += 1;
+            let left = options.timeout.saturating_sub(started.elapsed());
+            let ended = match timeout(left, self.attempt(options, &work)).await {
+                Err(_) => Ended::Failed(TransactionError::Deadline { after: options.timeout }),
+                Ok(Ok(worked)) => self.commit(worked).await,
+                Ok(Err(ended)) => ended,
+            };
+            match ended {
+                Ended::Committed(committed) => break Ok(committed),
+                Ended::Failed(error) => break Err(error),
+                Ended::Rerun { cause } if attempts >= options.attempts_max => {
+                    break Err(TransactionError::Contended { attempts, cause });
+                }
+                Ended::Rerun { .. } => tokio::time::sleep(pause(attempts)).await,
+            }
+        };
+        let end = match &outcome {
+            Ok(_) => TransactionEnd::Committed,
+            Err(error) if error.outcome_is_unknown() => TransactionEnd::Unknown,
+            Err(_) => TransactionEnd::RolledBack,
+        };
+        self.shared.observer.transaction(&TransactionSeen { end, attempts, took: started.elapsed() });
+        outcome
+    }
+
+    /// Everything before the commit. Dropped halfway it leaves nothing: the connection closes and the server rolls back.
+    async fn attempt<T, E, F, Fut>(
+        &self,
+        options: TransactionOptions,
+        work: &F,
+    ) -> Result<Worked<T>, Ended<T, E>>
+    where
+        F: Fn(Transaction) -> Fut,
+        Fut: Future<Output = Result<T, E>>,
+    {
+        let connection = self.write().await.map_err(|error| rerun_unless_final(error, Attempt::Acquire))?;
+        let ticket =
+            begin(&connection, options).await.map_err(|error| rerun_unless_final(error, Attempt::Begin))?;
+        let open = Arc::new(Open::new(connection));
+        let outcome = work(Transaction { open: Arc::clone(&open) }).await;
+        open.end();
+        let usage = open.connection.usage();
+        let failure = usage.failure();
+        if let Some(failure) = failure.as_ref().filter(|failure| failure.class.is_transaction_retryable()) {
+            roll_back(&open.connection).await;
+            return Err(Ended::Rerun { cause: failure.text.clone() });
+        }
+        match outcome {
+            Ok(value) => match doubt(failure, usage.has_pending()) {
+                None => Ok(Worked { open, ticket, value }),
+                Some(cause) => {
+                    roll_back(&open.connection).await;
+                    Err(Ended::Failed(TransactionError::Aborted { cause }))
+                }
+            },
+            Err(error) => {
+                roll_back(&open.connection).await;
+                Err(Ended::Failed(TransactionError::Work(error)))
+            }
+        }
+    }
+
+    async fn commit<T, E>(&self, worked: Worked<T>) -> Ended<T, E> {
+        let Worked { open, ticket, value } = worked;
+        let connection = &open.connection;
+        let xid = ticket.xid.to_string();
+        let values: [&(dyn postgres_types::ToSql + Sync); 1] = [&xid];
+        // One write: the record is asked for behind the commit, on the same connection. The driver throws away the
+        // tag that tells COMMIT from ROLLBACK; the record says the same, and comes with the token.
+        let (committed, record) =
+            join(connection.control("COMMIT"), connection.query_one(&RECORD, &values)).await;
+        if let Err(error) = committed {
+            let class = error.class();
+            if error.postgres().is_some_and(|source| source.as_db_error().is_some())
+                && class != Class::OutcomeUnknown
+            {
+                // The server answered that it refused: the transaction is over, and so is any doubt.
+                connection.usage().set_in_transaction(Inside::Nothing);
+                return rerun_unless_final(error, Attempt::Commit);
+            }
+        } else if let Ok(row) = record {
+            match read_record(connection, &row, ticket) {
+                Ok(Recorded::Committed(token)) => {
+                    connection.usage().set_in_transaction(Inside::Nothing);
+                    return Ended::Committed(Committed { value, token });
+                }
+                Ok(Recorded::Aborted) => {
+                    connection.usage().set_in_transaction(Inside::Nothing);
+                    let cause = "the server answered COMMIT by rolling back".to_owned();
+                    return Ended::Failed(TransactionError::Aborted { cause });
+                }
+                Ok(Recorded::InProgress | Recorded::Unknowable) | Err(_) => {}
+            }
+        }
+        // The connection goes first: the question needs one, and a pool of one would wait for itself.
+        drop(open);
+        match self.commit_outcome(ticket).await {
+            CommitOutcome::Committed(token) => Ended::Committed(Committed { value, token }),
+            CommitOutcome::RolledBack => Ended::Rerun { cause: "connection lost during commit".to_owned() },
+            CommitOutcome::Unknown => Ended::Failed(TransactionError::OutcomeUnknown { ticket }),
+        }
+    }
+}
+
+async fn begin(connection: &Connection, options: TransactionOptions) -> Result<CommitTicket, Error> {
+    // Before the first byte: a future dropped here must not give back a connection that may be inside a transaction.
+    connection.usage().set_in_transaction(Inside::Transaction);
+    let sql = format!("BEGIN ISOLATION LEVEL {} READ WRITE; {}", options.isolation.sql(), CommitTicket::SQL);
+    let row = connection.control(&sql).await?;
+    let ticket = row.as_ref().and_then(CommitTicket::from_simple_row);
+    ticket.ok_or_else(|| Error::UnknownForm {
+        node: connection.node().clone(),
+        what: "the id of a transaction",
+    })
+}
+
+/// Keeps the connection for others when the server confirms; otherwise it closes when dropped, to the same effect.
+async fn roll_back(connection: &Connection) {
+    let usage = connection.usage();
+    if !usage.has_pending() && connection.control("ROLLBACK").await.is_ok() {
+        usage.set_in_transaction(Inside::Nothing);
+    }
+}
+
+/// Why a commit must not be sent although the closure gave a value.
+fn doubt(failure: Option<Failure>, has_pending: bool) -> Option<String> {
+    let failed = failure.filter(|failure| failure.from_server || failure.class != Class::Never);
+    failed.map(|failure| failure.text).or_else(|| has_pending.then(|| "a statement was abandoned".to_owned()))
+}
+
+/// Where a run failed outside the closure.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Attempt {
+    Acquire,
+    Begin,
+    Commit,
+}
+
+fn rerun_unless_final<T, E>(error: Error, during: Attempt) -> Ended<T, E> {
+    let again = match during {
+        // Acquiring has had its own timeout; waiting for it again would multiply the wait under overload.
+        Attempt::Acquire => {
+            error.class() == Class::NotSent
+                && !error.is_overload()
+                && !matches!(error, Error::NoPrimary { .. })
+        }
+        Attempt::Begin => error.class().is_transaction_retryable(),
+        Attempt::Commit => error.class().is_retryable(),
+    };
+    if again {
+        let cause = error.sqlstate().map_or_else(|| error.to_string(), |code| code.code().to_owned());
+        Ended::Rerun { cause }
+    } else {
+        Ended::Failed(TransactionError::Database(error))
+    }
+}
+
+/// Full jitter: any time up to the bound, so that those who met once do not meet again.
+fn pause(attempts: u32) -> Duration {
+    let bound = PAUSE_FIRST.saturating_mul(1 << attempts.min(10)).min(PAUSE_MAX);
+    bound.mul_f64(rand::random())
+}

@@ -1,0 +1,127 @@
+//! Connection URLs: parsed once, and never printed with their password.
+//! It refuses URLs that name several hosts (one URL is one server, or routing could not tell them apart) and URLs that
+//! demand TLS, which this version does not speak. Callers: whoever builds a `Config`.
+
+use std::fmt;
+use std::str::FromStr;
+
+use tokio_postgres::config::{Host, SslMode};
+
+/// The address and credentials of one server, in the forms libpq takes (`postgres://..` or `host=.. user=..`).
+#[derive(Clone)]
+pub struct ConnectionUrl {
+    settings: Box<tokio_postgres::Config>,
+    endpoint: String,
+}
+
+/// Why a connection URL was not taken. None of the texts repeats the URL.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum UrlError {
+    /// Not a connection URL.
+    #[error("not a Postgres connection URL")]
+    Malformed(#[source] tokio_postgres::Error),
+    /// Zero or several hosts.
+    #[error("a connection URL names exactly one host; this one names {found}")]
+    HostCount {
+        /// How many it names.
+        found: usize,
+    },
+    /// `sslmode=require` or stronger.
+    #[error(
+        "the URL demands TLS (sslmode=require), which this version does not speak; use a local or tunnelled address"
+    )]
+    TlsDemanded,
+}
+
+const PORT_DEFAULT: u16 = 5432;
+
+impl ConnectionUrl {
+    /// `host:port`, or the socket's folder and port.
+    #[must_use]
+    pub fn endpoint(&self) -> &str {
+        &self.endpoint
+    }
+
+    pub(crate) fn settings(&self) -> &tokio_postgres::Config {
+        &self.settings
+    }
+}
+
+impl FromStr for ConnectionUrl {
+    type Err = UrlError;
+
+    fn from_str(text: &str) -> Result<Self, UrlError> {
+        let settings: tokio_postgres::Config = text.parse().map_err(UrlError::Malformed)?;
+        let tls_optional = matches!(settings.get_ssl_mode(), SslMode::Disable | SslMode::Prefer);
+        if !tls_optional {
+            return Err(UrlError::TlsDemanded);
+        }
+        let [host] = settings.get_hosts() else {
+            return Err(UrlError::HostCount { found: settings.get_hosts().len() });
+        };
+        let port = settings.get_ports().first().copied().unwrap_or(PORT_DEFAULT);
+        let endpoint = match host {
+            Host::Tcp(name) => format!("{name}:{port}"),
+            Host::Unix(folder) => format!("{}:{port}", folder.display()),
+        };
+        Ok(Self { settings: Box::new(settings), endpoint })
+    }
+}
+
+impl TryFrom<String> for ConnectionUrl {
+    type Error = UrlError;
+
+    fn try_from(text: String) -> Result<Self, UrlError> {
+        text.parse()
+    }
+}
+
+impl fmt::Display for ConnectionUrl {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let user = self.settings.get_user().unwrap_or_default();
+        let password = if self.settings.get_password().is_some() { ":***" } else { "" };
+        let database = self.settings.get_dbname().unwrap_or_default();
+        write!(formatter, "postgres://{user}{password}@{}/{database}", self.endpoint)
+    }
+}
+
+impl fmt::Debug for ConnectionUrl {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "ConnectionUrl({self})")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_password_is_never_printed() {
+        let url: ConnectionUrl = "postgres://pay:s3cret@db1:6000/ledger".parse().expect("a valid URL");
+        assert_eq!(url.to_string(), "postgres://pay:***@db1:6000/ledger");
+        assert!(!format!("{url:?}").contains("s3cret"));
+        assert_eq!(url.endpoint(), "db1:6000");
+    }
+
+    #[test]
+    fn errors_do_not_repeat_the_url() {
+        let error = "postgres://pay:s3cret@db1:notaport/x".parse::<ConnectionUrl>().expect_err("no port");
+        assert!(!format!("{error} {error:?}").contains("s3cret"));
+    }
+
+    #[test]
+    fn tls_demanded_is_refused_and_tls_preferred_is_taken() {
+        let refused = "postgres://pay@db1/x?sslmode=require".parse::<ConnectionUrl>();
+        assert!(matches!(refused, Err(UrlError::TlsDemanded)));
+        assert!("postgres://pay@db1/x?sslmode=prefer".parse::<ConnectionUrl>().is_ok());
+    }
+
+    #[test]
+    fn one_url_is_one_server() {
+        let several = "postgres://pay@db1,db2/x".parse::<ConnectionUrl>();
+        assert!(matches!(several, Err(UrlError::HostCount { found: 2 })));
+        let none = "user=pay".parse::<ConnectionUrl>();
+        assert!(matches!(none, Err(UrlError::HostCount { found: 0 })));
+    }
+}

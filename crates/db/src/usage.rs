@@ -1,0 +1,116 @@
+//! What is going on on one borrowed connection: statements under way, an open transaction, the worst failure.
+//! It does nothing about it; the connection looks here when it is dropped, and reruns look here for the reason.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use crate::error::Error;
+use crate::sqlstate::Class;
+
+/// Shared by a connection and whoever has to judge it after it is gone.
+#[derive(Debug, Default)]
+pub(crate) struct Usage {
+    /// Statements sent and not answered in full. One that is dropped stays counted for ever.
+    pending: AtomicU32,
+    in_transaction: AtomicBool,
+    failure: Mutex<Option<Failure>>,
+}
+
+/// What a rerun needs to know of a failure; the error itself belongs to the caller.
+#[derive(Clone, Debug)]
+pub(crate) struct Failure {
+    pub(crate) class: Class,
+    pub(crate) text: String,
+    /// The server reported it, so an open transaction is aborted.
+    pub(crate) from_server: bool,
+}
+
+/// A statement under way. Dropped before [`Ticket::finish`], it marks the connection as abandoned.
+#[derive(Debug)]
+pub(crate) struct Ticket<'a> {
+    usage: &'a Usage,
+}
+
+impl Usage {
+    pub(crate) fn begin(&self) -> Ticket<'_> {
+        self.pending.fetch_add(1, Ordering::AcqRel);
+        Ticket { usage: self }
+    }
+
+    /// Something was sent whose answer nobody has read.
+    pub(crate) fn has_pending(&self) -> bool {
+        self.pending.load(Ordering::Acquire) != 0
+    }
+
+    pub(crate) fn set_in_transaction(&self, inside: Inside) {
+        self.in_transaction.store(inside == Inside::Transaction, Ordering::Release);
+    }
+
+    pub(crate) fn is_in_transaction(&self) -> bool {
+        self.in_transaction.load(Ordering::Acquire)
+    }
+
+    /// Keeps the first failure that counts: later ones (25P02) only follow from it.
+    pub(crate) fn record_failure(&self, error: &Error) {
+        let class = error.class();
+        let from_server = error.postgres().is_some_and(|source| source.as_db_error().is_some());
+        if class == Class::Never && !from_server {
+            return;
+        }
+        let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+        if failure.is_none() {
+            let text = error.sqlstate().map_or_else(|| error.to_string(), |code| code.code().to_owned());
+            *failure = Some(Failure { class, text, from_server });
+        }
+    }
+
+    pub(crate) fn failure(&self) -> Option<Failure> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn forget_failure(&self) {
+        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+}
+
+/// Where a connection stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Inside {
+    Transaction,
+    Nothing,
+}
+
+impl Ticket<'_> {
+    /// The answer was read in full, or the connection is known to be closed.
+    pub(crate) fn finish(self) {
+        self.usage.pending.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_finished_ticket_leaves_the_connection_clean() {
+        let usage = Usage::default();
+        usage.begin().finish();
+        assert!(!usage.has_pending());
+        {
+            let _abandoned = usage.begin();
+        }
+        usage.begin().finish();
+        assert!(usage.has_pending());
+    }
+
+    #[test]
+    fn the_first_failure_is_kept_and_a_wrong_row_count_is_none() {
+        let usage = Usage::default();
+        usage.record_failure(&Error::RowCount { expected: "one row", found: 2 });
+        assert!(usage.failure().is_none());
+        let node = crate::node::NodeId::new("db1:5432");
+        usage.record_failure(&Error::Lost { node: node.clone() });
+        usage.record_failure(&Error::NodeLost { node });
+        assert_eq!(usage.failure().map(|failure| failure.class), Some(Class::NotSent));
+    }
+}

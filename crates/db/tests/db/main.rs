@@ -1,0 +1,11 @@
+//! The data layer against a real primary and replica, with faults made by a proxy in front of them.
+//! One binary, so that the support code is compiled once; every test works in a database of its own.
+
+mod migrations;
+mod partitions;
+mod pool;
+mod proxy;
+mod routing;
+mod sessions;
+mod support;
+mod transactions;

@@ -1,0 +1,226 @@
+//! Which server answers, before, during and after faults.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use paystrata_db::{
+    Connection, Db, Error, NoPrimary, NodeState, Role, Statement, Status, Token, TransactionOptions, Type,
+};
+use tokio::sync::Notify;
+
+use crate::proxy::{Mode, Proxy};
+use crate::support::{Bed, LIMIT, ONE, config, connected, until, url, with_database};
+
+static ADD: Statement = Statement::new("INSERT INTO note (body) VALUES ($1)", &[Type::INT8]);
+static NEWEST: Statement = Statement::new("SELECT max(body) FROM note", &[]);
+static SLEEP: Statement = Statement::new("SELECT pg_sleep(3600)", &[]);
+
+async fn note_table(bed: &Bed) {
+    bed.admin()
+        .await
+        .client
+        .batch_execute("CREATE TABLE note (body bigint)")
+        .await
+        .expect("create the table");
+}
+
+async fn add(db: &Db, body: i64) -> Token {
+    let added =
+        db.transaction(TransactionOptions::default(), |tx| async move { tx.execute(&ADD, &[&body]).await });
+    added.await.expect("add a note").token
+}
+
+async fn newest(connection: &Connection) -> i64 {
+    connection.query_one(&NEWEST, &[]).await.expect("read the newest").get(0)
+}
+
+fn replica_state(state: NodeState) -> impl Fn(&Status) -> bool {
+    move |status| status.nodes[1].state == state
+}
+
+#[test]
+fn reads_go_to_the_replica_and_writes_to_the_primary() {
+    with_database(|bed| async move {
+        let db = bed.replicated().await;
+        assert_eq!(db.read().await.expect("read").role(), Role::Replica);
+        assert_eq!(db.write().await.expect("write").role(), Role::Primary);
+    });
+}
+
+#[test]
+fn roles_are_discovered_whatever_the_settings_say() {
+    with_database(|bed| async move {
+        let mut config = config(&bed.replica_url());
+        config.replica_urls = vec![url(&bed.primary_url())];
+        // The replica has to know the test's database before it takes a connection to it.
+        let _ready = bed.replicated().await;
+        let db = connected(config).await;
+        let expected = url(&bed.primary_url()).endpoint().to_owned();
+        assert_eq!(db.write().await.expect("write").node().to_string(), expected);
+        assert_ne!(db.read().await.expect("read").node().to_string(), expected);
+    });
+}
+
+#[test]
+fn every_read_after_a_write_sees_it() {
+    with_database(|bed| async move {
+        note_table(&bed).await;
+        let db = bed.replicated().await;
+        for body in 0..200 {
+            let token = add(&db, body).await;
+            let connection = db.read_after(token).await.expect("read");
+            assert_eq!(newest(&connection).await, body, "on {:?}", connection.role());
+        }
+    });
+}
+
+#[test]
+fn a_replica_that_has_replayed_the_token_serves_it() {
+    with_database(|bed| async move {
+        note_table(&bed).await;
+        let db = bed.replicated().await;
+        let token = add(&db, 7).await;
+        until(&db, |status| status.nodes[1].lsn.is_some_and(|lsn| lsn >= token.lsn)).await;
+        let connection = db.read_after(token).await.expect("read");
+        assert_eq!((connection.role(), newest(&connection).await), (Role::Replica, 7));
+    });
+}
+
+#[test]
+fn tokens_that_no_replica_has_reached_go_to_the_primary() {
+    with_database(|bed| async move {
+        let db = bed.replicated().await;
+        let timeline = until(&db, |_| true).await.nodes[0].timeline.expect("the primary answers");
+        for token in [
+            Token { timeline, lsn: u64::MAX },
+            Token { timeline: timeline + 1, lsn: 1 },
+            Token { timeline: timeline - 1, lsn: 1 },
+        ] {
+            assert_eq!(db.read_after(token).await.expect("read").role(), Role::Primary, "{token}");
+        }
+    });
+}
+
+#[test]
+fn a_silent_replica_never_serves_a_token_it_was_not_seen_to_reach() {
+    with_database(|bed| async move {
+        note_table(&bed).await;
+        let proxy = Proxy::before(&bed.replica_url()).await;
+        let mut config = bed.config();
+        config.replica_urls = vec![url(&proxy.url(&bed.replica_url()))];
+        let db = connected(config).await;
+        proxy.set(Mode::BlackHole);
+        let token = add(&db, 8).await;
+        let connection = db.read_after(token).await.expect("read");
+        assert_eq!((connection.role(), newest(&connection).await), (Role::Primary, 8));
+    });
+}
+
+#[test]
+fn connecting_needs_the_primary_and_no_replica() {
+    with_database(|bed| async move {
+        let proxy = Proxy::before(&bed.primary_url()).await;
+        proxy.set(Mode::Refuse);
+        let nowhere = url(&proxy.url(&bed.primary_url()));
+        let mut settings = bed.config();
+        settings.replica_urls = vec![nowhere.clone()];
+        let db = Db::connect(settings).await.expect("connect without the replica");
+        assert_eq!(db.read().await.expect("read").role(), Role::Primary);
+
+        let refused = Db::connect(config(&proxy.url(&bed.primary_url()))).await.expect_err("no primary");
+        assert!(matches!(&refused, Error::NoPrimary { reason: NoPrimary::AllDown, .. }), "{refused}");
+        assert!(refused.is_retryable());
+        assert!(refused.to_string().contains(nowhere.endpoint()), "{refused}");
+    });
+}
+
+#[test]
+fn a_replica_that_goes_and_comes_back_changes_who_reads() {
+    with_database(|bed| async move {
+        let proxy = Proxy::before(&bed.replica_url()).await;
+        let mut config = bed.config();
+        config.replica_urls = vec![url(&proxy.url(&bed.replica_url()))];
+        let db = connected(config).await;
+        proxy.set(Mode::Refuse);
+        until(&db, replica_state(NodeState::Down)).await;
+        let connection = db.read().await.expect("read");
+        connection.query_one(&ONE, &[]).await.expect("the primary answers");
+        assert_eq!(connection.role(), Role::Primary);
+        proxy.set(Mode::Forward);
+        until(&db, replica_state(NodeState::Up)).await;
+        let connection = db.read().await.expect("read");
+        connection.query_one(&ONE, &[]).await.expect("a connection made before the fault is not handed out");
+        assert_eq!(connection.role(), Role::Replica);
+    });
+}
+
+/// The first run hangs on the replica until the fault; the second must find the primary.
+async fn check_rerun(bed: Bed, fault: Mode) {
+    let proxy = Proxy::before(&bed.replica_url()).await;
+    let mut config = bed.config();
+    config.replica_urls = vec![url(&proxy.url(&bed.replica_url()))];
+    config.statement_timeout = 2 * LIMIT;
+    let db = connected(config).await;
+    let started = Notify::new();
+    let read = db.read_with(None, |connection: Arc<Connection>| {
+        let started = &started;
+        async move {
+            if connection.role() == Role::Replica {
+                started.notify_one();
+                connection.query(&SLEEP, &[]).await?;
+            }
+            let row = connection.query_one(&ONE, &[]).await?;
+            Ok::<_, Error>((connection.role(), row.get::<_, i32>(0)))
+        }
+    });
+    let strike = async {
+        started.notified().await;
+        proxy.set(fault);
+    };
+    let (outcome, ()) =
+        tokio::time::timeout(LIMIT, Box::pin(async { tokio::join!(read, strike) })).await.expect("it ends");
+    assert_eq!(outcome.expect("the rerun succeeds"), (Role::Primary, 1));
+}
+
+#[test]
+fn a_read_whose_replica_closes_is_rerun_on_the_primary() {
+    with_database(|bed| check_rerun(bed, Mode::Refuse));
+}
+
+#[test]
+fn a_read_whose_replica_goes_silent_is_rerun_on_the_primary() {
+    with_database(|bed| check_rerun(bed, Mode::BlackHole));
+}
+
+#[test]
+fn a_readers_own_fault_is_not_rerun() {
+    with_database(|bed| async move {
+        static WRONG: Statement = Statement::new("SELECT nothing_of_that_name", &[]);
+        let db = bed.replicated().await;
+        let runs = std::sync::atomic::AtomicU32::new(0);
+        let outcome = db.read_with(None, |connection| {
+            runs.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            async move { connection.query(&WRONG, &[]).await }
+        });
+        let error = outcome.await.expect_err("the column does not exist");
+        assert_eq!(error.sqlstate().map(|code| code.code()), Some("42703"));
+        assert_eq!(runs.into_inner(), 1);
+    });
+}
+
+#[test]
+fn reads_may_take_only_half_of_the_primarys_connections() {
+    with_database(|bed| async move {
+        let mut config = bed.config();
+        config.acquire_timeout = Duration::from_millis(200);
+        let db = Db::connect(config).await.expect("connect");
+        let first = db.read().await.expect("one of two");
+        let _second = db.read().await.expect("two of two");
+        let refused = db.read().await.expect_err("the budget is used up");
+        assert!(refused.is_overload(), "{refused}");
+        let write = db.write().await.expect("writes have the other half");
+        write.query_one(&ONE, &[]).await.expect("it works");
+        drop(first);
+        assert!(db.read().await.is_ok());
+    });
+}

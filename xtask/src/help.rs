@@ -1,0 +1,25 @@
+//! `cargo xtask help`: every command on one screen.
+
+/// The text of the screen.
+pub(crate) const HELP: &str = "\
+cargo xtask COMMAND
+
+  setup [--no-install]
+      Find PostgreSQL (15 or later) and Redis (6 or later); install what is missing on Debian-like systems.
+  run [--port 8080] [--operator-port 9100] [--dir .paystrata] [--fresh] [--no-install] [--debug]
+      [--seed-payments N [--seed S] [--exit-after-seed]]
+      From a fresh machine to a running service; Ctrl-C stops everything. --fresh removes earlier data.
+  services up|down|status [--dir .paystrata/services] [--json] [--only postgres,replica,redis]
+      Private PostgreSQL primary and replica and Redis on free loopback ports.
+  test [FILTER]
+      All tests, with services of their own that are removed afterwards.
+  bench [SUITE..] [--quick] [--json FILE] [--check]
+      The benchmarks, side by side with their peers, with services of their own.
+  migrate up|status|new NAME
+      Apply, list or begin database migrations.
+  tidy
+      Check layers, lengths, names and first lines.
+  help
+      This screen.
+
+Environment: PG_BIN (directory of the PostgreSQL programs), REDIS_SERVER (path of redis-server).";

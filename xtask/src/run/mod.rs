@@ -1,0 +1,239 @@
+//! `cargo xtask run`: from a fresh machine to a running service, and back to nothing running on Ctrl-C.
+//! Order of the story: ports, programs, build, services, simulator, migrations, service, seeding, wait, stop.
+
+pub(crate) mod environment;
+mod launch;
+pub(crate) mod options;
+mod seed;
+
+use std::fs::{self, File, TryLockError};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use crate::process::{self, Interrupted, port, signal};
+use crate::progress::{note, step};
+use crate::services::host::Host;
+use crate::services::layout::{Layout, open_lock, remove_directory};
+use crate::services::state::{Instance, Role, State};
+use crate::services::{self, APP_GRACE, Telling, Wanted};
+use crate::setup;
+use crate::workspace;
+use environment::Programs;
+use launch::Launched;
+use options::{AfterSeed, Options, Start};
+
+const RUN_LOCK_FILE: &str = "run.lock";
+const SIMULATOR_GRACE: Duration = Duration::from_secs(5);
+
+/// How a run that got as far as a ready service ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    OnRequest,
+    ServiceDied,
+    Seeded { exit_code: i32 },
+}
+
+/// What runs beside the services, owned by this process.
+#[derive(Debug, Default)]
+struct Children {
+    simulator: Option<Launched>,
+    app: Option<Launched>,
+}
+
+/// Runs the command.
+pub(crate) fn run(arguments: lexopt::Parser) -> Result<i32> {
+    let options = options::parse(arguments)?;
+    let directory = match &options.directory {
+        Some(directory) => std::path::absolute(directory)?,
+        None => workspace::root()?.join(workspace::RUNTIME_DIRECTORY),
+    };
+    fs::create_dir_all(directory.join("logs")).with_context(|| format!("create {}", directory.display()))?;
+    let _only_one = claim(&directory)?;
+    clear_leftovers(&directory, options.start)?;
+    check_ports(&options)?;
+    setup::ensure(options.install)?;
+    let programs = environment::build(options.profile)?;
+    process::check_stop()?;
+
+    let host = Host::prepare(&services_of(&directory))?;
+    let mut children = Children::default();
+    let ended = story(&options, &directory, &host, &programs, &mut children);
+    let stopped = stop_everything(&host, &mut children);
+    let code = match ended? {
+        End::OnRequest => 0,
+        End::ServiceDied => 1,
+        End::Seeded { exit_code } => exit_code,
+    };
+    stopped.map(|()| code)
+}
+
+fn services_of(directory: &Path) -> PathBuf {
+    directory.join("services")
+}
+
+fn story(
+    options: &Options,
+    directory: &Path,
+    host: &Host,
+    programs: &Programs,
+    children: &mut Children,
+) -> Result<End> {
+    let running = services::up(host, Wanted::ALL)?;
+    let home = &host.layout.home;
+    let known_port = State::load(home)?.get(Role::Simulator).map(|instance| instance.port);
+    let simulator = step("start the gateway simulator", || {
+        launch::simulator(&programs.simulator, &directory.join("logs/simulator.log"), known_port)
+    })?;
+    let simulator_port = simulator.port;
+    services::record(home, Role::Simulator, simulator.instance())?;
+    children.simulator = Some(simulator);
+
+    let settings = environment::settings(&running, (options.port, options.operator_port), simulator_port);
+    step("migrate the database", || {
+        let mut command = Command::new(&programs.service);
+        let status = process::foreground(command.arg("migrate").envs(settings.iter().cloned()))?;
+        if !status.success() {
+            bail!("`paystrata migrate` failed ({status})");
+        }
+        Ok(())
+    })?;
+    step("start the service", || {
+        let mut command = Command::new(&programs.service);
+        command.arg("serve").envs(settings.iter().cloned());
+        let launched = launch::spawn(&mut command, &directory.join("logs/app.log"), options.port)?;
+        services::record(home, Role::App, launched.instance())?;
+        launch::wait_ready(children.app.insert(launched), options.operator_port)
+    })?;
+    println!("{}", environment::greeting(options.port, options.operator_port, simulator_port));
+    attend(options, programs, &settings, children)
+}
+
+/// From ready to the end: seeding if asked for, then waiting.
+fn attend(
+    options: &Options,
+    programs: &Programs,
+    settings: &[(&'static str, String)],
+    children: &mut Children,
+) -> Result<End> {
+    let seeded = options.seeding.as_ref().map(|seeding| {
+        let verdict = seed::run(options, seeding, &programs.service, settings);
+        (seeding.after, verdict)
+    });
+    match seeded {
+        Some((_, Err(error))) if error.downcast_ref::<Interrupted>().is_some() => return Ok(End::OnRequest),
+        Some((_, Err(error))) => return Err(error),
+        Some((AfterSeed::Exit, Ok(exit_code))) => return Ok(End::Seeded { exit_code }),
+        Some((AfterSeed::KeepRunning, Ok(_))) | None => {}
+    }
+    let Some(app) = children.app.as_mut() else { bail!("no service to attend") };
+    loop {
+        if signal::stop_requests() > 0 {
+            note("stopping (Ctrl-C again: at once)");
+            return Ok(End::OnRequest);
+        }
+        if let Some(status) = app.child.try_wait()? {
+            note(&format!("the service ended by itself ({status}); the end of {}:", app.log.display()));
+            note(&app.log_tail());
+            return Ok(End::ServiceDied);
+        }
+        thread::sleep(process::POLL);
+    }
+}
+
+/// Service first, so that it drains while everything it needs still runs; then simulator and services.
+fn stop_everything(host: &Host, children: &mut Children) -> Result<()> {
+    let owned = [
+        ("stop the service", children.app.take(), APP_GRACE),
+        ("stop the simulator", children.simulator.take(), SIMULATOR_GRACE),
+    ];
+    for (name, launched, grace) in owned {
+        if let Some(mut launched) = launched
+            && launched.child.try_wait().context(name)?.is_none()
+        {
+            step(name, || process::stop_child(&mut launched.child, grace)).context(name)?;
+        }
+    }
+    services::down(host, Telling::Steps)
+}
+
+/// One `run` per directory: two would stop each other's services.
+fn claim(directory: &Path) -> Result<File> {
+    let file = open_lock(&directory.join(RUN_LOCK_FILE))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => bail!(
+            "another `cargo xtask run` uses {}: stop it, or pass another --dir, --port and --operator-port",
+            directory.display()
+        ),
+        Err(TryLockError::Error(error)) => Err(error).context("lock the run directory"),
+    }
+}
+
+/// Ends the service and simulator of a killed run (the databases are adopted), and with `--fresh` removes
+/// everything it left.
+fn clear_leftovers(directory: &Path, start: Start) -> Result<()> {
+    let services = services_of(directory);
+    if !services.is_dir() {
+        return Ok(());
+    }
+    let home = Layout::locate(&services)?.home;
+    let mut state = State::load(&home)?;
+    for (role, grace) in [(Role::App, APP_GRACE), (Role::Simulator, SIMULATOR_GRACE)] {
+        if let Some(left) = state.get(role).and_then(Instance::alive) {
+            step(&format!("stop {}, left by a killed run", role.title()), || {
+                if process::stop_identity(left, grace) {
+                    Ok(())
+                } else {
+                    bail!("pid {} does not stop", left.pid)
+                }
+            })?;
+        }
+        state.set_stopped(role);
+    }
+    state.save(&home)?;
+    if start == Start::Fresh {
+        let host = Host::locate(&services)?;
+        services::down(&host, Telling::Steps)?;
+        step("remove the data of earlier runs", || {
+            host.layout.remove()?;
+            remove_directory(&directory.join("logs"))?;
+            fs::create_dir_all(directory.join("logs")).context("create the log directory")
+        })?;
+    }
+    Ok(())
+}
+
+fn check_ports(options: &Options) -> Result<()> {
+    for (port, flag) in [(options.port, "--port"), (options.operator_port, "--operator-port")] {
+        if !port::is_free(port) {
+            let holder = port::holder(port).unwrap_or_else(|| "another process".to_owned());
+            bail!("port {port} is used by {holder}: stop that, or choose another with {flag}");
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{check_ports, options};
+    use std::net::{Ipv4Addr, TcpListener};
+
+    #[test]
+    fn taken_port_names_its_flag_and_holder() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("bind a loopback port");
+        let taken = listener.local_addr().expect("bound listener has an address").port().to_string();
+        for flag in ["--port", "--operator-port"] {
+            let other = if flag == "--port" { "--operator-port" } else { "--port" };
+            let free = crate::process::port::free().expect("some port is free").to_string();
+            let arguments = [flag, &taken, other, &free];
+            let options = options::parse(lexopt::Parser::from_args(arguments)).expect("both are known");
+            let error = check_ports(&options).unwrap_err().to_string();
+            assert!(error.contains(&taken) && error.contains(flag), "{error}");
+            assert!(error.contains(&format!("(pid {})", std::process::id())), "{error}");
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! Services that live as long as one command (`test`, `bench`): in `.paystrata/NAME-PID`, removed with
+//! their data afterwards, also after a failure or Ctrl-C. What a killed run left is swept by the next.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use super::host::Host;
+use super::layout::{Layout, open_lock};
+use super::{Running, Telling, Wanted, down, up};
+use crate::progress::{note, step};
+
+/// Held by the owner for its whole life: a directory whose lock is free has lost its owner.
+const OWNER_FILE: &str = "owner";
+
+/// Running services that stop and vanish when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Ephemeral {
+    host: Host,
+    pub(crate) running: Running,
+    _owner: File,
+}
+
+impl Ephemeral {
+    /// Sweeps the leftovers of killed runs below `parent`, then starts everything in `parent/NAME-PID`.
+    pub(crate) fn start(parent: &Path, name: &str) -> Result<Ephemeral> {
+        sweep(parent, name);
+        let directory = parent.join(format!("{name}-{}", std::process::id()));
+        fs::create_dir_all(&directory).with_context(|| format!("create {}", directory.display()))?;
+        let owner = open_lock(&directory.join(OWNER_FILE))?;
+        owner.try_lock().with_context(|| format!("own {}", directory.display()))?;
+        let host = Host::prepare(&directory)?;
+        let mut services = Ephemeral { host, running: Running::default(), _owner: owner };
+        // A failure drops `services`, which removes what was made.
+        services.running = up(&services.host, Wanted::ALL)?;
+        Ok(services)
+    }
+
+    /// The directory, for files that shall vanish with the services.
+    pub(crate) fn directory(&self) -> &Path {
+        &self.host.layout.home
+    }
+
+    /// The PostgreSQL programs in use.
+    pub(crate) fn postgres_bin(&self) -> &Path {
+        &self.host.tools.postgres_bin
+    }
+}
+
+impl Drop for Ephemeral {
+    fn drop(&mut self) {
+        end(&self.host);
+    }
+}
+
+fn end(host: &Host) {
+    let ended = down(host, Telling::Nothing).and_then(|()| host.layout.remove());
+    if let Err(error) = ended {
+        note(&format!("  note  {} stays behind: {error:#}", host.layout.home.display()));
+    }
+}
+
+fn sweep(parent: &Path, name: &str) {
+    for directory in abandoned(parent, name) {
+        let swept = step(&format!("remove what a killed run left in {}", directory.display()), || {
+            let layout = Layout::locate(&directory)?;
+            // Its data may never have been made; then there is nothing to stop.
+            let host = Host { layout, ..Host::locate(&directory)? };
+            end(&host);
+            Ok(())
+        });
+        if let Err(error) = swept {
+            note(&format!("  note  {error:#}"));
+        }
+    }
+}
+
+fn abandoned(parent: &Path, name: &str) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(parent) else { return Vec::new() };
+    entries
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|path| {
+            let pid = path.file_name().and_then(|file| file.to_str()?.strip_prefix(name)?.strip_prefix('-'));
+            pid.is_some_and(|pid| pid.parse::<u32>().is_ok())
+        })
+        .filter(|path| {
+            let owner = path.join(OWNER_FILE);
+            owner.is_file() && open_lock(&owner).is_ok_and(|file| file.try_lock().is_ok())
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{OWNER_FILE, abandoned, open_lock};
+    use std::fs;
+
+    #[test]
+    fn only_directories_without_an_owner_are_swept() {
+        let parent = std::env::temp_dir().join(format!("xtask-sweep-{}", std::process::id()));
+        for name in ["test-1", "test-2", "test-x", "bench-3", "test-4"] {
+            fs::create_dir_all(parent.join(name)).unwrap();
+        }
+        for name in ["test-1", "test-2", "test-x", "bench-3"] {
+            fs::write(parent.join(name).join(OWNER_FILE), "").unwrap();
+        }
+        let held = open_lock(&parent.join("test-2").join(OWNER_FILE)).expect("the file is there");
+        held.try_lock().expect("nobody else holds it");
+        assert_eq!(abandoned(&parent, "test"), vec![parent.join("test-1")]);
+        fs::remove_dir_all(&parent).unwrap();
+    }
+}

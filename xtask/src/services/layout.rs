@@ -1,0 +1,164 @@
+//! Where private services keep their files. The directory asked for holds state and lock; data lives in it
+//! too, unless the services' account cannot enter it (a 0700 home), in which case it moves to /var/tmp.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io::ErrorKind;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use super::account::{Account, own_uid};
+use crate::process;
+use crate::progress::note;
+
+/// Names the data directory when that is not the home itself.
+const POINTER_FILE: &str = "data-at";
+const LOCK_FILE: &str = "lock";
+/// Longer than any healthy `up`: initdb, a base backup and a start take seconds.
+const LOCK_WAIT: Duration = Duration::from_secs(180);
+
+/// The directories of one set of services.
+#[derive(Clone, Debug)]
+pub(crate) struct Layout {
+    /// Holds `state.json`, `lock` and perhaps the pointer; owned by whoever runs this tool.
+    pub(crate) home: PathBuf,
+    /// Holds `primary`, `replica` and `redis`; equals `home` unless the account cannot enter that.
+    pub(crate) data: PathBuf,
+}
+
+/// Held while instances are started or stopped; another run on the same directory waits for it.
+#[derive(Debug)]
+pub(crate) struct Lock {
+    _file: File,
+}
+
+impl Layout {
+    /// Where the data of `directory` is, without creating anything.
+    pub(crate) fn locate(directory: &Path) -> Result<Layout> {
+        let home = std::path::absolute(directory).context("resolve the services directory")?;
+        // The canonical form, because running instances are recognised by it.
+        let home = fs::canonicalize(&home).unwrap_or(home);
+        let data = match fs::read_to_string(home.join(POINTER_FILE)) {
+            Ok(elsewhere) => PathBuf::from(elsewhere.trim_end()),
+            Err(_) => home.clone(),
+        };
+        Ok(Layout { home, data })
+    }
+
+    /// Creates the directories and makes sure that `account` can enter the data directory.
+    pub(crate) fn prepare(directory: &Path, account: &Account) -> Result<Layout> {
+        make_open_directory(directory)?;
+        let layout = Layout::locate(directory)?;
+        if layout.data != layout.home && layout.data.is_dir() {
+            // A move of an earlier run stands, even if the home has been opened since: data is there.
+            return Ok(layout);
+        }
+        let Some(closed) = account.first_closed_directory(&layout.home)? else {
+            return Ok(Layout { data: layout.home.clone(), home: layout.home });
+        };
+        let elsewhere = fallback(&layout.home);
+        note(&format!(
+            "  note  user postgres cannot enter {closed}; service data goes to {} instead\n        \
+             (to keep it in place: `chmod o+x {closed}`, then remove {})",
+            elsewhere.display(),
+            layout.home.join(POINTER_FILE).display(),
+            closed = closed.display(),
+        ));
+        make_open_directory(&elsewhere)?;
+        // /var/tmp is everybody's: a directory that was put there for us to fall into is refused.
+        if fs::symlink_metadata(&elsewhere)?.uid() != own_uid()? || elsewhere.is_symlink() {
+            bail!("{} belongs to somebody else: remove it, or pass another --dir", elsewhere.display());
+        }
+        fs::write(layout.home.join(POINTER_FILE), format!("{}\n", elsewhere.display()))
+            .context("note where the data is")?;
+        Ok(Layout { home: layout.home, data: elsewhere })
+    }
+
+    /// Waits for other runs on this directory to finish starting or stopping.
+    pub(crate) fn lock(&self, on_stop: OnStopRequest) -> Result<Lock> {
+        let path = self.home.join(LOCK_FILE);
+        let file = open_lock(&path)?;
+        let deadline = Instant::now() + LOCK_WAIT;
+        let mut told = Told::Nothing;
+        loop {
+            match file.try_lock() {
+                Ok(()) => return Ok(Lock { _file: file }),
+                Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
+                    if on_stop == OnStopRequest::GiveUp {
+                        process::check_stop()?;
+                    }
+                    if told == Told::Nothing {
+                        note(&format!("        waiting for another run that uses {}", self.home.display()));
+                        told = Told::Waiting;
+                    }
+                    thread::sleep(process::POLL);
+                }
+                Err(TryLockError::WouldBlock) => bail!("{} is still held by another run", path.display()),
+                Err(TryLockError::Error(error)) => {
+                    return Err(error).with_context(|| format!("lock {}", path.display()));
+                }
+            }
+        }
+    }
+
+    /// Removes everything, data that moved elsewhere included. The instances must be stopped.
+    pub(crate) fn remove(&self) -> Result<()> {
+        remove_directory(&self.data)?;
+        remove_directory(&self.home)
+    }
+}
+
+/// What a wait does when the user asks to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OnStopRequest {
+    GiveUp,
+    /// Goes on, because it is the stopping itself that waits.
+    KeepWaiting,
+}
+
+#[derive(PartialEq, Eq)]
+enum Told {
+    Nothing,
+    Waiting,
+}
+
+/// Opens a lock file for `File::lock`; the kernel drops the lock with its holder, however that dies.
+pub(crate) fn open_lock(path: &Path) -> Result<File> {
+    OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(path)
+        .with_context(|| format!("open {}", path.display()))
+}
+
+/// Removes a directory and what is in it; one that is not there is fine.
+pub(crate) fn remove_directory(path: &Path) -> Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("remove {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Creates the directory and its parents; what is created can be entered by everybody, whatever the umask.
+fn make_open_directory(path: &Path) -> Result<()> {
+    let path = std::path::absolute(path)?;
+    let missing: Vec<&Path> = path.ancestors().take_while(|directory| !directory.exists()).collect();
+    fs::create_dir_all(&path).with_context(|| format!("create {}", path.display()))?;
+    for directory in missing {
+        fs::set_permissions(directory, fs::Permissions::from_mode(0o755))?;
+    }
+    Ok(())
+}
+
+fn fallback(home: &Path) -> PathBuf {
+    let mut hasher = DefaultHasher::new();
+    home.hash(&mut hasher);
+    PathBuf::from(format!("/var/tmp/paystrata-{:016x}", hasher.finish()))
+}

@@ -1,0 +1,87 @@
+//! `cargo xtask test`: builds, starts services of its own, runs doc tests and tests, and removes the
+//! services. Runs at the same time do not meet. The last line and the exit code are the runner's.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use lexopt::prelude::*;
+
+use crate::process;
+use crate::progress::note;
+use crate::services::ephemeral::Ephemeral;
+use crate::workspace;
+
+/// One selection and one set of features for everything, so that cargo builds each crate once. The bench
+/// crate carries the peers we measure against, and has no tests that need services.
+const SELECTION: [&str; 5] = [
+    "--workspace",
+    "--exclude",
+    "paystrata-bench",
+    "--features",
+    "paystrata-gateway/simulator,paystrata-monitor/otlp",
+];
+const NEXTEST_VERSION_LIMIT: Duration = Duration::from_secs(30);
+
+/// Runs the command.
+pub(crate) fn run(mut arguments: lexopt::Parser) -> Result<i32> {
+    let mut filter = None;
+    while let Some(argument) = arguments.next()? {
+        match argument {
+            Value(text) if filter.is_none() => filter = Some(text.string()?),
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    let simulator = build()?;
+    let parent = workspace::root()?.join(workspace::RUNTIME_DIRECTORY);
+    let services = Ephemeral::start(&parent, "test")?;
+    // The build may have replaced this program under its name; the kernel still knows the running one.
+    let own_copy = services.directory().join("xtask");
+    fs::copy("/proc/self/exe", &own_copy).context("keep a copy of this program for the tests")?;
+    let mut environment = services.running.test_environment();
+    environment.push(("PAYSTRATA_XTASK", own_copy.display().to_string()));
+    environment.push(("PAYSTRATA_TEST_SIMULATOR", simulator.display().to_string()));
+
+    // Doc tests first: the runner's summary shall be the last thing to read.
+    let documented = match filter {
+        None => cargo(&["test", "--doc", "--quiet"], &[], &environment)?,
+        Some(_) => 0,
+    };
+    let filter: Vec<&str> = filter.as_deref().into_iter().collect();
+    let tested = if has_nextest() {
+        cargo(&["nextest", "run"], &filter, &environment)?
+    } else {
+        note("  note  cargo-nextest is not installed; using cargo test");
+        cargo(&["test", "--lib", "--bins", "--tests"], &filter, &environment)?
+    };
+    if tested == 0 && documented != 0 {
+        bail!("doc tests failed (see above); all other tests passed");
+    }
+    Ok(tested)
+}
+
+/// Builds the tests, and the simulator with them. Returns the path of the latter.
+fn build() -> Result<PathBuf> {
+    let mut arguments = vec!["build", "--lib", "--bins", "--tests"];
+    arguments.extend(SELECTION);
+    workspace::cargo_succeeds(&arguments)?;
+    let simulator = workspace::target_directory()?.join("debug/paystrata-simulator");
+    if !simulator.is_file() {
+        bail!("cargo built no {}", simulator.display());
+    }
+    Ok(simulator)
+}
+
+fn cargo(verb: &[&str], rest: &[&str], environment: &[(&'static str, String)]) -> Result<i32> {
+    let mut command: Command = workspace::cargo()?;
+    command.args(verb).args(SELECTION).args(rest).envs(environment.iter().cloned());
+    Ok(process::foreground(&mut command)?.code().unwrap_or(1))
+}
+
+fn has_nextest() -> bool {
+    let asked = workspace::cargo()
+        .and_then(|mut cargo| process::capture(cargo.args(["nextest", "--version"]), NEXTEST_VERSION_LIMIT));
+    asked.is_ok_and(|asked| asked.status.success())
+}

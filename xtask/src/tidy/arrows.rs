@@ -1,0 +1,105 @@
+//! The arrows between the modules of the app, by the table below. `use` lines and paths are read by
+//! `tidy::paths`; this file only judges.
+
+use std::collections::BTreeSet;
+
+use super::finding::Finding;
+use super::paths::{module_path, named_modules};
+
+/// Which modules of its crate a module may name.
+enum MayName {
+    Nobody,
+    AnyBut(&'static [&'static str]),
+}
+
+use MayName::{AnyBut, Nobody};
+
+/// The layers inside `crates/app/src`. `payments` stands above the other domain folders and may name them.
+const RULES: &[(&str, MayName)] = &[
+    ("money", Nobody),
+    ("ids", Nobody),
+    ("clock", Nobody),
+    // The write path: domain folders call it, never the other way round.
+    ("engine", AnyBut(&["payments", "accounts", "ledger", "fraud", "webhooks", "merchants", "http"])),
+    ("accounts", AnyBut(&["payments", "ledger", "fraud", "webhooks", "merchants"])),
+    ("ledger", AnyBut(&["payments", "accounts", "fraud", "webhooks", "merchants"])),
+    ("fraud", AnyBut(&["payments", "accounts", "ledger", "webhooks", "merchants"])),
+    ("webhooks", AnyBut(&["payments", "accounts", "ledger", "fraud", "merchants"])),
+    ("merchants", AnyBut(&["payments", "accounts", "ledger", "fraud", "webhooks"])),
+];
+
+/// The wire. Only these files and folders may name it; what lies behind a handler knows no HTTP.
+const HTTP: &str = "http";
+const MAY_NAME_HTTP: &[&str] = &["http", "router", "main", "serve", "handler"];
+
+/// Judges one file. `file` is its path below `crates/app/src`; `modules` are the crate's top-level ones.
+pub(super) fn check(file: &str, syntax: &syn::File, modules: &BTreeSet<String>) -> Vec<Finding> {
+    let place = module_path(file);
+    let own = place.first().map_or("", String::as_str);
+    let rule = RULES.iter().find(|(module, _)| *module == own).map(|(_, rule)| rule);
+    let is_edge = file.trim_end_matches(".rs").split('/').any(|part| MAY_NAME_HTTP.contains(&part));
+    let named = named_modules(file, syntax, "paystrata_app").into_iter();
+    let forbidden = named.filter(|named| modules.contains(&named.module)).filter_map(|named| {
+        let target = named.module.as_str();
+        let message = match rule {
+            Some(Nobody) => format!("`{own}` names no module of its crate, not even `{target}`"),
+            Some(AnyBut(forbidden)) if forbidden.contains(&target) => {
+                format!("`{own}` may not name `{target}`")
+            }
+            _ if target == HTTP && !is_edge => {
+                format!("only the router, main, serve, handlers and `http` itself name `http`, not {file}")
+            }
+            _ => return None,
+        };
+        Some(Finding { path: format!("crates/app/src/{file}"), line: named.line, rule: "arrow", message })
+    });
+    forbidden.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::check;
+
+    fn findings(file: &str, source: &str) -> usize {
+        let modules = ["money", "ids", "engine", "payments", "accounts", "fraud", "ledger", "http", "config"];
+        let modules = modules.iter().map(|module| (*module).to_owned()).collect();
+        check(file, &syn::parse_file(source).expect("the snippet parses"), &modules).len()
+    }
+
+    #[test]
+    fn allowed_arrows_pass() {
+        for (file, source) in [
+            ("payments/create.rs", "use crate::{engine, accounts, ledger, fraud, money};"),
+            ("accounts/open.rs", "use crate::engine::Engine; use crate::money::Amount;"),
+            ("payments/handler.rs", "use crate::http::Problem;"),
+            ("payments/handler/create.rs", "use crate::http::Problem;"),
+            ("router.rs", "use crate::{http, payments, accounts};"),
+            ("http/error.rs", "use crate::http::Problem;"),
+            ("money.rs", "use std::fmt; use super::money::Amount;"),
+            ("engine/batch.rs", "use crate::config::Engine; use super::command;"),
+        ] {
+            assert_eq!(findings(file, source), 0, "{file}: {source}");
+        }
+    }
+
+    #[test]
+    fn forbidden_arrows_are_found() {
+        for (file, source) in [
+            ("engine/batch.rs", "use crate::payments::Payment;"),
+            ("engine/mod.rs", "fn f() { crate::http::respond(); }"),
+            ("accounts/open.rs", "use crate::ledger::Entry;"),
+            ("fraud/score.rs", "use crate::payments;"),
+            ("money.rs", "use crate::ids::Id;"),
+            ("ids.rs", "use super::config;"),
+            ("payments/create.rs", "use crate::http::Problem;"),
+            ("accounts/store.rs", "use crate::http::Problem;"),
+        ] {
+            assert_eq!(findings(file, source), 1, "{file}: {source}");
+        }
+    }
+
+    #[test]
+    fn names_that_are_no_modules_are_left_alone() {
+        assert_eq!(findings("money.rs", "use crate::Error;"), 0);
+    }
+}
