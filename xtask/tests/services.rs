@@ -124,6 +124,30 @@ fn killed_services_come_back_with_their_data() {
 }
 
 #[test]
+fn query_that_outlives_its_killed_server_does_not_keep_the_next_one_from_starting() {
+    let services = Services::new("orphan");
+    let before = services.up();
+    sql(&before, "primary", "create table kept (n int); insert into kept values (1)");
+    let bin = before["postgres_bin"].as_str().expect("up names the programs");
+    let url = before["primary"]["url"].as_str().expect("a running service has a URL");
+    // Never waits for anything, so it does not notice that its postmaster is gone.
+    let busy = "select sum(i) from (select generate_series(1, 100000000000) as i) as numbers";
+    let mut client =
+        Command::new(format!("{bin}/psql")).args(["-X", "-d", url, "-c", busy]).spawn().expect("psql runs");
+    while sql(&before, "primary", "select count(*) from pg_stat_activity where query like 'select sum(i)%'")
+        == "0"
+    {
+        std::thread::yield_now();
+    }
+    kill(pid(&before, "primary"));
+
+    let after = services.up();
+    assert_eq!(sql(&after, "primary", "select n from kept"), "1");
+    client.kill().ok();
+    client.wait().expect("psql has ended");
+}
+
+#[test]
 fn replica_is_rebuilt_when_it_cannot_follow_and_the_primary_keeps_its_data() {
     let services = Services::new("rebuild");
     let report = services.up();

@@ -59,6 +59,7 @@ pub fn router(app: &Arc<App>) -> Router {
     routes.layer(from_fn(request_id::assign)).with_state(Arc::clone(app))
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "the layer hands the cause over")]
 fn panicked(cause: Box<dyn std::any::Any + Send>) -> Response {
     let text = cause.downcast_ref::<&str>().map(|text| (*text).to_owned());
     let text = text.or_else(|| cause.downcast_ref::<String>().cloned()).unwrap_or_default();

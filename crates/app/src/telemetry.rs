@@ -1,6 +1,8 @@
 //! Logs and traces of the process: JSON or text on standard error, and spans to an OTLP collector when one is named.
 //! Started once by `main`; a collector that is away costs dropped spans and nothing else.
 
+use std::io::IsTerminal as _;
+
 use anyhow::Context as _;
 use paystrata_monitor::otlp;
 use tracing_subscriber::layer::SubscriberExt as _;
@@ -18,10 +20,8 @@ pub struct Telemetry {
 impl Telemetry {
     /// Sends what is buffered, within a few seconds.
     pub fn stop(self) {
-        if let Some(exporter) = self.exporter {
-            if let Err(error) = exporter.shutdown() {
-                tracing::warn!(%error, "send the last spans");
-            }
+        if let Some(Err(error)) = self.exporter.map(otlp::Guard::shutdown) {
+            tracing::warn!(%error, "send the last spans");
         }
     }
 }
@@ -32,7 +32,7 @@ pub fn start(config: &TelemetryConfig) -> anyhow::Result<Telemetry> {
     let filter: EnvFilter = config.log_filter.parse().context("read telemetry.log_filter")?;
     let lines: Box<dyn Layer<Registry> + Send + Sync> = match config.log_format {
         LogFormat::Json => fmt::layer().json().with_writer(std::io::stderr).with_filter(filter).boxed(),
-        LogFormat::Text => fmt::layer().with_writer(std::io::stderr).with_filter(filter).boxed(),
+        LogFormat::Text => fmt::layer().with_ansi(std::io::stderr().is_terminal()).with_writer(std::io::stderr).with_filter(filter).boxed(),
     };
     let (spans, exporter) = match &config.otlp_endpoint {
         Some(endpoint) => {

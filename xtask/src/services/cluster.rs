@@ -24,7 +24,8 @@ pub(crate) const SETTINGS_FILE: &str = "paystrata.conf";
 const START_LIMIT: Duration = Duration::from_secs(300);
 const STOP_LIMIT: Duration = Duration::from_secs(60);
 const QUERY_LIMIT: Duration = Duration::from_secs(30);
-/// Time for the processes of a killed server to see that it is gone.
+/// Time for the processes of a killed server to end by themselves, and then to be ended.
+const ORPHANS_GRACE: Duration = Duration::from_secs(3);
 const ORPHANS_LIMIT: Duration = Duration::from_secs(15);
 /// A port found free can be taken before it is used, rarely twice.
 const PORT_ATTEMPTS: u32 = 4;
@@ -138,8 +139,11 @@ impl<'a> Cluster<'a> {
             if failure.contains("Address already in use") && ports_tried < PORT_ATTEMPTS {
                 (port_wish, ports_tried) = (None, ports_tried + 1);
             } else if failure.contains("pre-existing shared memory block") && Instant::now() < deadline {
-                // Processes of a killed server notice its death at their next wait: theirs is a moment.
+                // Processes of a killed server end at their next wait, which a long query may never reach.
                 thread::sleep(Duration::from_millis(200));
+                if Instant::now() + ORPHANS_LIMIT > deadline + ORPHANS_GRACE {
+                    postmaster::end_processes_on(&self.data());
+                }
             } else {
                 return Err(self.start_failure(&failure));
             }

@@ -52,13 +52,19 @@ pub(super) fn retire_stale_pid(data: &Path) -> Result<()> {
         .with_context(|| format!("retire the stale postmaster.pid (pid {})", noted.pid))
 }
 
-/// Processes that work on a directory: servers make theirs the current one, tools name it as an argument.
+/// Programs that we start in directories of ours. Anything else there (a shell, an editor) is a person's.
+const OURS: [&str; 4] = ["postgres", "initdb", "pg_basebackup", "redis-server"];
+
+/// Our programs at work on a directory: servers make theirs the current one, tools name it as an argument.
 pub(super) fn processes_on(directory: &Path) -> Vec<u32> {
     let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
     entries
         .flatten()
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .filter(|pid| Identity::of(*pid).is_some())
+        .filter(|pid| {
+            let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+            OURS.contains(&name.trim_end()) && Identity::of(*pid).is_some()
+        })
         .filter(|pid| {
             fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|current| current == directory)
                 || command_line(*pid).iter().any(|argument| Path::new(argument) == directory)
@@ -66,8 +72,9 @@ pub(super) fn processes_on(directory: &Path) -> Vec<u32> {
         .collect()
 }
 
-/// Ends what a killed run left at work on a directory of ours that holds nothing of value yet, so that it
-/// does not write below our hands. Bounded; what does not die in time is left to the caller's next error.
+/// Ends what a killed run left at work on a directory of ours, so that it does not write below our hands.
+/// Only for one that has no server: half made, or its postmaster dead. Bounded; what does not die in time is
+/// left to the caller's next error.
 pub(super) fn end_processes_on(directory: &Path) {
     let deadline = Instant::now() + END_LIMIT;
     loop {
@@ -108,7 +115,9 @@ fn serves(pid: u32, data: &Path) -> bool {
 mod tests {
     use super::{NEVER_A_PID, Noted, end_processes_on, find, processes_on, read, retire_stale_pid};
     use std::fs;
+    use std::os::unix::process::CommandExt;
     use std::path::PathBuf;
+    use std::process::Command;
 
     struct Scratch(PathBuf);
 
@@ -157,13 +166,20 @@ mod tests {
     }
 
     #[test]
-    fn processes_are_found_by_their_directory_and_ended() {
+    fn only_our_programs_are_found_in_a_directory_and_ended() {
         let scratch = Scratch::with_pid_file("cwd", "");
-        assert!(processes_on(&scratch.0).is_empty());
-        let mut child =
-            std::process::Command::new("sleep").arg("600").current_dir(&scratch.0).spawn().unwrap();
-        assert_eq!(processes_on(&scratch.0), vec![child.id()]);
+        let (person, initdb) = (PathBuf::from("/bin/sleep"), scratch.0.join("initdb"));
+        std::os::unix::fs::symlink(&person, &initdb).unwrap();
+        let start = |program: &PathBuf| {
+            let mut command = Command::new(program);
+            command.arg0("sleep").arg("600").current_dir(&scratch.0).spawn().expect("sleep is installed")
+        };
+        let (mut person, mut ours) = (start(&person), start(&initdb));
+        assert_eq!(processes_on(&scratch.0), vec![ours.id()]);
         end_processes_on(&scratch.0);
-        assert!(child.wait().unwrap().code().is_none(), "it died by a signal");
+        assert!(ours.wait().unwrap().code().is_none(), "it died by a signal");
+        assert!(person.try_wait().unwrap().is_none(), "it was left alone");
+        person.kill().unwrap();
+        person.wait().unwrap();
     }
 }

@@ -246,6 +246,7 @@ fn create_all(book: &mut Book, render: &Render, members: &[(KeyClaim, CreatePaym
 }
 
 /// What a gateway is asked to do.
+#[derive(Clone, Copy)]
 struct Effect {
     kind: OperationKind,
     amount: i64,

@@ -25,9 +25,11 @@ pub(super) fn settle(book: &mut Book, render: &Render, command: &Settlement) -> 
     let reason =
         if command.outcome == ChargeOutcome::Unknown { Reason::OutcomeUnknown } else { Reason::Settled };
     // Asking again and learning nothing is not an event: the resolver may ask many times.
-    let news = !(command.outcome == ChargeOutcome::Unknown && operation.status == OperationStatus::Unknown)
-        && !(command.outcome == ChargeOutcome::Held && operation.status == OperationStatus::Held);
-    if news {
+    let learned_nothing = matches!(
+        (command.outcome, operation.status),
+        (ChargeOutcome::Unknown, OperationStatus::Unknown) | (ChargeOutcome::Held, OperationStatus::Held)
+    );
+    if !learned_nothing {
         touch(book, &mut payment, reason, command.evidence.text.clone());
     }
     let settled = OperationRow {

@@ -1,6 +1,8 @@
 //! The data layer against a real primary and replica, with faults made by a proxy in front of them.
 //! One binary, so that the support code is compiled once; every test works in a database of its own.
 
+mod cluster;
+mod failover;
 mod migrations;
 mod partitions;
 mod pool;

@@ -27,7 +27,7 @@ impl OperationClass {
     pub(crate) fn may_resend(&self, written: Written) -> bool {
         match self {
             Self::Read | Self::IdempotentWrite(_) => true,
-            Self::UnsafeWrite => written == Written::Maybe || written == Written::Nothing,
+            Self::UnsafeWrite => written == Written::Nothing,
         }
     }
 

@@ -226,7 +226,7 @@ async fn redirects_are_not_followed() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let reply = format!(
-        "HTTP/1.1 307 Temporary Redirect\r\nlocation: {}\r\ncontent-length: 0\r\n\r\n",
+        "HTTP/1.1 303 See Other\r\nlocation: {}\r\ncontent-length: 0\r\n\r\n",
         simulator.authorize_net_endpoint()
     );
     let redirecting = tokio::spawn(async move {
@@ -237,7 +237,7 @@ async fn redirects_are_not_followed() {
         stream.write_all(reply.as_bytes()).await.unwrap();
     });
     let outcome = authorize_net(format!("http://{address}/")).purchase(charge("E4", usd(1000))).await;
-    assert_eq!(unknown_reason(&outcome), UnknownReason::Status(307));
+    assert_eq!(unknown_reason(&outcome), UnknownReason::Status(303));
     redirecting.await.unwrap();
     assert_eq!(simulator.effects("E4").total(), 0);
     simulator.shutdown().await;

@@ -36,9 +36,9 @@ section! {
         /// URL of the JSON API; empty disables the rail.
         endpoint: String = "endpoint" Kind::Endpoint, Fixed("");
         /// API login id. Needed when the rail is enabled.
-        login: Secret = "login" Kind::Secret { bytes_min: 1 }, DevelopmentSecret("development-login");
+        login: Secret = "login" Kind::Secret { bytes_min: 1 }, DevelopmentSecret("simulator");
         /// Transaction key. Needed when the rail is enabled.
-        transaction_key: Secret = "transaction_key" Kind::Secret { bytes_min: 1 }, DevelopmentSecret("development-transaction-key");
+        transaction_key: Secret = "transaction_key" Kind::Secret { bytes_min: 1 }, DevelopmentSecret("simulator-key");
         /// Longest wait for one answer; the outcome is unknown then, and the resolver asks for it.
         timeout: Duration = "timeout_ms" milliseconds(1, 120_000), Fixed("10000");
         /// Calls at once; one more is refused before it is sent.
@@ -52,7 +52,7 @@ section! {
         /// URL of the JSON API; empty disables the rail.
         endpoint: String = "endpoint" Kind::Endpoint, Fixed("");
         /// API key. Needed when the rail is enabled.
-        api_key: Secret = "api_key" Kind::Secret { bytes_min: 1 }, DevelopmentSecret("development-api-key");
+        api_key: Secret = "api_key" Kind::Secret { bytes_min: 1 }, DevelopmentSecret("simulator-api-key");
         /// Longest wait for one answer; the outcome is unknown then, and the resolver asks for it.
         timeout: Duration = "timeout_ms" milliseconds(1, 120_000), Fixed("10000");
         /// Calls at once; one more is refused before it is sent.

@@ -71,7 +71,7 @@ impl Ground {
     }
 
     async fn fill(&self) -> anyhow::Result<()> {
-        schema::create(&self.settings, &self.client).await.context("create the schema")?;
+        schema::create(&self.connection_text()?).await.context("create the schema")?;
         self.client.execute("INSERT INTO merchants (id, name) VALUES ($1, 'bench')", &[&self.merchant.0]).await?;
         self.open_accounts().await.context("open accounts")?;
         self.client.batch_execute(&pgbench::function(self.merchant.0)).await.context("create the peer's function")?;

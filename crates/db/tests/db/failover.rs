@@ -1,0 +1,157 @@
+//! Promotion, fencing, restarts and pauses, on servers of the test's own.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::time::Duration;
+
+use paystrata_db::{
+    Config, Db, Error, NoPrimary, NodeState, Role, Statement, Token, TransactionError, TransactionOptions,
+    Type,
+};
+
+use crate::cluster::Cluster;
+use crate::support::{LIMIT, config, connected, count, plain, until, url};
+
+static INSERT: Statement = Statement::new("INSERT INTO note VALUES ($1)", &[Type::INT8]);
+static NEWEST: Statement = Statement::new("SELECT coalesce(max(body), 0) FROM note", &[]);
+
+fn on_cluster<Fut: Future<Output = ()>>(test: impl FnOnce(Arc<Cluster>, Config) -> Fut) {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    runtime.expect("a runtime can be built").block_on(async {
+        let cluster = Arc::new(Cluster::start());
+        let mut config = config(&cluster.url("primary"));
+        config.replica_urls = vec![url(&cluster.url("replica"))];
+        config.acquire_timeout = LIMIT;
+        cluster.run_on("primary", "CREATE TABLE note (body bigint PRIMARY KEY)").await;
+        test(cluster, config).await;
+    });
+}
+
+async fn insert(db: &Db, body: i64) -> Token {
+    let options = TransactionOptions { timeout: LIMIT, attempts_max: 50, ..TransactionOptions::default() };
+    let added = db.transaction(options, |tx| async move { tx.execute(&INSERT, &[&body]).await });
+    added.await.expect("insert").token
+}
+
+/// As a careful caller does it: after an unknown outcome the same again, and its own key tells whether it was there.
+async fn insert_through(db: &Db, body: i64) {
+    let options = TransactionOptions { timeout: LIMIT, attempts_max: 50, ..TransactionOptions::default() };
+    let mut doubt = false;
+    loop {
+        match db.transaction(options, |tx| async move { tx.execute(&INSERT, &[&body]).await }).await {
+            Ok(_) => return,
+            Err(error) if error.outcome_is_unknown() => doubt = true,
+            Err(TransactionError::Work(error)) if doubt && error.constraint() == Some("note_pkey") => return,
+            Err(error) => panic!("insert {body}: {error}"),
+        }
+    }
+}
+
+#[test]
+fn writes_move_to_the_promoted_replica_and_the_old_primary_is_fenced() {
+    on_cluster(|cluster, config| async move {
+        let db = connected(config).await;
+        let before = insert(&db, 1).await;
+        until(&db, |status| status.nodes[1].lsn.is_some_and(|lsn| lsn >= before.lsn)).await;
+
+        // Writers that never stop: what they were told must be there afterwards.
+        let (done, acknowledged) = (AtomicBool::new(false), AtomicI64::new(1));
+        let writer = async {
+            for body in 2.. {
+                insert_through(&db, body).await;
+                acknowledged.store(body, Ordering::Release);
+                if done.load(Ordering::Acquire) {
+                    break;
+                }
+            }
+        };
+        let fault = async {
+            let same = Arc::clone(&cluster);
+            let promoted = tokio::task::spawn_blocking(move || {
+                // A clean stop sends everything to the replica, so that nothing acknowledged is lost.
+                same.stop("primary");
+                same.promote("replica");
+            });
+            promoted.await.expect("promote");
+            until(&db, |status| status.primary.as_ref() == Some(&status.nodes[1].id)).await;
+            done.store(true, Ordering::Release);
+        };
+        tokio::time::timeout(LIMIT, Box::pin(async { tokio::join!(writer, fault) }))
+            .await
+            .expect("writes go on");
+        let newest = acknowledged.into_inner();
+        let successor = plain(&cluster.url("replica")).await;
+        assert_eq!(count(&successor, "SELECT count(*) FROM note").await, newest);
+
+        let after = insert(&db, newest + 1).await;
+        assert!(after > before && after.timeline > before.timeline);
+        let connection = db.read_after(before).await.expect("a token of the old timeline");
+        assert_eq!(connection.role(), Role::Primary);
+
+        // The old one comes back and still believes itself the primary.
+        cluster.boot("primary");
+        let status = until(&db, |status| status.nodes[0].state == NodeState::Up).await;
+        assert_eq!(status.nodes[0].role, Some(Role::Primary));
+        assert_eq!(status.primary.as_ref(), Some(&status.nodes[1].id));
+        cluster.crash("replica");
+        until(&db, |status| status.nodes[1].state == NodeState::Down).await;
+        let refused = db.status_when(LIMIT, |status| status.primary.is_none()).await.expect("nobody is left");
+        assert_eq!(refused.nodes[0].state, NodeState::Up);
+    });
+}
+
+#[test]
+fn a_fenced_primary_is_named_as_the_reason() {
+    on_cluster(|cluster, mut config| async move {
+        config.acquire_timeout = Duration::from_millis(100);
+        cluster.promote("replica");
+        let db = connected(config).await;
+        let status = until(&db, |status| status.primary.is_some()).await;
+        assert_eq!(status.primary.as_ref(), Some(&status.nodes[1].id), "the later timeline wins");
+        cluster.crash("replica");
+        until(&db, |status| status.nodes[1].state == NodeState::Down).await;
+        let error = db.write().await.expect_err("the other one is fenced");
+        assert!(matches!(error, Error::NoPrimary { reason: NoPrimary::Fenced, .. }), "{error}");
+    });
+}
+
+#[test]
+fn a_replica_that_stops_replaying_loses_its_reads_and_gets_them_back() {
+    on_cluster(|cluster, mut config| async move {
+        config.replica_lag_max = Duration::from_millis(100);
+        let db = connected(config).await;
+        cluster.run_on("replica", "SELECT pg_wal_replay_pause()").await;
+        let token = insert(&db, 5).await;
+        let connection = db.read_after(token).await.expect("read");
+        assert_eq!(connection.role(), Role::Primary);
+        assert_eq!(connection.query_one(&NEWEST, &[]).await.expect("query").get::<_, i64>(0), 5);
+        let late = |status: &paystrata_db::Status| {
+            status.nodes[1].lag.is_some_and(|lag| lag > Duration::from_millis(100))
+        };
+        until(&db, late).await;
+        assert_eq!(db.read().await.expect("read").role(), Role::Primary);
+        cluster.run_on("replica", "SELECT pg_wal_replay_resume()").await;
+        until(&db, |status| !late(status) && status.nodes[1].lsn.is_some_and(|lsn| lsn >= token.lsn)).await;
+        assert_eq!(db.read().await.expect("read").role(), Role::Replica);
+        assert_eq!(db.read_after(token).await.expect("read").role(), Role::Replica);
+    });
+}
+
+#[test]
+fn a_restarted_primary_is_used_again_without_handing_out_old_connections() {
+    on_cluster(|cluster, config| async move {
+        let db = connected(config).await;
+        insert(&db, 1).await;
+        cluster.crash("primary");
+        until(&db, |status| status.nodes[0].state == NodeState::Down).await;
+        let read = db.read().await.expect("the replica reads on");
+        assert_eq!(read.role(), Role::Replica);
+        assert_eq!(read.query_one(&NEWEST, &[]).await.expect("query").get::<_, i64>(0), 1);
+        cluster.boot("primary");
+        until(&db, |status| status.nodes[0].state == NodeState::Up).await;
+        for _ in 0..8 {
+            let connection = db.write().await.expect("acquire");
+            connection.query_one(&NEWEST, &[]).await.expect("no connection from before the crash");
+        }
+    });
+}
