@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use http::StatusCode;
 use paystrata_cache::{Cache, CacheError, CacheKey, LoadContext, Policy, RedisTier, Stats, Version};
 use paystrata_db::Token;
 use serde::{Deserialize, Serialize};
@@ -14,7 +13,6 @@ use uuid::Uuid;
 
 use crate::accounts::store::AccountReadError;
 use crate::engine::{Commit, EngineObserver, OperationError};
-use crate::http::problem::Problem;
 use crate::ids::MerchantId;
 
 /// Bytes of bookkeeping counted per document beside its body.
@@ -189,18 +187,5 @@ impl ReadError {
 
     fn cached<E: std::error::Error + Send + Sync + 'static>(error: CacheError<E>) -> Self {
         if error.is_retryable() { Self::Overloaded } else { Self::Failed(Box::new(error)) }
-    }
-
-    /// For the caller, with the cause logged.
-    #[must_use]
-    pub fn into_problem(self, doing: &str) -> Problem {
-        tracing::error!(error = ?self, doing, "serve read");
-        match self {
-            Self::Overloaded => Problem::unavailable("Too many reads are waiting."),
-            Self::Failed(_) => {
-                Problem::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "This cannot be read now.")
-                    .retryable()
-            }
-        }
     }
 }

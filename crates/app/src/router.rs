@@ -24,7 +24,7 @@ pub fn router(app: &Arc<App>) -> Router {
         .route("/v1/accounts/{id}", get(accounts::handler::get))
         .route("/v1/accounts/{id}/entries", get(ledger::handler::entries))
         .route("/v1/payments", post(payments::handler::create).get(payments::handler::list))
-        .route("/v1/payments/batch", post(payments::handler::batch))
+        .route("/v1/payments/batch", post(payments::batch::handler::batch))
         .route("/v1/payments/{id}", get(payments::handler::get))
         .route("/v1/payments/{id}/capture", post(payments::handler::capture))
         .route("/v1/payments/{id}/void", post(payments::handler::void))

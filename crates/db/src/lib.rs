@@ -56,6 +56,7 @@
 //! - Each URL must lead to one server. A balancer in front of several would make their states look like one.
 //! - With asynchronous replication a failover can lose commits that were acknowledged; only the server's settings can prevent that.
 
+mod cancel;
 mod config;
 mod connection;
 mod db;

@@ -18,7 +18,7 @@ use crate::config::{
 };
 use crate::dial::{DialSettings, Dialled, Purpose, dial};
 use crate::error::{AcquirePhase, Error};
-use crate::node::Node;
+use crate::node::{Node, NodeId};
 use crate::statement_cache::StatementCache;
 use crate::status::PoolStatus;
 use crate::url::ConnectionUrl;
@@ -41,6 +41,8 @@ pub(crate) struct Pooled {
     pub(crate) client: ClientWrapper,
     pub(crate) statements: StatementCache,
     pub(crate) path: Path,
+    /// Where a cancel has to go.
+    pub(crate) url: Arc<ConnectionUrl>,
     /// Of the server process behind it; 0 behind a pooler, where it may change with every transaction.
     pub(crate) incarnation: i64,
     generation: u64,
@@ -53,7 +55,7 @@ pub(crate) struct Pooled {
 #[derive(Debug)]
 pub(crate) struct ServerManager {
     node: Arc<Node>,
-    url: ConnectionUrl,
+    url: Arc<ConnectionUrl>,
     settings: DialSettings,
     path: Path,
     dials: Semaphore,
@@ -68,7 +70,7 @@ impl ServerManager {
     pub(crate) fn new(node: Arc<Node>, url: ConnectionUrl, config: &Config, path: Path) -> Self {
         Self {
             node,
-            url,
+            url: Arc::new(url),
             settings: DialSettings::new(config),
             path,
             dials: Semaphore::new(DIALS_MAX),
@@ -87,7 +89,8 @@ impl ServerManager {
             Path::Direct => Purpose::Pooled,
             Path::Pooler => Purpose::BehindPooler,
         };
-        let dialled = dial(&self.node.id, &self.url, &self.settings, purpose).await?;
+        // Named by what was dialled: behind a pooler that is not the server.
+        let dialled = dial(&NodeId::new(self.url.endpoint()), &self.url, &self.settings, purpose).await?;
         let Dialled { client, task } = dialled;
         let client = ClientWrapper::new(client, task);
         let incarnation = match self.path {
@@ -99,6 +102,7 @@ impl ServerManager {
             client,
             statements: StatementCache::new(STATEMENTS_MAX),
             path: self.path,
+            url: Arc::clone(&self.url),
             incarnation,
             generation,
             expires_at: now + LIFETIME_MAX - LIFETIME_JITTER_MAX.mul_f64(rand::random()),

@@ -8,10 +8,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
-use tokio_postgres::NoTls;
 use tokio_util::task::TaskTracker;
 use tracing::debug;
 
+use crate::cancel::cancel;
 use crate::config::{CANCEL_EFFECT_TIMEOUT, CANCEL_TIMEOUT, CANCELS_MAX, SWEEPS_MAX};
 use crate::pool::Pooled;
 
@@ -58,7 +58,7 @@ async fn cancel_until_idle(pooled: &Pooled) {
     let token = pooled.client.cancel_token();
     for _ in 0..CANCELS_MAX {
         // A cancel that could not be delivered is not worth a word of its own: the wait below tells.
-        let _delivered = timeout(CANCEL_TIMEOUT, token.cancel_query(NoTls)).await;
+        let _delivered = timeout(CANCEL_TIMEOUT, cancel(&token, &pooled.url)).await;
         // An empty round trip queues behind the abandoned statements: its answer proves that they ended.
         if timeout(CANCEL_EFFECT_TIMEOUT, pooled.client.check_connection()).await.is_ok() {
             return;

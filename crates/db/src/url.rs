@@ -43,6 +43,14 @@ impl ConnectionUrl {
         &self.endpoint
     }
 
+    pub(crate) fn host(&self) -> &Host {
+        self.settings.get_hosts().first().expect("parsing has found one host")
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        port_of(&self.settings)
+    }
+
     pub(crate) fn settings(&self) -> &tokio_postgres::Config {
         &self.settings
     }
@@ -60,13 +68,17 @@ impl FromStr for ConnectionUrl {
         let [host] = settings.get_hosts() else {
             return Err(UrlError::HostCount { found: settings.get_hosts().len() });
         };
-        let port = settings.get_ports().first().copied().unwrap_or(PORT_DEFAULT);
+        let port = port_of(&settings);
         let endpoint = match host {
             Host::Tcp(name) => format!("{name}:{port}"),
             Host::Unix(folder) => format!("{}:{port}", folder.display()),
         };
         Ok(Self { settings: Box::new(settings), endpoint })
     }
+}
+
+fn port_of(settings: &tokio_postgres::Config) -> u16 {
+    settings.get_ports().first().copied().unwrap_or(PORT_DEFAULT)
 }
 
 impl TryFrom<String> for ConnectionUrl {

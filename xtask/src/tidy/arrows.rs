@@ -30,7 +30,7 @@ const RULES: &[(&str, MayName)] = &[
 
 /// The wire. Only these files and folders may name it; what lies behind a handler knows no HTTP.
 const HTTP: &str = "http";
-const MAY_NAME_HTTP: &[&str] = &["http", "router", "main", "serve", "handler", "wire"];
+const MAY_NAME_HTTP: &[&str] = &["http", "router", "main", "serve", "handler", "wire", "operator"];
 
 /// Judges one file. `file` is its path below `crates/app/src`; `modules` are the crate's top-level ones.
 pub(super) fn check(file: &str, syntax: &syn::File, modules: &BTreeSet<String>) -> Vec<Finding> {
@@ -47,7 +47,7 @@ pub(super) fn check(file: &str, syntax: &syn::File, modules: &BTreeSet<String>) 
                 format!("`{own}` may not name `{target}`")
             }
             _ if target == HTTP && !is_edge => {
-                format!("only the router, main, serve, handlers, wire files and `http` itself name `http`, not {file}")
+                format!("only the router, main, serve, the operator's routes, handlers, wire files and `http` itself name `http`, not {file}")
             }
             _ => return None,
         };

@@ -65,9 +65,7 @@ pub async fn get(
 ) -> Result<Response, Problem> {
     let id: AccountId = id.parse().map_err(|_| Problem::not_found("account"))?;
     let token = answer::token_of(&headers)?;
-    let document = get::get(&app, caller.merchant, id, token)
-        .await
-        .map_err(|error| error.into_problem("read account"))?;
+    let document = get::get(&app, caller.merchant, id, token).await?;
     let document = document.ok_or_else(|| Problem::not_found("account"))?;
     let body = Bytes::copy_from_slice(&document.body);
     if !app.config.http.etag_enabled {

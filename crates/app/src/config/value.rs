@@ -29,20 +29,17 @@ pub(crate) enum Value {
 pub enum BlocklistEntry {
     /// An account id, `acc_..`.
     Account(String),
-    /// The first 6 to 8 digits of a card number.
+    /// The first 6 digits of a card number.
     Bin(String),
-    /// A customer as the merchant names it.
-    Customer(String),
 }
 
 impl BlocklistEntry {
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let (scope, name) = text.split_once(':')?;
-        let is_bin = (6..=8).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_digit());
+        let is_bin = name.len() == 6 && name.bytes().all(|byte| byte.is_ascii_digit());
         match scope {
             "account" if name.starts_with("acc_") && name.len() > 4 => Some(Self::Account(name.to_owned())),
             "bin" if is_bin => Some(Self::Bin(name.to_owned())),
-            "customer" if !name.trim().is_empty() => Some(Self::Customer(name.to_owned())),
             _ => None,
         }
     }
@@ -53,7 +50,6 @@ impl fmt::Display for BlocklistEntry {
         match self {
             Self::Account(name) => write!(formatter, "account:{name}"),
             Self::Bin(digits) => write!(formatter, "bin:{digits}"),
-            Self::Customer(name) => write!(formatter, "customer:{name}"),
         }
     }
 }

@@ -167,6 +167,7 @@ pub(super) async fn write(client: &Client, statements: &WriteStatements, book: &
     let mut sender = Sender { client, flight: Vec::with_capacity(16) };
     add_accounts(&mut sender, statements, book);
     add_payments(&mut sender, statements, book);
+    add_history(&mut sender, statements, book);
     add_operations(&mut sender, statements, book);
     add_keys(&mut sender, statements, book);
     let mut results = {
@@ -272,6 +273,9 @@ fn add_payments<'flight>(
         changed.gateway_transaction,
     ];
     sender.add(&statements.update_payments, count, changed_rows);
+}
+
+fn add_history<'flight>(sender: &mut Sender<'flight>, statements: &'flight WriteStatements, book: &'flight Book) {
     let entries = EntryColumns::of(&book.entries);
     let entry_rows = parameters![
         entries.id,

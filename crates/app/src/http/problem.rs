@@ -5,6 +5,7 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
 
+use crate::documents::ReadError;
 use crate::engine::EngineError;
 
 /// Seconds a refused caller is asked to wait: long enough for a queue of a few thousand to drain.
@@ -109,6 +110,17 @@ impl From<EngineError> for Problem {
             )
             .retryable(),
             EngineError::Rejected => Self::internal(),
+        }
+    }
+}
+
+impl From<ReadError> for Problem {
+    /// Logs the cause: nothing of it leaves the service.
+    fn from(error: ReadError) -> Self {
+        tracing::error!(?error, "serve read");
+        match error {
+            ReadError::Overloaded => Self::unavailable("Too many reads are waiting."),
+            ReadError::Failed(_) => Self::unavailable("This cannot be read now."),
         }
     }
 }

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::list::Part;
 use super::model::{Done, Occasion, PaymentError};
 use super::store::PaymentFilter;
-use super::{batch, capture, create, get, list, refund, void, wire};
+use super::{capture, create, get, list, refund, void, wire};
 use crate::app::App;
 use crate::clock::Timestamp;
 use crate::engine::{KeyClaim, PaymentRecord, Refusal, Side, find_payment};
@@ -37,23 +37,6 @@ pub async fn create(
     let new = wire::read_payment(fields)?;
     let done = create::create(&app, caller.merchant, claim, new).await;
     done.map(respond).map_err(|error| problem_of(error, wire::CREATE))
-}
-
-/// `POST /v1/payments/batch`
-pub async fn batch(
-    State(app): State<Arc<App>>,
-    caller: Caller,
-    headers: HeaderMap,
-    Body(body): Body,
-) -> Result<Response, Problem> {
-    let key = idempotency::required_key_of(&headers)?;
-    let fields = Fields::parse(&body)?;
-    let claim = claim(&app, caller, wire::BATCH, None, &fields, &key);
-    let secret = app.config.security.fingerprint_key.expose().as_bytes();
-    let items_max = app.config.http.batch_items_max.get();
-    let (mode, items) = batch::read_batch(fields, &key, caller.merchant, secret, items_max)?;
-    let done = batch::run(&app, caller.merchant, claim, mode, items).await;
-    done.map(respond).map_err(|error| problem_of(error, wire::BATCH))
 }
 
 /// `POST /v1/payments/{id}/capture`
@@ -123,7 +106,7 @@ async fn change(
     Ok((claim, payment.ok_or_else(|| Problem::not_found("payment"))?, fields))
 }
 
-fn claim(
+pub(super) fn claim(
     app: &App,
     caller: Caller,
     route: KeyedRoute,
@@ -135,7 +118,7 @@ fn claim(
     Asked { merchant_id: caller.merchant.0, route, path, fields, secret }.claim(key)
 }
 
-fn respond(done: Done) -> Response {
+pub(super) fn respond(done: Done) -> Response {
     let delivery = match done.occasion {
         Occasion::First => Delivery::First,
         Occasion::Replay => Delivery::Replay,
@@ -157,8 +140,7 @@ pub async fn get(
     query.finish()?;
     let token = answer::token_of(&headers)?;
     let found = get::get(&app, caller.merchant, id, token).await;
-    let document = found.map_err(|error| error.into_problem("read payment"))?;
-    let document = document.ok_or_else(|| Problem::not_found("payment"))?;
+    let document = found?.ok_or_else(|| Problem::not_found("payment"))?;
     let body = match names {
         Some(names) => get::narrow(&document.body, &names).ok_or_else(Problem::internal)?,
         None => Bytes::copy_from_slice(&document.body),

@@ -55,10 +55,10 @@ fn usual_file_that_is_there_but_cannot_be_read_is_refused() {
 
 #[test]
 fn lists_come_from_both_sources() {
-    let expected = [BlocklistEntry::Bin("411111".into()), BlocklistEntry::Customer("mallory".into())];
-    let place = Place::with_file("[fraud]\nblocklist = [\"bin:411111\", \"customer:mallory\"]\n");
+    let expected = [BlocklistEntry::Bin("411111".into()), BlocklistEntry::Account("acc_mallory".into())];
+    let place = Place::with_file("[fraud]\nblocklist = [\"bin:411111\", \"account:acc_mallory\"]\n");
     assert_eq!(place.load(&[DEVELOPMENT, PRIMARY]).unwrap().fraud.blocklist, expected);
-    let listed = ("PAYSTRATA__FRAUD__BLOCKLIST", "bin:411111, customer:mallory");
+    let listed = ("PAYSTRATA__FRAUD__BLOCKLIST", "bin:411111, account:acc_mallory");
     assert_eq!(load(&[DEVELOPMENT, PRIMARY, listed]).unwrap().fraud.blocklist, expected);
     let replicas = ("PAYSTRATA__DB__REPLICA_URLS", "postgres://a/pay,postgres://b/pay");
     assert_eq!(load(&[DEVELOPMENT, PRIMARY, replicas]).unwrap().db.replica_urls.len(), 2);
@@ -71,7 +71,7 @@ fn a_print_without_its_secrets_reads_back_to_the_same() {
     let given = [
         DEVELOPMENT,
         PRIMARY,
-        ("PAYSTRATA__FRAUD__BLOCKLIST", "customer:a\"b\\c,bin:12345678"),
+        ("PAYSTRATA__FRAUD__BLOCKLIST", "account:acc_b\"c,bin:123456"),
         ("PAYSTRATA__CACHE__TTL_SECONDS", "61"),
         ("PAYSTRATA__IDEMPOTENCY__RETENTION_DAYS", "31"),
     ];

@@ -31,7 +31,7 @@ section! {
         velocity_count_max: NonZeroU32 = "velocity_count_max" count(1, 1_000_000_000), Fixed("600000");
         /// Length of the velocity window.
         velocity_window: Duration = "velocity_window_seconds" seconds(1, 86_400), Fixed("60");
-        /// Who is refused by name: `account:acc_..`, `bin:411111` (the first 6 to 8 digits of a card), `customer:..`.
+        /// Who is refused by name: `account:acc_..`, `bin:411111` (the first 6 digits of a card).
         blocklist: Vec<BlocklistEntry> = "blocklist" Kind::Blocklist, Fixed("");
     }
 }

@@ -4,24 +4,27 @@
 
 use std::sync::Arc;
 
+use axum::extract::State;
+use axum::response::Response;
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
 use paystrata_db::Token;
 use serde_json::Value;
 
-use super::create;
-use super::handler::problem_of;
-use super::model::{Done, NewPayment, Occasion, PaymentError};
-use super::wire;
+use crate::payments::handler::{claim, problem_of, respond};
+use crate::payments::model::{Done, NewPayment, Occasion, PaymentError};
+use crate::payments::{create, wire};
 use crate::app::App;
 use crate::engine::{
     Answer, Command, CreatePayment, Decision, EngineError, KeyClaim, Pin, Rail, Reply, Submission,
     find_answer,
 };
 use crate::fraud::Facts;
+use crate::http::auth::Caller;
 use crate::http::fields::Fields;
-use crate::http::idempotency::Asked;
+use crate::http::idempotency::{self, Asked};
+use crate::http::limits::Body;
 use crate::http::problem::Problem;
 use crate::ids::MerchantId;
 
@@ -30,9 +33,26 @@ const PARALLEL_MAX: usize = 512;
 /// Parts a batch key from an item's index; no client key can hold it.
 const ITEM_SEPARATOR: char = '\u{1f}';
 
+/// `POST /v1/payments/batch`
+pub async fn batch(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    headers: HeaderMap,
+    Body(body): Body,
+) -> Result<Response, Problem> {
+    let key = idempotency::required_key_of(&headers)?;
+    let fields = Fields::parse(&body)?;
+    let claim = claim(&app, caller, wire::BATCH, None, &fields, &key);
+    let secret = app.config.security.fingerprint_key.expose().as_bytes();
+    let items_max = app.config.http.batch_items_max.get();
+    let (mode, items) = read_batch(fields, &key, caller.merchant, secret, items_max)?;
+    let done = run(&app, caller.merchant, claim, mode, items).await;
+    done.map(respond).map_err(|error| problem_of(error, wire::BATCH))
+}
+
 /// What a batch does when an item fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
+enum Mode {
     /// The others go on.
     Independent,
     /// None happens.
@@ -41,7 +61,7 @@ pub enum Mode {
 
 /// One item as read: its key, and the payment or what is wrong with it.
 #[derive(Debug)]
-pub struct Item {
+struct Item {
     claim: KeyClaim,
     payment: Result<NewPayment, Problem>,
 }
@@ -57,7 +77,7 @@ enum Outcome {
 ///
 /// # Errors
 /// The batch itself is malformed or too long.
-pub fn read_batch(
+fn read_batch(
     mut fields: Fields,
     key: &str,
     merchant: MerchantId,
@@ -92,7 +112,7 @@ pub fn read_batch(
 
 /// # Errors
 /// The batch's key was used otherwise, or the engine gave no decision on the whole.
-pub async fn run(
+async fn run(
     app: &Arc<App>,
     merchant: MerchantId,
     claim: KeyClaim,

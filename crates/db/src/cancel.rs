@@ -1,0 +1,70 @@
+//! Sends one cancel request and waits until it was dealt with.
+//! The driver's own way closes the socket at once; a pooler takes that for a caller who no longer wants it, and passes
+//! nothing on. Called by `sweep`.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+use tokio_postgres::config::Host;
+use tokio_postgres::{CancelToken, NoTls};
+
+use crate::url::ConnectionUrl;
+
+/// Asks the server of `url` to stop what the token's connection is running. Returns when the server, or the
+/// pooler in between, has closed the request's socket: then the signal was sent.
+pub(crate) async fn cancel(token: &CancelToken, url: &ConnectionUrl) -> io::Result<()> {
+    match url.host() {
+        Host::Tcp(name) => request(token, TcpStream::connect((name.as_str(), url.port())).await?).await,
+        Host::Unix(folder) => {
+            let socket = folder.join(format!(".s.PGSQL.{}", url.port()));
+            request(token, UnixStream::connect(socket).await?).await
+        }
+    }
+}
+
+async fn request<Stream>(token: &CancelToken, mut stream: Stream) -> io::Result<()>
+where
+    Stream: AsyncRead + AsyncWrite + Unpin + Send,
+{
+    let sent = token.cancel_query_raw(KeptOpen { stream: &mut stream }, NoTls).await;
+    sent.map_err(io::Error::other)?;
+    // The protocol gives no answer, only the end.
+    stream.read(&mut [0; 1]).await?;
+    Ok(())
+}
+
+/// A stream that the driver cannot close.
+struct KeptOpen<'a, Stream> {
+    stream: &'a mut Stream,
+}
+
+impl<Stream: AsyncRead + Unpin> AsyncRead for KeptOpen<'_, Stream> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.stream).poll_read(context, into)
+    }
+}
+
+impl<Stream: AsyncWrite + Unpin> AsyncWrite for KeptOpen<'_, Stream> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut *self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
