@@ -32,7 +32,11 @@ pub fn start(config: &TelemetryConfig) -> anyhow::Result<Telemetry> {
     let filter: EnvFilter = config.log_filter.parse().context("read telemetry.log_filter")?;
     let lines: Box<dyn Layer<Registry> + Send + Sync> = match config.log_format {
         LogFormat::Json => fmt::layer().json().with_writer(std::io::stderr).with_filter(filter).boxed(),
-        LogFormat::Text => fmt::layer().with_ansi(std::io::stderr().is_terminal()).with_writer(std::io::stderr).with_filter(filter).boxed(),
+        LogFormat::Text => fmt::layer()
+            .with_ansi(std::io::stderr().is_terminal())
+            .with_writer(std::io::stderr)
+            .with_filter(filter)
+            .boxed(),
     };
     let (spans, exporter) = match &config.otlp_endpoint {
         Some(endpoint) => {

@@ -58,8 +58,10 @@ pub enum Verdict {
 pub async fn run(arguments: &Arguments, out: &mut (dyn Write + Send)) -> anyhow::Result<Verdict> {
     let suites = suite::choose(&arguments.suites)?;
     // Its own error could repeat the URL, and with it a password.
-    let primary: tokio_postgres::Config =
-        arguments.primary_url.parse().map_err(|_| anyhow::anyhow!("--primary-url is no Postgres connection URL"))?;
+    let primary: tokio_postgres::Config = arguments
+        .primary_url
+        .parse()
+        .map_err(|_| anyhow::anyhow!("--primary-url is no Postgres connection URL"))?;
     let context = Context {
         effort: if arguments.quick { Effort::Quick } else { Effort::Full },
         postgres_bin: arguments.pg_bin.clone(),

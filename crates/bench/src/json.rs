@@ -87,7 +87,8 @@ pub fn render(report: &Report) -> String {
             })
             .collect(),
     };
-    let mut text = serde_json::to_string_pretty(&body).expect("strings, numbers and maps with text keys are JSON");
+    let mut text =
+        serde_json::to_string_pretty(&body).expect("strings, numbers and maps with text keys are JSON");
     text.push('\n');
     text
 }
@@ -153,7 +154,11 @@ mod tests {
                 postgres: vec![("server_version", "15.1".to_owned())],
             },
             command: "paystrata-bench engine".to_owned(),
-            suites: vec![SuiteReport { suite: "engine", cases: vec![rate, latency], notes: vec!["seed 1".to_owned()] }],
+            suites: vec![SuiteReport {
+                suite: "engine",
+                cases: vec![rate, latency],
+                notes: vec!["seed 1".to_owned()],
+            }],
         }
     }
 

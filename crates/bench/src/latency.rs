@@ -16,7 +16,10 @@ pub struct Latencies {
 
 impl Default for Latencies {
     fn default() -> Self {
-        Self { histogram: Histogram::new_with_max(micros(LATENCY_MAX), 3).expect("the range and digits are constants") }
+        Self {
+            histogram: Histogram::new_with_max(micros(LATENCY_MAX), 3)
+                .expect("the range and digits are constants"),
+        }
     }
 }
 
@@ -65,7 +68,10 @@ impl fmt::Display for Latencies {
         let at = |percent| milliseconds(self.percentile(percent));
         let (p50, p95, p99, p999) = (at(50.0), at(95.0), at(99.0), at(99.9));
         let max = milliseconds(self.max());
-        write!(formatter, "p50 {p50:.2} ms, p95 {p95:.2} ms, p99 {p99:.2} ms, p99.9 {p999:.2} ms, max {max:.2} ms")
+        write!(
+            formatter,
+            "p50 {p50:.2} ms, p95 {p95:.2} ms, p99 {p99:.2} ms, p99.9 {p999:.2} ms, max {max:.2} ms"
+        )
     }
 }
 

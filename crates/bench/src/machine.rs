@@ -18,8 +18,15 @@ pub struct Machine {
 }
 
 /// What decides what a durable commit costs.
-const POSTGRES_SETTINGS: [&str; 7] =
-    ["server_version", "fsync", "synchronous_commit", "full_page_writes", "wal_compression", "shared_buffers", "max_wal_size"];
+const POSTGRES_SETTINGS: [&str; 7] = [
+    "server_version",
+    "fsync",
+    "synchronous_commit",
+    "full_page_writes",
+    "wal_compression",
+    "shared_buffers",
+    "max_wal_size",
+];
 
 impl Machine {
     /// Looks at this machine, and at the database behind `client`.
@@ -58,7 +65,9 @@ fn unknown() -> String {
 fn cpu_model(cpuinfo: &str) -> Option<String> {
     // "model name" on x86; ARM names no model but a part number.
     let lines = || cpuinfo.lines().filter_map(|line| line.split_once(':'));
-    let of = |wanted: &str| lines().find(|(name, _)| name.trim() == wanted).map(|(_, value)| value.trim().to_owned());
+    let of = |wanted: &str| {
+        lines().find(|(name, _)| name.trim() == wanted).map(|(_, value)| value.trim().to_owned())
+    };
     of("model name").or_else(|| of("CPU part").map(|part| format!("ARM part {part}")))
 }
 
@@ -74,7 +83,10 @@ mod tests {
 
     #[test]
     fn processor_is_named_on_both_families() {
-        assert_eq!(cpu_model("processor\t: 0\nmodel name\t: Fast CPU @ 2GHz\n").as_deref(), Some("Fast CPU @ 2GHz"));
+        assert_eq!(
+            cpu_model("processor\t: 0\nmodel name\t: Fast CPU @ 2GHz\n").as_deref(),
+            Some("Fast CPU @ 2GHz")
+        );
         assert_eq!(cpu_model("processor\t: 0\nCPU part\t: 0xd40\n").as_deref(), Some("ARM part 0xd40"));
         assert_eq!(cpu_model(""), None);
     }

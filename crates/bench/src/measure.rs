@@ -81,7 +81,16 @@ mod tests {
         let recorder = |name| Box::new(Recorder { name, log: Arc::clone(&log) }) as Box<dyn Contender>;
         let mut contenders = [recorder("a"), recorder("b")];
         let summaries = interleave(2, &mut contenders, &mut |_| {}).await.unwrap();
-        let expected = ["prepare a", "measure a", "prepare b", "measure b", "prepare b", "measure b", "prepare a", "measure a"];
+        let expected = [
+            "prepare a",
+            "measure a",
+            "prepare b",
+            "measure b",
+            "prepare b",
+            "measure b",
+            "prepare a",
+            "measure a",
+        ];
         assert_eq!(*log.lock().unwrap(), expected);
         for summary in summaries {
             assert_eq!(summary.runs, [0.0, 1.0]);

@@ -67,7 +67,8 @@ impl OpenLoopReport {
         }
         let lag = self.lag.percentile(99.0);
         let (lag_ms, max_ms) = (milliseconds(lag), milliseconds(LAG_MAX));
-        (lag > LAG_MAX).then(|| format!("the generator lagged: p99 {lag_ms:.1} ms, at most {max_ms:.0} ms is allowed"))
+        (lag > LAG_MAX)
+            .then(|| format!("the generator lagged: p99 {lag_ms:.1} ms, at most {max_ms:.0} ms is allowed"))
     }
 }
 

@@ -8,7 +8,8 @@ use crate::report::{CaseReport, Report, SuiteReport, Summary, Target};
 #[must_use]
 pub fn header(report: &Report) -> String {
     let machine = &report.machine;
-    let postgres: Vec<String> = machine.postgres.iter().map(|(name, value)| format!("{name} {value}")).collect();
+    let postgres: Vec<String> =
+        machine.postgres.iter().map(|(name, value)| format!("{name} {value}")).collect();
     format!(
         "commit   {}\nmachine  {}, {} cores, {:.1} GiB, Linux {}\npostgres {}\ncommand  {}\n",
         report.commit,
@@ -38,7 +39,11 @@ pub fn render(suite: &SuiteReport) -> String {
             let padding = " ".repeat(width - cell.chars().count());
             let gap = if index == 0 { "" } else { "  " };
             let is_name = matches!(index, 0 | 1 | 3 | 6);
-            let _ = if is_name { write!(line, "{gap}{cell}{padding}") } else { write!(line, "{gap}{padding}{cell}") };
+            let _ = if is_name {
+                write!(line, "{gap}{cell}{padding}")
+            } else {
+                write!(line, "{gap}{padding}{cell}")
+            };
         }
         text.push_str(line.trim_end());
         text.push('\n');
@@ -50,7 +55,15 @@ pub fn render(suite: &SuiteReport) -> String {
 }
 
 fn add_rows(rows: &mut Vec<[String; 7]>, case: &CaseReport) {
-    let mut line = [case.case.clone(), case.unit.to_owned(), spread(&case.ours), String::new(), String::new(), String::new(), verdict(case)];
+    let mut line = [
+        case.case.clone(),
+        case.unit.to_owned(),
+        spread(&case.ours),
+        String::new(),
+        String::new(),
+        String::new(),
+        verdict(case),
+    ];
     if case.peers.is_empty() {
         rows.push(line);
         return;
@@ -107,7 +120,9 @@ mod tests {
 
     #[test]
     fn thousands_are_grouped() {
-        for (value, expected) in [(0.0, "0"), (999.0, "999"), (1_000.0, "1,000"), (1_234_567.4, "1,234,567"), (-1_000.0, "-1,000")] {
+        for (value, expected) in
+            [(0.0, "0"), (999.0, "999"), (1_000.0, "1,000"), (1_234_567.4, "1,234,567"), (-1_000.0, "-1,000")]
+        {
             assert_eq!(grouped(value), expected);
         }
     }
@@ -131,7 +146,10 @@ mod tests {
         };
         let lines: Vec<String> = render(&suite).lines().map(str::to_owned).collect();
         assert_eq!(lines[0], "== engine: medians (min-max) ==");
-        assert_eq!(lines[1].split_whitespace().collect::<Vec<_>>(), ["case", "unit", "ours", "peer", "theirs", "ratio", "target"]);
+        assert_eq!(
+            lines[1].split_whitespace().collect::<Vec<_>>(),
+            ["case", "unit", "ours", "peer", "theirs", "ratio", "target"]
+        );
         assert!(lines[2].contains("20,000 (19,000-21,000)") && lines[2].contains("2.50x"), "{}", lines[2]);
         assert!(lines[2].ends_with("met: >= 2.5x pgbench"), "{}", lines[2]);
         assert!(lines[3].ends_with("MISSED: >= 6x pgbench"), "{}", lines[3]);

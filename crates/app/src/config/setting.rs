@@ -169,9 +169,7 @@ impl Kind {
             Self::Secret { bytes_min } => {
                 format!("a secret of at least {bytes_min} {}", if bytes_min == 1 { "byte" } else { "bytes" })
             }
-            Self::Blocklist => {
-                "a list of entries such as account:acc_.. or bin:411111 (6 digits)".into()
-            }
+            Self::Blocklist => "a list of entries such as account:acc_.. or bin:411111 (6 digits)".into(),
             Self::NotBuilt => "no value: this tier is not built yet".into(),
         }
     }

@@ -10,6 +10,7 @@ use super::book::{Book, RowState};
 use super::command::Decision;
 use super::decide::decide;
 use super::load::{LoadError, LoadStatements, load};
+use super::proof::Proof;
 use super::queue::{Commit, Job, Render};
 use super::write::{WriteStatements, Written, write};
 use crate::clock::Timestamp;
@@ -24,12 +25,16 @@ pub(super) struct LaneConnection {
 }
 
 impl LaneConnection {
-    pub(super) async fn open(session: Session) -> Result<Self, OpenError> {
+    /// `limit` is what the server, too, holds every statement and every pause inside a transaction to: a lane that
+    /// vanished without a word must not keep accounts locked.
+    pub(super) async fn open(session: Session, limit: Duration) -> Result<Self, OpenError> {
+        let limit_ms = limit.as_millis();
         // Whatever the server's defaults are: an acknowledged payment is a flushed one.
-        session
-            .client()
-            .batch_execute("SET synchronous_commit = on; SET plan_cache_mode = force_generic_plan")
-            .await?;
+        let settings = format!(
+            "SET synchronous_commit = on; SET plan_cache_mode = force_generic_plan;
+             SET statement_timeout = {limit_ms}; SET idle_in_transaction_session_timeout = {limit_ms}"
+        );
+        session.client().batch_execute(&settings).await?;
         let load = LoadStatements::prepare(session.client()).await?;
         let write = WriteStatements::prepare(session.client()).await?;
         let timeline = session.token().await?.timeline;
@@ -44,6 +49,8 @@ pub(super) enum OpenError {
     Session(#[from] paystrata_db::Error),
     #[error("prepare statements")]
     Prepare(#[from] tokio_postgres::Error),
+    #[error("no answer in {0:?}")]
+    Timeout(Duration),
 }
 
 /// What became of a batch.
@@ -53,8 +60,8 @@ pub(super) enum Outcome {
     Committed(Vec<Decision>, Commit),
     /// Certainly not committed.
     NotCommitted(BatchError),
-    /// COMMIT may or may not have happened; the transaction's id tells.
-    Unknown { decided: Vec<Decision>, commit: Commit, xid: String, cause: String },
+    /// COMMIT may or may not have happened; the proof tells.
+    Unknown { decided: Vec<Decision>, commit: Commit, xid: String, proof: Option<Proof>, cause: String },
 }
 
 /// Why a batch was not committed.
@@ -86,20 +93,18 @@ pub(super) async fn run(
     let decided: Vec<Decision> = jobs.iter().map(|job| decide(&mut book, render, &job.submission)).collect();
     let written = timeout(limit, write(client, &connection.write, &book)).await;
     let mut commit = changes(&book, Token { timeline: connection.timeline, lsn: 0 });
-    match written {
+    let cause = match written {
         Ok(Written::Committed(Some(lsn))) => {
             commit.token.lsn = lsn;
-            Outcome::Committed(decided, commit)
+            return Outcome::Committed(decided, commit);
         }
+        Ok(Written::RolledBack(error)) => return Outcome::NotCommitted(error.into()),
         // Committed for certain, but where is not known: the lane asks on a new connection, as for an unknown one.
-        Ok(Written::Committed(None)) => {
-            let cause = "connection broke right after COMMIT".to_owned();
-            Outcome::Unknown { decided, commit, xid, cause }
-        }
-        Ok(Written::RolledBack(error)) => Outcome::NotCommitted(error.into()),
-        Ok(Written::Unknown(error)) => Outcome::Unknown { decided, commit, xid, cause: error.to_string() },
-        Err(_) => Outcome::Unknown { decided, commit, xid, cause: format!("no answer in {limit:?}") },
-    }
+        Ok(Written::Committed(None)) => "connection broke right after COMMIT".to_owned(),
+        Ok(Written::Unknown(error)) => error.to_string(),
+        Err(_) => format!("no answer in {limit:?}"),
+    };
+    Outcome::Unknown { decided, commit, xid, proof: Proof::of(&book), cause }
 }
 
 fn changes(book: &Book, token: Token) -> Commit {

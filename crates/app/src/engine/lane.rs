@@ -8,13 +8,14 @@ use std::time::Duration;
 
 use paystrata_db::{Class, Db, Token, classify};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_postgres::error::SqlState;
 use tokio_util::sync::CancellationToken;
 
 use super::batch::{BatchError, LaneConnection, OpenError, Outcome, run};
 use super::command::{Decision, EngineError, Reply};
 use super::load::LoadError;
+use super::proof::{self, Fate, Proof};
 use super::queue::{Commit, Counters, EngineConfig, EngineObserver, Job, Render};
 
 /// A batch that conflicts this often is given up; conflicts need another node that claims the same keys just now.
@@ -22,6 +23,8 @@ const RERUNS_MAX: u32 = 8;
 /// First pause before a rerun or a reconnection; doubles up to [`PAUSE_MAX`].
 const PAUSE_MIN: Duration = Duration::from_millis(5);
 const PAUSE_MAX: Duration = Duration::from_millis(500);
+/// A connection that cannot roll back in this time is replaced.
+const ROLLBACK_TIMEOUT: Duration = Duration::from_secs(1);
 
 pub(super) struct Lane {
     name: String,
@@ -41,13 +44,6 @@ enum Failure {
     Unavailable,
     /// Not known, and not learned in time.
     Unknown,
-}
-
-/// What asking after a transaction gave.
-enum Fate {
-    Committed(Token),
-    Aborted,
-    NotKnown,
 }
 
 impl Lane {
@@ -144,15 +140,12 @@ impl Lane {
                     }
                     tracing::debug!(error = ?error, lane = %self.name, "rerun batch");
                 }
-                Outcome::Unknown { decided, mut commit, xid, cause } => {
+                Outcome::Unknown { decided, mut commit, xid, proof, cause } => {
                     tracing::warn!(%cause, %xid, lane = %self.name, "ask after commit");
-                    match self.ask_after(&xid, commit.token.timeline).await {
-                        Fate::Committed(token) => {
-                            commit.token = token;
-                            return Ok(self.committed(decided, &commit, jobs.len(), started));
-                        }
-                        Fate::Aborted => {}
-                        Fate::NotKnown => return Err(Failure::Unknown),
+                    // `None` means that it was rolled back, so that it can be run again.
+                    if let Some(token) = self.ask_after(&xid, proof.as_ref()).await? {
+                        commit.token = token;
+                        return Ok(self.committed(decided, &commit, jobs.len(), started));
                     }
                 }
             }
@@ -199,7 +192,10 @@ impl Lane {
     }
 
     async fn open(&self) -> Result<LaneConnection, OpenError> {
-        LaneConnection::open(self.db.session(&self.name).await?).await
+        // A server that accepts and then says nothing must not hold the lane.
+        let limit = self.config.batch_timeout;
+        let opening = async { LaneConnection::open(self.db.session(&self.name).await?, limit).await };
+        timeout(limit, opening).await.unwrap_or(Err(OpenError::Timeout(limit)))
     }
 
     /// Leaves the connection clean after a batch that did not commit, or drops it.
@@ -208,46 +204,41 @@ impl Lane {
             error.as_db_error().is_some_and(|db| !matches!(classify_code(db.code()), Reuse::Drop))
         });
         let Some(connection) = self.connection.take() else { return };
-        if alive && connection.session.client().batch_execute("ROLLBACK").await.is_ok() {
+        let rolled_back = async { connection.session.client().batch_execute("ROLLBACK").await };
+        if alive && matches!(timeout(ROLLBACK_TIMEOUT, rolled_back).await, Ok(Ok(()))) {
             self.connection = Some(connection);
         }
     }
 
-    /// Asks the primary what became of a transaction. The connection that ran it is given up first.
-    async fn ask_after(&mut self, xid: &str, timeline: u32) -> Fate {
+    /// Asks the primary whether the batch was committed: a token past it, or `None` if it was rolled back. The
+    /// connection that ran it is given up first.
+    async fn ask_after(&mut self, xid: &str, proof: Option<&Proof>) -> Result<Option<Token>, Failure> {
         self.connection = None;
         let deadline = Instant::now() + self.config.queue_timeout + self.config.batch_timeout;
         let mut pause = PAUSE_MIN;
         while Instant::now() < deadline {
             if let Ok(connection) = self.open().await {
-                // On another timeline the same number may name another transaction.
-                if connection.timeline != timeline {
-                    return Fate::NotKnown;
-                }
-                let client = connection.session.client();
-                let status = client.query_one("SELECT pg_xact_status($1::text::xid8)", &[&xid]).await;
-                let status = status.map(|row| row.get::<_, Option<String>>(0));
-                match status.as_ref().map(Option::as_deref) {
-                    Ok(Some("committed")) => {
-                        if let Ok(token) = connection.session.token().await {
-                            self.connection = Some(connection);
-                            return Fate::Committed(token);
-                        }
-                    }
-                    Ok(Some("aborted")) => {
+                let asking = async {
+                    let fate = proof::ask(connection.session.client(), xid, proof).await?;
+                    Ok::<_, OpenError>((fate, connection.session.token().await?))
+                };
+                match timeout(self.config.batch_timeout, asking).await {
+                    Ok(Ok((Fate::Committed, token))) => {
                         self.connection = Some(connection);
-                        return Fate::Aborted;
+                        return Ok(Some(token));
                     }
-                    // Still running: its backend has not noticed that we are gone.
-                    Ok(Some(_)) => {}
-                    Ok(None) => return Fate::NotKnown,
-                    Err(error) => tracing::warn!(%error, lane = %self.name, "ask after commit"),
+                    Ok(Ok((Fate::RolledBack, _))) => {
+                        self.connection = Some(connection);
+                        return Ok(None);
+                    }
+                    Ok(Ok((Fate::StillRunning, _))) | Err(_) => {}
+                    Ok(Err(error)) => tracing::warn!(?error, lane = %self.name, "ask after commit"),
                 }
             }
             sleep(jittered(pause)).await;
             pause = (pause * 2).min(PAUSE_MAX);
         }
-        Fate::NotKnown
+        Err(Failure::Unknown)
     }
 }
 

@@ -20,6 +20,7 @@ mod lane;
 mod load;
 mod model;
 mod operations;
+mod proof;
 mod queue;
 mod settle;
 mod write;

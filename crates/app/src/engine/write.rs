@@ -275,7 +275,11 @@ fn add_payments<'flight>(
     sender.add(&statements.update_payments, count, changed_rows);
 }
 
-fn add_history<'flight>(sender: &mut Sender<'flight>, statements: &'flight WriteStatements, book: &'flight Book) {
+fn add_history<'flight>(
+    sender: &mut Sender<'flight>,
+    statements: &'flight WriteStatements,
+    book: &'flight Book,
+) {
     let entries = EntryColumns::of(&book.entries);
     let entry_rows = parameters![
         entries.id,

@@ -75,9 +75,17 @@ fn numbers_past_their_bounds_are_refused() {
 
 #[test]
 fn blocklist_entries_are_checked() {
-    for entry in
-        ["bin:41111", "bin:411111111", "bin:4111x1", "account:pay_1", "customer:x", "bin:4111111", "mallory", "ip:1", ""]
-    {
+    for entry in [
+        "bin:41111",
+        "bin:411111111",
+        "bin:4111x1",
+        "account:pay_1",
+        "customer:x",
+        "bin:4111111",
+        "mallory",
+        "ip:1",
+        "",
+    ] {
         let place = Place::with_file(&format!("[fraud]\nblocklist = [{entry:?}]\n"));
         let refusals = place.refusals(&[DEVELOPMENT, PRIMARY]);
         assert!(only(&refusals).starts_with("fraud.blocklist: "), "{refusals:?}");

@@ -43,7 +43,8 @@ pub async fn open(client: &Client, prefix: &str, accounts: &[NewAccount]) -> any
 }
 
 async fn open_one(client: &Client, key: &str, account: NewAccount) -> anyhow::Result<String> {
-    let body = json!({"currency": account.currency, "opening_balance": account.opening_balance, "kind": "load"});
+    let body =
+        json!({"currency": account.currency, "opening_balance": account.opening_balance, "kind": "load"});
     let post = Post { path: "/v1/accounts", key, body: &body.to_string() };
     let answer = client.post_patiently(post).await.answer.context("open an account")?;
     if answer.status != StatusCode::CREATED {

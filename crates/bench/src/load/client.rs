@@ -190,10 +190,16 @@ impl Client {
         let exchange = async {
             let response = self.transport.request(request).await?;
             let (head, body) = response.into_parts();
-            let retry_after = head.headers.get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
+            let retry_after =
+                head.headers.get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
             let replayed = head.headers.get("idempotent-replayed").is_some_and(|value| value == "true");
             let body = read(body).await?;
-            Ok(Answer { status: head.status, body, replayed, retry_after: retry_after.map(Duration::from_secs) })
+            Ok(Answer {
+                status: head.status,
+                body,
+                replayed,
+                retry_after: retry_after.map(Duration::from_secs),
+            })
         };
         timeout(ANSWER_TIMEOUT, exchange).await.unwrap_or(Err(Unanswered::Timeout))
     }
@@ -249,8 +255,12 @@ mod tests {
 
     #[test]
     fn granted_pause_is_bounded() {
-        let mut answer =
-            Answer { status: StatusCode::SERVICE_UNAVAILABLE, body: Bytes::new(), replayed: false, retry_after: None };
+        let mut answer = Answer {
+            status: StatusCode::SERVICE_UNAVAILABLE,
+            body: Bytes::new(),
+            replayed: false,
+            retry_after: None,
+        };
         assert_eq!((answer.pause(), answer.code()), (RETRY_PAUSE, "HTTP 503".to_owned()));
         answer.retry_after = Some(Duration::from_secs(3_600));
         assert_eq!(answer.pause(), RETRY_AFTER_MAX);

@@ -14,6 +14,19 @@ const BAR_WIDTH: u64 = 30;
 
 /// Runs `work` and shows meanwhile how much of `total` is done.
 pub async fn watch<T>(what: &str, total: u64, done: &AtomicU64, work: impl Future<Output = T>) -> T {
+    follow(done, work, |done, elapsed| bar(what, done, total, elapsed)).await
+}
+
+/// Runs `work` and shows meanwhile how much is done, where nobody knows how much there will be.
+pub async fn count<T>(what: &str, done: &AtomicU64, work: impl Future<Output = T>) -> T {
+    follow(done, work, |done, elapsed| format!("{what} {done}, {:.0}/s", per_second(done, elapsed))).await
+}
+
+async fn follow<T>(
+    done: &AtomicU64,
+    work: impl Future<Output = T>,
+    line: impl Fn(u64, Duration) -> String,
+) -> T {
     let is_terminal = stderr().is_terminal();
     let mut ticks = interval(if is_terminal { BAR_PERIOD } else { LINE_PERIOD });
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
@@ -22,10 +35,10 @@ pub async fn watch<T>(what: &str, total: u64, done: &AtomicU64, work: impl Futur
     let result = loop {
         tokio::select! {
             result = &mut work => break result,
-            _ = ticks.tick() => show(is_terminal, &line(what, done.load(Ordering::Relaxed), total, begin.elapsed())),
+            _ = ticks.tick() => show(is_terminal, &line(done.load(Ordering::Relaxed), begin.elapsed())),
         }
     };
-    show(is_terminal, &line(what, done.load(Ordering::Relaxed), total, begin.elapsed()));
+    show(is_terminal, &line(done.load(Ordering::Relaxed), begin.elapsed()));
     if is_terminal {
         let _ = writeln!(stderr());
     }
@@ -39,13 +52,17 @@ fn show(is_terminal: bool, line: &str) {
     let _ = stderr.flush();
 }
 
-#[expect(clippy::cast_precision_loss, reason = "a rate for people")]
-fn line(what: &str, done: u64, total: u64, elapsed: Duration) -> String {
+fn bar(what: &str, done: u64, total: u64, elapsed: Duration) -> String {
     let total = total.max(1);
     let filled = (done.min(total) * BAR_WIDTH) / total;
     let bar: String = (0..BAR_WIDTH).map(|place| if place < filled { '#' } else { '.' }).collect();
-    let rate = done as f64 / elapsed.as_secs_f64().max(0.001);
+    let rate = per_second(done, elapsed);
     format!("{what} [{bar}] {done}/{total} ({} %), {rate:.0}/s", done.min(total) * 100 / total)
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a rate for people")]
+fn per_second(count: u64, elapsed: Duration) -> f64 {
+    count as f64 / elapsed.as_secs_f64().max(0.001)
 }
 
 #[cfg(test)]
@@ -55,10 +72,10 @@ mod tests {
     #[test]
     fn line_shows_bar_count_and_rate() {
         assert_eq!(
-            line("seed", 50, 100, Duration::from_secs(5)),
+            bar("seed", 50, 100, Duration::from_secs(5)),
             "seed [###############...............] 50/100 (50 %), 10/s"
         );
-        assert!(line("seed", 0, 0, Duration::ZERO).contains("0/1 (0 %), 0/s"));
+        assert!(bar("seed", 0, 0, Duration::ZERO).contains("0/1 (0 %), 0/s"));
     }
 
     #[tokio::test]

@@ -17,8 +17,19 @@ pub struct Tally {
 impl Tally {
     /// Counts one.
     pub fn add(&mut self, word: &str) {
+        self.add_many(word, 1);
+    }
+
+    /// Counts all of another.
+    pub fn merge(&mut self, other: &Self) {
+        for (word, count) in &other.counts {
+            self.add_many(word, *count);
+        }
+    }
+
+    fn add_many(&mut self, word: &str, count: u64) {
         let word = if self.counts.contains_key(word) || self.counts.len() < WORDS_MAX { word } else { OTHER };
-        *self.counts.entry(word.to_owned()).or_default() += 1;
+        *self.counts.entry(word.to_owned()).or_default() += count;
     }
 
     /// All of them.

@@ -12,9 +12,6 @@ use http::{HeaderMap, StatusCode};
 use paystrata_db::Token;
 use serde_json::Value;
 
-use crate::payments::handler::{claim, problem_of, respond};
-use crate::payments::model::{Done, NewPayment, Occasion, PaymentError};
-use crate::payments::{create, wire};
 use crate::app::App;
 use crate::engine::{
     Answer, Command, CreatePayment, Decision, EngineError, KeyClaim, Pin, Rail, Reply, Submission,
@@ -27,6 +24,9 @@ use crate::http::idempotency::{self, Asked};
 use crate::http::limits::Body;
 use crate::http::problem::Problem;
 use crate::ids::MerchantId;
+use crate::payments::handler::{claim, problem_of, respond};
+use crate::payments::model::{Done, NewPayment, Occasion, PaymentError};
+use crate::payments::{create, wire};
 
 /// Items of one batch in the engine at a time: enough to fill a batch per lane, too few to fill its queue.
 const PARALLEL_MAX: usize = 512;

@@ -49,7 +49,8 @@ const COUNTS: [(&str, &str); 4] = [
 /// Checks everything, and says so in a line.
 pub(super) async fn verify(ground: &Ground, acknowledged: u64) -> anyhow::Result<String> {
     for (promise, query) in CHECKS {
-        let row = ground.client.query_one(query, &[]).await.with_context(|| format!("check that {promise}"))?;
+        let row =
+            ground.client.query_one(query, &[]).await.with_context(|| format!("check that {promise}"))?;
         let broken: i64 = row.get(0);
         if broken != 0 {
             bail!("the run is void: it does not hold that {promise} ({broken} times)");

@@ -45,7 +45,8 @@ impl Ground {
     /// Makes the database and fills it.
     pub(crate) async fn lay(server: &tokio_postgres::Config) -> anyhow::Result<Self> {
         let name = format!("paystrata_bench_engine_{}", std::process::id());
-        administer(server, &[format!("DROP DATABASE IF EXISTS {name}"), format!("CREATE DATABASE {name}")]).await?;
+        administer(server, &[format!("DROP DATABASE IF EXISTS {name}"), format!("CREATE DATABASE {name}")])
+            .await?;
         let mut settings = server.clone();
         settings.dbname(&name).application_name("paystrata-bench");
         let (client, connection) = settings.connect(NoTls).await.context("connect to the new database")?;
@@ -72,9 +73,14 @@ impl Ground {
 
     async fn fill(&self) -> anyhow::Result<()> {
         schema::create(&self.connection_text()?).await.context("create the schema")?;
-        self.client.execute("INSERT INTO merchants (id, name) VALUES ($1, 'bench')", &[&self.merchant.0]).await?;
+        self.client
+            .execute("INSERT INTO merchants (id, name) VALUES ($1, 'bench')", &[&self.merchant.0])
+            .await?;
         self.open_accounts().await.context("open accounts")?;
-        self.client.batch_execute(&pgbench::function(self.merchant.0)).await.context("create the peer's function")?;
+        self.client
+            .batch_execute(&pgbench::function(self.merchant.0))
+            .await
+            .context("create the peer's function")?;
         self.settle().await
     }
 
@@ -199,7 +205,8 @@ mod tests {
 
     #[test]
     fn connection_text_leads_back_to_the_same_settings() {
-        let settings: tokio_postgres::Config = "postgres://us%27er:pa%5Css@localhost:5433/some".parse().unwrap();
+        let settings: tokio_postgres::Config =
+            "postgres://us%27er:pa%5Css@localhost:5433/some".parse().unwrap();
         let back: tokio_postgres::Config = connection_text(&settings).unwrap().parse().unwrap();
         assert_eq!(back.get_user(), Some("us'er"));
         assert_eq!(back.get_password(), Some(b"pa\\ss".as_slice()));

@@ -79,7 +79,10 @@ mod tests {
             assert_eq!(sequence(1), sequence(1));
             assert_ne!(sequence(1), sequence(2));
             for draw in sequence(3) {
-                assert!(draw.from != draw.to && draw.from < mix.accounts() && draw.to < mix.accounts(), "{draw:?}");
+                assert!(
+                    draw.from != draw.to && draw.from < mix.accounts() && draw.to < mix.accounts(),
+                    "{draw:?}"
+                );
                 assert!((1..=AMOUNT_MAX).contains(&draw.amount), "{draw:?}");
             }
         }

@@ -135,7 +135,8 @@ async fn compare(
         for load in &loads {
             contenders.push(Box::new(ClosedLoop { driver, ground, mix, callers: load.callers, sizes }));
         }
-        let mut summaries = interleave(sizes.rounds, &mut contenders, &mut |line| context.progress(line)).await?;
+        let mut summaries =
+            interleave(sizes.rounds, &mut contenders, &mut |line| context.progress(line)).await?;
         let ours = summaries.split_off(1);
         let theirs = summaries.pop().context("the peer was measured")?;
         if mix == Mix::Uniform {

@@ -9,8 +9,9 @@ use std::time::Instant;
 use anyhow::{Context as _, bail};
 use futures_util::future::BoxFuture;
 use paystrata_app::engine::{
-    CaptureMode, Command, CreatePayment, Decision, Engine, EngineConfig, EngineError, EngineObserver, EngineStats,
-    FingerprintBuilder, FraudDecision, KeyClaim, PaymentStatus, ROUTE_FIELD, Rail, Reply, Submission, Verdict,
+    CaptureMode, Command, CreatePayment, Decision, Engine, EngineConfig, EngineError, EngineObserver,
+    EngineStats, FingerprintBuilder, FraudDecision, KeyClaim, PaymentStatus, ROUTE_FIELD, Rail, Reply,
+    Submission, Verdict,
 };
 use paystrata_app::ids::{AccountId, PaymentId};
 use paystrata_app::money::Amount;
@@ -100,7 +101,9 @@ impl Driver {
     /// What is stored under a key: the peer stores as much.
     pub(crate) fn about_answers(&self) -> String {
         let (answer, fingerprint) = sizes_of_key_row();
-        format!("both sides keep {answer} bytes of answer and {fingerprint} bytes of fingerprint under each key")
+        format!(
+            "both sides keep {answer} bytes of answer and {fingerprint} bytes of fingerprint under each key"
+        )
     }
 }
 
@@ -199,7 +202,8 @@ impl ClosedLoop<'_> {
             callers.spawn(call(engine, maker, draws, counter, stop));
         }
         sleep(self.sizes.warm_up).await;
-        let (begin, before, stats) = (Instant::now(), self.driver.acknowledged(), self.driver.engine().stats());
+        let (begin, before, stats) =
+            (Instant::now(), self.driver.acknowledged(), self.driver.engine().stats());
         sleep(self.sizes.duration).await;
         let (elapsed, after) = (begin.elapsed(), self.driver.acknowledged());
         let work = difference(self.driver.engine().stats(), stats);

@@ -24,7 +24,8 @@ use crate::suite;
 const CLIENTS: &str = "16";
 const THREADS: &str = "2";
 /// For the reader of the figures.
-pub(super) const ABOUT: &str = "peer: pgbench -n -M prepared -c 16 -j 2, one plpgsql call per payment, synchronous_commit on";
+pub(super) const ABOUT: &str =
+    "peer: pgbench -n -M prepared -c 16 -j 2, one plpgsql call per payment, synchronous_commit on";
 /// `pgbench` ends by itself after its seconds; this much later something is stuck.
 const GRACE: Duration = Duration::from_secs(60);
 
@@ -41,8 +42,13 @@ pub(super) struct Pgbench {
 impl Pgbench {
     pub(super) fn new(context: &suite::Context, ground: &Ground, mix: Mix) -> anyhow::Result<Self> {
         let program = context.postgres_bin.join("pgbench");
-        ensure!(program.is_file(), "{} is missing: --pg-bin must be PostgreSQL's own directory", program.display());
-        let mut script = tempfile::NamedTempFile::with_prefix("paystrata-bench-").context("make a script file")?;
+        ensure!(
+            program.is_file(),
+            "{} is missing: --pg-bin must be PostgreSQL's own directory",
+            program.display()
+        );
+        let mut script =
+            tempfile::NamedTempFile::with_prefix("paystrata-bench-").context("make a script file")?;
         script.write_all(script_of(mix, &ground.account_prefix).as_bytes()).context("write the script")?;
         let environment = environment(&ground.settings)?;
         Ok(Self { program, mix, script, environment, acknowledged: AtomicU64::new(0) })
@@ -70,7 +76,8 @@ impl Pgbench {
         let limit = Duration::from_secs(seconds) + GRACE;
         let output = tokio::time::timeout(limit, command.output()).await.context("pgbench does not end")?;
         let output = output.with_context(|| format!("start {}", self.program.display()))?;
-        let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        let (stdout, stderr) =
+            (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         ensure!(output.status.success(), "pgbench failed ({}): {}", output.status, stderr.trim());
         let counted = read_output(&stdout).with_context(|| format!("read pgbench's output: {stdout}"))?;
         self.acknowledged.fetch_add(counted.transactions, Ordering::Relaxed);
@@ -148,7 +155,9 @@ fn environment(settings: &tokio_postgres::Config) -> anyhow::Result<Vec<(&'stati
     ];
     environment.extend(settings.get_user().map(|user| ("PGUSER", user.to_owned())));
     environment.extend(settings.get_dbname().map(|name| ("PGDATABASE", name.to_owned())));
-    environment.extend(settings.get_password().map(|word| ("PGPASSWORD", String::from_utf8_lossy(word).into_owned())));
+    environment.extend(
+        settings.get_password().map(|word| ("PGPASSWORD", String::from_utf8_lossy(word).into_owned())),
+    );
     Ok(environment)
 }
 
@@ -160,8 +169,10 @@ struct Counted {
 
 fn read_output(stdout: &str) -> anyhow::Result<Counted> {
     let after = |start: &str| stdout.lines().find_map(|line| line.strip_prefix(start));
-    let first_word = |rest: &str| rest.split([' ', '/']).find(|word| !word.is_empty()).unwrap_or("").to_owned();
-    let processed = after("number of transactions actually processed:").context("no count of transactions")?;
+    let first_word =
+        |rest: &str| rest.split([' ', '/']).find(|word| !word.is_empty()).unwrap_or("").to_owned();
+    let processed =
+        after("number of transactions actually processed:").context("no count of transactions")?;
     if let Some(failed) = after("number of failed transactions:") {
         ensure!(first_word(failed) == "0", "transactions failed: {}", failed.trim());
     }

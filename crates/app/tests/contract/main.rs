@@ -1,0 +1,25 @@
+//! What the service promises to its callers, proven over HTTP and against the real engine: each area of the contract has
+//! a file, each promise a test named by a sentence. Refuses to run without the services of `cargo xtask test`.
+
+#[path = "../stage/mod.rs"]
+mod stage;
+
+mod scene;
+
+mod accounts;
+mod amounts;
+mod authorize_net;
+mod batches;
+mod book;
+mod edge;
+mod fields;
+mod idempotency;
+mod lists;
+mod model;
+mod overdraft;
+mod raced_batches;
+mod secrecy;
+mod states;
+mod tokens;
+mod unknown;
+mod velocity_pay;

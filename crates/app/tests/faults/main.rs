@@ -1,0 +1,26 @@
+//! Fault tests of the service: things are killed, cut, hung, lost and tampered with while money moves, and afterwards
+//! every promise must still hold. Needs the services that `cargo xtask test` starts; what a test stops, it started itself.
+
+mod binary;
+mod caller;
+mod cluster;
+mod ground;
+mod load;
+mod proxy;
+#[path = "../stage/mod.rs"]
+#[expect(dead_code, reason = "the stage is shared with other tests; this binary runs some of it itself")]
+mod stage;
+
+mod bounds;
+mod commits;
+mod crashes;
+mod crowds;
+mod gateways;
+mod hangups;
+mod helpers_gone;
+mod nodes;
+mod outages;
+mod readme;
+mod replicas;
+mod shutdown;
+mod tampering;
