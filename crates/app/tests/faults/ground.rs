@@ -30,13 +30,18 @@ pub(crate) struct Ground {
 impl Ground {
     /// A new database on the shared servers.
     pub(crate) async fn new() -> Self {
+        Self::seeded(SimulatorConfig::default().seed).await
+    }
+
+    /// As [`Self::new`], with the seed of the simulator's random faults.
+    pub(crate) async fn seeded(seed: u64) -> Self {
         let (primary_url, replica_url) = new_database().await;
-        Self { primary_url, replica_url, simulator: simulator().await }
+        Self { primary_url, replica_url, simulator: simulator(seed).await }
     }
 
     /// On servers of the test's own; an empty replica means none.
     pub(crate) async fn on(primary_url: &str, replica_url: &str) -> Self {
-        let simulator = simulator().await;
+        let simulator = simulator(SimulatorConfig::default().seed).await;
         Self { primary_url: primary_url.to_owned(), replica_url: replica_url.to_owned(), simulator }
     }
 
@@ -74,8 +79,9 @@ impl Ground {
     }
 }
 
-async fn simulator() -> Simulator {
-    Simulator::start(SimulatorConfig::default()).await.expect("start the simulator")
+async fn simulator(seed: u64) -> Simulator {
+    let config = SimulatorConfig { seed, ..SimulatorConfig::default() };
+    Simulator::start(config).await.expect("start the simulator")
 }
 
 /// One service in this process.
@@ -85,15 +91,36 @@ pub(crate) struct Node {
     pub(crate) caller: Caller,
 }
 
+/// Bounds how long anything is looked for.
+#[derive(Debug)]
+pub(crate) struct Patience {
+    what: &'static str,
+    deadline: Instant,
+}
+
+impl Patience {
+    pub(crate) fn new(what: &'static str) -> Self {
+        Self { what, deadline: Instant::now() + LIMIT }
+    }
+
+    /// Before the next look.
+    ///
+    /// # Panics
+    /// It was looked for long enough.
+    pub(crate) async fn pause(&mut self) {
+        assert!(Instant::now() < self.deadline, "never seen: {}", self.what);
+        sleep(PAUSE).await;
+    }
+}
+
 /// Looks until `probe` gives something; panics with `what` when it does not in time.
-pub(crate) async fn until<T>(what: &str, mut probe: impl AsyncFnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + LIMIT;
+pub(crate) async fn until<T>(what: &'static str, mut probe: impl AsyncFnMut() -> Option<T>) -> T {
+    let mut patience = Patience::new(what);
     loop {
         if let Some(found) = probe().await {
             return found;
         }
-        assert!(Instant::now() < deadline, "never seen: {what}");
-        sleep(PAUSE).await;
+        patience.pause().await;
     }
 }
 

@@ -48,7 +48,14 @@ pub(crate) enum OnTrouble {
 pub(crate) struct Crowd {
     clients: JoinSet<Vec<Asked>>,
     stop: Arc<AtomicBool>,
-    acknowledged: Arc<AtomicU64>,
+    counts: Arc<Counts>,
+}
+
+/// What the clients of a crowd have been told so far.
+#[derive(Debug, Default)]
+struct Counts {
+    acknowledged: AtomicU64,
+    troubled: AtomicU64,
 }
 
 /// Who pays whom, how many at a time, and for how long.
@@ -64,22 +71,25 @@ pub(crate) struct Plan {
 impl Crowd {
     /// Sets the clients off, spread over the nodes.
     pub(crate) fn start(nodes: &[Caller], plan: &Plan, random: &mut StdRng) -> Self {
-        let (stop, acknowledged) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let (stop, counts) = (Arc::new(AtomicBool::new(false)), Arc::new(Counts::default()));
         let mut clients = JoinSet::new();
         for index in 0..plan.clients {
             let (caller, plan) = (nodes[index % nodes.len()].clone(), plan.clone());
-            let (stop, acknowledged) = (Arc::clone(&stop), Arc::clone(&acknowledged));
+            let (stop, counts) = (Arc::clone(&stop), Arc::clone(&counts));
             let random = StdRng::seed_from_u64(random.random());
-            clients.spawn(async move { client(&caller, &plan, &stop, &acknowledged, random).await });
+            clients.spawn(async move { client(&caller, &plan, &stop, &counts, random).await });
         }
-        Self { clients, stop, acknowledged }
+        Self { clients, stop, counts }
     }
 
     /// Waits until so many payments more than now are acknowledged.
     pub(crate) async fn progress(&self, count: u64) {
-        let goal = self.acknowledged.load(Ordering::Relaxed) + count;
-        until("progress of the crowd", async || (self.acknowledged.load(Ordering::Relaxed) >= goal).then_some(()))
-            .await;
+        rise(&self.counts.acknowledged, count, "payments acknowledged").await;
+    }
+
+    /// Waits until so many payments more than now were refused or left open.
+    pub(crate) async fn trouble(&self, count: u64) {
+        rise(&self.counts.troubled, count, "payments refused or left open").await;
     }
 
     /// Lets each client end the payment it is at; gives all that were asked for.
@@ -94,11 +104,16 @@ impl Crowd {
     }
 }
 
+async fn rise(counter: &AtomicU64, count: u64, what: &'static str) {
+    let goal = counter.load(Ordering::Relaxed) + count;
+    until(what, async || (counter.load(Ordering::Relaxed) >= goal).then_some(())).await;
+}
+
 async fn client(
     caller: &Caller,
     plan: &Plan,
     stop: &AtomicBool,
-    acknowledged: &AtomicU64,
+    counts: &Counts,
     mut random: StdRng,
 ) -> Vec<Asked> {
     let mut asked = Vec::new();
@@ -110,9 +125,8 @@ async fn client(
         let body = book_payment(&plan.accounts[from], &plan.accounts[to], amount, &key);
         let told = ask(caller, &key, &body).await;
         let trouble = !matches!(told, Told::Done(_));
-        if !trouble {
-            acknowledged.fetch_add(1, Ordering::Relaxed);
-        }
+        let counter = if trouble { &counts.troubled } else { &counts.acknowledged };
+        counter.fetch_add(1, Ordering::Relaxed);
         asked.push(Asked { key, body, told });
         if trouble && plan.on_trouble == OnTrouble::Leave {
             break;
@@ -143,10 +157,11 @@ pub(crate) async fn ask(caller: &Caller, key: &str, body: &Value) -> Told {
     }
 }
 
-/// Proves what the crowd was told, then asks again for all that is open, and proves that every payment is there once.
-pub(crate) async fn prove(caller: &Caller, database_url: &str, asked: Vec<Asked>) {
+/// Proves what the crowd was told, then asks again for all that is open or refused, and proves that every payment is
+/// there once. Afterwards each has its answer. `asked` must be all that was ever asked with a reference.
+pub(crate) async fn prove(caller: &Caller, database_url: &str, asked: &mut [Asked]) {
     let stored = references(database_url).await;
-    for one in &asked {
+    for one in &*asked {
         match &one.told {
             Told::Done(reply) => assert_same(caller, one, reply).await,
             Told::Refused(reply) => {
@@ -155,10 +170,12 @@ pub(crate) async fn prove(caller: &Caller, database_url: &str, asked: Vec<Asked>
             Told::Open => {}
         }
     }
-    for one in &asked {
-        let first = settled(caller, one).await;
-        if let Told::Done(reply) = &one.told {
-            assert_eq!(first.bytes, reply.bytes, "another answer under the same key");
+    for one in &mut *asked {
+        let again = settled(caller, one).await;
+        if let Told::Done(first) = &one.told {
+            assert_eq!(again.bytes, first.bytes, "another answer under the same key");
+        } else {
+            one.told = Told::Done(again);
         }
     }
     let stored = references(database_url).await;

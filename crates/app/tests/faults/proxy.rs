@@ -171,7 +171,8 @@ impl Relay {
         server.set_nodelay(true)?;
         let (mut up, mut down) = (vec![0; 64 * 1024], vec![0; 64 * 1024]);
         loop {
-            match *changes.borrow_and_update() {
+            let mode = *changes.borrow_and_update();
+            match mode {
                 Mode::Forward => {}
                 Mode::Refuse => return Ok(()),
                 Mode::BlackHole => {

@@ -1,0 +1,146 @@
+//! P9: over a bound the caller is refused at once, with `Retry-After`, before any effect.
+
+use reqwest::StatusCode;
+use serde_json::Value;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tokio_postgres::{Client, NoTls};
+
+use crate::caller::{book_payment, new_key};
+use crate::ground::{Ground, LIMIT, Node, until};
+use crate::load::{Asked, Told, ask, prove};
+
+const CLIENTS: usize = 12;
+
+/// Keeps the engine waiting for as long as it lives: a lock on the paying account.
+async fn block(url: &str, account: &str) -> Client {
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await.expect("connect");
+    tokio::spawn(connection);
+    let id: paystrata_app::ids::AccountId = account.parse().expect("an account id");
+    let lock = format!("BEGIN; SELECT FROM accounts WHERE id = '{}' FOR UPDATE", id.0);
+    client.batch_execute(&lock).await.expect("lock the account");
+    client
+}
+
+/// Asks from many clients while the engine cannot move; once `refusals` of them were refused, lets it move again.
+async fn crowd_a_blocked_engine(ground: &Ground, node: &Node, refusals: usize) -> Vec<Asked> {
+    let accounts = node.caller.accounts(2, 1_000).await;
+    let blocker = block(&ground.primary_url, &accounts[0]).await;
+    let mut clients = JoinSet::new();
+    for _ in 0..CLIENTS {
+        let (caller, from, to) = (node.caller.clone(), accounts[0].clone(), accounts[1].clone());
+        clients.spawn(async move {
+            let key = new_key();
+            let body = book_payment(&from, &to, 1, &key);
+            let told = ask(&caller, &key, &body).await;
+            Asked { key, body, told }
+        });
+    }
+    let mut asked = Vec::new();
+    while asked.len() < refusals {
+        let one = timeout(LIMIT, clients.join_next()).await.expect("refused at once").expect("more clients");
+        let one = one.expect("the client ends");
+        assert!(matches!(one.told, Told::Refused(_)), "nothing can be done while the account is locked: {one:?}");
+        asked.push(one);
+    }
+    blocker.batch_execute("ROLLBACK").await.expect("let go");
+    asked.extend(clients.join_all().await);
+    asked
+}
+
+fn done(asked: &[Asked]) -> usize {
+    asked.iter().filter(|one| matches!(one.told, Told::Done(_))).count()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_over_the_bound_in_flight_are_refused_before_any_effect() {
+    const IN_FLIGHT_MAX: usize = 3;
+    let ground = Ground::new().await;
+    let node = ground.serve(&[("HTTP__IN_FLIGHT_MAX", "3")]).await;
+    let mut asked = crowd_a_blocked_engine(&ground, &node, CLIENTS - IN_FLIGHT_MAX).await;
+    assert_eq!(done(&asked), IN_FLIGHT_MAX);
+    until("all permits back", async || {
+        (node.service.app.in_flight.available_permits() == IN_FLIGHT_MAX).then_some(())
+    })
+    .await;
+    prove(&node.caller, &ground.primary_url, &mut asked).await;
+    ground.verify().await;
+    node.service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn commands_over_the_bound_of_the_queue_are_refused_before_any_effect() {
+    let ground = Ground::new().await;
+    let bounds = [("ENGINE__LANES", "1"), ("ENGINE__QUEUE_MAX", "2"), ("ENGINE__BATCH_MAX", "1")];
+    let node = ground.serve(&bounds).await;
+    // One runs, two wait.
+    let mut asked = crowd_a_blocked_engine(&ground, &node, CLIENTS - 3).await;
+    assert_eq!(done(&asked), 3);
+    prove(&node.caller, &ground.primary_url, &mut asked).await;
+    ground.verify().await;
+    node.service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn commands_that_waited_too_long_are_refused_before_any_effect() {
+    let ground = Ground::new().await;
+    let bounds = [("ENGINE__LANES", "1"), ("ENGINE__QUEUE_TIMEOUT_MS", "200"), ("ENGINE__BATCH_MAX", "1")];
+    let node = ground.serve(&bounds).await;
+    let accounts = node.caller.accounts(2, 1_000).await;
+    let blocker = block(&ground.primary_url, &accounts[0]).await;
+    let mut clients = JoinSet::new();
+    for _ in 0..CLIENTS {
+        let (caller, from, to) = (node.caller.clone(), accounts[0].clone(), accounts[1].clone());
+        clients.spawn(async move {
+            let key = new_key();
+            let body = book_payment(&from, &to, 1, &key);
+            let told = ask(&caller, &key, &body).await;
+            Asked { key, body, told }
+        });
+    }
+    // All are in flight, and the first of them has waited for longer than any may wait.
+    until("all requests in flight", async || {
+        let permits = node.service.app.in_flight.available_permits();
+        (permits + CLIENTS == node.service.app.config.http.in_flight_max.get()).then_some(())
+    })
+    .await;
+    tokio::time::sleep(node.service.app.config.engine.queue_timeout * 2).await;
+    blocker.batch_execute("ROLLBACK").await.expect("let go");
+    let mut asked = clients.join_all().await;
+    assert_eq!(done(&asked), 1, "the one that ran when the others waited");
+    prove(&node.caller, &ground.primary_url, &mut asked).await;
+    node.service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_that_never_end_their_request_are_cut() {
+    let ground = Ground::new().await;
+    let node = ground.serve(&[("HTTP__REQUEST_TIMEOUT_MS", "500")]).await;
+    let head = "POST /v1/payments HTTP/1.1\r\nhost: x\r\nauthorization: Bearer sk_dev_paystrata\r\n";
+    let body_missing = format!("{head}idempotency-key: slow\r\ncontent-length: 100\r\n\r\n{{\"from\":");
+    for part in ["", "POST /v1/pay", head, &body_missing] {
+        let mut stream = TcpStream::connect(node.service.address).await.expect("connect");
+        stream.write_all(part.as_bytes()).await.expect("send a part");
+        let mut answer = Vec::new();
+        let ended = timeout(LIMIT, stream.read_to_end(&mut answer)).await;
+        // A reset says the same as an orderly end.
+        assert!(ended.is_ok(), "kept for ever after {part:?}: {:?}", String::from_utf8_lossy(&answer));
+    }
+    node.service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn refusals_say_when_to_come_back() {
+    let ground = Ground::new().await;
+    let node = ground.serve(&[]).await;
+    node.service.app.draining.cancel();
+    let reply = node.caller.post("/v1/payments", &new_key(), &Value::Null).await;
+    // The listener may be gone already; what it still answers is a refusal.
+    if let Some(reply) = reply {
+        assert_eq!(reply.status, StatusCode::SERVICE_UNAVAILABLE);
+        assert!(reply.headers.contains_key("retry-after"), "{reply:?}");
+    }
+    node.service.stop().await;
+}

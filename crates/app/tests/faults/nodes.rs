@@ -1,0 +1,58 @@
+//! Two nodes and their caches: what one node writes, the other sees at the latest after `max_stale`, and through the
+//! backplane mostly at once.
+
+use crate::ground::{Ground, until};
+use crate::proxy::{Mode, Proxy};
+
+/// Far below the time to live of 600 s, so that only the backplane or `max_stale` can make a write seen in time.
+const CACHE: [(&str, &str); 2] = [("CACHE__TTL_SECONDS", "600"), ("CACHE__MAX_STALE_MS", "1000")];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_sees_what_another_node_paid_although_it_had_cached_the_account() {
+    let ground = Ground::new().await;
+    let (reader, writer) = (ground.serve(&CACHE).await, ground.serve(&CACHE).await);
+    let accounts = writer.caller.accounts(2, 1_000).await;
+    for paid in 1..=20 {
+        assert_eq!(reader.caller.posted(&accounts[1]).await, 1_000 + paid - 1);
+        writer.caller.pay(&accounts[0], &accounts[1], 1).await;
+        assert_eq!(writer.caller.posted(&accounts[1]).await, 1_000 + paid);
+        let account = &accounts[1];
+        until("the payment of the other node", async || {
+            (reader.caller.posted(account).await == 1_000 + paid).then_some(())
+        })
+        .await;
+    }
+    let stats = reader.service.app.documents.stats();
+    assert!(stats[0].1.hits > 0, "the reader never answered from its cache: {stats:?}");
+    for node in [reader, writer] {
+        node.service.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_hears_no_messages_trusts_its_cache_no_longer_than_max_stale() {
+    let ground = Ground::new().await;
+    let redis_url = crate::stage::service_url("PAYSTRATA_TEST_REDIS_URL");
+    let proxy = Proxy::before(&redis_url).await;
+    let through = proxy.url(&redis_url);
+    let deaf = [("CACHE__REDIS_URL", through.as_str()), CACHE[0], CACHE[1]];
+    let (reader, writer) = (ground.serve(&deaf).await, ground.serve(&CACHE).await);
+    let accounts = writer.caller.accounts(2, 1_000).await;
+    let mut balance = 1_000;
+    for mode in [Mode::BlackHole, Mode::Refuse, Mode::Forward, Mode::Refuse, Mode::BlackHole] {
+        until("a read before the fault", async || {
+            (reader.caller.posted(&accounts[1]).await == balance).then_some(())
+        })
+        .await;
+        proxy.set(mode);
+        writer.caller.pay(&accounts[0], &accounts[1], 1).await;
+        balance += 1;
+        until("the payment of the other node", async || {
+            (reader.caller.posted(&accounts[1]).await == balance).then_some(())
+        })
+        .await;
+    }
+    for node in [reader, writer] {
+        node.service.stop().await;
+    }
+}

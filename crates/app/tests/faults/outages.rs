@@ -1,0 +1,64 @@
+//! P1, P8, P9: the primary crashes or hangs in the middle of load. The service answers within bounds, promises nothing it
+//! does not keep, and goes on by itself when the primary is back.
+
+use crate::cluster::{Cluster, Replica};
+use crate::ground::{Ground, seeded};
+use crate::load::{Crowd, OnTrouble, Plan, prove};
+use crate::proxy::{Mode, Proxy};
+
+/// Short waits, so that answers during an outage come soon.
+const SHORT_WAITS: [(&str, &str); 4] = [
+    ("ENGINE__QUEUE_TIMEOUT_MS", "500"),
+    ("DB__STATEMENT_TIMEOUT_MS", "1000"),
+    ("DB__CONNECT_TIMEOUT_MS", "1000"),
+    ("DB__ACQUIRE_TIMEOUT_MS", "500"),
+];
+
+fn plan(accounts: Vec<String>) -> Plan {
+    Plan { accounts, clients: 16, payments_each: usize::MAX, on_trouble: OnTrouble::Stay }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_crashed_primary_loses_nothing_acknowledged_and_is_used_again_when_it_is_back() {
+    let mut random = seeded();
+    let cluster = Cluster::start(Replica::Without);
+    let ground = Ground::on(&cluster.primary_url(), "").await;
+    let node = ground.serve(&SHORT_WAITS).await;
+    let accounts = node.caller.accounts(8, 100_000).await;
+    let crowd = Crowd::start(&[node.caller.clone()], &plan(accounts), &mut random);
+    for _ in 0..2 {
+        crowd.progress(50).await;
+        tokio::task::block_in_place(|| cluster.crash_primary());
+        crowd.trouble(20).await;
+        tokio::task::block_in_place(|| cluster.boot_primary());
+    }
+    crowd.progress(50).await;
+    let mut asked = crowd.end().await;
+    prove(&node.caller, &ground.primary_url, &mut asked).await;
+    ground.verify().await;
+    node.service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hung_primary_gives_refusals_within_bounds_and_is_used_again_when_it_wakes() {
+    let mut random = seeded();
+    let mut ground = Ground::new().await;
+    let proxy = Proxy::before(&ground.primary_url).await;
+    let direct_url = ground.primary_url.clone();
+    ground.primary_url = proxy.url(&direct_url);
+    ground.replica_url = String::new();
+    let node = ground.serve(&SHORT_WAITS).await;
+    let accounts = node.caller.accounts(8, 100_000).await;
+    let crowd = Crowd::start(&[node.caller.clone()], &plan(accounts), &mut random);
+    for _ in 0..2 {
+        crowd.progress(50).await;
+        proxy.set(Mode::BlackHole);
+        crowd.trouble(20).await;
+        proxy.set(Mode::Forward);
+    }
+    crowd.progress(50).await;
+    let mut asked = crowd.end().await;
+    prove(&node.caller, &direct_url, &mut asked).await;
+    ground.verify().await;
+    node.service.stop().await;
+}

@@ -1,0 +1,78 @@
+//! P7: a replica that lags, hangs or dies never makes a write unseen by whoever carries its token, nor by plain reads on
+//! the node that wrote.
+
+use serde_json::json;
+
+use crate::caller::text;
+use crate::cluster::{Cluster, Replica};
+use crate::ground::{Ground, Node, rows, until};
+use crate::proxy::{Mode, Proxy};
+
+const WRITES: i64 = 15;
+
+/// Pays again and again; after each payment both nodes must see it by its token, and the writer also without.
+async fn write_and_read(writer: &Node, other: &Node, from: &str, to: &str) {
+    let before = writer.caller.posted(to).await;
+    for paid in 1..=WRITES {
+        // Cached before the write on both nodes, so that only what voids the copy can make the write seen.
+        other.caller.posted(to).await;
+        writer.caller.posted(to).await;
+        let reply = writer.caller.pay(from, to, 1).await;
+        let token = reply.headers.get("paystrata-token").expect("a write gives a token");
+        let expected = json!(before + paid);
+        let path = format!("/v1/accounts/{to}");
+        assert_eq!(writer.caller.get(&path).await.json()["balance"]["posted"], expected, "plain, on the writer");
+        for node in [writer, other] {
+            let seen = node.caller.get_after(&path, token).await.json();
+            assert_eq!(seen["balance"]["posted"], expected, "by its token");
+            let payment = format!("/v1/payments/{}", text(&reply.json()["id"]));
+            assert_eq!(node.caller.get_after(&payment, token).await.json(), reply.json());
+            assert_eq!(node.caller.get(&payment).await.json(), reply.json());
+            let entries = node.caller.get_after(&format!("{path}/entries"), token).await.json();
+            assert_eq!(entries["data"][0]["balance_after"], expected, "{entries}");
+            let list = node.caller.get_after("/v1/payments", token).await.json();
+            assert_eq!(list["data"][0]["id"], reply.json()["id"]);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_stops_replaying_hides_no_write() {
+    let cluster = Cluster::start(Replica::With);
+    let ground = Ground::on(&cluster.primary_url(), &cluster.replica_url()).await;
+    let (writer, other) = (ground.serve(&[]).await, ground.serve(&[]).await);
+    let accounts = writer.caller.accounts(2, 1_000).await;
+    // Both accounts can be read from the replica before it stops.
+    until("the accounts on the replica", async || {
+        let found = rows(&cluster.replica_url(), "SELECT 1 FROM account_profiles WHERE kind <> 'external'").await;
+        (found.len() == 2).then_some(())
+    })
+    .await;
+    cluster.pause_replay().await;
+    write_and_read(&writer, &other, &accounts[0], &accounts[1]).await;
+    cluster.resume_replay().await;
+    write_and_read(&writer, &other, &accounts[0], &accounts[1]).await;
+    tokio::task::block_in_place(|| cluster.crash_replica());
+    write_and_read(&writer, &other, &accounts[0], &accounts[1]).await;
+    for node in [writer, other] {
+        node.service.stop().await;
+    }
+    ground.verify().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_hangs_hides_no_write() {
+    let mut ground = Ground::new().await;
+    let proxy = Proxy::before(&ground.replica_url).await;
+    ground.replica_url = proxy.url(&ground.replica_url);
+    let (writer, other) = (ground.serve(&[]).await, ground.serve(&[]).await);
+    let accounts = writer.caller.accounts(2, 1_000).await;
+    write_and_read(&writer, &other, &accounts[0], &accounts[1]).await;
+    for mode in [Mode::BlackHole, Mode::Refuse, Mode::Forward] {
+        proxy.set(mode);
+        write_and_read(&writer, &other, &accounts[0], &accounts[1]).await;
+    }
+    for node in [writer, other] {
+        node.service.stop().await;
+    }
+}
