@@ -30,6 +30,9 @@ impl Telemetry {
 /// The filter or the endpoint cannot be read, or telemetry was started before.
 pub fn start(config: &TelemetryConfig) -> anyhow::Result<Telemetry> {
     let filter: EnvFilter = config.log_filter.parse().context("read telemetry.log_filter")?;
+    // Below this level the driver writes parameters, and with them what must not leave, into the log.
+    let driver = "tokio_postgres=info".parse().context("read the driver's directive")?;
+    let filter = filter.add_directive(driver);
     let lines: Box<dyn Layer<Registry> + Send + Sync> = match config.log_format {
         LogFormat::Json => fmt::layer().json().with_writer(std::io::stderr).with_filter(filter).boxed(),
         LogFormat::Text => fmt::layer()

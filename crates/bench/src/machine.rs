@@ -58,6 +58,37 @@ impl Machine {
     }
 }
 
+/// Busy and total time of all processors since the start, in ticks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProcessorTime {
+    busy: u64,
+    total: u64,
+}
+
+impl ProcessorTime {
+    /// Now; `None` where `/proc` does not tell.
+    #[must_use]
+    pub fn now() -> Option<Self> {
+        processor_time(&fs::read_to_string("/proc/stat").ok()?)
+    }
+
+    /// The part of the time since `earlier` in which processors were busy, in percent.
+    #[must_use]
+    pub fn busy_percent_since(self, earlier: Self) -> u64 {
+        let total = self.total.saturating_sub(earlier.total).max(1);
+        self.busy.saturating_sub(earlier.busy) * 100 / total
+    }
+}
+
+fn processor_time(stat: &str) -> Option<ProcessorTime> {
+    // user nice system idle iowait irq softirq steal; guest time is counted in user already.
+    let line = stat.lines().find_map(|line| line.strip_prefix("cpu "))?;
+    let ticks: Vec<u64> = line.split_whitespace().take(8).map_while(|word| word.parse().ok()).collect();
+    let idle = ticks.get(3)? + ticks.get(4)?;
+    let total: u64 = ticks.iter().sum();
+    Some(ProcessorTime { busy: total - idle, total })
+}
+
 fn unknown() -> String {
     "unknown".to_owned()
 }
@@ -89,6 +120,16 @@ mod tests {
         );
         assert_eq!(cpu_model("processor\t: 0\nCPU part\t: 0xd40\n").as_deref(), Some("ARM part 0xd40"));
         assert_eq!(cpu_model(""), None);
+    }
+
+    #[test]
+    fn waiting_for_disks_is_not_busy() {
+        let earlier = processor_time("cpu  10 0 10 80 0 0 0 0 0 0\ncpu0 1 1 1 1\n").unwrap();
+        let later = processor_time("cpu  30 0 20 130 20 0 0 0 30 0\n").unwrap();
+        // Of the next 100 ticks 20 were user, 10 system, 50 idle, 20 waiting.
+        assert_eq!(later.busy_percent_since(earlier), 30);
+        assert_eq!(later.busy_percent_since(later), 0);
+        assert_eq!(processor_time("cpu0 1 2 3 4 5\n"), None);
     }
 
     #[test]

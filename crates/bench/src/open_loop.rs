@@ -34,6 +34,17 @@ pub struct Plan {
     pub in_flight_max: usize,
 }
 
+impl Plan {
+    /// Refuses what cannot be run; [`run`] asks it as well.
+    ///
+    /// # Errors
+    /// Too few or too many requests.
+    pub fn check(&self) -> Result<(), PlanError> {
+        let count = self.rate * (self.warm_up + self.duration).as_secs_f64();
+        if (1.0..=REQUESTS_MAX).contains(&count) { Ok(()) } else { Err(PlanError::Requests) }
+    }
+}
+
 /// What became of one request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -93,10 +104,7 @@ where
     Start: FnMut(u64) -> Request + Send + 'static,
     Request: Future<Output = Outcome> + Send + 'static,
 {
-    let count = plan.rate * (plan.warm_up + plan.duration).as_secs_f64();
-    if !(1.0..=REQUESTS_MAX).contains(&count) {
-        return Err(PlanError::Requests);
-    }
+    plan.check()?;
     let runtime = Handle::current();
     let generator = tokio::task::spawn_blocking(move || generate(plan, &runtime, start));
     let (mut report, in_flight) = generator.await.expect("the generator neither panics nor is cancelled");

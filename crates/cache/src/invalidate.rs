@@ -2,7 +2,7 @@
 //! returns, without awaiting anything; what it returns can be awaited to learn how far it got.
 //! Dropping that takes nothing back: the other nodes are told by the courier in any case.
 
-use std::{future::IntoFuture, hash::Hash, sync::Arc};
+use std::{future::IntoFuture, sync::Arc};
 
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt};
@@ -114,10 +114,7 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
 }
 
 /// Blocks the keys' remote copies, before anything is voided, and has the other nodes told.
-fn announce<K: CacheKey, V>(store: &Store<K, V>, keys: &[K], version: Version) -> Confirmation
-where
-    K: Clone + Eq + Hash,
-{
+fn announce<K: CacheKey, V>(store: &Store<K, V>, keys: &[K], version: Version) -> Confirmation {
     let pending = store.remote.as_ref().map(|side| {
         let keys: Vec<Bytes> = keys.iter().map(CacheKey::encode).collect();
         if side.outbound.outbox.push(&keys, version) == Pushed::Overflowed {

@@ -1,6 +1,8 @@
 //! A cache without a remote tier: single flight, limits, and invalidation against loads under way.
 //! Gates and the paused clock instead of sleeps.
 
+#![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test, in shared functions too")]
+
 use std::{
     sync::{
         Arc,
@@ -19,8 +21,9 @@ type Answer = Result<Option<u64>, CacheError<Broken>>;
 #[error("source is broken")]
 struct Broken;
 
-fn cache(policy: Policy) -> Numbers {
-    Cache::builder("numbers").policy(Policy { jitter: 0.0, ..policy }).build()
+fn cache(mut policy: Policy) -> Numbers {
+    policy.jitter = 0.0;
+    Cache::builder("numbers").policy(policy).build()
 }
 
 /// A loader that says when it has begun, and ends when it is let go.
@@ -50,7 +53,7 @@ impl Gate {
 }
 
 async fn read_now(cache: &Numbers, key: &str, value: u64) -> Option<u64> {
-    cache.get_or_load(key, |_| async move { Ok::<_, Broken>(Some(value)) }).await.unwrap()
+    cache.get_or_load(key, move |_| async move { Ok::<_, Broken>(Some(value)) }).await.unwrap()
 }
 
 /// Lets every spawned task run until it waits.

@@ -32,8 +32,8 @@ where
     let sent = token.cancel_query_raw(KeptOpen { stream: &mut stream }, NoTls).await;
     sent.map_err(io::Error::other)?;
     // The protocol gives no answer, only the end.
-    stream.read(&mut [0; 1]).await?;
-    Ok(())
+    let end = stream.read(&mut [0; 1]).await?;
+    if end == 0 { Ok(()) } else { Err(io::Error::from(io::ErrorKind::InvalidData)) }
 }
 
 /// A stream that the driver cannot close.

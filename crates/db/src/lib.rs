@@ -1,5 +1,5 @@
 //! A Postgres data layer: one [`Db`] over a primary and its replicas, with bounded pools, reads that see the caller's own
-//! writes, transactions whose end is known, migrations, and monthly partitions. It needs PostgreSQL 14 or later.
+//! writes, transactions whose end is known, migrations, and monthly partitions. It needs PostgreSQL 15 or later.
 //! It knows nothing of what is stored, builds no SQL for its callers, and speaks no TLS: a URL that demands it is refused.
 //!
 //! ```no_run
@@ -32,7 +32,8 @@
 //! - **A read with a token sees the write.** A replica serves it only if it was seen to have replayed the position on the
 //!   same timeline and is still the same server process; otherwise the primary does.
 //! - **"Committed" is true.** It is said only after the server's record of the transaction says so; a commit whose connection
-//!   breaks is looked up by its transaction id, and what cannot be known is called unknown.
+//!   breaks is looked up by its transaction id; what cannot be known, because a failover or a crash may have given the id to
+//!   another transaction, is called unknown.
 //! - **Any future may be dropped at any await.** The statement is cancelled on the server, its connection never returns
 //!   to the pool, and the pool's slot is free at once.
 //! - **Everything is bounded**: connections, waits, dials, reads on the primary, reruns, prepared statements, sweeps.
@@ -62,6 +63,7 @@ mod connection;
 mod db;
 mod dial;
 mod error;
+mod incarnation;
 mod lag;
 mod migrate;
 mod monitor;

@@ -15,6 +15,7 @@ use tracing::{info, warn};
 use crate::config::{PROBE_TIMEOUT, REDIAL_PAUSE_MAX};
 use crate::dial::{DialSettings, Dialled, Purpose, dial};
 use crate::error::Error;
+use crate::incarnation::incarnation_sql;
 use crate::lag::PrimaryClock;
 use crate::node::{Change, Facts, Node, NodeState, Role};
 use crate::observe::Observer;
@@ -39,25 +40,26 @@ pub(crate) struct Monitor {
     pub(crate) tasks: TaskTracker,
 }
 
-/// The server's identity, asked once per connection.
-const IDENTITY_SQL: &str = "SELECT (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint, \
-                            (SELECT system_identifier FROM pg_control_system())";
+/// The cluster's identity, asked once per connection.
+const IDENTITY_SQL: &str = "SELECT system_identifier FROM pg_control_system()";
 
-/// Role, timeline and position. A replica's timeline is that of the log it receives; while it receives none, that of
+/// Role, position, timeline and incarnation. A replica's timeline is that of the log it receives; while it receives none, that of
 /// its control file, which may lag after a failover but is never ahead.
-const PROBE_SQL: &str = "SELECT recovering, \
+const PROBE_SQL: &str = concat!(
+    "SELECT recovering, \
     CASE WHEN recovering THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_flush_lsn() END::text, \
     CASE WHEN recovering THEN coalesce( \
         (SELECT received_tli FROM pg_stat_wal_receiver), \
         greatest((SELECT timeline_id FROM pg_control_checkpoint()), \
                  (SELECT min_recovery_end_timeline FROM pg_control_recovery())))::bigint \
-    ELSE ('x' || left(pg_walfile_name(pg_current_wal_flush_lsn()), 8))::bit(32)::bigint END \
-    FROM pg_is_in_recovery() AS recovering";
+    ELSE ('x' || left(pg_walfile_name(pg_current_wal_flush_lsn()), 8))::bit(32)::bigint END, ",
+    incarnation_sql!(),
+    " FROM pg_is_in_recovery() AS recovering"
+);
 
 struct Link {
     client: Client,
     probe: Statement,
-    incarnation: i64,
     system_id: u64,
     // Ends the socket's task with the link.
     _task: AbortOnDropHandle<()>,
@@ -110,9 +112,8 @@ impl Monitor {
             .map_err(|_| Error::Deadline { node: node(), after: PROBE_TIMEOUT })?
             .map_err(|source| Error::Query { node: node(), source })?;
         let unknown = || Error::UnknownForm { node: node(), what: "the server's identity" };
-        let incarnation: i64 = identity.try_get(0).map_err(|_| unknown())?;
-        let system_id: i64 = identity.try_get(1).map_err(|_| unknown())?;
-        Ok(Link { client, probe, incarnation, system_id: system_id.cast_unsigned(), _task: task })
+        let system_id: i64 = identity.try_get(0).map_err(|_| unknown())?;
+        Ok(Link { client, probe, system_id: system_id.cast_unsigned(), _task: task })
     }
 
     async fn probe_until_failure(&self, link: &Link) -> String {
@@ -187,7 +188,7 @@ fn read_facts(row: &Row, link: &Link) -> Option<Facts> {
         role: if recovering { Role::Replica } else { Role::Primary },
         timeline: u32::try_from(timeline).ok()?,
         lsn: lsn.map_or(Some(0), parse_lsn)?,
-        incarnation: link.incarnation,
+        incarnation: row.try_get(3).ok()?,
         system_id: link.system_id,
     })
 }

@@ -39,7 +39,7 @@ pub(crate) struct Facts {
     pub(crate) timeline: u32,
     /// Written (primary) or replayed (replica) up to here.
     pub(crate) lsn: u64,
-    /// Start time of the server process in microseconds: another value is another incarnation, which may show an older state.
+    /// When it last started or recovered from a crash: after that it may show an older state.
     pub(crate) incarnation: i64,
     /// Equal for all servers of one cluster.
     pub(crate) system_id: u64,

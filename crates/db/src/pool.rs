@@ -18,6 +18,7 @@ use crate::config::{
 };
 use crate::dial::{DialSettings, Dialled, Purpose, dial};
 use crate::error::{AcquirePhase, Error};
+use crate::incarnation::incarnation_sql;
 use crate::node::{Node, NodeId};
 use crate::statement_cache::StatementCache;
 use crate::status::PoolStatus;
@@ -62,9 +63,7 @@ pub(crate) struct ServerManager {
     warming: Semaphore,
 }
 
-/// Start time of the server process in microseconds: it names the incarnation. An integer, because a float would round.
-pub(crate) const INCARNATION_SQL: &str =
-    "SELECT (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint";
+const INCARNATION_SQL: &str = concat!("SELECT ", incarnation_sql!());
 
 impl ServerManager {
     pub(crate) fn new(node: Arc<Node>, url: ConnectionUrl, config: &Config, path: Path) -> Self {

@@ -54,7 +54,7 @@ pub(super) fn greeting(port: u16, operator_port: u16, simulator_port: u16) -> St
     format!(
         r#"
 Paystrata is ready.
-  API        http://127.0.0.1:{port}            (page to read it: /docs, OpenAPI: /openapi.json)
+  API        http://127.0.0.1:{port}
   operator   http://127.0.0.1:{operator_port}            (/metrics, /readyz, /v1/performance/metrics)
   simulator  http://127.0.0.1:{simulator_port}            (Authorize.Net and VelocityPay)
   key        {DEVELOPMENT_KEY}

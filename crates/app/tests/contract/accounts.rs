@@ -16,7 +16,7 @@ async fn list(stage: &Stage, query: &str) -> Value {
 }
 
 fn ids(list: &Value) -> Vec<&str> {
-    list["data"].as_array().unwrap().iter().map(|row| row["id"].as_str().unwrap()).collect()
+    list["data"].as_array().expect("an array").iter().map(|row| row["id"].as_str().expect("a text")).collect()
 }
 
 #[tokio::test]
@@ -51,7 +51,7 @@ async fn an_opening_balance_comes_from_the_external_account_of_its_currency() {
     let stage = Stage::start().await;
     let account = stage.account("JPY", 700).await;
     let entries = stage.get(&format!("/v1/accounts/{account}/entries"), &[]).await.json();
-    assert_eq!(entries["data"].as_array().unwrap().len(), 1);
+    assert_eq!(entries["data"].as_array().expect("an array").len(), 1);
     let entry = &entries["data"][0];
     assert_eq!((&entry["amount"], &entry["balance_after"]), (&json!(700), &json!(700)));
     assert_eq!((&entry["payment"], &entry["account"]), (&Value::Null, &json!(account)));
@@ -114,7 +114,9 @@ async fn an_account_is_answered_with_304_until_its_balance_changes() {
     let known = stage.get(&path, &[("if-none-match", &etag)]).await;
     assert_eq!((known.status, known.bytes.len()), (StatusCode::NOT_MODIFIED, 0));
     assert_eq!(known.headers["etag"], etag);
-    for body in [transfer(&from, &to, 1), crate::scene::with(&transfer(&from, &to, 1), &json!({"capture": false}))] {
+    for body in
+        [transfer(&from, &to, 1), crate::scene::with(&transfer(&from, &to, 1), &json!({"capture": false}))]
+    {
         let etag = stage.get(&path, &[]).await.headers["etag"].clone();
         pay(&stage, &body).await;
         let changed = stage.get(&path, &[("if-none-match", &etag)]).await;
@@ -130,13 +132,15 @@ async fn another_merchant_finds_none_of_it() {
     let other = Caller::new_merchant(&stage, OTHER_KEY).await;
     let (mine, to) = (stage.account("USD", 100).await, stage.account("USD", 0).await);
     let payment = pay(&stage, &transfer(&mine, &to, 1)).await;
-    let payment = payment["id"].as_str().unwrap();
+    let payment = payment["id"].as_str().expect("a text");
     // Read by the owner first: what is cached for one merchant must not be served to another.
     assert_eq!(stage.get(&format!("/v1/accounts/{mine}"), &[]).await.status, StatusCode::OK);
     assert_eq!(stage.get(&format!("/v1/payments/{payment}"), &[]).await.status, StatusCode::OK);
-    for path in
-        [format!("/v1/accounts/{mine}"), format!("/v1/accounts/{mine}/entries"), format!("/v1/payments/{payment}")]
-    {
+    for path in [
+        format!("/v1/accounts/{mine}"),
+        format!("/v1/accounts/{mine}/entries"),
+        format!("/v1/payments/{payment}"),
+    ] {
         check_problem(&other.send(Method::GET, &path, "").await, 404, "not_found", None);
     }
     for change in ["capture", "void", "refunds"] {
@@ -167,7 +171,7 @@ async fn accounts_are_listed_newest_first_by_filter_and_cursor() {
         opened.push((id_of(&reply), token));
     }
     // Later reads carry the last write's token: a replica that is behind must not hide what this test opened.
-    let token = opened.last().unwrap().1.clone();
+    let token = opened.last().expect("seven were opened").1.clone();
     let all: Vec<&str> = opened.iter().rev().map(|(id, _)| id.as_str()).collect();
     let list = async |query: &str| {
         let reply = stage.get(&format!("/v1/accounts?{query}"), &[("paystrata-token", &token)]).await;
@@ -219,9 +223,10 @@ async fn entries_are_signed_and_each_states_the_balance_after_it() {
         stage.get(&path, &[("paystrata-token", &token)]).await.json()
     };
     let short = |list: &Value| -> Vec<(i64, i64, Value)> {
-        let rows = list["data"].as_array().unwrap().iter();
-        let number = |value: &Value| value.as_i64().unwrap();
-        rows.map(|row| (number(&row["amount"]), number(&row["balance_after"]), row["payment"].clone())).collect()
+        let rows = list["data"].as_array().expect("an array").iter();
+        let number = |value: &Value| value.as_i64().expect("a whole number");
+        rows.map(|row| (number(&row["amount"]), number(&row["balance_after"]), row["payment"].clone()))
+            .collect()
     };
     let expected = vec![
         (-5, 50, payments[3].clone()),
@@ -241,6 +246,10 @@ async fn entries_are_signed_and_each_states_the_balance_after_it() {
         page = read(&a, &format!("limit=2&cursor={next}")).await;
     }
     assert_eq!(seen, expected);
-    let side = |list: &Value, index: usize| list["data"][index]["id"].as_str().unwrap().to_owned();
-    assert_ne!(side(&whole, 0), side(&read(&b, "").await, 0), "each side of a double entry has an id of its own");
+    let side = |list: &Value, index: usize| list["data"][index]["id"].as_str().expect("a text").to_owned();
+    assert_ne!(
+        side(&whole, 0),
+        side(&read(&b, "").await, 0),
+        "each side of a double entry has an id of its own"
+    );
 }

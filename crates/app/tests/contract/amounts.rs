@@ -78,7 +78,7 @@ async fn captures_and_refunds_read_amounts_as_strictly() {
     let paid = pay(&stage, &transfer(&from, &to, 50_000)).await;
     for (amount, status, code) in NO_AMOUNTS.iter().filter(|(amount, ..)| *amount != "null") {
         for (payment, change) in [(&hold, "capture"), (&paid, "refunds")] {
-            let path = format!("/v1/payments/{}/{change}", payment["id"].as_str().unwrap());
+            let path = format!("/v1/payments/{}/{change}", payment["id"].as_str().expect("a text"));
             let reply = post_raw(&stage, &path, format!(r#"{{"amount":{amount}}}"#)).await;
             check_problem(&reply, *status, code, (*status == 422).then_some("/amount"));
         }
@@ -106,7 +106,7 @@ async fn minor_units_are_kept_whatever_the_currencys_exponent() {
     }
     let trial = stage.get("/v1/ledger/trial-balance", &[]).await;
     assert_eq!(trial.status, StatusCode::OK);
-    let lines = trial.json()["data"].as_array().unwrap().clone();
+    let lines = trial.json()["data"].as_array().expect("an array").clone();
     assert_eq!(lines.len(), 3);
     assert!(lines.iter().all(|line| line["difference"] == 0), "{lines:?}");
     stage.verify().await;
@@ -125,7 +125,7 @@ async fn minor_units_survive_the_way_to_both_gateways() {
         ] {
             let held = pay(&stage, &body).await;
             assert_eq!(held["status"], "authorized", "{currency}/{exponent}: {held}");
-            let path = held["id"].as_str().unwrap().to_owned();
+            let path = held["id"].as_str().expect("a text").to_owned();
             // The gateway compares: more than it authorised is refused, so this passes only if both agree exactly.
             let captured = crate::scene::change(&stage, &path, "capture", &json!({"amount": 12_345})).await;
             assert_eq!(captured.json()["amount_captured"], 12_345, "{}", captured.json());

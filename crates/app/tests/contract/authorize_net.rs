@@ -16,7 +16,7 @@ const HELD: &str = "46299";
 async fn authorized(stage: &Stage, to: &str, amount: i64) -> String {
     let held = pay(stage, &with(&card_payment(to, amount, APPROVED), &json!({"capture": false}))).await;
     assert_eq!((&held["status"], &held["outcome"]), (&json!("authorized"), &json!("approved")), "{held}");
-    held["id"].as_str().unwrap().to_owned()
+    held["id"].as_str().expect("a text").to_owned()
 }
 
 /// Decides a held transaction, as a person does in the gateway's own interface.
@@ -46,9 +46,12 @@ async fn an_approved_card_credits_the_receiver_from_the_external_account() {
     ] {
         assert_eq!(paid[field], expected, "{field}");
     }
-    assert_eq!((&paid["gateway"]["name"], &paid["gateway"]["card_last_four"]), (&json!("authorize_net"), &json!("1111")));
+    assert_eq!(
+        (&paid["gateway"]["name"], &paid["gateway"]["card_last_four"]),
+        (&json!("authorize_net"), &json!("1111"))
+    );
     assert!(paid["gateway"]["transaction"].is_string(), "{paid}");
-    let id = paid["id"].as_str().unwrap();
+    let id = paid["id"].as_str().expect("a text");
     assert_eq!(payment(&stage, id).await, paid);
     assert_eq!(stage.simulator.effects(&reference(&stage, id, 1).await).total(), 1);
     assert_eq!(stage.balance(&to).await, balance(1_000, 0));
@@ -63,7 +66,10 @@ async fn a_declined_card_is_a_failed_payment_and_moves_nothing() {
     let first = stage.post("/v1/payments", &key, &body).await;
     assert_eq!(first.status, StatusCode::CREATED);
     let paid = first.json();
-    assert_eq!((&paid["status"], &paid["failure_code"], &paid["outcome"]), (&json!("failed"), &json!("declined"), &json!("declined")));
+    assert_eq!(
+        (&paid["status"], &paid["failure_code"], &paid["outcome"]),
+        (&json!("failed"), &json!("declined"), &json!("declined"))
+    );
     assert_eq!(stage.post("/v1/payments", &key, &body).await.bytes, first.bytes);
     assert_eq!(stage.simulator.effects(&reference(&stage, &id_of(&first), 1).await).total(), 0);
     assert_eq!(stage.balance(&to).await, balance(0, 0));
@@ -83,8 +89,8 @@ async fn a_held_card_payment_is_settled_as_the_review_decides() {
     stage.verify().await;
     review(&stage, &approved, "approve").await;
     review(&stage, &declined, "decline").await;
-    until_status(&stage, approved["id"].as_str().unwrap(), "succeeded").await;
-    let failed = until_status(&stage, declined["id"].as_str().unwrap(), "failed").await;
+    until_status(&stage, approved["id"].as_str().expect("a text"), "succeeded").await;
+    let failed = until_status(&stage, declined["id"].as_str().expect("a text"), "failed").await;
     assert_eq!(failed["failure_code"], "declined");
     assert_eq!(stage.balance(&to).await, balance(1_000, 0));
     stage.verify().await;
@@ -96,7 +102,7 @@ async fn a_held_payment_can_be_neither_captured_nor_voided_nor_refunded() {
     let to = stage.account("USD", 0).await;
     let held = pay(&stage, &card_payment(&to, 1_000, HELD)).await;
     for name in ["capture", "void", "refunds"] {
-        let reply = change(&stage, held["id"].as_str().unwrap(), name, &json!({})).await;
+        let reply = change(&stage, held["id"].as_str().expect("a text"), name, &json!({})).await;
         check_problem(&reply, 409, "wrong_state", None);
     }
     stage.verify().await;
@@ -107,11 +113,16 @@ async fn an_authorised_card_is_captured_whole_or_in_part() {
     let stage = Stage::start().await;
     let to = stage.account("USD", 0).await;
     for (body, captured) in [(json!({}), 1_000), (json!({"amount": 400}), 400)] {
-        let before = stage.balance(&to).await["posted"].as_i64().unwrap();
+        let before = stage.balance(&to).await["posted"].as_i64().expect("a whole number");
         let id = authorized(&stage, &to, 1_000).await;
         assert_eq!(stage.balance(&to).await, balance(before, 0));
         let reply = change(&stage, &id, "capture", &body).await;
-        assert_eq!((reply.status, &reply.json()["status"]), (StatusCode::OK, &json!("succeeded")), "{}", reply.json());
+        assert_eq!(
+            (reply.status, &reply.json()["status"]),
+            (StatusCode::OK, &json!("succeeded")),
+            "{}",
+            reply.json()
+        );
         assert_eq!(reply.json()["amount_captured"], captured);
         assert_eq!(stage.balance(&to).await, balance(before + captured, 0));
         assert_eq!(stage.simulator.effects(&reference(&stage, &id, 3).await).capture, 1);
@@ -138,8 +149,10 @@ async fn an_authorised_card_is_voided_once() {
 async fn a_refund_undoes_the_charge_before_settlement_and_credits_after() {
     let stage = Stage::start().await;
     let to = stage.account("USD", 0).await;
-    let undone = pay(&stage, &card_payment(&to, 1_000, APPROVED)).await["id"].as_str().unwrap().to_owned();
-    let settled = pay(&stage, &card_payment(&to, 500, APPROVED)).await["id"].as_str().unwrap().to_owned();
+    let undone =
+        pay(&stage, &card_payment(&to, 1_000, APPROVED)).await["id"].as_str().expect("a text").to_owned();
+    let settled =
+        pay(&stage, &card_payment(&to, 500, APPROVED)).await["id"].as_str().expect("a text").to_owned();
     let early = change(&stage, &settled, "refunds", &json!({"amount": 200})).await;
     assert_eq!(early.status, StatusCode::CREATED);
     let early = early.json();
@@ -166,7 +179,11 @@ async fn a_gateway_that_is_not_there_fails_the_payment_and_holds_nothing() {
     let first = stage.post("/v1/payments", &key, &body).await;
     assert_eq!(first.status, StatusCode::CREATED);
     let paid = first.json();
-    assert_eq!((&paid["status"], &paid["failure_code"]), (&json!("failed"), &json!("gateway_unavailable")), "{paid}");
+    assert_eq!(
+        (&paid["status"], &paid["failure_code"]),
+        (&json!("failed"), &json!("gateway_unavailable")),
+        "{paid}"
+    );
     assert_eq!(paid["outcome"], "not_sent");
     assert_eq!(stage.post("/v1/payments", &key, &body).await.bytes, first.bytes);
     assert_eq!(crate::scene::count(&stage, "SELECT sum(held)::int8 FROM accounts").await, 0);

@@ -25,10 +25,14 @@ async fn submit(stage: &Stage, body: &Value) -> Reply {
 /// What became of each item: the status of its payment, or the code of its error.
 fn outcomes(reply: &Reply) -> Vec<String> {
     let body = reply.json();
-    let results = body["results"].as_array().unwrap().iter().enumerate();
+    let results = body["results"].as_array().expect("an array").iter().enumerate();
     let word = |(index, result): (usize, &Value)| {
         assert_eq!(result["index"], json!(index));
-        let told = if result["payment"].is_object() { &result["payment"]["status"] } else { &result["error"]["code"] };
+        let told = if result["payment"].is_object() {
+            &result["payment"]["status"]
+        } else {
+            &result["error"]["code"]
+        };
         told.as_str().unwrap_or_else(|| panic!("no outcome in {result}")).to_owned()
     };
     results.map(word).collect()
@@ -59,15 +63,21 @@ async fn items_of_an_independent_batch_stand_alone_and_keep_their_order() {
     );
     let reply = submit(&stage, &body).await;
     let expected = [
-        "succeeded", "failed", "account_not_found", "invalid_request", "invalid_request", "amount_out_of_range",
-        "succeeded", "succeeded",
+        "succeeded",
+        "failed",
+        "account_not_found",
+        "invalid_request",
+        "invalid_request",
+        "amount_out_of_range",
+        "succeeded",
+        "succeeded",
     ];
     assert_eq!(outcomes(&reply), expected, "the last item spends what the one before brought");
     check_summary(&reply, 3, 1, 4);
     let results = &reply.json()["results"];
     assert_eq!(results[1]["payment"]["failure_code"], "insufficient_funds");
     for (index, param) in [(2, "/to"), (3, "/payments/3/to"), (5, "/payments/5/amount")] {
-        let told = results[index]["error"]["param"].as_str().unwrap();
+        let told = results[index]["error"]["param"].as_str().expect("a text");
         assert!(told.ends_with(param), "{index}: {told} names the field at fault");
     }
     assert_eq!((stage.balance(&from).await, stage.balance(&to).await), (balance(0, 0), balance(1_000, 0)));
@@ -80,8 +90,10 @@ async fn an_atomic_batch_is_done_whole() {
     let (from, to) = accounts(&stage).await;
     let third = stage.account("USD", 0).await;
     // Each item spends what the one before it brought.
-    let body =
-        batch("atomic", &[transfer(&from, &to, 1_000), transfer(&to, &third, 1_000), transfer(&third, &from, 1_000)]);
+    let body = batch(
+        "atomic",
+        &[transfer(&from, &to, 1_000), transfer(&to, &third, 1_000), transfer(&third, &from, 1_000)],
+    );
     let reply = submit(&stage, &body).await;
     assert_eq!(outcomes(&reply), ["succeeded"; 3]);
     check_summary(&reply, 3, 0, 0);
@@ -187,11 +199,11 @@ async fn a_batch_that_was_cut_is_completed_by_sending_it_again() {
         let after = stage.balance(&from).await;
         // As if the service had died after the items were paid and before the answer was kept.
         let digest = "DELETE FROM idempotency_keys WHERE status_code = 200";
-        assert_eq!(crate::scene::sql(&stage).await.execute(digest, &[]).await.unwrap(), 1);
+        assert_eq!(crate::scene::sql(&stage).await.execute(digest, &[]).await.expect("read the database"), 1);
         let again = stage.post(PATH, &key, &body).await;
         assert_eq!(again.bytes, first.bytes, "{mode}");
         assert_eq!(stage.balance(&from).await, after);
-        crate::scene::sql(&stage).await.execute(digest, &[]).await.unwrap();
+        crate::scene::sql(&stage).await.execute(digest, &[]).await.expect("read the database");
     }
     stage.verify().await;
 }
@@ -231,7 +243,7 @@ async fn a_batch_of_a_thousand_is_paid_and_answered_in_order() {
         let reply = submit(&stage, &batch(mode, &payments)).await;
         check_summary(&reply, 1_000, 0, 0);
         let body = reply.json();
-        for (index, result) in body["results"].as_array().unwrap().iter().enumerate() {
+        for (index, result) in body["results"].as_array().expect("an array").iter().enumerate() {
             assert_eq!(result["payment"]["merchant_reference"], json!(format!("item {index}")));
         }
         assert_eq!(stage.balance(&to).await, balance(1_000, 0));

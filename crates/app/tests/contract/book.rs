@@ -16,7 +16,7 @@ async fn two_accounts(stage: &Stage) -> (String, String) {
 async fn authorized(stage: &Stage, from: &str, to: &str, amount: i64) -> String {
     let held = pay(stage, &with(&transfer(from, to, amount), &json!({"capture": false}))).await;
     assert_eq!(held["status"], "authorized");
-    held["id"].as_str().unwrap().to_owned()
+    held["id"].as_str().expect("a text").to_owned()
 }
 
 async fn check_balances(stage: &Stage, accounts: [&str; 2], expected: [Value; 2]) {
@@ -29,8 +29,10 @@ async fn check_balances(stage: &Stage, accounts: [&str; 2], expected: [Value; 2]
 async fn a_book_payment_moves_money_at_once_and_shows_every_field() {
     let stage = Stage::start().await;
     let (from, to) = two_accounts(&stage).await;
-    let body =
-        with(&transfer(&from, &to, 40), &json!({"merchant_reference": "order 7", "metadata": {"z": 1, "a": "b"}}));
+    let body = with(
+        &transfer(&from, &to, 40),
+        &json!({"merchant_reference": "order 7", "metadata": {"z": 1, "a": "b"}}),
+    );
     let reply = stage.post("/v1/payments", &new_key(), &body).await;
     assert_eq!(reply.status, StatusCode::CREATED);
     let paid = reply.json();
@@ -52,9 +54,9 @@ async fn a_book_payment_moves_money_at_once_and_shows_every_field() {
     ] {
         assert_eq!(paid[field], expected, "{field}");
     }
-    assert!(paid["id"].as_str().unwrap().starts_with("pay_"));
+    assert!(paid["id"].as_str().expect("a text").starts_with("pay_"));
     check_balances(&stage, [&from, &to], [balance(60, 0), balance(40, 0)]).await;
-    assert_eq!(payment(&stage, paid["id"].as_str().unwrap()).await, paid);
+    assert_eq!(payment(&stage, paid["id"].as_str().expect("a text")).await, paid);
     stage.verify().await;
 }
 
@@ -64,7 +66,10 @@ async fn a_payment_without_funds_is_created_as_failed_and_moves_nothing() {
     let (from, to) = two_accounts(&stage).await;
     for body in [transfer(&from, &to, 101), with(&transfer(&from, &to, 101), &json!({"capture": false}))] {
         let failed = pay(&stage, &body).await;
-        assert_eq!((&failed["status"], &failed["failure_code"]), (&json!("failed"), &json!("insufficient_funds")));
+        assert_eq!(
+            (&failed["status"], &failed["failure_code"]),
+            (&json!("failed"), &json!("insufficient_funds"))
+        );
         assert_eq!(failed["amount_captured"], 0);
     }
     check_balances(&stage, [&from, &to], [balance(100, 0), balance(0, 0)]).await;
@@ -154,7 +159,7 @@ async fn a_change_without_a_body_means_all_of_it() {
 async fn refunds_give_back_no_more_than_was_captured() {
     let stage = Stage::start().await;
     let (from, to) = two_accounts(&stage).await;
-    let id = pay(&stage, &transfer(&from, &to, 50)).await["id"].as_str().unwrap().to_owned();
+    let id = pay(&stage, &transfer(&from, &to, 50)).await["id"].as_str().expect("a text").to_owned();
     let part = change(&stage, &id, "refunds", &json!({"amount": 20})).await;
     assert_eq!((part.status, &part.json()["status"]), (StatusCode::CREATED, &json!("partially_refunded")));
     assert_eq!(part.json()["amount_refunded"], 20);
@@ -171,7 +176,7 @@ async fn refunds_give_back_no_more_than_was_captured() {
 async fn concurrent_refunds_together_give_back_what_was_captured() {
     let stage = Stage::start().await;
     let (from, to) = two_accounts(&stage).await;
-    let id = pay(&stage, &transfer(&from, &to, 50)).await["id"].as_str().unwrap().to_owned();
+    let id = pay(&stage, &transfer(&from, &to, 50)).await["id"].as_str().expect("a text").to_owned();
     let twenty = json!({"amount": 20});
     let refunds = join_all((0..10).map(|_| change(&stage, &id, "refunds", &twenty))).await;
     assert_eq!(refunds.iter().filter(|reply| reply.status == StatusCode::CREATED).count(), 2);
@@ -186,7 +191,7 @@ async fn concurrent_refunds_together_give_back_what_was_captured() {
 async fn a_refund_beyond_the_receivers_balance_is_refused_and_leaves_its_key_free() {
     let stage = Stage::start().await;
     let (from, to) = two_accounts(&stage).await;
-    let id = pay(&stage, &transfer(&from, &to, 50)).await["id"].as_str().unwrap().to_owned();
+    let id = pay(&stage, &transfer(&from, &to, 50)).await["id"].as_str().expect("a text").to_owned();
     pay(&stage, &transfer(&to, &from, 40)).await;
     let (key, path) = (new_key(), format!("/v1/payments/{id}/refunds"));
     check_problem(&stage.post(&path, &key, &json!({})).await, 422, "insufficient_funds", None);
@@ -225,7 +230,8 @@ async fn the_external_account_can_be_named_on_neither_side() {
     let stage = Stage::start().await;
     let (from, _) = two_accounts(&stage).await;
     let query = "SELECT id FROM accounts WHERE posted < 0";
-    let external: uuid::Uuid = crate::scene::sql(&stage).await.query_one(query, &[]).await.unwrap().get(0);
+    let external: uuid::Uuid =
+        crate::scene::sql(&stage).await.query_one(query, &[]).await.expect("read the database").get(0);
     let external = paystrata_app::ids::AccountId(external).to_string();
     for (body, param) in [(transfer(&external, &from, 1), "/from"), (transfer(&from, &external, 1), "/to")] {
         let reply = stage.post("/v1/payments", &new_key(), &body).await;
@@ -238,7 +244,11 @@ async fn a_closed_account_takes_no_payment_but_its_hold_can_be_voided() {
     let stage = Stage::start().await;
     let (from, to) = two_accounts(&stage).await;
     let id = authorized(&stage, &from, &to, 30).await;
-    crate::scene::sql(&stage).await.execute("UPDATE accounts SET status = 2 WHERE posted = 100", &[]).await.unwrap();
+    crate::scene::sql(&stage)
+        .await
+        .execute("UPDATE accounts SET status = 2 WHERE posted = 100", &[])
+        .await
+        .expect("close the account");
     for (body, param) in [(transfer(&from, &to, 1), "/from"), (transfer(&to, &from, 1), "/to")] {
         let reply = stage.post("/v1/payments", &new_key(), &body).await;
         check_problem(&reply, 422, "account_closed", Some(param));
@@ -252,9 +262,15 @@ async fn an_amount_above_the_fraud_bound_is_kept_as_a_rejected_payment() {
     let stage = Stage::start_with(&[("PAYSTRATA__FRAUD__AMOUNT_MAX", "50")]).await;
     let (from, to) = two_accounts(&stage).await;
     let rejected = pay(&stage, &transfer(&from, &to, 51)).await;
-    assert_eq!((&rejected["status"], &rejected["failure_code"]), (&json!("failed"), &json!("fraud_rejected")));
+    assert_eq!(
+        (&rejected["status"], &rejected["failure_code"]),
+        (&json!("failed"), &json!("fraud_rejected"))
+    );
     assert_eq!(pay(&stage, &transfer(&from, &to, 50)).await["status"], "succeeded");
-    assert_eq!(crate::scene::count(&stage, "SELECT count(*) FROM fraud_decisions WHERE verdict = 1").await, 1);
+    assert_eq!(
+        crate::scene::count(&stage, "SELECT count(*) FROM fraud_decisions WHERE verdict = 1").await,
+        1
+    );
     check_balances(&stage, [&from, &to], [balance(50, 0), balance(50, 0)]).await;
 }
 
@@ -279,5 +295,9 @@ async fn velocity_counts_payments_and_not_replays_or_refusals() {
         let paid = pay(&stage, &body).await;
         assert_eq!(paid["status"], expected, "{paid}");
     }
-    assert_eq!(pay(&stage, &transfer(&to, &from, 1)).await["status"], "succeeded", "others are not counted with it");
+    assert_eq!(
+        pay(&stage, &transfer(&to, &from, 1)).await["status"],
+        "succeeded",
+        "others are not counted with it"
+    );
 }

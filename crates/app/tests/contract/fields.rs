@@ -66,7 +66,10 @@ async fn a_card_is_checked_field_by_field_before_anything_happens() {
         (json!({"number": "4111111111111111", "expiration": "12/99"}), "/card/expiration"),
         (json!({"number": "4111111111111111", "expiration": "2001-01"}), "/card/expiration"),
         (json!({"number": "4111111111111111", "expiration": "2099-12", "code": "12"}), "/card/code"),
-        (json!({"number": "4111111111111111", "expiration": "2099-12", "billing_zip": "<>"}), "/card/billing_zip"),
+        (
+            json!({"number": "4111111111111111", "expiration": "2099-12", "billing_zip": "<>"}),
+            "/card/billing_zip",
+        ),
         (json!({"number": "4111111111111111", "expiration": "2099-12", "name": "x"}), "/card/name"),
     ] {
         let reply = stage.post("/v1/payments", &new_key(), &with(&good, &json!({"card": card}))).await;
@@ -89,12 +92,21 @@ async fn a_body_that_is_no_object_is_told_from_one_that_is_no_json() {
             ("null", 422, "invalid_request"),
         ] {
             let reply = post_raw(&stage, path, body).await;
-            assert_eq!((reply.status.as_u16(), reply.json()["code"].as_str()), (status, Some(code)), "{path} {body}");
+            assert_eq!(
+                (reply.status.as_u16(), reply.json()["code"].as_str()),
+                (status, Some(code)),
+                "{path} {body}"
+            );
             crate::scene::check_form(&reply);
         }
     }
     let reply = stage
-        .send(Method::POST, "/v1/payments", &[("idempotency-key", "k")], Some(b"{\"from\":\"\xff\"}".to_vec()))
+        .send(
+            Method::POST,
+            "/v1/payments",
+            &[("idempotency-key", "k")],
+            Some(b"{\"from\":\"\xff\"}".to_vec()),
+        )
         .await;
     assert_eq!((reply.status, &reply.json()["code"]), (StatusCode::BAD_REQUEST, &json!("malformed_json")));
 }
@@ -109,12 +121,21 @@ async fn a_field_that_stands_twice_is_refused_at_every_depth() {
     for (path, body) in [
         ("/v1/payments", format!(r#"{{{head},"amount":1,"amount":2}}"#)),
         ("/v1/payments", format!(r#"{{{head},"amount":1,"metadata":{{"a":1,"a":2}}}}"#)),
-        ("/v1/payments", format!(r#"{{"to":"{to}","currency":"USD","amount":1,"rail":"authorize_net","card":{{{card}}}}}"#)),
+        (
+            "/v1/payments",
+            format!(
+                r#"{{"to":"{to}","currency":"USD","amount":1,"rail":"authorize_net","card":{{{card}}}}}"#
+            ),
+        ),
         ("/v1/accounts", r#"{"currency":"USD","currency":"EUR"}"#.to_owned()),
         ("/v1/payments/batch", r#"{"mode":"atomic","mode":"independent","payments":[]}"#.to_owned()),
     ] {
         let reply = post_raw(&stage, path, &body).await;
-        assert_eq!((reply.status.as_u16(), &reply.json()["code"]), (422, &json!("invalid_request")), "{body}");
+        assert_eq!(
+            (reply.status.as_u16(), &reply.json()["code"]),
+            (422, &json!("invalid_request")),
+            "{body}"
+        );
     }
     let batch = format!(r#"{{"payments":[{{{head},"amount":1}},{{{head},"amount":1,"amount":2}}]}}"#);
     let reply = post_raw(&stage, "/v1/payments/batch", &batch).await;
@@ -134,13 +155,18 @@ async fn texts_and_metadata_fit_up_to_their_bounds() {
     let reference = json!({"merchant_reference": "r".repeat(255)});
     for change in [metadata(16_384), reference] {
         let paid = pay(&stage, &with(&transfer(&from, &to, 1), &change)).await;
-        let shown = payment(&stage, paid["id"].as_str().unwrap()).await;
-        for (field, value) in change.as_object().unwrap() {
+        let shown = payment(&stage, paid["id"].as_str().expect("a text")).await;
+        for (field, value) in change.as_object().expect("an object") {
             assert_eq!(&shown[field], value);
         }
     }
     let over = with(&transfer(&from, &to, 1), &metadata(16_385));
-    check_problem(&stage.post("/v1/payments", &new_key(), &over).await, 422, "invalid_request", Some("/metadata"));
+    check_problem(
+        &stage.post("/v1/payments", &new_key(), &over).await,
+        422,
+        "invalid_request",
+        Some("/metadata"),
+    );
 }
 
 #[tokio::test]
@@ -152,7 +178,7 @@ async fn metadata_comes_back_with_the_same_meaning() {
     });
     let paid = pay(&stage, &with(&transfer(&from, &to, 1), &json!({"metadata": metadata}))).await;
     assert_eq!(paid["metadata"], metadata);
-    assert_eq!(payment(&stage, paid["id"].as_str().unwrap()).await["metadata"], metadata);
+    assert_eq!(payment(&stage, paid["id"].as_str().expect("a text")).await["metadata"], metadata);
     let absent = pay(&stage, &transfer(&from, &to, 1)).await;
     assert_eq!(absent["metadata"], json!({}));
 }

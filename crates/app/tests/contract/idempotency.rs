@@ -86,7 +86,9 @@ async fn order_of_fields_and_white_space_and_nulls_make_no_difference() {
     .await;
     assert_eq!(first.status, StatusCode::CREATED);
     for body in [
-        format!(r#"{{"metadata":{{"b":[1,2],"a":1}},"currency":"USD","amount":5,"to":"{to}","from":"{from}"}}"#),
+        format!(
+            r#"{{"metadata":{{"b":[1,2],"a":1}},"currency":"USD","amount":5,"to":"{to}","from":"{from}"}}"#
+        ),
         format!(
             "{{ \"from\" : \"{from}\",\n\t\"to\":\"{to}\", \"amount\":5,\"currency\":\"U\\u0053D\", \"metadata\":{{\"a\":1,\"b\":[1, 2]}}}}\r\n"
         ),
@@ -131,7 +133,11 @@ async fn another_request_under_the_key_is_refused_naming_the_field_that_differs(
         let reply = stage.post("/v1/payments", &key, &with(&body, &change)).await;
         check_problem(&reply, 422, "idempotency_key_reuse", Some(field));
     }
-    assert_eq!(stage.post("/v1/payments", &key, &body).await.bytes, first.bytes, "and the first answer stands");
+    assert_eq!(
+        stage.post("/v1/payments", &key, &body).await.bytes,
+        first.bytes,
+        "and the first answer stands"
+    );
     assert_eq!(stage.balance(&from).await, balance(990, 0));
 }
 
@@ -141,7 +147,7 @@ async fn a_key_belongs_to_one_route_and_one_payment() {
     let (from, to) = accounts(&stage).await;
     let (key, body) = (new_key(), transfer(&from, &to, 10));
     let first = id_of(&stage.post("/v1/payments", &key, &body).await);
-    let second = pay(&stage, &body).await["id"].as_str().unwrap().to_owned();
+    let second = pay(&stage, &body).await["id"].as_str().expect("a text").to_owned();
     for (path, body) in [
         (format!("/v1/payments/{first}/refunds"), json!({"amount": 1})),
         (format!("/v1/payments/{first}/capture"), json!({})),
@@ -168,8 +174,8 @@ async fn changes_of_a_payment_are_replayed_like_payments() {
     let stage = Stage::start().await;
     let (from, to) = accounts(&stage).await;
     let hold = with(&transfer(&from, &to, 100), &json!({"capture": false}));
-    let id = pay(&stage, &hold).await["id"].as_str().unwrap().to_owned();
-    let voided = pay(&stage, &hold).await["id"].as_str().unwrap().to_owned();
+    let id = pay(&stage, &hold).await["id"].as_str().expect("a text").to_owned();
+    let voided = pay(&stage, &hold).await["id"].as_str().expect("a text").to_owned();
     let mut answers = Vec::new();
     for (id, change, body) in [
         (&id, "capture", json!({"amount": 80})),
@@ -217,7 +223,11 @@ async fn what_was_refused_leaves_its_key_free() {
         with(&good, &json!({"currency": "EUR"})),
     ] {
         let key = new_key();
-        assert_eq!(stage.post("/v1/payments", &key, &bad).await.status, StatusCode::UNPROCESSABLE_ENTITY, "{bad}");
+        assert_eq!(
+            stage.post("/v1/payments", &key, &bad).await.status,
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "{bad}"
+        );
         let reply = stage.post("/v1/payments", &key, &good).await;
         assert_eq!(reply.json()["status"], "succeeded", "{}", reply.json());
     }
@@ -242,11 +252,13 @@ async fn the_header_is_required_where_money_moves_and_read_strictly() {
     let stage = Stage::start().await;
     let (from, to) = accounts(&stage).await;
     let body = transfer(&from, &to, 1);
-    let id = pay(&stage, &body).await["id"].as_str().unwrap().to_owned();
+    let id = pay(&stage, &body).await["id"].as_str().expect("a text").to_owned();
     let caller = Caller::with_key(&stage, KEY);
-    for path in ["/v1/payments", "/v1/payments/batch"].map(str::to_owned).into_iter().chain(
-        ["capture", "void", "refunds"].map(|change| format!("/v1/payments/{id}/{change}")),
-    ) {
+    for path in ["/v1/payments", "/v1/payments/batch"]
+        .map(str::to_owned)
+        .into_iter()
+        .chain(["capture", "void", "refunds"].map(|change| format!("/v1/payments/{id}/{change}")))
+    {
         let reply = caller.send(Method::POST, &path, body.to_string()).await;
         check_problem(&reply, 400, "idempotency_key_required", Some("Idempotency-Key"));
     }

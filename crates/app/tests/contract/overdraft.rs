@@ -32,7 +32,10 @@ async fn holds_count_against_the_limit_at_once() {
     for body in [hold(1), transfer(&from, &to, 1)] {
         assert_eq!(pay(&stage, &body).await["failure_code"], "insufficient_funds");
     }
-    assert_eq!(change(&stage, held["id"].as_str().unwrap(), "capture", &json!({})).await.json()["status"], "succeeded");
+    assert_eq!(
+        change(&stage, held["id"].as_str().expect("a text"), "capture", &json!({})).await.json()["status"],
+        "succeeded"
+    );
     assert_eq!(stage.balance(&from).await, balance(-50, 0));
     stage.verify().await;
 }
@@ -42,7 +45,9 @@ async fn no_interleaving_of_holds_and_debits_passes_the_limit() {
     let stage = Stage::start().await;
     let (from, to) = (overdrawable(&stage, 50, 0).await, stage.account("USD", 0).await);
     let bodies: Vec<_> = (0..40)
-        .map(|index| with(&transfer(&from, &to, 7), &json!({"capture": index % 2 == 0, "metadata": {"n": index}})))
+        .map(|index| {
+            with(&transfer(&from, &to, 7), &json!({"capture": index % 2 == 0, "metadata": {"n": index}}))
+        })
         .collect();
     let paid = join_all(bodies.iter().map(|body| pay(&stage, body))).await;
     let granted = paid.iter().filter(|one| one["status"] != "failed").count();

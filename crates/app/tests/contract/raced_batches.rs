@@ -17,14 +17,18 @@ async fn what_is_answered_for_an_atomic_batch_is_what_happened() {
     let caller = Caller::with_key(&stage, KEY);
     for round in 0..ROUNDS {
         let (payer, to) = (stage.account("USD", 0).await, stage.account("USD", 0).await);
-        let batch = json!({"mode": "atomic", "payments": [transfer(&payer, &to, 10), transfer(&payer, &to, 5)]});
+        let batch =
+            json!({"mode": "atomic", "payments": [transfer(&payer, &to, 10), transfer(&payer, &to, 5)]});
         let key = new_key();
         let sends = join_all((0..6).map(|_| caller.post("/v1/payments/batch", &key, &batch)));
         let funding = transfer(&funder, &payer, 15);
         let (replies, _) = tokio::join!(sends, pay(&stage, &funding));
         let told: Vec<Value> = replies.iter().map(|reply| reply.json()["summary"].clone()).collect();
-        assert!(told.iter().all(|summary| *summary == told[0]), "round {round}: one key, two answers: {told:?}");
-        let moved = stage.balance(&to).await["posted"].as_i64().unwrap();
+        assert!(
+            told.iter().all(|summary| *summary == told[0]),
+            "round {round}: one key, two answers: {told:?}"
+        );
+        let moved = stage.balance(&to).await["posted"].as_i64().expect("a whole number");
         let expected = if told[0]["succeeded"] == 2 { 15 } else { 0 };
         assert_eq!(moved, expected, "round {round}: answered {}", told[0]);
     }

@@ -19,34 +19,34 @@ const PATIENCE: Duration = Duration::from_secs(45);
 const LOOK: Duration = Duration::from_millis(25);
 
 /// A key that nobody used.
-pub fn new_key() -> String {
+pub(crate) fn new_key() -> String {
     uuid::Uuid::now_v7().to_string()
 }
 
 /// A book payment in dollars.
-pub fn transfer(from: &str, to: &str, amount: i64) -> Value {
+pub(crate) fn transfer(from: &str, to: &str, amount: i64) -> Value {
     json!({"from": from, "to": to, "amount": amount, "currency": "USD"})
 }
 
 /// A card payment in dollars. The simulator decides by `zip` and by the last two digits of `amount`.
-pub fn card_payment(to: &str, amount: i64, zip: &str) -> Value {
+pub(crate) fn card_payment(to: &str, amount: i64, zip: &str) -> Value {
     let card =
         json!({"number": "4111111111111111", "expiration": "2099-12", "code": "900", "billing_zip": zip});
     json!({"to": to, "amount": amount, "currency": "USD", "rail": "authorize_net", "card": card})
 }
 
 /// A payment over VelocityPay in dollars.
-pub fn velocity_payment(from: &str, to: &str, amount: i64) -> Value {
+pub(crate) fn velocity_payment(from: &str, to: &str, amount: i64) -> Value {
     json!({"from": from, "to": to, "amount": amount, "currency": "USD", "rail": "velocity_pay"})
 }
 
 /// A balance as the API shows it.
-pub fn balance(posted: i64, held: i64) -> Value {
+pub(crate) fn balance(posted: i64, held: i64) -> Value {
     json!({"posted": posted, "held": held, "available": posted - held})
 }
 
 /// `value` with some fields replaced; null removes one.
-pub fn with(value: &Value, changes: &Value) -> Value {
+pub(crate) fn with(value: &Value, changes: &Value) -> Value {
     let mut changed = value.clone();
     let fields = changed.as_object_mut().expect("bodies are objects");
     for (name, new) in changes.as_object().expect("changes are an object") {
@@ -60,29 +60,29 @@ pub fn with(value: &Value, changes: &Value) -> Value {
 }
 
 /// The id of an answer.
-pub fn id_of(reply: &Reply) -> String {
+pub(crate) fn id_of(reply: &Reply) -> String {
     reply.json()["id"].as_str().unwrap_or_else(|| panic!("no id in {}", reply.json())).to_owned()
 }
 
 /// Creates a payment under a new key and gives its answer, which must be 201.
-pub async fn pay(stage: &Stage, body: &Value) -> Value {
+pub(crate) async fn pay(stage: &Stage, body: &Value) -> Value {
     let reply = stage.post("/v1/payments", &new_key(), body).await;
     assert_eq!(reply.status, StatusCode::CREATED, "{}", reply.json());
     reply.json()
 }
 
 /// A payment as it stands.
-pub async fn payment(stage: &Stage, id: &str) -> Value {
+pub(crate) async fn payment(stage: &Stage, id: &str) -> Value {
     stage.get(&format!("/v1/payments/{id}"), &[]).await.json()
 }
 
 /// `POST /v1/payments/{id}/{change}` under a new key.
-pub async fn change(stage: &Stage, id: &str, change: &str, body: &Value) -> Reply {
+pub(crate) async fn change(stage: &Stage, id: &str, change: &str, body: &Value) -> Reply {
     stage.post(&format!("/v1/payments/{id}/{change}"), &new_key(), body).await
 }
 
 /// Asserts a problem of the right form.
-pub fn check_problem(reply: &Reply, status: u16, code: &str, param: Option<&str>) {
+pub(crate) fn check_problem(reply: &Reply, status: u16, code: &str, param: Option<&str>) {
     let body = reply.json();
     let told = (reply.status.as_u16(), body["code"].as_str(), body["param"].as_str());
     assert_eq!(told, (status, Some(code), param), "{}", String::from_utf8_lossy(&reply.bytes));
@@ -90,7 +90,7 @@ pub fn check_problem(reply: &Reply, status: u16, code: &str, param: Option<&str>
 }
 
 /// Asserts that an answer is a problem as RFC 9457 and the contract write it, whatever it says.
-pub fn check_form(reply: &Reply) {
+pub(crate) fn check_form(reply: &Reply) {
     let body = reply.json();
     assert_eq!(
         reply.headers.get("content-type").map(String::as_str),
@@ -108,7 +108,7 @@ pub fn check_form(reply: &Reply) {
 }
 
 /// Looks at `state` until it is as `expected` says, and gives it; fails with the last state seen.
-pub async fn until<F, Fut>(what: &str, state: F, expected: impl Fn(&Value) -> bool) -> Value
+pub(crate) async fn until<F, Fut>(what: &str, state: F, expected: impl Fn(&Value) -> bool) -> Value
 where
     F: Fn() -> Fut,
     Fut: Future<Output = Value>,
@@ -125,12 +125,12 @@ where
 }
 
 /// Waits until a payment has this status.
-pub async fn until_status(stage: &Stage, id: &str, status: &str) -> Value {
+pub(crate) async fn until_status(stage: &Stage, id: &str, status: &str) -> Value {
     until(&format!("status {status}"), || payment(stage, id), |seen| seen["status"] == status).await
 }
 
 /// A connection past the service, to look at what it stored.
-pub async fn sql(stage: &Stage) -> Client {
+pub(crate) async fn sql(stage: &Stage) -> Client {
     let (client, connection) =
         tokio_postgres::connect(&stage.primary_url, NoTls).await.expect("connect to the stage's database");
     tokio::spawn(connection);
@@ -138,12 +138,12 @@ pub async fn sql(stage: &Stage) -> Client {
 }
 
 /// One number from the database.
-pub async fn count(stage: &Stage, query: &str) -> i64 {
+pub(crate) async fn count(stage: &Stage, query: &str) -> i64 {
     sql(stage).await.query_one(query, &[]).await.expect("count").get(0)
 }
 
 /// Our name at the gateway of a payment's operation of this kind: 1 purchase, 2 authorize, 3 capture, 4 void, 5 refund.
-pub async fn reference(stage: &Stage, payment: &str, kind: i16) -> String {
+pub(crate) async fn reference(stage: &Stage, payment: &str, kind: i16) -> String {
     let id: paystrata_app::ids::PaymentId = payment.parse().expect("a payment id");
     let query = "SELECT reference FROM gateway_operations WHERE payment_id = $1 AND kind = $2";
     sql(stage).await.query_one(query, &[&id.0, &kind]).await.expect("find the operation").get(0)
@@ -151,7 +151,7 @@ pub async fn reference(stage: &Stage, payment: &str, kind: i16) -> String {
 
 /// A caller with headers of its own: another merchant, or none.
 #[derive(Clone, Debug)]
-pub struct Caller {
+pub(crate) struct Caller {
     client: reqwest::Client,
     base: String,
     headers: HeaderMap,
@@ -159,31 +159,31 @@ pub struct Caller {
 
 impl Caller {
     /// Nobody: no key is sent.
-    pub fn nobody(stage: &Stage) -> Self {
+    pub(crate) fn nobody(stage: &Stage) -> Self {
         Self { client: crate::stage::client(), base: stage.base(), headers: HeaderMap::new() }
     }
 
     /// With one more header, whose bytes need not be text.
-    pub fn header(mut self, name: &'static str, value: &[u8]) -> Self {
+    pub(crate) fn header(mut self, name: &'static str, value: &[u8]) -> Self {
         let value = HeaderValue::from_bytes(value).expect("a header value");
         self.headers.append(HeaderName::from_static(name), value);
         self
     }
 
     /// The holder of a key.
-    pub fn with_key(stage: &Stage, key: &str) -> Self {
+    pub(crate) fn with_key(stage: &Stage, key: &str) -> Self {
         Self::nobody(stage).header("authorization", format!("Bearer {key}").as_bytes())
     }
 
     /// A new merchant.
-    pub async fn new_merchant(stage: &Stage, key: &str) -> Self {
+    pub(crate) async fn new_merchant(stage: &Stage, key: &str) -> Self {
         let connection = stage.service.app.db.write().await.expect("reach the primary");
         add_merchant(&connection, MerchantId::new().0, "Second", key, "first").await.expect("add a merchant");
         Self::with_key(stage, key)
     }
 
     /// Sends a request.
-    pub async fn send(&self, method: Method, path: &str, body: impl Into<Vec<u8>>) -> Reply {
+    pub(crate) async fn send(&self, method: Method, path: &str, body: impl Into<Vec<u8>>) -> Reply {
         let request = self
             .client
             .request(method, format!("{}{path}", self.base))
@@ -193,13 +193,14 @@ impl Caller {
         let response = request.send().await.expect("send a request");
         let status = response.status();
         let text = |value: &HeaderValue| value.to_str().unwrap_or_default().to_owned();
-        let headers = response.headers().iter().map(|(name, value)| (name.to_string(), text(value))).collect();
+        let headers =
+            response.headers().iter().map(|(name, value)| (name.to_string(), text(value))).collect();
         let bytes = response.bytes().await.expect("read the answer").to_vec();
         Reply { status, headers, bytes }
     }
 
     /// Opens an account and gives its id.
-    pub async fn account(&self, currency: &str, opening_balance: i64) -> String {
+    pub(crate) async fn account(&self, currency: &str, opening_balance: i64) -> String {
         let body = json!({"currency": currency, "opening_balance": opening_balance}).to_string();
         let reply = self.send(Method::POST, "/v1/accounts", body).await;
         assert_eq!(reply.status, StatusCode::CREATED, "{}", reply.json());
@@ -207,7 +208,7 @@ impl Caller {
     }
 
     /// `POST` under an idempotency key.
-    pub async fn post(&self, path: &str, key: &str, body: &Value) -> Reply {
+    pub(crate) async fn post(&self, path: &str, key: &str, body: &Value) -> Reply {
         let keyed = self.clone().header("idempotency-key", key.as_bytes());
         keyed.send(Method::POST, path, body.to_string()).await
     }

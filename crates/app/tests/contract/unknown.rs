@@ -48,7 +48,11 @@ async fn a_lost_reply_of_a_card_payment_is_resolved_to_its_one_effect() {
     assert_eq!(stage.balance(&to).await, balance(1_077, 0));
     assert_eq!(stage.simulator.effects(&reference(&stage, &id, 1).await).total(), 1);
     let again = stage.post("/v1/payments", &key, &body).await;
-    assert_eq!((again.status, &again.bytes), (first.status, &first.bytes), "the answer under a key never changes");
+    assert_eq!(
+        (again.status, &again.bytes),
+        (first.status, &first.bytes),
+        "the answer under a key never changes"
+    );
     assert_eq!(again.headers["idempotent-replayed"], "true");
     assert_eq!(payment(&stage, &id).await["status"], "succeeded");
     until_resolved(&stage).await;
@@ -62,7 +66,10 @@ async fn a_card_payment_that_never_arrived_fails_only_after_the_gateway_denied_i
     check_unknown(&first, StatusCode::CREATED);
     let id = id_of(&first);
     let failed = until_status(&stage, &id, "failed").await;
-    assert_eq!((&failed["failure_code"], &failed["outcome"]), (&json!("gateway_unavailable"), &json!("not_sent")));
+    assert_eq!(
+        (&failed["failure_code"], &failed["outcome"]),
+        (&json!("gateway_unavailable"), &json!("not_sent"))
+    );
     assert!(count(&stage, "SELECT absences::int8 FROM gateway_operations").await >= 2);
     assert_eq!(stage.simulator.effects(&reference(&stage, &id, 1).await).total(), 0);
     assert_eq!(count(&stage, "SELECT sum(held)::int8 FROM accounts").await, 0);
@@ -79,7 +86,7 @@ async fn an_unknown_payment_over_velocity_pay_keeps_its_hold_until_resolved() {
         (FaultKind::DropBefore, "failed", [balance(9_000, 0), balance(1_000, 0)]),
     ] {
         always(&stage, Operation::Purchase, kind);
-        let before = stage.balance(&from).await["posted"].as_i64().unwrap();
+        let before = stage.balance(&from).await["posted"].as_i64().expect("a whole number");
         let first = stage.post("/v1/payments", &new_key(), &velocity_payment(&from, &to, 1_000)).await;
         check_unknown(&first, StatusCode::CREATED);
         assert_eq!(stage.balance(&from).await, balance(before, 1_000));
@@ -142,7 +149,7 @@ async fn lost_captures_and_voids_are_resolved_to_what_the_gateway_did() {
             always(&stage, operation, fault);
             for body in &rails {
                 let held = pay(&stage, &with(body, &json!({"capture": false}))).await;
-                let id = held["id"].as_str().unwrap().to_owned();
+                let id = held["id"].as_str().expect("a text").to_owned();
                 let (key, path) = (new_key(), format!("/v1/payments/{id}/{name}"));
                 let first = stage.post(&path, &key, &json!({})).await;
                 check_unknown(&first, StatusCode::OK);
@@ -170,14 +177,18 @@ async fn lost_refunds_are_resolved_to_what_the_gateway_did() {
     let mut expected = Vec::new();
     for fault in [FaultKind::DropAfter, FaultKind::DropBefore] {
         for body in [card_payment(&to, 1_000, APPROVED), velocity_payment(&from, &to, 1_000)] {
-            let id = pay(&stage, &body).await["id"].as_str().unwrap().to_owned();
+            let id = pay(&stage, &body).await["id"].as_str().expect("a text").to_owned();
             stage.simulator.settle();
             always(&stage, Operation::Refund, fault);
             let refund = change(&stage, &id, "refunds", &json!({"amount": 400})).await;
             stage.simulator.clear_faults();
             let told = refund.json();
             assert_eq!(refund.status, StatusCode::CREATED, "{told}");
-            assert_eq!((&told["status"], &told["outcome"]), (&json!("succeeded"), &json!("unknown")), "{told}");
+            assert_eq!(
+                (&told["status"], &told["outcome"]),
+                (&json!("succeeded"), &json!("unknown")),
+                "{told}"
+            );
             assert_eq!(told["amount_refunded"], 0, "nothing is given back on a guess");
             // What may have left is no longer there to be refunded again.
             let again = change(&stage, &id, "refunds", &json!({"amount": 601})).await;
@@ -190,7 +201,11 @@ async fn lost_refunds_are_resolved_to_what_the_gateway_did() {
     for (id, fault) in expected {
         let (shown, lost) = (payment(&stage, &id).await, fault == FaultKind::DropBefore);
         let (status, refunded) = if lost { ("succeeded", 0) } else { ("partially_refunded", 400) };
-        assert_eq!((&shown["status"], &shown["amount_refunded"]), (&json!(status), &json!(refunded)), "{shown}");
+        assert_eq!(
+            (&shown["status"], &shown["amount_refunded"]),
+            (&json!(status), &json!(refunded)),
+            "{shown}"
+        );
         let effects = stage.simulator.effects(&reference(&stage, &id, 5).await).total();
         assert_eq!(effects, u32::from(!lost));
     }

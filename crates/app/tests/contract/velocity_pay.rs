@@ -25,10 +25,13 @@ async fn a_confirmed_payment_moves_the_senders_money() {
     let paid = first.json();
     assert_eq!((&paid["status"], &paid["outcome"]), (&json!("succeeded"), &json!("approved")), "{paid}");
     assert_eq!((&paid["from"], &paid["gateway"]["name"]), (&json!(from), &json!("velocity_pay")));
-    assert_eq!((stage.balance(&from).await, stage.balance(&to).await), (balance(9_000, 0), balance(1_000, 0)));
+    assert_eq!(
+        (stage.balance(&from).await, stage.balance(&to).await),
+        (balance(9_000, 0), balance(1_000, 0))
+    );
     let again = stage.post("/v1/payments", &key, &body).await;
     assert_eq!((&again.bytes, again.headers.contains_key("idempotent-replayed")), (&first.bytes, true));
-    let reference = reference(&stage, paid["id"].as_str().unwrap(), 1).await;
+    let reference = reference(&stage, paid["id"].as_str().expect("a text"), 1).await;
     assert_eq!(stage.simulator.effects(&reference).total(), 1);
     stage.verify().await;
 }
@@ -61,7 +64,10 @@ async fn a_payment_under_review_keeps_its_hold() {
     next(&stage, Operation::Purchase, FaultKind::Hold);
     let paid = pay(&stage, &velocity_payment(&from, &to, 1_000)).await;
     assert_eq!((&paid["status"], &paid["outcome"]), (&json!("requires_review"), &json!("held")));
-    assert_eq!((stage.balance(&from).await, stage.balance(&to).await), (balance(10_000, 1_000), balance(0, 0)));
+    assert_eq!(
+        (stage.balance(&from).await, stage.balance(&to).await),
+        (balance(10_000, 1_000), balance(0, 0))
+    );
     stage.verify().await;
 }
 
@@ -72,10 +78,11 @@ async fn an_authorisation_is_captured_in_part_or_voided() {
     let hold = with(&velocity_payment(&from, &to, 1_000), &json!({"capture": false}));
     let (kept, undone) = (pay(&stage, &hold).await, pay(&stage, &hold).await);
     assert_eq!(stage.balance(&from).await, balance(10_000, 2_000));
-    let captured = change(&stage, kept["id"].as_str().unwrap(), "capture", &json!({"amount": 600})).await;
+    let captured =
+        change(&stage, kept["id"].as_str().expect("a text"), "capture", &json!({"amount": 600})).await;
     assert_eq!((captured.status, &captured.json()["status"]), (StatusCode::OK, &json!("succeeded")));
     assert_eq!(stage.balance(&from).await, balance(9_400, 1_000));
-    let voided = change(&stage, undone["id"].as_str().unwrap(), "void", &json!({})).await;
+    let voided = change(&stage, undone["id"].as_str().expect("a text"), "void", &json!({})).await;
     assert_eq!((voided.status, &voided.json()["status"]), (StatusCode::OK, &json!("cancelled")));
     assert_eq!((stage.balance(&from).await, stage.balance(&to).await), (balance(9_400, 0), balance(600, 0)));
     stage.verify().await;
@@ -85,10 +92,16 @@ async fn an_authorisation_is_captured_in_part_or_voided() {
 async fn refunds_go_back_to_the_sender_in_parts() {
     let stage = Stage::start().await;
     let (from, to) = accounts(&stage).await;
-    let id = pay(&stage, &velocity_payment(&from, &to, 1_000)).await["id"].as_str().unwrap().to_owned();
+    let id =
+        pay(&stage, &velocity_payment(&from, &to, 1_000)).await["id"].as_str().expect("a text").to_owned();
     for (amount, status) in [(300, "partially_refunded"), (700, "refunded")] {
         let reply = change(&stage, &id, "refunds", &json!({"amount": amount})).await;
-        assert_eq!((reply.status, &reply.json()["status"]), (StatusCode::CREATED, &json!(status)), "{}", reply.json());
+        assert_eq!(
+            (reply.status, &reply.json()["status"]),
+            (StatusCode::CREATED, &json!(status)),
+            "{}",
+            reply.json()
+        );
     }
     check_problem(&change(&stage, &id, "refunds", &json!({})).await, 409, "wrong_state", None);
     assert_eq!((stage.balance(&from).await, stage.balance(&to).await), (balance(10_000, 0), balance(0, 0)));
@@ -101,7 +114,11 @@ async fn a_gateway_that_is_not_there_fails_the_payment_and_releases_the_hold() {
     let stage = Stage::start_with(&[("PAYSTRATA__GATEWAYS__VELOCITY_PAY__ENDPOINT", nowhere)]).await;
     let (from, to) = accounts(&stage).await;
     let paid = pay(&stage, &velocity_payment(&from, &to, 1_000)).await;
-    assert_eq!((&paid["status"], &paid["failure_code"]), (&json!("failed"), &json!("gateway_unavailable")), "{paid}");
+    assert_eq!(
+        (&paid["status"], &paid["failure_code"]),
+        (&json!("failed"), &json!("gateway_unavailable")),
+        "{paid}"
+    );
     assert_eq!(stage.balance(&from).await, balance(10_000, 0));
     stage.verify().await;
 }
@@ -114,7 +131,7 @@ async fn a_lost_reply_is_asked_for_again_under_the_same_key() {
     for amount in [1_077, 1_078] {
         let paid = pay(&stage, &velocity_payment(&from, &to, amount)).await;
         assert_eq!(paid["status"], "succeeded", "{paid}");
-        let reference = reference(&stage, paid["id"].as_str().unwrap(), 1).await;
+        let reference = reference(&stage, paid["id"].as_str().expect("a text"), 1).await;
         assert_eq!(stage.simulator.effects(&reference).total(), 1);
     }
     assert_eq!(stage.balance(&to).await, balance(1_077 + 1_078, 0));

@@ -22,7 +22,6 @@ const LINES_MAX: usize = 2_000;
 pub(crate) struct Running {
     child: Child,
     pub(crate) caller: Caller,
-    pub(crate) operator: String,
     log: Arc<Mutex<Vec<String>>>,
     _folder: TempDir,
 }
@@ -63,11 +62,11 @@ impl Running {
         let log = Arc::new(Mutex::new(Vec::new()));
         let (said, told) = oneshot::channel();
         tokio::spawn(read_log(BufReader::new(stderr), Arc::clone(&log), said));
-        let Ok(Ok((address, operator))) = timeout(LIMIT, told).await else {
+        let Ok(Ok(address)) = timeout(LIMIT, told).await else {
             panic!("the service does not start: {:#?}", log.lock().expect("no panic under this lock"));
         };
         let caller = Caller::new(format!("http://{address}"));
-        Self { child, caller, operator: format!("http://{operator}"), log, _folder: folder }
+        Self { child, caller, log, _folder: folder }
     }
 
     /// Ends it with SIGKILL: nothing of it runs on.
@@ -89,6 +88,7 @@ impl Running {
 }
 
 impl Drop for Running {
+    #[expect(clippy::print_stdout, reason = "the test runner shows it when the test fails")]
     fn drop(&mut self) {
         if std::thread::panicking() {
             println!("{}", self.log.lock().expect("no panic under this lock").join("\n"));
@@ -99,16 +99,16 @@ impl Drop for Running {
 async fn read_log(
     reader: BufReader<tokio::process::ChildStderr>,
     log: Arc<Mutex<Vec<String>>>,
-    said: oneshot::Sender<(String, String)>,
+    said: oneshot::Sender<String>,
 ) {
     let mut said = Some(said);
     let mut lines = reader.lines();
     while let Ok(Some(line)) = lines.next_line().await {
-        if let Some(addresses) = addresses(&line)
+        if let Some(address) = address(&line)
             && let Some(said) = said.take()
         {
             // The test may have given up.
-            let _gone = said.send(addresses);
+            let _gone = said.send(address);
         }
         let mut log = log.lock().expect("no panic under this lock");
         if log.len() == LINES_MAX {
@@ -118,9 +118,8 @@ async fn read_log(
     }
 }
 
-/// The line that says where it serves.
-fn addresses(line: &str) -> Option<(String, String)> {
+/// The address in the line that says where it serves.
+fn address(line: &str) -> Option<String> {
     let event: Value = serde_json::from_str(line).ok()?;
-    let field = |name: &str| event["fields"][name].as_str().map(str::to_owned);
-    Some((field("address")?, field("operator_address")?))
+    event["fields"]["address"].as_str().map(str::to_owned)
 }

@@ -42,7 +42,10 @@ async fn crowd_a_blocked_engine(ground: &Ground, node: &Node, refusals: usize) -
     while asked.len() < refusals {
         let one = timeout(LIMIT, clients.join_next()).await.expect("refused at once").expect("more clients");
         let one = one.expect("the client ends");
-        assert!(matches!(one.told, Told::Refused(_)), "nothing can be done while the account is locked: {one:?}");
+        assert!(
+            matches!(one.told, Told::Refused(_)),
+            "nothing can be done while the account is locked: {one:?}"
+        );
         asked.push(one);
     }
     blocker.batch_execute("ROLLBACK").await.expect("let go");
@@ -117,17 +120,29 @@ async fn commands_that_waited_too_long_are_refused_before_any_effect() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clients_that_never_end_their_request_are_cut() {
     let ground = Ground::new().await;
-    let node = ground.serve(&[("HTTP__REQUEST_TIMEOUT_MS", "500")]).await;
+    let waits = [
+        ("HTTP__REQUEST_TIMEOUT_MS", "1000"),
+        ("DB__ACQUIRE_TIMEOUT_MS", "1000"),
+        ("ENGINE__QUEUE_TIMEOUT_MS", "1000"),
+    ];
+    let node = ground.serve(&waits).await;
     let head = "POST /v1/payments HTTP/1.1\r\nhost: x\r\nauthorization: Bearer sk_dev_paystrata\r\n";
     let body_missing = format!("{head}idempotency-key: slow\r\ncontent-length: 100\r\n\r\n{{\"from\":");
-    for part in ["", "POST /v1/pay", head, &body_missing] {
+    let http2 = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    let parts = ["", "POST /v1/pay", head, &body_missing, &http2[..10], http2].map(str::to_owned);
+    let mut clients = JoinSet::new();
+    for part in parts {
         let mut stream = TcpStream::connect(node.service.address).await.expect("connect");
-        stream.write_all(part.as_bytes()).await.expect("send a part");
-        let mut answer = Vec::new();
-        let ended = timeout(LIMIT, stream.read_to_end(&mut answer)).await;
-        // A reset says the same as an orderly end.
-        assert!(ended.is_ok(), "kept for ever after {part:?}: {:?}", String::from_utf8_lossy(&answer));
+        clients.spawn(async move {
+            stream.write_all(part.as_bytes()).await.expect("send a part");
+            // A reset says the same as an orderly end.
+            let ended = timeout(LIMIT, stream.read_to_end(&mut Vec::new())).await;
+            (part, ended.is_ok())
+        });
     }
+    let kept: Vec<String> =
+        clients.join_all().await.into_iter().filter(|(_, ended)| !ended).map(|(part, _)| part).collect();
+    assert!(kept.is_empty(), "kept for ever after: {kept:#?}");
     node.service.stop().await;
 }
 

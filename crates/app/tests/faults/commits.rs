@@ -2,8 +2,10 @@
 //! a server left to ask. Whatever a caller is told must be true.
 
 use rand::RngExt as _;
+use reqwest::StatusCode;
+use serde_json::json;
 
-use crate::caller::{book_payment, new_key};
+use crate::caller::{book_payment, new_key, text};
 use crate::cluster::{Cluster, Replica};
 use crate::ground::{Ground, Node, rows, seeded, until};
 use crate::load::{Asked, Crowd, OnTrouble, Plan, Told, ask, prove, references, settled};
@@ -36,6 +38,13 @@ impl Bench {
         let body = book_payment(&self.accounts[0], &self.accounts[1], 1, &key);
         let told = ask(&self.node.caller, &key, &body).await;
         Asked { key, body, told }
+    }
+
+    /// One payment that succeeds in the end: afterwards the engine has a connection.
+    async fn ask_until_done(&self) -> Asked {
+        let mut asked = self.ask().await;
+        asked.told = Told::Done(settled(&self.node.caller, &asked).await);
+        asked
     }
 
     /// Bytes that one payment carries: to the server, and from it.
@@ -72,7 +81,11 @@ async fn a_connection_cut_anywhere_in_a_commit_loses_and_doubles_nothing() {
         let trap = if round % 2 == 0 { Trap::CutUp(bytes) } else { Trap::CutDown(bytes) };
         let sprung = bench.proxy.arm(trap);
         let one = bench.ask().await;
-        assert!(matches!(one.told, Told::Done(_)), "{trap:?}: the server can be asked at once: {:?}", one.told);
+        assert!(
+            matches!(one.told, Told::Done(_)),
+            "{trap:?}: the server can be asked at once: {:?}",
+            one.told
+        );
         asked.push(one);
         sprung_count += usize::from(sprung.is());
         bench.proxy.disarm();
@@ -106,6 +119,7 @@ async fn what_cannot_be_learned_after_a_cut_is_not_claimed() {
     ];
     let mut told = Vec::new();
     for trap in traps {
+        asked.push(bench.ask_until_done().await);
         let mut sprung = bench.proxy.arm(trap);
         let one = bench.ask().await;
         sprung.wait().await;
@@ -135,7 +149,7 @@ async fn batches_cut_at_random_bytes_answer_every_caller_rightly() {
     let bench = Bench::start(Ground::new().await, &[("ENGINE__LANES", "2")]).await;
     let accounts = bench.node.caller.accounts(6, 100_000).await;
     let plan = Plan { accounts, clients: 16, payments_each: 25, on_trouble: OnTrouble::Stay };
-    let crowd = Crowd::start(&[bench.node.caller.clone()], &plan, &mut random);
+    let crowd = Crowd::start(std::slice::from_ref(&bench.node.caller), &plan, &mut random);
     let mut cuts = 0;
     let sabotage = async {
         loop {
@@ -191,6 +205,51 @@ async fn a_transaction_number_that_was_given_again_after_a_crash_proves_nothing(
     settled(&bench.node.caller, &one).await;
     asked.push(one);
     bench.finish(asked).await;
+}
+
+/// Who wrote a row is not told by its key when others may write it, too: here another node captures the same payment.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_capture_that_was_cut_off_is_not_taken_for_that_of_another_node() {
+    /// BEGIN, the number of the transaction, keys, payments, accounts.
+    const LOAD_ANSWERS: usize = 5;
+    let ground = Ground::new().await;
+    let other = ground.serve(&[]).await;
+    let bench = Bench::start(ground, &[("ENGINE__LANES", "1")]).await;
+    let authorized = json!({"from": bench.accounts[0], "to": bench.accounts[1], "amount": 100, "currency": "USD",
+                            "capture": false});
+    let authorized =
+        bench.node.caller.post("/v1/payments", &new_key(), &authorized).await.expect("an answer");
+    let path = format!("/v1/payments/{}", text(&authorized.json()["id"]));
+    let capture = format!("{path}/capture");
+
+    let mut held = bench.proxy.arm(Trap::HoldAfterReady(LOAD_ANSWERS));
+    let fault = async {
+        held.wait().await;
+        bench.proxy.set(Mode::Refuse);
+        // The lost connection's transaction ends, and the other node captures before anybody can ask after it.
+        let key = new_key();
+        let body = json!({"amount": 50});
+        let reply = other.caller.post(&capture, &key, &body).await.expect("an answer");
+        assert_eq!((reply.status, &reply.json()["amount_captured"]), (StatusCode::OK, &json!(50)));
+        bench.proxy.set(Mode::Forward);
+    };
+    let (key, body) = (new_key(), json!({"amount": 60}));
+    let (cut_off, ()) = tokio::join!(bench.node.caller.post(&capture, &key, &body), fault);
+    let cut_off = cut_off.expect("an answer");
+    assert!(
+        matches!(cut_off.status, StatusCode::CONFLICT | StatusCode::SERVICE_UNAVAILABLE),
+        "60 were not captured: {}",
+        cut_off.json()
+    );
+    let reply = until("a lasting answer", async || {
+        let reply = bench.node.caller.post(&capture, &key, &body).await?;
+        (reply.status != StatusCode::SERVICE_UNAVAILABLE).then_some(reply)
+    })
+    .await;
+    assert_eq!((reply.status, &reply.json()["code"]), (StatusCode::CONFLICT, &json!("wrong_state")));
+    assert_eq!(bench.node.caller.get(&path).await.json()["amount_captured"], json!(50));
+    other.service.stop().await;
+    bench.finish(Vec::new()).await;
 }
 
 /// Commits somebody else's transactions until one has had the number.

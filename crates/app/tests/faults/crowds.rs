@@ -62,7 +62,8 @@ async fn one_key_sent_to_two_nodes_at_once_pays_once_with_one_answer() {
         assert_eq!(left.status, StatusCode::CREATED, "{}", left.json());
         assert_eq!((left.status, &left.bytes), (right.status, &right.bytes));
         assert_eq!(left.json()["status"], json!("succeeded"));
-        let replayed = [&left, &right].iter().filter(|reply| reply.headers.contains_key("idempotent-replayed")).count();
+        let replayed =
+            [&left, &right].iter().filter(|reply| reply.headers.contains_key("idempotent-replayed")).count();
         assert_eq!(replayed, 1, "one of the two is a replay");
         keys.insert(key);
     }

@@ -38,7 +38,11 @@ fn set_faults(ground: &Ground) {
         ground.simulator.set_fault(Fault { operation, kind: FaultKind::Decline, when });
     }
     for kind in [FaultKind::DropBefore, FaultKind::Http500, FaultKind::Truncated] {
-        ground.simulator.set_fault(Fault { operation: Operation::Lookup, kind, when: Trigger::Probability(0.05) });
+        ground.simulator.set_fault(Fault {
+            operation: Operation::Lookup,
+            kind,
+            when: Trigger::Probability(0.05),
+        });
     }
 }
 
@@ -65,7 +69,9 @@ async fn insist(caller: Caller, path: String, key: String, body: Value) -> Value
         };
         match reply.status {
             StatusCode::CREATED | StatusCode::OK => return reply.json(),
-            StatusCode::SERVICE_UNAVAILABLE | StatusCode::CONFLICT if reply.json()["retryable"] == json!(true) => {
+            StatusCode::SERVICE_UNAVAILABLE | StatusCode::CONFLICT
+                if reply.json()["retryable"] == json!(true) =>
+            {
                 patience.pause().await;
             }
             status => panic!("{path}: {status}: {}", reply.json()),
@@ -98,7 +104,8 @@ async fn assert_agreement(ground: &Ground) {
         let (reference, kind, status): (String, i16, i16) = (row.get(0), row.get(1), row.get(2));
         let (payment, rail): (i16, i16) = (row.get(3), row.get(4));
         let effects = ground.simulator.effects(&reference);
-        let told = format!("{reference}: kind {kind}, status {status}, payment {payment}, rail {rail}: {effects:?}");
+        let told =
+            format!("{reference}: kind {kind}, status {status}, payment {payment}, rail {rail}: {effects:?}");
         assert!(effects.total() <= 1, "more than one effect: {told}");
         // 4 is done, 5 declined, 6 never sent.
         assert_eq!(effects.total() == 1, status == 4, "the ledger says otherwise: {told}");
@@ -127,7 +134,9 @@ async fn faulty_gateways_have_one_effect_per_attempt_and_agree_with_the_ledger_i
     for payment in &created {
         let id = text(&payment["id"]);
         match caller.get(&format!("/v1/payments/{id}")).await.json()["status"].as_str() {
-            Some("authorized") if random.random() => follow_ups.push((format!("/v1/payments/{id}/capture"), json!({}))),
+            Some("authorized") if random.random() => {
+                follow_ups.push((format!("/v1/payments/{id}/capture"), json!({})))
+            }
             Some("authorized") => follow_ups.push((format!("/v1/payments/{id}/void"), json!({}))),
             Some("succeeded") => follow_ups.push((format!("/v1/payments/{id}/refunds"), json!({}))),
             Some("failed") => {}
@@ -156,9 +165,17 @@ async fn a_service_killed_among_its_charges_has_one_effect_per_attempt() {
     let mut running = Running::start(&settings).await;
     let accounts = running.caller.accounts(2, 10_000_000).await;
     let slow = FaultKind::Delay { delay_ms: 30 };
-    ground.simulator.set_fault(Fault { operation: Operation::Any, kind: slow, when: Trigger::Probability(0.5) });
+    ground.simulator.set_fault(Fault {
+        operation: Operation::Any,
+        kind: slow,
+        when: Trigger::Probability(0.5),
+    });
     for kind in [FaultKind::DropAfter, FaultKind::DropBefore] {
-        ground.simulator.set_fault(Fault { operation: Operation::Any, kind, when: Trigger::Probability(0.05) });
+        ground.simulator.set_fault(Fault {
+            operation: Operation::Any,
+            kind,
+            when: Trigger::Probability(0.05),
+        });
     }
     let mut asked: Vec<(String, Value)> = Vec::new();
     for _ in 0..KILLS {

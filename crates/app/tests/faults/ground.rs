@@ -53,6 +53,9 @@ impl Ground {
             ("GATEWAYS__AUTHORIZE_NET__LOGIN", known.login.as_str()),
             ("GATEWAYS__AUTHORIZE_NET__TRANSACTION_KEY", &known.transaction_key),
             ("GATEWAYS__VELOCITY_PAY__API_KEY", &known.api_key),
+            ("GATEWAYS__AUTHORIZE_NET__TIMEOUT_MS", "1000"),
+            ("GATEWAYS__VELOCITY_PAY__TIMEOUT_MS", "1000"),
+            ("RESOLVER__NOT_FOUND_AFTER_MS", "1500"),
         ]
         .into_iter()
         .chain(changes.iter().copied())
@@ -144,6 +147,7 @@ pub(crate) async fn number(url: &str, text: &str) -> i64 {
 }
 
 /// A generator whose seed is printed, which the test runner shows when the test fails.
+#[expect(clippy::print_stdout, reason = "the test runner shows it when the test fails")]
 pub(crate) fn seeded() -> StdRng {
     let seed = std::env::var("PAYSTRATA_TEST_SEED").ok().and_then(|text| text.parse().ok());
     let seed: u64 = seed.unwrap_or_else(rand::random);

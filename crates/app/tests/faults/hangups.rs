@@ -43,15 +43,19 @@ async fn clients_that_hang_up_on_book_payments_leak_nothing_and_pay_once() {
     for _ in 0..8 {
         let mut clients = JoinSet::new();
         for index in 0..25 {
-            // A caller of its own: hanging up closes its connection, and must not close that of another.
-            let (caller, key) = (Caller::new(node.caller.base.clone()), new_key());
+            let (caller, key) = (node.caller.clone(), new_key());
             let body = book_payment(&accounts[index % 4], &accounts[(index + 1) % 4], 3, &key);
-            clients.spawn(hang_up(caller, key, body, Duration::from_micros(random.random_range(100..40_000))));
+            clients.spawn(hang_up(
+                caller,
+                key,
+                body,
+                Duration::from_micros(random.random_range(100..40_000)),
+            ));
         }
         // Reads are dropped, too: these hold pooled connections.
         let mut readers = JoinSet::new();
         for _ in 0..25 {
-            let caller = Caller::new(node.caller.base.clone());
+            let caller = node.caller.clone();
             let after = Duration::from_micros(random.random_range(100..20_000));
             readers.spawn(async move {
                 let _hung_up = tokio::time::timeout(after, caller.get("/v1/payments?page=1&size=50")).await;
@@ -72,14 +76,20 @@ async fn charges_go_on_and_settle_when_their_clients_hang_up() {
     const CHARGES: usize = 24;
     let mut random = seeded();
     let ground = Ground::new().await;
-    let node = ground.serve(&[]).await;
+    // A slow gateway, and a service that never gives it up.
+    let patience = [
+        ("GATEWAYS__AUTHORIZE_NET__TIMEOUT_MS", "20000"),
+        ("GATEWAYS__VELOCITY_PAY__TIMEOUT_MS", "20000"),
+        ("RESOLVER__NOT_FOUND_AFTER_MS", "20000"),
+    ];
+    let node = ground.serve(&patience).await;
     // Slow enough that a client can hang up in between.
     let slow = r#"{"operation":"any","kind":"delay","delay_ms":150,"when":{"probability":1.0}}"#;
     ground.simulator.set_fault(serde_json::from_str(slow).expect("a fault"));
     let accounts = node.caller.accounts(2, 1_000_000).await;
     let mut clients = JoinSet::new();
     for index in 0..CHARGES {
-        let (caller, key) = (Caller::new(node.caller.base.clone()), new_key());
+        let (caller, key) = (node.caller.clone(), new_key());
         let amount = 1_000 + 10 * index;
         let body = if index % 2 == 0 {
             let card = json!({"number": "4111111111111111", "expiration": "2099-12", "code": "900"});
@@ -96,7 +106,8 @@ async fn charges_go_on_and_settle_when_their_clients_hang_up() {
     assert_nothing_leaks(&node).await;
     ground.simulator.clear_faults();
     for one in &asked {
-        assert_eq!(settled(&node.caller, one).await.json()["status"], json!("succeeded"));
+        let settled = settled(&node.caller, one).await.json();
+        assert_eq!(settled["status"], json!("succeeded"), "{settled}");
     }
     assert_eq!(references(&ground.primary_url).await.len(), CHARGES);
     for row in rows(&ground.primary_url, "SELECT reference FROM gateway_operations").await {

@@ -45,12 +45,18 @@ async fn a_redis_that_vanishes_hangs_and_returns_changes_no_answer() {
         crowd.progress(30).await;
     }
     let asked = crowd.end().await;
-    assert!(asked.iter().all(|one| matches!(one.told, Told::Done(_))), "Redis is no reason to refuse a payment");
+    assert!(
+        asked.iter().all(|one| matches!(one.told, Told::Done(_))),
+        "Redis is no reason to refuse a payment"
+    );
     let mut all = asked;
     // The payments of this test itself carry references, too: they are not part of the crowd's proof.
     crate::ground::sql(
         &ground.primary_url,
-        &format!("UPDATE payments SET merchant_reference = NULL WHERE to_account = '{}'", plain_id(&accounts[1])),
+        &format!(
+            "UPDATE payments SET merchant_reference = NULL WHERE to_account = '{}'",
+            plain_id(&accounts[1])
+        ),
     )
     .await;
     prove(&reader.caller, &ground.primary_url, &mut all).await;
@@ -86,7 +92,10 @@ async fn the_service_starts_and_pays_with_no_redis_no_replica_and_no_collector()
 }
 
 /// An address at which nobody listens: bound without listening, so that nobody else takes it.
-struct Nowhere(std::net::SocketAddr, #[expect(dead_code, reason = "keeps the address")] tokio::net::TcpSocket);
+struct Nowhere(
+    std::net::SocketAddr,
+    #[expect(dead_code, reason = "keeps the address")] tokio::net::TcpSocket,
+);
 
 impl Nowhere {
     fn find() -> Self {
@@ -128,13 +137,17 @@ async fn a_gateway_that_is_away_fails_its_payments_and_one_that_hangs_leaves_the
         .serve(&[
             ("GATEWAYS__AUTHORIZE_NET__ENDPOINT", &format!("http://{}/xml/v1/request.api", nowhere.0)),
             ("GATEWAYS__VELOCITY_PAY__ENDPOINT", &format!("http://{}/velocity", nowhere.0)),
-            ("RESOLVER__INTERVAL_MS", "600000"),
         ])
         .await;
     for reply in [charge(&away.caller, to, 110).await, transfer(&away.caller, from, to, 120).await] {
         assert_eq!(reply.status, StatusCode::CREATED, "{}", reply.json());
         let shown = (&reply.json()["status"], &reply.json()["failure_code"]);
-        assert_eq!(shown, (&json!("failed"), &json!("gateway_unavailable")), "nothing was sent: {}", reply.json());
+        assert_eq!(
+            shown,
+            (&json!("failed"), &json!("gateway_unavailable")),
+            "nothing was sent: {}",
+            reply.json()
+        );
     }
     assert_eq!(balance(caller, from).await, json!({"posted": 10_000, "held": 0, "available": 10_000}));
     away.service.stop().await;
@@ -182,6 +195,7 @@ async fn book_payments_do_not_wait_for_a_gateway_that_hangs() {
         .serve(&[
             ("GATEWAYS__VELOCITY_PAY__ENDPOINT", &format!("{through}/velocity")),
             ("GATEWAYS__VELOCITY_PAY__TIMEOUT_MS", "25000"),
+            ("RESOLVER__NOT_FOUND_AFTER_MS", "25000"),
             ("DB__POOL_SIZE_MAX", "2"),
         ])
         .await;
@@ -194,11 +208,12 @@ async fn book_payments_do_not_wait_for_a_gateway_that_hangs() {
     }
     until("charges under way", async || (node.service.app.charges.len() == 20).then_some(())).await;
     let plan = Plan { accounts, clients: 8, payments_each: 20, on_trouble: OnTrouble::Stay };
-    let asked = Crowd::start(&[node.caller.clone()], &plan, &mut random).finish().await;
+    let asked = Crowd::start(std::slice::from_ref(&node.caller), &plan, &mut random).finish().await;
     assert!(asked.iter().all(|one| matches!(one.told, Told::Done(_))));
     assert_eq!(waiting.len(), 20, "the charges still wait");
     proxy.set(Mode::Forward);
-    let answers = tokio::time::timeout(Duration::from_secs(60), waiting.join_all()).await.expect("they are answered");
+    let answers =
+        tokio::time::timeout(Duration::from_secs(60), waiting.join_all()).await.expect("they are answered");
     assert!(answers.iter().all(|reply| reply.json()["status"] == json!("succeeded")), "{:?}", answers[0]);
     ground.verify().await;
     node.service.stop().await;

@@ -206,6 +206,7 @@ pub(crate) async fn settled(caller: &Caller, one: &Asked) -> Reply {
 
 /// How often each reference is stored.
 pub(crate) async fn references(database_url: &str) -> BTreeMap<String, i64> {
-    let text = "SELECT merchant_reference, count(*) FROM payments WHERE merchant_reference IS NOT NULL GROUP BY 1";
+    let text =
+        "SELECT merchant_reference, count(*) FROM payments WHERE merchant_reference IS NOT NULL GROUP BY 1";
     rows(database_url, text).await.iter().map(|row| (row.get(0), row.get(1))).collect()
 }

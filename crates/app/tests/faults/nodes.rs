@@ -38,17 +38,16 @@ async fn a_node_that_hears_no_messages_trusts_its_cache_no_longer_than_max_stale
     let deaf = [("CACHE__REDIS_URL", through.as_str()), CACHE[0], CACHE[1]];
     let (reader, writer) = (ground.serve(&deaf).await, ground.serve(&CACHE).await);
     let accounts = writer.caller.accounts(2, 1_000).await;
-    let mut balance = 1_000;
-    for mode in [Mode::BlackHole, Mode::Refuse, Mode::Forward, Mode::Refuse, Mode::BlackHole] {
+    let faults = [Mode::BlackHole, Mode::Refuse, Mode::Forward, Mode::Refuse, Mode::BlackHole];
+    for (balance, mode) in (1_000..).zip(faults) {
         until("a read before the fault", async || {
             (reader.caller.posted(&accounts[1]).await == balance).then_some(())
         })
         .await;
         proxy.set(mode);
         writer.caller.pay(&accounts[0], &accounts[1], 1).await;
-        balance += 1;
         until("the payment of the other node", async || {
-            (reader.caller.posted(&accounts[1]).await == balance).then_some(())
+            (reader.caller.posted(&accounts[1]).await == balance + 1).then_some(())
         })
         .await;
     }

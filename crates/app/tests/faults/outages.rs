@@ -25,7 +25,7 @@ async fn a_crashed_primary_loses_nothing_acknowledged_and_is_used_again_when_it_
     let ground = Ground::on(&cluster.primary_url(), "").await;
     let node = ground.serve(&SHORT_WAITS).await;
     let accounts = node.caller.accounts(8, 100_000).await;
-    let crowd = Crowd::start(&[node.caller.clone()], &plan(accounts), &mut random);
+    let crowd = Crowd::start(std::slice::from_ref(&node.caller), &plan(accounts), &mut random);
     for _ in 0..2 {
         crowd.progress(50).await;
         tokio::task::block_in_place(|| cluster.crash_primary());
@@ -49,7 +49,7 @@ async fn a_hung_primary_gives_refusals_within_bounds_and_is_used_again_when_it_w
     ground.replica_url = String::new();
     let node = ground.serve(&SHORT_WAITS).await;
     let accounts = node.caller.accounts(8, 100_000).await;
-    let crowd = Crowd::start(&[node.caller.clone()], &plan(accounts), &mut random);
+    let crowd = Crowd::start(std::slice::from_ref(&node.caller), &plan(accounts), &mut random);
     for _ in 0..2 {
         crowd.progress(50).await;
         proxy.set(Mode::BlackHole);

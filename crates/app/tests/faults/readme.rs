@@ -10,6 +10,7 @@ use tokio::time::timeout;
 use crate::ground::{Ground, LIMIT};
 
 const BEGIN: &str = "<!-- tested -->";
+const END: &str = "<!-- /tested -->";
 
 /// A piece of shell and what its output must hold.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -18,20 +19,22 @@ struct Step {
     expected: Vec<String>,
 }
 
-/// The shell blocks that follow a mark, each whole: variables of one command serve the next.
+/// The shell between each pair of marks, its blocks joined: variables of one serve the next.
 fn marked_blocks(page: &str) -> Vec<String> {
-    let after_marks = page.split(BEGIN).skip(1).step_by(2);
-    let mut blocks = Vec::new();
-    for part in after_marks {
-        let mut fences = part.split("\n```");
-        fences.next();
-        while let (Some(block), Some(_between)) = (fences.next(), fences.next()) {
-            let (language, shell) = block.split_once('\n').expect("a block has lines");
-            assert!(matches!(language.trim(), "sh" | "bash" | "shell"), "a tested block is shell: {language}");
-            blocks.push(shell.to_owned());
-        }
+    let parts = page.split(BEGIN).skip(1);
+    parts.map(|part| shell_of(part.split_once(END).expect("every mark has its end").0)).collect()
+}
+
+fn shell_of(part: &str) -> String {
+    let mut shell = String::new();
+    let mut fences = part.split("\n```").skip(1);
+    while let (Some(block), Some(_between)) = (fences.next(), fences.next()) {
+        let (language, lines) = block.split_once('\n').expect("a block has lines");
+        assert!(matches!(language.trim(), "sh" | "bash" | "shell"), "a tested block is shell: {language}");
+        shell.push_str(lines);
+        shell.push('\n');
     }
-    blocks
+    shell
 }
 
 /// Cuts a block behind each group of expectations: a step is what ran since the last one.
@@ -53,13 +56,15 @@ fn steps(block: &str) -> Vec<Step> {
 
 /// The block as one script that stops at the first failure and marks the end of each step's output.
 fn script(steps: &[Step]) -> String {
-    let parts: Vec<String> = steps.iter().map(|step| format!("{}printf '\\n\\036\\n'\n", step.shell)).collect();
+    let parts: Vec<String> =
+        steps.iter().map(|step| format!("{}printf '\\n\\036\\n'\n", step.shell)).collect();
     format!("set -euo pipefail\n{}", parts.concat())
 }
 
 #[test]
 fn blocks_are_cut_where_expectations_stand() {
-    let page = "a\n<!-- tested -->\n```sh\nx=1\necho $x\n# -> 1\n\necho b\n# -> b\n```\n<!-- tested -->\n```sh\nno\n```\n";
+    let page = "a\n<!-- tested -->\n```sh\nx=1\necho $x\n# -> 1\n```\ntext\n```sh\necho b\n# -> b\n```\n<!-- /tested -->\n\
+                ```sh\nno\n```\n";
     let blocks = marked_blocks(page);
     assert_eq!(blocks.len(), 1);
     let found = steps(&blocks[0]);
@@ -80,14 +85,22 @@ async fn the_commands_of_the_readme_do_what_it_says() {
         let steps = steps(&block);
         let mut shell = Command::new("bash");
         shell.arg("-c").arg(script(&steps)).env("BASE", &node.caller.base);
-        shell.stdin(Stdio::null()).kill_on_drop(true).current_dir(path.parent().expect("it lies in a folder"));
+        shell
+            .stdin(Stdio::null())
+            .kill_on_drop(true)
+            .current_dir(path.parent().expect("it lies in a folder"));
         let output = timeout(LIMIT, shell.output()).await.expect("the block ends").expect("run bash");
         let (said, complained) =
             (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         assert!(output.status.success(), "{}\n{block}\n{said}\n{complained}", output.status);
         for (step, said) in steps.iter().zip(said.split("\n\u{1e}\n")) {
             for expected in &step.expected {
-                assert!(said.contains(expected), "{:?} is not in the output of\n{}\n{said}", expected, step.shell);
+                assert!(
+                    said.contains(expected),
+                    "{:?} is not in the output of\n{}\n{said}",
+                    expected,
+                    step.shell
+                );
             }
         }
     }

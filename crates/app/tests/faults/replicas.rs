@@ -21,7 +21,11 @@ async fn write_and_read(writer: &Node, other: &Node, from: &str, to: &str) {
         let token = reply.headers.get("paystrata-token").expect("a write gives a token");
         let expected = json!(before + paid);
         let path = format!("/v1/accounts/{to}");
-        assert_eq!(writer.caller.get(&path).await.json()["balance"]["posted"], expected, "plain, on the writer");
+        assert_eq!(
+            writer.caller.get(&path).await.json()["balance"]["posted"],
+            expected,
+            "plain, on the writer"
+        );
         for node in [writer, other] {
             let seen = node.caller.get_after(&path, token).await.json();
             assert_eq!(seen["balance"]["posted"], expected, "by its token");
@@ -44,7 +48,8 @@ async fn a_replica_that_stops_replaying_hides_no_write() {
     let accounts = writer.caller.accounts(2, 1_000).await;
     // Both accounts can be read from the replica before it stops.
     until("the accounts on the replica", async || {
-        let found = rows(&cluster.replica_url(), "SELECT 1 FROM account_profiles WHERE kind <> 'external'").await;
+        let found =
+            rows(&cluster.replica_url(), "SELECT 1 FROM account_profiles WHERE kind <> 'external'").await;
         (found.len() == 2).then_some(())
     })
     .await;

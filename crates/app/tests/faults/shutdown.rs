@@ -8,6 +8,10 @@ use crate::caller::{Caller, new_key, text};
 use crate::ground::{Ground, number, rows, seeded, until};
 use crate::load::{Crowd, OnTrouble, Plan, Told, prove};
 
+/// Waits longer than the slow charge takes.
+const PATIENT_GATEWAY: [(&str, &str); 2] =
+    [("GATEWAYS__AUTHORIZE_NET__TIMEOUT_MS", "10000"), ("RESOLVER__NOT_FOUND_AFTER_MS", "10000")];
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sigterm_under_load_keeps_what_was_acknowledged_and_exits_with_zero() {
     let mut random = seeded();
@@ -30,12 +34,16 @@ async fn sigterm_under_load_keeps_what_was_acknowledged_and_exits_with_zero() {
 }
 
 /// Starts a charge that takes a while and gives what waits for its answer, once the gateway has it.
-async fn charge_under_way(ground: &Ground, caller: &Caller) -> (String, tokio::task::JoinHandle<Option<String>>) {
+async fn charge_under_way(
+    ground: &Ground,
+    caller: &Caller,
+) -> (String, tokio::task::JoinHandle<Option<String>>) {
     let account = caller.account(0).await;
     let slow = r#"{"operation":"any","kind":"delay","delay_ms":1000,"when":{"next":1}}"#;
     ground.simulator.set_fault(serde_json::from_str(slow).expect("a fault"));
     let card = json!({"number": "4111111111111111", "expiration": "2099-12", "code": "900"});
-    let body = json!({"to": account, "amount": 1_250, "currency": "USD", "rail": "authorize_net", "card": card});
+    let body =
+        json!({"to": account, "amount": 1_250, "currency": "USD", "rail": "authorize_net", "card": card});
     let charging = tokio::spawn({
         let caller = caller.clone();
         async move {
@@ -56,7 +64,7 @@ async fn charge_under_way(ground: &Ground, caller: &Caller) -> (String, tokio::t
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_charge_under_way_at_sigterm_is_answered_and_settled() {
     let ground = Ground::new().await;
-    let settings = ground.settings(&[("GATEWAYS__AUTHORIZE_NET__TIMEOUT_MS", "10000")]);
+    let settings = ground.settings(&PATIENT_GATEWAY);
     let mut running = Running::start(&settings).await;
     let (_, charging) = charge_under_way(&ground, &running.caller).await;
     running.ask_to_stop().await;
@@ -69,7 +77,7 @@ async fn a_charge_under_way_at_sigterm_is_answered_and_settled() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_charge_whose_client_hung_up_is_settled_before_the_service_ends() {
     let ground = Ground::new().await;
-    let settings = ground.settings(&[("GATEWAYS__AUTHORIZE_NET__TIMEOUT_MS", "10000")]);
+    let settings = ground.settings(&PATIENT_GATEWAY);
     let mut running = Running::start(&settings).await;
     let (_, charging) = charge_under_way(&ground, &running.caller).await;
     charging.abort();
@@ -83,6 +91,7 @@ async fn assert_settled_once(ground: &Ground) {
     let settled = "SELECT count(*) FROM payments WHERE status = 4 AND captured = 1250";
     assert_eq!(number(&ground.primary_url, settled).await, 1);
     let reference: String =
-        rows(&ground.primary_url, "SELECT reference FROM gateway_operations WHERE status = 4").await[0].get(0);
+        rows(&ground.primary_url, "SELECT reference FROM gateway_operations WHERE status = 4").await[0]
+            .get(0);
     assert_eq!(ground.simulator.effects(&reference).total(), 1);
 }

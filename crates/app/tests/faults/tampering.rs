@@ -112,8 +112,13 @@ async fn verify_names_what_breaks_each_promise_and_exits_with_one() {
     };
     let (code, clean) = verify().await;
     assert_eq!(code, Some(0), "{clean}");
-    let promises: Vec<&str> = clean.lines().filter_map(|line| Some(line.strip_prefix("ok")?.trim())).collect();
-    assert_eq!(promises, WRONGS.iter().map(|wrong| wrong.promise).collect::<Vec<_>>(), "each is broken here once");
+    let promises: Vec<&str> =
+        clean.lines().filter_map(|line| Some(line.strip_prefix("ok")?.trim())).collect();
+    assert_eq!(
+        promises,
+        WRONGS.iter().map(|wrong| wrong.promise).collect::<Vec<_>>(),
+        "each is broken here once"
+    );
     for wrong in WRONGS {
         sql(&ground.primary_url, &fill(wrong.done)).await;
         let (code, told) = verify().await;

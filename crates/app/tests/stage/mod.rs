@@ -12,18 +12,21 @@ use serde_json::Value;
 use tokio_postgres::NoTls;
 
 /// The key of the merchant that the development profile makes.
-pub const KEY: &str = "sk_dev_paystrata";
+pub(crate) const KEY: &str = "sk_dev_paystrata";
 
 /// The address of a service that `cargo xtask test` started.
-pub fn service_url(variable: &str) -> String {
-    std::env::var(variable).unwrap_or_else(|_| panic!("{variable} is not set: run the tests with `cargo xtask test`"))
+pub(crate) fn service_url(variable: &str) -> String {
+    std::env::var(variable)
+        .unwrap_or_else(|_| panic!("{variable} is not set: run the tests with `cargo xtask test`"))
 }
 
 /// A new database on the test primary; its URL there and on the replica.
-pub async fn new_database() -> (String, String) {
-    let (primary, replica) = (service_url("PAYSTRATA_TEST_PRIMARY_URL"), service_url("PAYSTRATA_TEST_REPLICA_URL"));
+pub(crate) async fn new_database() -> (String, String) {
+    let (primary, replica) =
+        (service_url("PAYSTRATA_TEST_PRIMARY_URL"), service_url("PAYSTRATA_TEST_REPLICA_URL"));
     let name = format!("app_{}", uuid::Uuid::now_v7().simple());
-    let (client, connection) = tokio_postgres::connect(&primary, NoTls).await.expect("connect to the test primary");
+    let (client, connection) =
+        tokio_postgres::connect(&primary, NoTls).await.expect("connect to the test primary");
     tokio::spawn(connection);
     client.batch_execute(&format!("CREATE DATABASE {name}")).await.expect("create a database");
     let on = |url: &str| format!("{}/{name}", url.rsplit_once('/').expect("a URL with a database").0);
@@ -31,10 +34,10 @@ pub async fn new_database() -> (String, String) {
 }
 
 /// What a service is started with: settings by their full environment names.
-pub type Settings = BTreeMap<String, String>;
+pub(crate) type Settings = BTreeMap<String, String>;
 
 /// The settings of a test service on these databases, with these gateways.
-pub fn settings(primary: &str, replica: &str, simulator_url: &str) -> Settings {
+pub(crate) fn settings(primary: &str, replica: &str, simulator_url: &str) -> Settings {
     let redis = service_url("PAYSTRATA_TEST_REDIS_URL");
     [
         ("PAYSTRATA__PROFILE", "development"),
@@ -49,7 +52,7 @@ pub fn settings(primary: &str, replica: &str, simulator_url: &str) -> Settings {
         ("PAYSTRATA__GATEWAYS__VELOCITY_PAY__ENDPOINT", &format!("{simulator_url}/velocity")),
         ("PAYSTRATA__GATEWAYS__VELOCITY_PAY__TIMEOUT_MS", "1500"),
         ("PAYSTRATA__RESOLVER__INTERVAL_MS", "100"),
-        ("PAYSTRATA__RESOLVER__NOT_FOUND_AFTER_MS", "1000"),
+        ("PAYSTRATA__RESOLVER__NOT_FOUND_AFTER_MS", "2000"),
     ]
     .into_iter()
     .map(|(name, value)| (name.to_owned(), value.to_owned()))
@@ -58,30 +61,30 @@ pub fn settings(primary: &str, replica: &str, simulator_url: &str) -> Settings {
 
 /// A running service with what it stands on.
 #[derive(Debug)]
-pub struct Stage {
+pub(crate) struct Stage {
     /// The service.
-    pub service: Service,
+    pub(crate) service: Service,
     /// Its gateways.
-    pub simulator: Simulator,
+    pub(crate) simulator: Simulator,
     /// The database on the primary.
-    pub primary_url: String,
+    pub(crate) primary_url: String,
     client: reqwest::Client,
 }
 
 /// An answer, read whole.
 #[derive(Clone, Debug)]
-pub struct Reply {
+pub(crate) struct Reply {
     /// HTTP status.
-    pub status: StatusCode,
+    pub(crate) status: StatusCode,
     /// Headers, as text.
-    pub headers: BTreeMap<String, String>,
+    pub(crate) headers: BTreeMap<String, String>,
     /// Exact body.
-    pub bytes: Vec<u8>,
+    pub(crate) bytes: Vec<u8>,
 }
 
 impl Reply {
     /// The body as JSON; null when there is none.
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_slice(&self.bytes).unwrap_or(Value::Null)
     }
 
@@ -98,37 +101,48 @@ impl Reply {
 
 impl Stage {
     /// With the settings of a test.
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         Self::start_with(&[]).await
     }
 
     /// With some settings changed.
-    pub async fn start_with(changes: &[(&str, &str)]) -> Self {
+    pub(crate) async fn start_with(changes: &[(&str, &str)]) -> Self {
         let (primary, replica) = new_database().await;
         let simulator = Simulator::start(SimulatorConfig::default()).await.expect("start the simulator");
         let mut settings = settings(&primary, &replica, &simulator.url());
         settings.extend(changes.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
         let service = start_service(settings).await;
-        Self { service, simulator, primary_url: primary, client: client() }
+        Self::of(service, simulator, primary)
+    }
+
+    /// Around a service that was started otherwise.
+    pub(crate) fn of(service: Service, simulator: Simulator, primary_url: String) -> Self {
+        Self { service, simulator, primary_url, client: client() }
     }
 
     /// The base URL of the public listener.
-    pub fn base(&self) -> String {
+    pub(crate) fn base(&self) -> String {
         format!("http://{}", self.service.address)
     }
 
     /// `GET`, with headers.
-    pub async fn get(&self, path: &str, headers: &[(&str, &str)]) -> Reply {
+    pub(crate) async fn get(&self, path: &str, headers: &[(&str, &str)]) -> Reply {
         self.send(Method::GET, path, headers, None).await
     }
 
     /// `POST` under an idempotency key.
-    pub async fn post(&self, path: &str, key: &str, body: &Value) -> Reply {
+    pub(crate) async fn post(&self, path: &str, key: &str, body: &Value) -> Reply {
         self.send(Method::POST, path, &[("idempotency-key", key)], Some(body.to_string().into_bytes())).await
     }
 
     /// Any request of the development merchant.
-    pub async fn send(&self, method: Method, path: &str, headers: &[(&str, &str)], body: Option<Vec<u8>>) -> Reply {
+    pub(crate) async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Option<Vec<u8>>,
+    ) -> Reply {
         let mut request = self.client.request(method, format!("{}{path}", self.base())).bearer_auth(KEY);
         for (name, value) in headers {
             request = request.header(*name, *value);
@@ -140,7 +154,7 @@ impl Stage {
     }
 
     /// Opens an account and gives its id.
-    pub async fn account(&self, currency: &str, opening_balance: i64) -> String {
+    pub(crate) async fn account(&self, currency: &str, opening_balance: i64) -> String {
         let body = serde_json::json!({"currency": currency, "opening_balance": opening_balance});
         let key = uuid::Uuid::now_v7().to_string();
         let reply = self.post("/v1/accounts", &key, &body).await;
@@ -149,12 +163,12 @@ impl Stage {
     }
 
     /// `{posted, held, available}` of an account, by its last write.
-    pub async fn balance(&self, account: &str) -> Value {
+    pub(crate) async fn balance(&self, account: &str) -> Value {
         self.get(&format!("/v1/accounts/{account}"), &[]).await.json()["balance"].clone()
     }
 
     /// Asserts that the ledger holds every promise of `paystrata verify`.
-    pub async fn verify(&self) {
+    pub(crate) async fn verify(&self) {
         let session = self.service.app.db.session("verify").await.expect("open a session");
         let audit = paystrata_app::ledger::verify::verify(&session).await.expect("audit the ledger");
         assert!(audit.broken.is_empty(), "{:#?}", audit.broken);
@@ -162,14 +176,14 @@ impl Stage {
 }
 
 /// Starts a service in this process.
-pub async fn start_service(settings: Settings) -> Service {
+pub(crate) async fn start_service(settings: Settings) -> Service {
     let options = LoadOptions { file: None, directory: PathBuf::from("/nonexistent"), environment: settings };
     let config = Config::load(options).expect("test settings are valid");
     Service::start(config).await.expect("start the service")
 }
 
 /// An HTTP client without proxies.
-pub fn client() -> reqwest::Client {
+pub(crate) fn client() -> reqwest::Client {
     let _ = rustls::crypto::ring::default_provider().install_default();
     reqwest::Client::builder().no_proxy().build().expect("build an HTTP client")
 }

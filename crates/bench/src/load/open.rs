@@ -34,12 +34,14 @@ const SEED: u64 = 1;
 /// # Errors
 /// The service cannot be used at all, or the rate and duration make no plan.
 pub async fn run(arguments: &OpenArguments, out: &mut (dyn Write + Send)) -> anyhow::Result<Ending> {
+    let duration = Duration::from_secs(u64::from(arguments.seconds));
+    let plan = Plan { rate: arguments.rate, warm_up: duration / 10, duration, in_flight_max: IN_FLIGHT_MAX };
+    // Before a thousand accounts are opened for nothing.
+    plan.check()?;
     let client = Client::new(&arguments.service)?;
     let prefix = format!("open-{}", Uuid::now_v7().simple());
     let account = NewAccount { currency: "USD", opening_balance: OPENING_BALANCE };
     let ids = accounts::open(&client, &prefix, &vec![account; usize::from(arguments.accounts)]).await?;
-    let duration = Duration::from_secs(u64::from(arguments.seconds));
-    let plan = Plan { rate: arguments.rate, warm_up: duration / 10, duration, in_flight_max: IN_FLIGHT_MAX };
     let failures = Arc::new(Mutex::new(Tally::default()));
     let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut random = StdRng::seed_from_u64(SEED);

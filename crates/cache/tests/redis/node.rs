@@ -12,14 +12,14 @@ use std::{
 use paystrata_cache::{Cache, Policy, RedisOptions, RedisTier};
 use tokio::{sync::Notify, task::JoinHandle};
 
-pub struct Node {
-    pub cache: Cache<String, u64>,
-    pub tier: RedisTier,
-    pub calls: Arc<AtomicU64>,
+pub(crate) struct Node {
+    pub(crate) cache: Cache<String, u64>,
+    pub(crate) tier: RedisTier,
+    pub(crate) calls: Arc<AtomicU64>,
 }
 
 /// Commands may take long on a busy test machine; no test but those about it should time out.
-pub fn patient() -> RedisOptions {
+pub(crate) fn patient() -> RedisOptions {
     RedisOptions {
         namespace: "test".to_owned(),
         command_timeout: Duration::from_secs(20),
@@ -28,7 +28,7 @@ pub fn patient() -> RedisOptions {
     }
 }
 
-pub fn steady() -> Policy {
+pub(crate) fn steady() -> Policy {
     Policy {
         jitter: 0.0,
         max_stale: Duration::from_secs(60),
@@ -39,11 +39,11 @@ pub fn steady() -> Policy {
 
 impl Node {
     /// A node that is connected and hears.
-    pub async fn up(url: &str) -> Self {
+    pub(crate) async fn up(url: &str) -> Self {
         Self::up_with(url, patient(), steady()).await
     }
 
-    pub async fn up_with(url: &str, options: RedisOptions, policy: Policy) -> Self {
+    pub(crate) async fn up_with(url: &str, options: RedisOptions, policy: Policy) -> Self {
         let listeners = listeners(url).await;
         let node = Self::new(url, options, policy);
         node.is_up().await;
@@ -51,18 +51,18 @@ impl Node {
         node
     }
 
-    pub fn new(url: &str, options: RedisOptions, policy: Policy) -> Self {
+    pub(crate) fn new(url: &str, options: RedisOptions, policy: Policy) -> Self {
         let tier = RedisTier::connect(url, options).unwrap();
         let cache = Cache::builder("numbers").policy(policy).redis(&tier).build();
         Self { cache, tier, calls: Arc::default() }
     }
 
-    pub async fn is_up(&self) {
+    pub(crate) async fn is_up(&self) {
         eventually("the tier is up", async || self.tier.is_up()).await;
     }
 
     /// The value of `key`, which the source says is `value`.
-    pub async fn read(&self, key: &str, value: u64) -> u64 {
+    pub(crate) async fn read(&self, key: &str, value: u64) -> u64 {
         let calls = Arc::clone(&self.calls);
         let load = move |_| async move {
             calls.fetch_add(1, SeqCst);
@@ -72,14 +72,18 @@ impl Node {
     }
 
     /// Reads until the remote tier has the value, which is written after the reader is answered.
-    pub async fn read_and_store(&self, key: &str, value: u64) {
+    pub(crate) async fn read_and_store(&self, key: &str, value: u64) {
         let stored = self.cache.stats().l2_stored;
         assert_eq!(self.read(key, value).await, value);
         eventually("the value is stored remotely", async || self.cache.stats().l2_stored > stored).await;
     }
 
     /// Begins a load that has called the source and ends when it is let go.
-    pub async fn begin_read(&self, key: &'static str, value: u64) -> (Arc<Notify>, JoinHandle<Option<u64>>) {
+    pub(crate) async fn begin_read(
+        &self,
+        key: &'static str,
+        value: u64,
+    ) -> (Arc<Notify>, JoinHandle<Option<u64>>) {
         let (begun, go) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         let load = {
             let (begun, go) = (Arc::clone(&begun), Arc::clone(&go));
@@ -95,13 +99,13 @@ impl Node {
         (go, read)
     }
 
-    pub fn calls(&self) -> u64 {
+    pub(crate) fn calls(&self) -> u64 {
         self.calls.load(SeqCst)
     }
 }
 
 /// How many nodes are subscribed.
-pub async fn listeners(url: &str) -> u64 {
+pub(crate) async fn listeners(url: &str) -> u64 {
     let client = redis::Client::open(url).unwrap();
     let mut connection = client.get_multiplexed_async_connection().await.unwrap();
     let (_, count): (String, u64) =
@@ -110,7 +114,7 @@ pub async fn listeners(url: &str) -> u64 {
 }
 
 /// Waits for a condition that must come true, and fails with its name if it does not.
-pub async fn eventually(what: &str, holds: impl AsyncFn() -> bool) {
+pub(crate) async fn eventually(what: &str, holds: impl AsyncFn() -> bool) {
     let waiting = async {
         while !holds().await {
             tokio::time::sleep(Duration::from_millis(2)).await;

@@ -9,7 +9,7 @@ use tokio::{
 };
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mode {
+pub(crate) enum Mode {
     Pass,
     /// Requests go through, replies wait.
     HoldReplies,
@@ -17,15 +17,15 @@ pub enum Mode {
     Cut,
 }
 
-pub struct Proxy {
+pub(crate) struct Proxy {
     port: u16,
-    pub commands: watch::Sender<Mode>,
-    pub subscription: watch::Sender<Mode>,
+    pub(crate) commands: watch::Sender<Mode>,
+    pub(crate) subscription: watch::Sender<Mode>,
     accepting: JoinHandle<()>,
 }
 
 impl Proxy {
-    pub async fn to(server_port: u16) -> Self {
+    pub(crate) async fn to(server_port: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let (commands, subscription) = (watch::Sender::new(Mode::Pass), watch::Sender::new(Mode::Pass));
@@ -44,11 +44,11 @@ impl Proxy {
         Self { port, commands, subscription, accepting }
     }
 
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         super::server::url(self.port)
     }
 
-    pub fn all(&self, mode: Mode) {
+    pub(crate) fn all(&self, mode: Mode) {
         self.commands.send_replace(mode);
         self.subscription.send_replace(mode);
     }

@@ -8,27 +8,27 @@ use std::{
 
 use redis::aio::MultiplexedConnection;
 
-pub struct Server {
+pub(crate) struct Server {
     process: Option<Child>,
     port: u16,
     directory: tempfile::TempDir,
 }
 
 impl Server {
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let mut server = Self::stopped();
         server.run().await;
         server
     }
 
     /// A server that is not running yet, with a port of its own.
-    pub fn stopped() -> Self {
+    pub(crate) fn stopped() -> Self {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         Self { process: None, port, directory: tempfile::tempdir().unwrap() }
     }
 
     /// Starts the process, with what an earlier one saved, and waits until it answers.
-    pub async fn run(&mut self) {
+    pub(crate) async fn run(&mut self) {
         let process = Command::new("redis-server")
             .args([
                 "--port",
@@ -54,23 +54,23 @@ impl Server {
         tokio::time::timeout(Duration::from_secs(20), answering).await.expect("redis-server answers");
     }
 
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         if let Some(mut process) = self.process.take() {
             process.kill().unwrap();
             process.wait().unwrap();
         }
     }
 
-    pub fn port(&self) -> u16 {
+    pub(crate) fn port(&self) -> u16 {
         self.port
     }
 
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         url(self.port)
     }
 
     /// A plain connection, to look at the server behind the cache's back.
-    pub async fn connect(&self) -> MultiplexedConnection {
+    pub(crate) async fn connect(&self) -> MultiplexedConnection {
         self.try_connect().await.unwrap()
     }
 
@@ -81,7 +81,7 @@ impl Server {
     }
 
     /// How many script calls the server has served.
-    pub async fn script_calls(&self) -> u64 {
+    pub(crate) async fn script_calls(&self) -> u64 {
         let mut connection = self.connect().await;
         let text: String = redis::cmd("INFO").arg("commandstats").query_async(&mut connection).await.unwrap();
         let line = text.lines().find_map(|line| line.strip_prefix("cmdstat_evalsha:calls="));
@@ -89,7 +89,7 @@ impl Server {
     }
 }
 
-pub fn url(port: u16) -> String {
+pub(crate) fn url(port: u16) -> String {
     format!("redis://127.0.0.1:{port}")
 }
 

@@ -228,7 +228,7 @@ const fn matches_at(bytes: &[u8], start: usize, part: &[u8]) -> bool {
 /// A list of migrations from files, read at compile time: the folder, relative to the calling file and ending in
 /// a slash, then the file names in order.
 ///
-/// ```ignore
+/// ```text
 /// static MIGRATOR: Migrator = Migrator::new(migrations!("../migrations/", "0001_accounts.sql", "0002_payments.sql"));
 /// ```
 #[macro_export]

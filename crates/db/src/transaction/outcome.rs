@@ -1,5 +1,6 @@
 //! How a commit ended, by the server's own record: `pg_xact_status` of the transaction's id.
-//! It never guesses: another timeline may have given the same id to another transaction, so there the answer is "unknown".
+//! It never guesses: after a failover or a crash the server may give the same id to another transaction, and then
+//! "committed" is said of that other one.
 //! Used by `run`, and by workers that commit on a session of their own.
 
 use std::fmt;
@@ -7,6 +8,7 @@ use std::time::Instant;
 
 use postgres_types::Type;
 use tokio::time::timeout;
+use tokio_postgres::error::SqlState;
 use tokio_postgres::{Row, SimpleQueryRow};
 use tracing::warn;
 
@@ -14,6 +16,7 @@ use crate::config::{OUTCOME_PAUSE, OUTCOME_TERMINATE_AFTER, OUTCOME_TIMEOUT};
 use crate::connection::Connection;
 use crate::db::Db;
 use crate::error::Error;
+use crate::incarnation::incarnation_sql;
 use crate::statement::Statement;
 use crate::token::Token;
 
@@ -28,6 +31,8 @@ pub struct CommitTicket {
     pub timeline: u32,
     /// The server process that ran it.
     pub backend_pid: i32,
+    /// Names the life of the server between two starts or crashes.
+    pub incarnation: i64,
 }
 
 /// How a commit ended.
@@ -37,16 +42,30 @@ pub enum CommitOutcome {
     Committed(Token),
     /// Nothing of it remains.
     RolledBack,
-    /// Nobody could say: no primary answered, a failover came between, or the record is gone.
+    /// Nobody could say: no primary answered, a failover or a crash came between, or the record is gone.
     Unknown,
 }
 
-/// The record of one transaction, the present position for the token, and the timeline, which tells whether the record is ours.
+/// The record of one transaction and the present position and timeline, for use on the transaction's own connection.
 pub(super) static RECORD: Statement = Statement::new(
     "SELECT pg_xact_status($1::text::xid8), pg_current_wal_insert_lsn()::text, \
      left(pg_walfile_name(pg_current_wal_insert_lsn()), 8)",
     &[Type::TEXT],
 );
+
+/// As [`RECORD`], and the incarnation, for use on another connection.
+static RECORD_ELSEWHERE: Statement = Statement::new(
+    concat!(
+        "SELECT pg_xact_status($1::text::xid8), pg_current_wal_insert_lsn()::text, \
+         left(pg_walfile_name(pg_current_wal_insert_lsn()), 8), ",
+        incarnation_sql!()
+    ),
+    &[Type::TEXT],
+);
+
+/// The timeline alone.
+static TIMELINE: Statement =
+    Statement::new("SELECT left(pg_walfile_name(pg_current_wal_insert_lsn()), 8)", &[]);
 
 /// Ends the server process that still holds the transaction open, and no other: a process id may be taken again.
 static TERMINATE: Statement = Statement::new(
@@ -67,27 +86,43 @@ pub(super) enum Recorded {
 
 impl CommitTicket {
     /// Asks for the ticket of the running transaction; it gives the transaction its id.
-    pub const SQL: &str = "SELECT pg_current_xact_id()::text, \
-                           left(pg_walfile_name(pg_current_wal_insert_lsn()), 8), pg_backend_pid()::text";
+    pub const SQL: &str = concat!(
+        "SELECT pg_current_xact_id()::text, \
+         left(pg_walfile_name(pg_current_wal_insert_lsn()), 8), pg_backend_pid()::text, ",
+        incarnation_sql!(),
+        "::text"
+    );
+
+    /// As [`CommitTicket::SQL`] without the incarnation, which costs as much as the rest together and is known from the
+    /// time when a direct connection was made: no connection outlives a crash of its server.
+    pub(super) const SQL_BRIEF: &str = "SELECT pg_current_xact_id()::text, \
+        left(pg_walfile_name(pg_current_wal_insert_lsn()), 8), pg_backend_pid()::text";
 
     /// Reads the row that [`CommitTicket::SQL`] answers with; None when it has another shape.
     #[must_use]
     pub fn from_row(row: &Row) -> Option<Self> {
-        Self::from_texts(row.try_get(0).ok()?, row.try_get(1).ok()?, row.try_get(2).ok()?)
+        let text = |index| row.try_get::<_, &str>(index).ok();
+        Self::from_texts([text(0)?, text(1)?, text(2)?], text(3)?.parse().ok()?)
     }
 
     /// As [`CommitTicket::from_row`], for the simple protocol.
     #[must_use]
     pub fn from_simple_row(row: &SimpleQueryRow) -> Option<Self> {
-        let text = |index| row.try_get(index).ok().flatten();
-        Self::from_texts(text(0)?, text(1)?, text(2)?)
+        let incarnation = row.try_get(3).ok().flatten()?;
+        Self::from_brief_row(row, incarnation.parse().ok()?)
     }
 
-    fn from_texts(xid: &str, timeline_hex: &str, backend_pid: &str) -> Option<Self> {
+    pub(super) fn from_brief_row(row: &SimpleQueryRow, incarnation: i64) -> Option<Self> {
+        let text = |index| row.try_get(index).ok().flatten();
+        Self::from_texts([text(0)?, text(1)?, text(2)?], incarnation)
+    }
+
+    fn from_texts([xid, timeline_hex, backend_pid]: [&str; 3], incarnation: i64) -> Option<Self> {
         Some(Self {
             xid: xid.parse().ok()?,
             timeline: u32::from_str_radix(timeline_hex, 16).ok()?,
             backend_pid: backend_pid.parse().ok()?,
+            incarnation,
         })
     }
 }
@@ -125,12 +160,40 @@ impl Db {
 
     async fn ask(&self, ticket: CommitTicket, started: Instant) -> Result<Recorded, Error> {
         let connection = self.write().await?;
-        let row = connection.query_one(&RECORD, &[&ticket.xid.to_string()]).await?;
-        let recorded = read_record(&connection, &row, ticket)?;
+        let row = match connection.query_one(&RECORD_ELSEWHERE, &[&ticket.xid.to_string()]).await {
+            Ok(row) => row,
+            Err(error) if error.sqlstate() == Some(&SqlState::INVALID_PARAMETER_VALUE) => {
+                return never_given_out(&connection, ticket).await;
+            }
+            Err(error) => return Err(error),
+        };
+        let unknown = |_| Error::UnknownForm { node: connection.node().clone(), what: "its incarnation" };
+        let incarnation: i64 = row.try_get(3).map_err(unknown)?;
+        let recorded = after_a_crash(read_record(&connection, &row, ticket)?, incarnation, ticket);
         if recorded == Recorded::InProgress && started.elapsed() >= OUTCOME_TERMINATE_AFTER {
             connection.query(&TERMINATE, &[&ticket.backend_pid, &ticket.xid.to_string()]).await?;
         }
         Ok(recorded)
+    }
+}
+
+/// An id beyond the last one: on the transaction's own timeline, a crash took the transaction with it before it was flushed.
+async fn never_given_out(connection: &Connection, ticket: CommitTicket) -> Result<Recorded, Error> {
+    let row = connection.query_one(&TIMELINE, &[]).await?;
+    let unknown = || Error::UnknownForm { node: connection.node().clone(), what: "its timeline" };
+    let timeline: &str = row.try_get(0).map_err(|_| unknown())?;
+    let timeline = u32::from_str_radix(timeline, 16).map_err(|_| unknown())?;
+    Ok(if timeline == ticket.timeline { Recorded::Aborted } else { Recorded::Unknowable })
+}
+
+/// What a record is worth once the server has recovered from a crash. A flushed commit keeps its id for ever, so any
+/// other record means that this one was not flushed; "committed" may be said of another that was given the id again.
+fn after_a_crash(recorded: Recorded, incarnation: i64, ticket: CommitTicket) -> Recorded {
+    match recorded {
+        _ if incarnation == ticket.incarnation => recorded,
+        Recorded::Committed(_) => Recorded::Unknowable,
+        Recorded::InProgress => Recorded::Aborted,
+        Recorded::Aborted | Recorded::Unknowable => recorded,
     }
 }
 
@@ -166,7 +229,7 @@ mod tests {
 
     #[test]
     fn the_record_counts_only_on_the_transactions_own_timeline() {
-        let ticket = CommitTicket { xid: 900, timeline: 3, backend_pid: 1 };
+        let ticket = CommitTicket { xid: 900, timeline: 3, backend_pid: 1, incarnation: 5 };
         let here = Token { timeline: 3, lsn: 5 };
         let later = Token { timeline: 4, lsn: 5 };
         assert_eq!(judge(Some("committed"), here, ticket), Recorded::Committed(here));
@@ -179,9 +242,23 @@ mod tests {
     }
 
     #[test]
+    fn after_a_crash_a_committed_id_may_be_anothers_and_any_other_record_is_a_loss() {
+        let ticket = CommitTicket { xid: 900, timeline: 3, backend_pid: 1, incarnation: 5 };
+        let committed = Recorded::Committed(Token { timeline: 3, lsn: 5 });
+        for recorded in [committed, Recorded::InProgress, Recorded::Aborted, Recorded::Unknowable] {
+            assert_eq!(after_a_crash(recorded, 5, ticket), recorded);
+        }
+        assert_eq!(after_a_crash(committed, 6, ticket), Recorded::Unknowable);
+        assert_eq!(after_a_crash(Recorded::InProgress, 6, ticket), Recorded::Aborted);
+        assert_eq!(after_a_crash(Recorded::Aborted, 6, ticket), Recorded::Aborted);
+        assert_eq!(after_a_crash(Recorded::Unknowable, 6, ticket), Recorded::Unknowable);
+    }
+
+    #[test]
     fn a_ticket_is_read_from_the_servers_texts() {
-        let ticket = CommitTicket::from_texts("4294967297", "0000000A", "42");
-        assert_eq!(ticket, Some(CommitTicket { xid: 4_294_967_297, timeline: 10, backend_pid: 42 }));
-        assert_eq!(CommitTicket::from_texts("", "0000000A", "42"), None);
+        let ticket = CommitTicket::from_texts(["4294967297", "0000000A", "42"], 7);
+        let expected = CommitTicket { xid: 4_294_967_297, timeline: 10, backend_pid: 42, incarnation: 7 };
+        assert_eq!(ticket, Some(expected));
+        assert_eq!(CommitTicket::from_texts(["", "0000000A", "42"], 7), None);
     }
 }

@@ -170,9 +170,16 @@ impl Db {
 async fn begin(connection: &Connection, options: TransactionOptions) -> Result<CommitTicket, Error> {
     // Before the first byte: a future dropped here must not give back a connection that may be inside a transaction.
     connection.usage().set_in_transaction(Inside::Transaction);
-    let sql = format!("BEGIN ISOLATION LEVEL {} READ WRITE; {}", options.isolation.sql(), CommitTicket::SQL);
-    let row = connection.control(&sql).await?;
-    let ticket = row.as_ref().and_then(CommitTicket::from_simple_row);
+    // Behind a pooler each transaction may meet another server connection, so there the incarnation is asked for.
+    let incarnation = Some(connection.incarnation()).filter(|incarnation| *incarnation != 0);
+    let ask = if incarnation.is_some() { CommitTicket::SQL_BRIEF } else { CommitTicket::SQL };
+    let row = connection
+        .control(&format!("BEGIN ISOLATION LEVEL {} READ WRITE; {ask}", options.isolation.sql()))
+        .await?;
+    let ticket = row.as_ref().and_then(|row| match incarnation {
+        Some(incarnation) => CommitTicket::from_brief_row(row, incarnation),
+        None => CommitTicket::from_simple_row(row),
+    });
     ticket.ok_or_else(|| Error::UnknownForm {
         node: connection.node().clone(),
         what: "the id of a transaction",

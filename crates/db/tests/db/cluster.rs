@@ -5,7 +5,7 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::support::plain;
+use crate::support::{count, plain};
 
 #[derive(Debug)]
 pub(crate) struct Cluster {
@@ -63,6 +63,13 @@ impl Cluster {
     /// Stops a server as a crash would.
     pub(crate) fn crash(&self, name: &str) {
         run(self.control(name).args(["-m", "immediate", "stop"]));
+    }
+
+    /// Kills a process of the server, which makes the others recover as after a crash without a new start.
+    pub(crate) async fn kill_one_process(&self, name: &str) {
+        let admin = plain(&self.url(name)).await;
+        let pid = "SELECT pid::bigint FROM pg_stat_activity WHERE backend_type = 'checkpointer'";
+        run(Command::new("kill").args(["-9", &count(&admin, pid).await.to_string()]));
     }
 
     pub(crate) fn promote(&self, name: &str) {

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
 use paystrata_db::{
-    Config, Db, Error, NoPrimary, NodeState, Role, Statement, Token, TransactionError, TransactionOptions,
-    Type,
+    CommitOutcome, CommitTicket, Config, Db, Error, NoPrimary, NodeState, Role, Statement, Token,
+    TransactionError, TransactionOptions, Type,
 };
 
 use crate::cluster::Cluster;
@@ -31,6 +31,48 @@ async fn insert(db: &Db, body: i64) -> Token {
     let options = TransactionOptions { timeout: LIMIT, attempts_max: 50, ..TransactionOptions::default() };
     let added = db.transaction(options, |tx| async move { tx.execute(&INSERT, &[&body]).await });
     added.await.expect("insert").token
+}
+
+#[test]
+fn an_id_given_again_after_a_crash_is_never_taken_for_the_lost_commit() {
+    on_cluster(|cluster, config| async move {
+        let db = connected(config).await;
+        let session = db.session("worker").await.expect("session");
+        session.client().batch_execute("BEGIN").await.expect("begin");
+        let row = session.client().query_one(CommitTicket::SQL, &[]).await.expect("ticket");
+        let ticket = CommitTicket::from_row(&row).expect("a ticket");
+        // The process that started the server lives on, and its start time with it.
+        cluster.kill_one_process("primary").await;
+        until(&db, |status| status.nodes[0].state == NodeState::Down).await;
+        until(&db, |status| status.nodes[0].state == NodeState::Up).await;
+
+        let admin = plain(&cluster.url("primary")).await;
+        let next = "SELECT pg_current_xact_id()::text::bigint";
+        let given_out = i64::try_from(ticket.xid).expect("a young server");
+        let mut last = count(&admin, next).await;
+        assert!(last <= given_out, "the crash took the id back");
+        while last < given_out {
+            last = count(&admin, next).await;
+        }
+        let status = format!("SELECT (pg_xact_status('{}'::xid8) = 'committed')::int::bigint", ticket.xid);
+        assert_eq!(count(&admin, &status).await, 1, "the server says committed, of another transaction");
+        assert_eq!(db.commit_outcome(ticket).await, CommitOutcome::Unknown);
+    });
+}
+
+#[test]
+fn an_id_that_a_crash_took_back_and_nobody_was_given_again_is_a_rollback() {
+    on_cluster(|cluster, config| async move {
+        let db = connected(config).await;
+        let session = db.session("worker").await.expect("session");
+        session.client().batch_execute("BEGIN").await.expect("begin");
+        let row = session.client().query_one(CommitTicket::SQL, &[]).await.expect("ticket");
+        let ticket = CommitTicket::from_row(&row).expect("a ticket");
+        cluster.kill_one_process("primary").await;
+        until(&db, |status| status.nodes[0].state == NodeState::Down).await;
+        until(&db, |status| status.nodes[0].state == NodeState::Up).await;
+        assert_eq!(db.commit_outcome(ticket).await, CommitOutcome::RolledBack);
+    });
 }
 
 /// As a careful caller does it: after an unknown outcome the same again, and its own key tells whether it was there.
