@@ -17,7 +17,7 @@ const CARD: &str = "4929720483561203";
 const CODE: &str = "7391";
 const API_KEY: &str = "sk_secrecy_9f1c2b7a64d84e0bb1a37c55";
 const PASSWORD: &str = "pw-secrecy-58c01d";
-const GATEWAY_KEY: &str = "gateway-secrecy-2ab9";
+const GATEWAY_KEY: &str = "gw-secrecy-2ab91";
 const FINGERPRINT_KEY: &str = "fingerprint-secrecy-0123456789abcdef";
 const SECRETS: [&str; 5] = [CARD, API_KEY, PASSWORD, GATEWAY_KEY, FINGERPRINT_KEY];
 

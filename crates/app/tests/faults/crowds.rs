@@ -11,7 +11,7 @@ use crate::ground::{Ground, number, seeded};
 use crate::load::{Crowd, OnTrouble, Plan, Told, prove, references};
 
 /// Small enough that many payments fail for want of it.
-const OPENING_BALANCE: i64 = 150;
+const OPENING_BALANCE: i64 = 100;
 const ACCOUNTS: usize = 10;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -21,7 +21,7 @@ async fn sixty_four_clients_on_ten_hot_accounts_of_two_nodes_conserve_money() {
     let nodes = [ground.serve(&[]).await, ground.serve(&[]).await];
     let callers = nodes.each_ref().map(|node| node.caller.clone());
     let accounts = callers[0].accounts(ACCOUNTS, OPENING_BALANCE).await;
-    let plan = Plan { accounts, clients: 64, payments_each: 20, on_trouble: OnTrouble::Stay };
+    let plan = Plan { accounts, clients: 64, payments_each: 12, on_trouble: OnTrouble::Stay };
     let mut asked = Crowd::start(&callers, &plan, &mut random).finish().await;
     let mut statuses = BTreeSet::new();
     for one in &asked {
@@ -32,7 +32,10 @@ async fn sixty_four_clients_on_ten_hot_accounts_of_two_nodes_conserve_money() {
     prove(&callers[1], &ground.primary_url, &mut asked).await;
     ground.verify().await;
     let total = "SELECT sum(posted)::int8 FROM accounts WHERE overdraft_limit = 0";
-    assert_eq!(number(&ground.primary_url, total).await, OPENING_BALANCE * 10);
+    assert_eq!(
+        number(&ground.primary_url, total).await,
+        OPENING_BALANCE * i64::try_from(ACCOUNTS).expect("a few")
+    );
     for node in nodes {
         node.service.stop().await;
     }
