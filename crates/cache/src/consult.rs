@@ -136,15 +136,14 @@ pub(crate) async fn write_back<K: CacheKey, V: Clone>(
 ) {
     let store = &*lead.store;
     let Some(side) = &store.remote else { return };
+    let loaded = loaded.filter(|_| !lead.flight.is_voided());
     let write = loaded.and_then(|value| sealed(store, side, lead, value.as_ref()));
     let is_value = write.is_some();
-    // The tombstone that voids the lease is on its way or there; there is nothing to exchange.
-    if lead.flight.is_voided() {
-        return;
-    }
-    if side.outbound.outbox.blocks(&lead.key_bytes) {
+    if is_value && side.outbound.outbox.blocks(&lead.key_bytes) {
+        // The tombstone that voids the lease is on its way.
         return store.refuse_stale_set();
     }
+    // Also when the load was voided: a gap voids it without a tombstone, and the lease would stand.
     let write = write.unwrap_or(WriteBack::Release);
     match side.outbound.remote.write(&lead.key_bytes, token, write).await {
         Ok(Written::Stored) if is_value => count(&store.counters.l2_stored),

@@ -78,6 +78,14 @@
 //!
 //! `redis` (default) adds [`RedisTier`]. Redis 6.0 or later.
 
+#![cfg_attr(
+    not(feature = "redis"),
+    expect(
+        dead_code,
+        reason = "the remote side is there for every remote tier, and Redis is the only one so far"
+    )
+)]
+
 mod builder;
 mod cache;
 mod clock;

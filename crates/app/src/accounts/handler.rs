@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Path, RawQuery, State};
+use axum::extract::{RawQuery, State};
 use axum::response::Response;
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
@@ -17,6 +17,7 @@ use crate::http::fields::Fields;
 use crate::http::idempotency::{self, Asked};
 use crate::http::limits::Body;
 use crate::http::page::{Cursor, Query};
+use crate::http::path::PathId;
 use crate::http::problem::Problem;
 use crate::ids::AccountId;
 
@@ -44,10 +45,10 @@ pub async fn create(
     match reply.decision {
         Decision::Answered(answer) => Ok(answer::written(answer, Delivery::First, reply.token)),
         Decision::Replayed(answer) => Ok(answer::written(answer, Delivery::Replay, reply.token)),
-        Decision::Refused { refusal: Refusal::KeyReused(field), .. } => {
+        Decision::Refused(Refusal::KeyReused(field)) => {
             Err(idempotency::reused(wire::CREATE, field))
         }
-        Decision::Refused { refusal, .. } => {
+        Decision::Refused(refusal) => {
             Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "limit_exceeded", refusal.to_string())
                 .at("/opening_balance"))
         }
@@ -60,7 +61,7 @@ pub async fn create(
 pub async fn get(
     State(app): State<Arc<App>>,
     caller: Caller,
-    Path(id): Path<String>,
+    PathId(id): PathId,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let id: AccountId = id.parse().map_err(|_| Problem::not_found("account"))?;

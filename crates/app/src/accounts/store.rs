@@ -16,11 +16,12 @@ static FIND_ACCOUNT: Statement = Statement::new(
 );
 
 /// Newest first; the filters that are NULL do not count. Each combination starts from one of the profile indexes.
+/// The service's own accounts are left out: their ids are hashes, which tell no time and would break the cursor's order.
 static LIST_ACCOUNTS: Statement = Statement::new(
     "SELECT a.id, a.merchant_id, a.posted, a.held, a.overdraft_limit, a.entry_count, a.currency, a.status,
             p.kind, p.customer, p.metadata
        FROM account_profiles p JOIN accounts a ON a.id = p.account_id
-      WHERE p.merchant_id = $1 AND p.account_id < $2
+      WHERE p.merchant_id = $1 AND p.account_id < $2 AND p.kind <> 'external'
         AND ($3::text IS NULL OR p.customer = $3) AND ($4::text IS NULL OR p.kind = $4)
         AND ($5::int2 IS NULL OR a.status = $5)
       ORDER BY p.account_id DESC LIMIT $6",

@@ -24,7 +24,7 @@ pub async fn find_answer(
 ) -> Result<Option<Decision>, paystrata_db::Error> {
     let Some(row) = connection.query_opt(&FIND_ANSWER, &[&claim.digest]).await? else { return Ok(None) };
     if let Some(field) = claim.fingerprint.first_difference(row.get(0)) {
-        return Ok(Some(Decision::Refused { refusal: Refusal::KeyReused(field), index: 0 }));
+        return Ok(Some(Decision::Refused(Refusal::KeyReused(field))));
     }
     let status_code: i16 = row.get(1);
     Ok(Some(match row.get::<_, Option<&[u8]>>(2) {

@@ -17,6 +17,9 @@ use crate::money::{Currency, OVERDRAFT_UNBOUNDED};
 /// No balance goes above this, so that sums of two balances cannot overflow.
 pub(super) const BALANCE_MAX: i64 = i64::MAX / 2;
 
+/// The kind of external accounts; reserved, so that no other account has it.
+pub(super) const EXTERNAL_KIND: &str = "external";
+
 /// Whether a row must be written, and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum RowState {
@@ -223,7 +226,7 @@ impl Book {
                 entry_count: 0,
                 currency,
                 status: AccountStatus::Active,
-                kind: "external".to_owned(),
+                kind: EXTERNAL_KIND.to_owned(),
                 customer: None,
                 metadata: None,
             };

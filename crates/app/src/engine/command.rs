@@ -25,8 +25,8 @@ pub enum Command {
     OpenAccount(Box<OpenAccount>),
     /// Create one payment.
     CreatePayment(Box<CreatePayment>),
-    /// Create all of these book payments, or none. Each carries its own key.
-    CreateAll(Vec<(KeyClaim, CreatePayment)>),
+    /// Create all of these book payments, or none.
+    CreateAll(Group),
     /// Take what an authorised payment holds.
     Capture(Capture),
     /// Release what an authorised payment holds.
@@ -89,6 +89,35 @@ pub struct CreatePayment {
     pub card_last_four: Option<String>,
     /// JSON object text.
     pub metadata: Option<String>,
+    /// Writes the answer that is kept under the key when the payment is refused, so that the same refusal is what every
+    /// later send gets; `None` leaves the key free. For payments that are part of something whose answer is kept.
+    pub keep_refusal: Option<fn(&Refusal) -> Answer>,
+}
+
+/// Book payments of which all happen or none. The answer on the whole is composed and kept in the commit that decides
+/// them: two sends of one group can then never be told different things.
+#[derive(Clone, Debug)]
+pub struct Group {
+    /// Each under a key of its own.
+    pub members: Vec<(KeyClaim, CreatePayment)>,
+    /// Writes the answer on the whole.
+    pub render: fn(GroupOutcome<'_>) -> Bytes,
+}
+
+/// What became of a group.
+#[derive(Clone, Copy, Debug)]
+pub enum GroupOutcome<'group> {
+    /// All happened: the answer on each, in order.
+    Applied(&'group [Answer]),
+    /// None did.
+    Refused {
+        /// The first cause.
+        refusal: &'group Refusal,
+        /// The member that caused it.
+        index: usize,
+        /// Members of the group.
+        count: usize,
+    },
 }
 
 /// A gateway operation to be committed before its request is sent.
@@ -214,15 +243,8 @@ pub enum Decision {
     Replayed(Answer),
     /// The key was used before with the same request, which is still under way.
     InProgress,
-    /// Every member of a `CreateAll`, in order.
-    AllAnswered(Vec<Answer>),
-    /// Nothing was done, because of this; `index` is the member of a `CreateAll`.
-    Refused {
-        /// Why.
-        refusal: Refusal,
-        /// Position in a `CreateAll`, else 0.
-        index: usize,
-    },
+    /// Nothing was done, because of this.
+    Refused(Refusal),
 }
 
 /// A committed operation that its caller must now send.

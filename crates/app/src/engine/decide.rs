@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 use super::book::{AccountRow, BALANCE_MAX, Book, NewOperation, NewPayment, Posting, RowState};
 use super::command::{
-    Answer, Capture, Command, CreatePayment, Decision, Dispatch, OpenAccount, Pin, PlannedOperation, Refund,
+    Answer, Capture, Command, CreatePayment, Decision, Dispatch, Group, GroupOutcome, OpenAccount, Pin, PlannedOperation, Refund,
     Refusal, Side, Submission, Verdict, Void,
 };
 use super::key::KeyClaim;
@@ -32,7 +32,7 @@ pub(super) fn decide(book: &mut Book, render: &Render, submission: &Submission) 
     match &submission.command {
         Command::OpenAccount(command) => open_account(book, render, claim, command),
         Command::CreatePayment(command) => create_payment(book, render, claim, command),
-        Command::CreateAll(members) => create_all(book, render, members),
+        Command::CreateAll(group) => create_all(book, render, claim, group),
         Command::Capture(command) => capture(book, render, claim, command),
         Command::Void(command) => void(book, render, claim, command),
         Command::Refund(command) => refund(book, render, claim, command),
@@ -41,15 +41,11 @@ pub(super) fn decide(book: &mut Book, render: &Render, submission: &Submission) 
     }
 }
 
-fn refused(refusal: Refusal) -> Decision {
-    Decision::Refused { refusal, index: 0 }
-}
-
 /// What a key that was used before says about this request; `None` when the key is free.
 fn check_key(book: &Book, claim: &KeyClaim) -> Option<Decision> {
     let row = book.keys.get(&claim.digest)?;
     if let Some(field) = claim.fingerprint.first_difference(&row.fingerprint) {
-        return Some(refused(Refusal::KeyReused(field)));
+        return Some(Decision::Refused(Refusal::KeyReused(field)));
     }
     Some(match &row.answer {
         Some(body) => {
@@ -90,7 +86,7 @@ fn open_account(
         let external = book.ensure_external(command.merchant_id, command.currency);
         let world = book.accounts.get(&external).expect("it was just made sure of");
         if world.available() < i128::from(opening.get()) {
-            return refused(Refusal::LimitExceeded);
+            return Decision::Refused(Refusal::LimitExceeded);
         }
         book.open(record.clone());
         book.post(Posting {
@@ -121,7 +117,12 @@ fn create_payment(
     };
     let failure = match judge(book, command, from) {
         Ok(failure) => failure,
-        Err(refusal) => return refused(refusal),
+        Err(refusal) => {
+            return match command.keep_refusal {
+                Some(write) if claim.is_some() => answer(book, claim, command.id, write(&refusal)),
+                _ => Decision::Refused(refusal),
+            };
+        }
     };
     let mut record = new_record(command, from);
     if let Some(failure) = failure {
@@ -216,33 +217,44 @@ fn new_record(command: &CreatePayment, from: Uuid) -> PaymentRecord {
 }
 
 /// All of them or none: the first that is refused or fails undoes the others.
-fn create_all(book: &mut Book, render: &Render, members: &[(KeyClaim, CreatePayment)]) -> Decision {
+fn create_all(book: &mut Book, render: &Render, claim: Option<&KeyClaim>, group: &Group) -> Decision {
     book.begin_group();
+    let body = match create_members(book, render, &group.members) {
+        Ok(answers) => {
+            book.keep_group();
+            (group.render)(GroupOutcome::Applied(&answers))
+        }
+        Err((index, refusal)) => {
+            book.roll_back_group();
+            let count = group.members.len();
+            (group.render)(GroupOutcome::Refused { refusal: &refusal, index, count })
+        }
+    };
+    let resource = claim.map_or(Uuid::nil(), |claim| claim.digest);
+    answer(book, claim, resource, Answer { status_code: OK, body, payment: None })
+}
+
+fn create_members(
+    book: &mut Book,
+    render: &Render,
+    members: &[(KeyClaim, CreatePayment)],
+) -> Result<Vec<Answer>, (usize, Refusal)> {
     let mut answers = Vec::with_capacity(members.len());
     for (index, (claim, command)) in members.iter().enumerate() {
         let decision =
             check_key(book, claim).unwrap_or_else(|| create_payment(book, render, Some(claim), command));
-        let refusal = match decision {
-            Decision::Answered(answer) => match answer.payment.as_ref().and_then(|payment| payment.failure) {
-                Some(failure) => Refusal::WouldFail(failure),
-                None => {
-                    answers.push(answer);
-                    continue;
-                }
-            },
-            Decision::Replayed(answer) => {
-                answers.push(answer);
-                continue;
-            }
-            Decision::Refused { refusal, .. } => refusal,
+        let answer = match decision {
+            Decision::Answered(answer) | Decision::Replayed(answer) => answer,
+            Decision::Refused(refusal) => return Err((index, refusal)),
             // Members are book payments, which are answered in the commit that creates them.
-            _ => Refusal::StaleFence,
+            Decision::Send(_) | Decision::InProgress => return Err((index, Refusal::StaleFence)),
         };
-        book.roll_back_group();
-        return Decision::Refused { refusal, index };
+        if let Some(failure) = answer.payment.as_ref().and_then(|payment| payment.failure) {
+            return Err((index, Refusal::WouldFail(failure)));
+        }
+        answers.push(answer);
     }
-    book.keep_group();
-    Decision::AllAnswered(answers)
+    Ok(answers)
 }
 
 /// What a gateway is asked to do.
@@ -294,7 +306,7 @@ fn capture(book: &mut Book, render: &Render, claim: Option<&KeyClaim>, command: 
     let mut payment =
         match locked(book, &command.payment, &[PaymentStatus::Authorized, PaymentStatus::Succeeded]) {
             Ok(payment) => payment,
-            Err(refusal) => return refused(refusal),
+            Err(refusal) => return Decision::Refused(refusal),
         };
     let amount = command.amount.map_or(payment.amount, |amount| amount.get());
     if payment.status == PaymentStatus::Succeeded {
@@ -302,12 +314,12 @@ fn capture(book: &mut Book, render: &Render, claim: Option<&KeyClaim>, command: 
         if payment.capture == CaptureMode::Automatic
             || (command.amount.is_some() && amount != payment.captured)
         {
-            return refused(Refusal::WrongState(payment.status));
+            return Decision::Refused(Refusal::WrongState(payment.status));
         }
         return unchanged(book, render, claim, payment);
     }
     if amount > payment.amount {
-        return refused(Refusal::MoreThanLeft(payment.amount));
+        return Decision::Refused(Refusal::MoreThanLeft(payment.amount));
     }
     if let Some(plan) = &command.operation {
         return request(book, claim, payment, plan, Effect { kind: OperationKind::Capture, amount });
@@ -320,7 +332,7 @@ fn void(book: &mut Book, render: &Render, claim: Option<&KeyClaim>, command: &Vo
     let mut payment =
         match locked(book, &command.payment, &[PaymentStatus::Authorized, PaymentStatus::Cancelled]) {
             Ok(payment) => payment,
-            Err(refusal) => return refused(refusal),
+            Err(refusal) => return Decision::Refused(refusal),
         };
     if payment.status == PaymentStatus::Cancelled {
         return unchanged(book, render, claim, payment);
@@ -338,16 +350,16 @@ fn refund(book: &mut Book, render: &Render, claim: Option<&KeyClaim>, command: &
     let states = [PaymentStatus::Succeeded, PaymentStatus::PartiallyRefunded];
     let mut payment = match locked(book, &command.payment, &states) {
         Ok(payment) => payment,
-        Err(refusal) => return refused(refusal),
+        Err(refusal) => return Decision::Refused(refusal),
     };
     let left = payment.refundable();
     let amount = command.amount.map_or(left, |amount| amount.get());
     if amount > left || left == 0 {
-        return refused(Refusal::MoreThanLeft(left));
+        return Decision::Refused(Refusal::MoreThanLeft(left));
     }
     let giver = book.accounts.get(&payment.to).expect("the accounts of a loaded payment are loaded with it");
     if giver.available() < i128::from(amount) {
-        return refused(Refusal::InsufficientFunds);
+        return Decision::Refused(Refusal::InsufficientFunds);
     }
     if let Some(plan) = &command.operation {
         book.change_account(payment.to, |row| row.held += amount);

@@ -109,8 +109,8 @@ impl Needs {
             }
             Command::OpenAccount(_) | Command::Pin(_) => {}
             Command::CreatePayment(create) => self.add_payment(create),
-            Command::CreateAll(members) => {
-                for (claim, create) in members {
+            Command::CreateAll(group) => {
+                for (claim, create) in &group.members {
                     self.keys.push(claim.digest);
                     self.add_payment(create);
                 }

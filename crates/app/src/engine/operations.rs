@@ -35,8 +35,8 @@ pub struct DueOperation {
     pub transaction: Option<String>,
     /// When it may first have been sent.
     pub sent_at: Timestamp,
-    /// Seconds since then, by the database's clock.
-    pub age_seconds: i64,
+    /// Whole milliseconds since then, by the database's clock; never rounded up.
+    pub age_ms: i64,
     /// Times it was claimed, this one included.
     pub attempts: i32,
     /// Times the gateway said it knows no such thing.
@@ -55,7 +55,7 @@ static CLAIM_DUE: Statement = Statement::new(
       WHERE o.id = due.id
   RETURNING o.id, o.merchant_id, o.payment_id, o.kind, o.fence, o.amount, o.reference, o.key_digest,
             o.parent_transaction, o.transaction, o.sent_at, o.attempts, o.absences,
-            extract(epoch FROM clock_timestamp() - o.sent_at)::int8",
+            floor(extract(epoch FROM clock_timestamp() - o.sent_at) * 1000)::int8",
     &[Type::INT8, Type::INT8],
 );
 
@@ -96,7 +96,7 @@ fn due_from_row(row: &Row) -> Result<DueOperation, OperationError> {
         sent_at: row.get::<_, time::OffsetDateTime>(10).into(),
         attempts: row.get(11),
         absences: row.get(12),
-        age_seconds: row.get(13),
+        age_ms: row.get(13),
     })
 }
 

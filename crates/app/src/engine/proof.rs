@@ -5,17 +5,21 @@
 use tokio_postgres::{Client, Error};
 use uuid::Uuid;
 
-use super::book::{Book, RowState};
+use super::book::{Book, EXTERNAL_KIND, NewPayment, RowState};
+use crate::clock::Timestamp;
 
-/// A row that stands if and only if the batch was committed.
+/// A row that stands if and only if the batch was committed: one whose id only this batch can have made, or one that
+/// carries this batch's own instant, because another node may have written the next event of the same payment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Proof {
-    /// One of its events.
-    Event { payment_id: Uuid, sequence: i32 },
-    /// One of its accounts.
+    /// A payment it created.
+    Payment { merchant_id: Uuid, id: Uuid },
+    /// An account it opened.
     Account(Uuid),
-    /// One of its keys, claimed for one of its resources.
-    Key { digest: Uuid, resource_id: Uuid },
+    /// An event of a payment that was there before.
+    Event { payment_id: Uuid, sequence: i32, occurred_at: Timestamp },
+    /// A key it claimed.
+    Key { digest: Uuid, created_at: Timestamp },
 }
 
 /// What the server knows.
@@ -30,26 +34,34 @@ pub(super) enum Fate {
 impl Proof {
     /// A row of this book; `None` for a batch that inserts nothing, which can be run again without harm.
     pub(super) fn of(book: &Book) -> Option<Self> {
-        let event = book.events.first();
-        let event = event.map(|event| Self::Event { payment_id: event.payment_id, sequence: event.sequence });
-        let account = || book.new_profiles.first().map(|account| Self::Account(account.id));
-        let key = || {
-            let claimed = book.keys.iter().find(|(_, row)| row.state == RowState::New);
-            claimed.map(|(digest, row)| Self::Key { digest: *digest, resource_id: row.resource_id })
-        };
-        event.or_else(account).or_else(key)
+        if let Some(NewPayment { record, .. }) = book.new_payments.first() {
+            return Some(Self::Payment { merchant_id: record.merchant_id, id: record.id });
+        }
+        // The external account has a derived id, which another node may open at the same moment.
+        if let Some(account) = book.new_profiles.iter().find(|account| account.kind != EXTERNAL_KIND) {
+            return Some(Self::Account(account.id));
+        }
+        if let Some(event) = book.events.first() {
+            let (payment_id, sequence) = (event.payment_id, event.sequence);
+            return Some(Self::Event { payment_id, sequence, occurred_at: book.now });
+        }
+        let claimed = book.keys.iter().find(|(_, row)| row.state == RowState::New);
+        claimed.map(|(digest, _)| Self::Key { digest: *digest, created_at: book.now })
     }
 
     async fn stands(&self, client: &Client) -> Result<bool, Error> {
         let row = match self {
-            Self::Event { payment_id, sequence } => {
-                let query = "SELECT FROM outbox WHERE payment_id = $1 AND sequence = $2";
-                client.query_opt(query, &[payment_id, sequence]).await?
+            Self::Payment { merchant_id, id } => {
+                client.query_opt("SELECT FROM payments WHERE merchant_id = $1 AND id = $2", &[merchant_id, id]).await?
             }
             Self::Account(id) => client.query_opt("SELECT FROM accounts WHERE id = $1", &[id]).await?,
-            Self::Key { digest, resource_id } => {
-                let query = "SELECT FROM idempotency_keys WHERE digest = $1 AND resource_id = $2";
-                client.query_opt(query, &[digest, resource_id]).await?
+            Self::Event { payment_id, sequence, occurred_at } => {
+                let query = "SELECT FROM outbox WHERE payment_id = $1 AND sequence = $2 AND occurred_at = $3";
+                client.query_opt(query, &[payment_id, sequence, &occurred_at.to_datetime()]).await?
+            }
+            Self::Key { digest, created_at } => {
+                let query = "SELECT FROM idempotency_keys WHERE digest = $1 AND created_at = $2";
+                client.query_opt(query, &[digest, &created_at.to_datetime()]).await?
             }
         };
         Ok(row.is_some())

@@ -207,8 +207,8 @@ fn lane_of(command: &Command, lanes: usize) -> usize {
     let id = match command {
         Command::OpenAccount(open) => open.id,
         Command::CreatePayment(create) => create.from.unwrap_or(create.to),
-        Command::CreateAll(members) => {
-            members.first().map_or(Uuid::nil(), |(_, member)| member.from.unwrap_or(member.to))
+        Command::CreateAll(group) => {
+            group.members.first().map_or(Uuid::nil(), |(_, member)| member.from.unwrap_or(member.to))
         }
         Command::Capture(capture) => capture.payment.from,
         Command::Void(void) => void.payment.from,

@@ -11,7 +11,7 @@ use super::queue::Render;
 use crate::ids::EntryId;
 
 pub(super) fn settle(book: &mut Book, render: &Render, command: &Settlement) -> Decision {
-    let stale = Decision::Refused { refusal: Refusal::StaleFence, index: 0 };
+    let stale = Decision::Refused(Refusal::StaleFence);
     let Some(operation) = book.operations.get(&command.operation_id).cloned() else { return stale };
     let Some((mut payment, _)) = book.payments.get(&command.payment.id).cloned() else { return stale };
     if operation.fence != command.fence || !is_unsettled(operation.status) {

@@ -4,10 +4,10 @@
 use std::fmt;
 
 use http::StatusCode;
-use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::{Map, Value};
 
 use super::problem::Problem;
+use super::unique::UniqueObject;
 
 /// The longest free text of one field, in bytes.
 pub const TEXT_BYTES_MAX: usize = 255;
@@ -173,32 +173,6 @@ pub fn out_of_range(pointer: String, detail: &str) -> Problem {
     Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "amount_out_of_range", detail).at(pointer)
 }
 
-/// A JSON object in which no field stands twice: two amounts in one request must not be settled by chance.
-struct UniqueObject(Map<String, Value>);
-
-impl<'de> Deserialize<'de> for UniqueObject {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct ObjectVisitor;
-        impl<'de> Visitor<'de> for ObjectVisitor {
-            type Value = UniqueObject;
-            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-                formatter.write_str("a JSON object")
-            }
-            fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<UniqueObject, A::Error> {
-                let mut map = Map::new();
-                while let Some((name, value)) = access.next_entry::<String, Value>()? {
-                    if map.contains_key(&name) {
-                        return Err(serde::de::Error::custom(format!("field \"{name}\" stands twice")));
-                    }
-                    map.insert(name, value);
-                }
-                Ok(UniqueObject(map))
-            }
-        }
-        deserializer.deserialize_map(ObjectVisitor)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -232,6 +206,7 @@ mod tests {
             ("{\"amount\":NaN}", 400, "malformed_json"),
             ("[]", 422, "invalid_request"),
             (r#"{"amount":1,"amount":2}"#, 422, "invalid_request"),
+            (r#"{"amount":1,"card":{"number":"1","number":"2"}}"#, 422, "invalid_request"),
         ] {
             assert_eq!(integer_of(body).map_err(|(s, c, _)| (s, c)), Err((status, code)), "{body}");
         }

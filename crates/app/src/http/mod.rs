@@ -7,5 +7,7 @@ pub mod fields;
 pub mod idempotency;
 pub mod limits;
 pub mod page;
+pub mod path;
 pub mod problem;
 pub mod request_id;
+mod unique;

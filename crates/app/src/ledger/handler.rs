@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Path, RawQuery, State};
+use axum::extract::{RawQuery, State};
 use axum::response::Response;
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
+use paystrata_db::{Connection, Error};
 use serde::Serialize;
 use uuid::Uuid;
 
@@ -15,6 +16,7 @@ use crate::clock::Timestamp;
 use crate::http::answer;
 use crate::http::auth::Caller;
 use crate::http::page::{Cursor, Query};
+use crate::http::path::PathId;
 use crate::http::problem::Problem;
 use crate::ids::{self, AccountId, EntryId, PaymentId};
 use crate::money::Currency;
@@ -34,7 +36,7 @@ struct EntryBody {
 pub async fn entries(
     State(app): State<Arc<App>>,
     caller: Caller,
-    Path(id): Path<String>,
+    PathId(id): PathId,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
@@ -46,19 +48,25 @@ pub async fn entries(
     let limit = query.rows("limit")?;
     query.finish()?;
     let token = answer::token_of(&headers)?;
-    let read = app.db.read_with(token, |connection| async move {
-        let owner = owner_of(&connection, account.0).await?;
-        // One more than asked tells whether there is a next page.
-        let rows = list_entries(&connection, account.0, before, limit + 1).await?;
-        Ok((owner, rows))
-    });
-    let (owner, mut rows) = read.await.map_err(|error: paystrata_db::Error| {
+    // One more than asked tells whether there is a next page.
+    let read = |connection: Arc<Connection>| async move {
+        read_entries(&connection, account, before, limit + 1).await
+    };
+    let found = async {
+        let found = app.db.read_with(token, read).await?;
+        if found.is_some() || token.is_some() {
+            return Ok(found);
+        }
+        // Its commit may not have reached the replica: only the primary can say that there is no such account.
+        read_entries(&app.db.write().await?, account, before, limit + 1).await
+    };
+    let found = found.await.map_err(|error: Error| {
         tracing::error!(?error, "list entries");
         Problem::unavailable("The entries cannot be read now.")
     })?;
-    if owner != Some(caller.merchant.0) {
+    let Some((_, mut rows)) = found.filter(|(owner, _)| *owner == caller.merchant.0) else {
         return Err(Problem::not_found("account"));
-    }
+    };
     let asked = usize::try_from(limit).unwrap_or(usize::MAX);
     let has_more = rows.len() > asked;
     rows.truncate(asked);
@@ -66,6 +74,17 @@ pub async fn entries(
         rows.last().filter(|_| has_more).map(|row| Cursor(u128::try_from(row.seq).unwrap_or_default()));
     let bodies: Vec<Bytes> = rows.iter().map(|row| render(account, row)).collect();
     Ok(answer::json_streamed(answer::list_body(&bodies, next), app.config.http.streaming_threshold_bytes))
+}
+
+/// The account's owner and a page of its entries; `None` where this node knows no such account.
+async fn read_entries(
+    connection: &Connection,
+    account: AccountId,
+    before: i64,
+    limit: i64,
+) -> Result<Option<(Uuid, Vec<EntrySide>)>, Error> {
+    let Some(owner) = owner_of(connection, account.0).await? else { return Ok(None) };
+    Ok(Some((owner, list_entries(connection, account.0, before, limit).await?)))
 }
 
 fn render(account: AccountId, row: &EntrySide) -> Bytes {
@@ -105,7 +124,7 @@ struct TrialLineBody {
 /// `GET /v1/ledger/trial-balance`: read from the primary, because a sum that is asked for as proof must be the last one.
 pub async fn trial_balance(State(app): State<Arc<App>>, caller: Caller) -> Result<Response, Problem> {
     let as_of = Timestamp::now();
-    let unavailable = |error: paystrata_db::Error| {
+    let unavailable = |error: Error| {
         tracing::error!(?error, "sum balances");
         Problem::unavailable("The ledger cannot be read now.")
     };

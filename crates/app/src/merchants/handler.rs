@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::response::Response;
 use http::{HeaderMap, StatusCode};
 use serde::Serialize;
@@ -12,6 +12,7 @@ use crate::app::App;
 use crate::engine::PaymentStatus;
 use crate::http::answer;
 use crate::http::auth::Caller;
+use crate::http::path::PathId;
 use crate::http::problem::Problem;
 use crate::ids::MerchantId;
 use crate::money::Currency;
@@ -38,7 +39,7 @@ struct StatsLine {
 pub async fn stats(
     State(app): State<Arc<App>>,
     caller: Caller,
-    Path(id): Path<String>,
+    PathId(id): PathId,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let asked: Option<MerchantId> = if id == "me" { Some(caller.merchant) } else { id.parse().ok() };

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use super::create::{finish, plan, submit_and_wait};
+use super::create::{change, plan};
 use super::model::{Done, PaymentError};
 use crate::app::App;
-use crate::engine::{Capture, Command, KeyClaim, PaymentRecord, Submission};
+use crate::engine::{Capture, Command, KeyClaim, PaymentRecord};
 use crate::money::Amount;
 
 /// # Errors
@@ -17,7 +17,5 @@ pub async fn capture(
     amount: Option<Amount>,
 ) -> Result<Done, PaymentError> {
     let operation = plan(app, payment.rail)?;
-    let command = Command::Capture(Capture { payment, amount, operation });
-    let reply = submit_and_wait(app, Submission { claim: Some(claim), command }).await?;
-    finish(app, reply, None).await
+    change(app, claim, Command::Capture(Capture { payment, amount, operation })).await
 }

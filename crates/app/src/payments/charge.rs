@@ -1,7 +1,6 @@
 //! Asks a gateway for one committed operation and settles what it says. Runs on a task of its own that outlives the
 //! caller; holds no database connection while the gateway is asked. What cannot be settled here, the resolver settles.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use paystrata_db::Token;
@@ -37,28 +36,18 @@ pub fn deadline(app: &App, rail: Rail) -> Duration {
     .unwrap_or(Duration::from_secs(10))
 }
 
-/// Sends the operation and settles it. `method` is what pays, for a first effect on a card rail.
+/// Sends the operation and settles it. `method` is what pays, for a first effect on a card rail. Must run on a task that
+/// outlives its caller.
 ///
 /// # Errors
 /// The engine could not commit the answer; the operation stays open and the resolver settles it.
-pub async fn charge(
-    app: &Arc<App>,
+pub(super) async fn charge(
+    app: &App,
     dispatch: Dispatch,
     method: Option<Method>,
     token: Token,
 ) -> Result<Done, PaymentError> {
-    let task = app.charges.spawn(send_and_settle(Arc::clone(app), dispatch, method, token));
-    // A panic in the task leaves the operation open, like a crash would.
-    task.await.unwrap_or(Err(PaymentError::Engine(EngineError::OutcomeUnknown)))
-}
-
-async fn send_and_settle(
-    app: Arc<App>,
-    dispatch: Dispatch,
-    method: Option<Method>,
-    token: Token,
-) -> Result<Done, PaymentError> {
-    let (outcome, evidence) = match ask(&app, &dispatch, method).await {
+    let (outcome, evidence) = match ask(app, &dispatch, method).await {
         Some(outcome) => read_outcome(&outcome),
         None => (ChargeOutcome::NotSent, Evidence::default()),
     };
@@ -71,7 +60,7 @@ async fn send_and_settle(
         retry_in_ms: FIRST_LOOK_MS,
         evidence,
     };
-    settle(&app, settlement, token).await
+    settle(app, settlement, token).await
 }
 
 /// Commits what the gateway said. The key whose answer waits is known to the operation's row.
@@ -86,8 +75,8 @@ async fn settle(app: &App, settlement: Settlement, token: Token) -> Result<Done,
                         Ok(Done { answer, occasion: Occasion::First, token: reply.token.max(token) })
                     }
                     // The lease ran out and the resolver took the operation over: its answer is the one that counts.
-                    Decision::Refused { refusal: Refusal::StaleFence, .. } => Err(PaymentError::InProgress),
-                    Decision::Refused { refusal, .. } => Err(PaymentError::Refused(refusal)),
+                    Decision::Refused(Refusal::StaleFence) => Err(PaymentError::InProgress),
+                    Decision::Refused(refusal) => Err(PaymentError::Refused(refusal)),
                     _ => Err(PaymentError::InProgress),
                 };
             }

@@ -12,7 +12,8 @@ use super::charge;
 use super::model::{CardSource, Done, NewPayment, Occasion, PaymentError};
 use crate::app::App;
 use crate::engine::{
-    Command, CreatePayment, Decision, FraudDecision, KeyClaim, PlannedOperation, Rail, Reply, Submission,
+    Answer, Command, CreatePayment, Decision, EngineError, FraudDecision, KeyClaim, PlannedOperation, Rail, Refusal, Reply,
+    Submission,
 };
 use crate::fraud::{Facts, Ticket};
 use crate::ids::{MerchantId, OperationId, PaymentId};
@@ -32,14 +33,60 @@ pub async fn create(
     claim: KeyClaim,
     new: NewPayment,
 ) -> Result<Done, PaymentError> {
-    let (submission, ticket) = open(app, merchant, claim, &new)?;
+    create_in(app, merchant, claim, new, None).await
+}
+
+/// As [`create`], as part of something that keeps refusals too.
+///
+/// # Errors
+/// As [`create`].
+pub async fn create_in(
+    app: &Arc<App>,
+    merchant: MerchantId,
+    claim: KeyClaim,
+    new: NewPayment,
+    keep_refusal: Option<fn(&Refusal) -> Answer>,
+) -> Result<Done, PaymentError> {
+    let (mut command, ticket) = open(app, merchant, &new)?;
+    command.keep_refusal = keep_refusal;
+    let is_book = new.rail == Rail::Book;
     let method = new.card.as_ref().map(CardSource::to_method);
-    let reply = submit_and_wait(app, submission).await;
-    // Only a payment that came to be counts; a replay or a refusal does not.
-    if !matches!(&reply, Ok(Reply { decision: Decision::Answered(_) | Decision::Send(_), .. })) {
-        app.fraud.forget(ticket);
-    }
-    finish(app, reply?, method).await
+    let submission = Submission { claim: Some(claim), command: Command::CreatePayment(Box::new(command)) };
+    let shared = Arc::clone(app);
+    let work = async move {
+        let reply = submit_and_wait(&shared, submission).await;
+        // Only a payment that came to be counts; a replay or a refusal does not.
+        if !matches!(&reply, Ok(Reply { decision: Decision::Answered(_) | Decision::Send(_), .. })) {
+            shared.fraud.forget(ticket);
+        }
+        finish(&shared, reply?, method).await
+    };
+    // One commit is all of a book payment; anything else must go on when its caller hangs up.
+    if is_book { work.await } else { outlive(app, work).await }
+}
+
+/// Runs work that must go on when its caller hangs up, and that shutdown waits for.
+///
+/// # Errors
+/// The work's own; a panic in it leaves an open operation to the resolver, like a crash would.
+pub(super) async fn outlive(
+    app: &App,
+    work: impl Future<Output = Result<Done, PaymentError>> + Send + 'static,
+) -> Result<Done, PaymentError> {
+    app.charges.spawn(work).await.unwrap_or(Err(PaymentError::Engine(EngineError::OutcomeUnknown)))
+}
+
+/// Submits a change of an existing payment and charges what has to be charged, whatever becomes of the caller.
+///
+/// # Errors
+/// Nothing was done, or the gateway's answer could not be committed.
+pub(super) async fn change(app: &Arc<App>, claim: KeyClaim, command: Command) -> Result<Done, PaymentError> {
+    let shared = Arc::clone(app);
+    outlive(app, async move {
+        let reply = submit_and_wait(&shared, Submission { claim: Some(claim), command }).await?;
+        finish(&shared, reply, None).await
+    })
+    .await
 }
 
 /// Charges what has to be charged; anything else is decided already.
@@ -56,21 +103,13 @@ pub(super) async fn finish(
         Decision::Send(dispatch) => charge::charge(app, *dispatch, method, token).await,
         Decision::Answered(answer) => Ok(Done { answer, occasion: Occasion::First, token }),
         Decision::Replayed(answer) => Ok(Done { answer, occasion: Occasion::Replay, token }),
-        Decision::Refused { refusal, .. } => Err(PaymentError::Refused(refusal)),
-        Decision::InProgress | Decision::AllAnswered(_) => Err(PaymentError::InProgress),
+        Decision::Refused(refusal) => Err(PaymentError::Refused(refusal)),
+        Decision::InProgress => Err(PaymentError::InProgress),
     }
 }
 
 /// The command that opens a payment, scored by the fraud rules.
-///
-/// # Errors
-/// The rail is not configured.
-pub fn open(
-    app: &App,
-    merchant: MerchantId,
-    claim: KeyClaim,
-    new: &NewPayment,
-) -> Result<(Submission, Option<Ticket>), PaymentError> {
+fn open(app: &App, merchant: MerchantId, new: &NewPayment) -> Result<(CreatePayment, Option<Ticket>), PaymentError> {
     let operation = plan(app, new.rail)?;
     let facts = Facts {
         from: new.from,
@@ -79,9 +118,7 @@ pub fn open(
         card_bin: new.card.as_ref().and_then(CardSource::bin),
     };
     let scored = app.fraud.score(&facts);
-    let command = command(merchant, new, scored.decision, operation);
-    let submission = Submission { claim: Some(claim), command: Command::CreatePayment(Box::new(command)) };
-    Ok((submission, scored.ticket))
+    Ok((command(merchant, new, scored.decision, operation), scored.ticket))
 }
 
 /// A new payment as the engine takes it.
@@ -105,6 +142,7 @@ pub(super) fn command(
         merchant_reference: new.merchant_reference.clone(),
         card_last_four: new.card.as_ref().and_then(CardSource::last_four),
         metadata: new.metadata.clone(),
+        keep_refusal: None,
     }
 }
 
@@ -138,7 +176,7 @@ fn attempt_reference() -> Reference {
 }
 
 /// Submits, and while the same key is under way elsewhere, waits for its answer within bounds.
-pub(super) async fn submit_and_wait(app: &App, submission: Submission) -> Result<Reply, PaymentError> {
+async fn submit_and_wait(app: &App, submission: Submission) -> Result<Reply, PaymentError> {
     let deadline = Instant::now() + REPLAY_WAIT_MAX;
     let mut pause = REPLAY_PAUSE_MIN;
     loop {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Path, RawQuery, State};
+use axum::extract::{RawQuery, State};
 use axum::response::Response;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
@@ -21,6 +21,7 @@ use crate::http::fields::Fields;
 use crate::http::idempotency::{self, Asked, KeyedRoute};
 use crate::http::limits::Body;
 use crate::http::page::{self, Cursor, Query};
+use crate::http::path::PathId;
 use crate::http::problem::Problem;
 use crate::ids::{AccountId, PaymentId};
 
@@ -43,7 +44,7 @@ pub async fn create(
 pub async fn capture(
     State(app): State<Arc<App>>,
     caller: Caller,
-    Path(id): Path<String>,
+    PathId(id): PathId,
     headers: HeaderMap,
     Body(body): Body,
 ) -> Result<Response, Problem> {
@@ -57,7 +58,7 @@ pub async fn capture(
 pub async fn void(
     State(app): State<Arc<App>>,
     caller: Caller,
-    Path(id): Path<String>,
+    PathId(id): PathId,
     headers: HeaderMap,
     Body(body): Body,
 ) -> Result<Response, Problem> {
@@ -71,7 +72,7 @@ pub async fn void(
 pub async fn refund(
     State(app): State<Arc<App>>,
     caller: Caller,
-    Path(id): Path<String>,
+    PathId(id): PathId,
     headers: HeaderMap,
     Body(body): Body,
 ) -> Result<Response, Problem> {
@@ -130,7 +131,7 @@ pub(super) fn respond(done: Done) -> Response {
 pub async fn get(
     State(app): State<Arc<App>>,
     caller: Caller,
-    Path(id): Path<String>,
+    PathId(id): PathId,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use super::create::{finish, plan, submit_and_wait};
+use super::create::{change, plan};
 use super::model::{Done, PaymentError};
 use crate::app::App;
-use crate::engine::{Command, KeyClaim, PaymentRecord, Refund, Submission};
+use crate::engine::{Command, KeyClaim, PaymentRecord, Refund};
 use crate::money::Amount;
 
 /// # Errors
@@ -17,7 +17,5 @@ pub async fn refund(
     amount: Option<Amount>,
 ) -> Result<Done, PaymentError> {
     let operation = plan(app, payment.rail)?;
-    let command = Command::Refund(Refund { payment, amount, operation });
-    let reply = submit_and_wait(app, Submission { claim: Some(claim), command }).await?;
-    finish(app, reply, None).await
+    change(app, claim, Command::Refund(Refund { payment, amount, operation })).await
 }

@@ -121,11 +121,11 @@ async fn ask(app: &App, operation: &DueOperation, payment: &PaymentRecord) -> Op
 /// The gateway does not show it. Only a second denial, past the time in which the request could still arrive, is proof.
 async fn absent(app: &App, operation: &DueOperation) -> Result<(ChargeOutcome, Evidence), OperationError> {
     count_absence(&app.db.write().await?, operation).await?;
-    let patience = i64::try_from(app.config.resolver.not_found_after.as_secs()).unwrap_or(i64::MAX);
+    let patience_ms = i64::try_from(app.config.resolver.not_found_after.as_millis()).unwrap_or(i64::MAX);
     let denied_often = operation.absences + 1 >= ABSENCES_MIN;
     let text = Some(format!("absent at the gateway {} times", operation.absences + 1));
     let evidence = Evidence { text, ..Evidence::default() };
-    let outcome = if denied_often && operation.age_seconds > patience {
+    let outcome = if denied_often && operation.age_ms >= patience_ms {
         ChargeOutcome::NotSent
     } else {
         ChargeOutcome::Unknown
@@ -151,7 +151,7 @@ async fn settle(
     };
     let settled = app.engine.submit(Submission { claim: None, command: Command::Settle(settlement) }).await;
     match settled.map(|reply| reply.decision) {
-        Ok(Decision::Answered(_) | Decision::Refused { refusal: Refusal::StaleFence, .. }) => {}
+        Ok(Decision::Answered(_) | Decision::Refused(Refusal::StaleFence)) => {}
         Ok(other) => tracing::error!(?other, operation = %operation.id, "settle operation"),
         Err(error) => tracing::warn!(%error, operation = %operation.id, "settle operation"),
     }

@@ -86,6 +86,7 @@ impl Desk {
             merchant_reference: None,
             card_last_four: None,
             metadata: None,
+            keep_refusal: None,
         };
         payment_of(self.submit(Command::CreatePayment(Box::new(create))).await)
     }
@@ -185,9 +186,9 @@ fn told(decision: &Decision) -> String {
     match decision {
         Decision::Answered(answer) => answer.payment.as_ref().expect("a payment").status.as_str().to_owned(),
         Decision::Send(dispatch) => format!("asks, {}", dispatch.payment.status.as_str()),
-        Decision::Refused { refusal: Refusal::WrongState(_), .. } => "refused".to_owned(),
-        Decision::Refused { refusal: Refusal::MoreThanLeft(left), .. } => format!("at most {left}"),
-        Decision::Refused { refusal: Refusal::StaleFence, .. } => "stale".to_owned(),
+        Decision::Refused(Refusal::WrongState(_)) => "refused".to_owned(),
+        Decision::Refused(Refusal::MoreThanLeft(left)) => format!("at most {left}"),
+        Decision::Refused(Refusal::StaleFence) => "stale".to_owned(),
         other => format!("{other:?}"),
     }
 }

@@ -135,7 +135,7 @@ async fn faulty_gateways_have_one_effect_per_attempt_and_agree_with_the_ledger_i
         let id = text(&payment["id"]);
         match caller.get(&format!("/v1/payments/{id}")).await.json()["status"].as_str() {
             Some("authorized") if random.random() => {
-                follow_ups.push((format!("/v1/payments/{id}/capture"), json!({})))
+                follow_ups.push((format!("/v1/payments/{id}/capture"), json!({})));
             }
             Some("authorized") => follow_ups.push((format!("/v1/payments/{id}/void"), json!({}))),
             Some("succeeded") => follow_ups.push((format!("/v1/payments/{id}/refunds"), json!({}))),

@@ -174,6 +174,25 @@ async fn failed_load_gives_its_lease_back() {
 }
 
 #[tokio::test]
+async fn load_voided_by_a_gap_gives_its_lease_back() {
+    let server = Server::start().await;
+    let (a, b) = (Node::up(&server.url()).await, Node::up(&server.url()).await);
+    let (go, read) = a.begin_read("k", 1).await;
+    let mut raw = server.connect().await;
+    redis::cmd("PUBLISH").arg("test:").arg("nonsense").query_async::<()>(&mut raw).await.unwrap();
+    eventually("the gap is noticed", async || a.cache.stats().gaps == 1).await;
+    go.notify_one();
+    assert_eq!(read.await.unwrap(), Some(1));
+    assert_eq!(a.cache.get("k"), None);
+    let gone = async || {
+        let exists = redis::cmd("EXISTS").arg("test:numbers:k").query_async(&mut raw.clone()).await;
+        !exists.unwrap_or(true)
+    };
+    eventually("the lease is gone", gone).await;
+    b.read_and_store("k", 2).await;
+}
+
+#[tokio::test]
 async fn lease_of_a_dead_node_ends_by_itself() {
     let server = Server::start().await;
     let hasty = Policy { load_timeout: Duration::from_millis(50), ..steady() };

@@ -71,11 +71,15 @@ impl Node {
         self.cache.get_or_load(key, load).await.unwrap().unwrap()
     }
 
-    /// Reads until the remote tier has the value, which is written after the reader is answered.
+    /// Reads until the remote tier has the value, which is written after the reader is answered, and
+    /// is not when a subscription comes up meanwhile.
     pub(crate) async fn read_and_store(&self, key: &str, value: u64) {
         let stored = self.cache.stats().l2_stored;
-        assert_eq!(self.read(key, value).await, value);
-        eventually("the value is stored remotely", async || self.cache.stats().l2_stored > stored).await;
+        let read = async || {
+            assert_eq!(self.read(key, value).await, value);
+            self.cache.stats().l2_stored > stored
+        };
+        eventually("the value is stored remotely", read).await;
     }
 
     /// Begins a load that has called the source and ends when it is let go.

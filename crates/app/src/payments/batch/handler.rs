@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use crate::app::App;
 use crate::engine::{
-    Answer, Command, CreatePayment, Decision, EngineError, KeyClaim, Pin, Rail, Reply, Submission,
+    Answer, Command, CreatePayment, EngineError, Group, GroupOutcome, KeyClaim, Pin, Rail, Refusal, Reply, Submission,
     find_answer,
 };
 use crate::fraud::Facts;
@@ -66,11 +66,11 @@ struct Item {
     payment: Result<NewPayment, Problem>,
 }
 
-/// What became of one item.
+/// What became of one item: bytes that are kept under its own key, unless `passing`.
 #[derive(Debug)]
 enum Outcome {
     Created { body: Bytes, failed: bool },
-    Refused(Problem),
+    Refused { body: Bytes, passing: bool },
 }
 
 /// Reads `{"mode","payments"}`. Problems of single items do not refuse the batch.
@@ -122,23 +122,15 @@ async fn run(
     if let Some(decision) = known(app, &claim).await? {
         return create::finish(app, decision, None).await;
     }
-    let (outcomes, token) = match mode {
-        Mode::Independent => independent(app, merchant, items).await,
-        Mode::Atomic => atomic(app, merchant, items).await?,
-    };
-    let lasting =
-        outcomes.iter().all(|outcome| !matches!(outcome, Outcome::Refused(problem) if problem.retryable));
-    let body = render(&outcomes);
-    let answer = Answer { status_code: StatusCode::OK.as_u16(), body: body.clone(), payment: None };
-    if !lasting {
-        // An item met a passing obstacle: sending the batch again under the same key completes it.
-        return Ok(Done {
-            answer,
-            occasion: Occasion::First,
-            token: token.unwrap_or(Token { timeline: 0, lsn: 0 }),
-        });
+    match mode {
+        Mode::Independent => independent(app, merchant, claim, items).await,
+        Mode::Atomic => atomic(app, merchant, claim, items).await,
     }
-    let pin = Pin { resource_id: claim.digest, status_code: answer.status_code, body };
+}
+
+/// Keeps the answer on the whole under the batch's key.
+async fn keep(app: &Arc<App>, claim: KeyClaim, body: Bytes) -> Result<Done, PaymentError> {
+    let pin = Pin { resource_id: claim.digest, status_code: StatusCode::OK.as_u16(), body };
     let reply = app.engine.submit(Submission { claim: Some(claim), command: Command::Pin(pin) }).await?;
     create::finish(app, reply, None).await
 }
@@ -155,33 +147,58 @@ async fn known(app: &App, claim: &KeyClaim) -> Result<Option<Reply>, PaymentErro
     Ok(decision.map(|decision| Reply { decision, token: Token { timeline: 0, lsn: 0 } }))
 }
 
+/// Every item's lasting answer, a refusal included, is kept under the item's own key in the engine, so that two sends of
+/// one batch cannot be told different things.
 async fn independent(
     app: &Arc<App>,
     merchant: MerchantId,
+    claim: KeyClaim,
     items: Vec<Item>,
-) -> (Vec<Outcome>, Option<Token>) {
+) -> Result<Done, PaymentError> {
     let results = stream::iter(items).map(|item| async move {
         match item.payment {
-            Err(problem) => (Outcome::Refused(problem), None),
-            Ok(new) => match create::create(app, merchant, item.claim, new).await {
-                Ok(done) => (created(&done.answer), Some(done.token)),
-                Err(error) => (Outcome::Refused(problem_of(error, wire::CREATE)), None),
+            Err(problem) => (refused(&problem), None),
+            Ok(new) => match create::create_in(app, merchant, item.claim, new, Some(kept_refusal)).await {
+                Ok(done) => (outcome_of(&done.answer), Some(done.token)),
+                Err(error) => (refused(&problem_of(error, wire::CREATE)), None),
             },
         }
     });
     // In order, so that payments on one account keep the order in which they were sent.
     let results: Vec<(Outcome, Option<Token>)> = results.buffered(PARALLEL_MAX).collect().await;
     let token = results.iter().filter_map(|(_, token)| *token).max();
-    (results.into_iter().map(|(outcome, _)| outcome).collect(), token)
+    let outcomes: Vec<Outcome> = results.into_iter().map(|(outcome, _)| outcome).collect();
+    let body = render(&outcomes);
+    if outcomes.iter().any(|outcome| matches!(outcome, Outcome::Refused { passing: true, .. })) {
+        // An item met a passing obstacle: sending the batch again under the same key completes it.
+        let answer = Answer { status_code: StatusCode::OK.as_u16(), body, payment: None };
+        let token = token.unwrap_or(Token { timeline: 0, lsn: 0 });
+        return Ok(Done { answer, occasion: Occasion::First, token });
+    }
+    keep(app, claim, body).await
 }
 
-fn created(answer: &Answer) -> Outcome {
+/// The refusal of one item as it is kept.
+fn kept_refusal(refusal: &Refusal) -> Answer {
+    let problem = problem_of(PaymentError::Refused(refusal.clone()), wire::CREATE);
+    Answer { status_code: problem.status.as_u16(), body: item_error(&problem), payment: None }
+}
+
+fn refused(problem: &Problem) -> Outcome {
+    Outcome::Refused { body: item_error(problem), passing: problem.retryable }
+}
+
+fn outcome_of(answer: &Answer) -> Outcome {
+    let body = answer.body.clone();
+    if answer.status_code >= StatusCode::BAD_REQUEST.as_u16() {
+        return Outcome::Refused { body, passing: false };
+    }
     let failed = match &answer.payment {
         Some(payment) => payment.failure.is_some(),
-        // A replayed item: its body is ours, and a status is never part of another word.
-        None => has_failed(&answer.body),
+        // A replayed item: its body is ours.
+        None => has_failed(&body),
     };
-    Outcome::Created { body: answer.body.clone(), failed }
+    Outcome::Created { body, failed }
 }
 
 fn has_failed(body: &[u8]) -> bool {
@@ -195,25 +212,31 @@ fn has_failed(body: &[u8]) -> bool {
 async fn atomic(
     app: &Arc<App>,
     merchant: MerchantId,
+    claim: KeyClaim,
     items: Vec<Item>,
-) -> Result<(Vec<Outcome>, Option<Token>), PaymentError> {
+) -> Result<Done, PaymentError> {
     let count = items.len();
     let mut members = Vec::with_capacity(count);
     for (index, item) in items.into_iter().enumerate() {
         match member(app, merchant, item) {
             Ok(member) => members.push(member),
-            Err(problem) => return Ok((none_applied(count, index, problem), None)),
+            // It depends on the request alone: every send is refused alike.
+            Err(problem) => return keep(app, claim, none_applied(count, index, &problem)).await,
         }
     }
-    let submission = Submission { claim: None, command: Command::CreateAll(members) };
+    let group = Group { members, render: render_group };
+    let submission = Submission { claim: Some(claim), command: Command::CreateAll(group) };
     let reply = app.engine.submit(submission).await?;
-    match reply.decision {
-        Decision::AllAnswered(answers) => Ok((answers.iter().map(created).collect(), Some(reply.token))),
-        Decision::Refused { refusal, index } => {
-            let problem = problem_of(PaymentError::Refused(refusal), wire::CREATE);
-            Ok((none_applied(count, index, problem), Some(reply.token)))
+    create::finish(app, reply, None).await
+}
+
+/// The answer on an all-or-nothing batch, written inside the commit that decides it.
+fn render_group(outcome: GroupOutcome<'_>) -> Bytes {
+    match outcome {
+        GroupOutcome::Applied(answers) => render(&answers.iter().map(outcome_of).collect::<Vec<_>>()),
+        GroupOutcome::Refused { refusal, index, count } => {
+            none_applied(count, index, &problem_of(PaymentError::Refused(refusal.clone()), wire::CREATE))
         }
-        _ => Err(PaymentError::InProgress),
     }
 }
 
@@ -229,14 +252,12 @@ fn member(app: &App, merchant: MerchantId, item: Item) -> Result<(KeyClaim, Crea
 }
 
 /// The cause at its place, and every other item set aside because of it.
-fn none_applied(count: usize, index: usize, cause: Problem) -> Vec<Outcome> {
-    let aside = || {
-        let detail = format!("Not applied: item {index} of this atomic batch was refused.");
-        Outcome::Refused(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "batch_aborted", detail))
-    };
-    let mut outcomes: Vec<Outcome> = (0..count).map(|_| aside()).collect();
-    outcomes[index] = Outcome::Refused(cause);
-    outcomes
+fn none_applied(count: usize, index: usize, cause: &Problem) -> Bytes {
+    let detail = format!("Not applied: item {index} of this atomic batch was refused.");
+    let aside = Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "batch_aborted", detail);
+    let mut outcomes: Vec<Outcome> = (0..count).map(|_| refused(&aside)).collect();
+    outcomes[index] = refused(cause);
+    render(&outcomes)
 }
 
 /// `{"results":[..],"summary":{..}}`; payments go in as the bytes that are kept under their own keys.
@@ -255,9 +276,9 @@ fn render(outcomes: &[Outcome]) -> Bytes {
                 body.extend_from_slice(payment);
                 if *has_failed { failed += 1 } else { succeeded += 1 }
             }
-            Outcome::Refused(problem) => {
+            Outcome::Refused { body: error, .. } => {
                 body.extend_from_slice(b"\"error\":");
-                body.extend_from_slice(&item_error(problem));
+                body.extend_from_slice(error);
                 refused += 1;
             }
         }
@@ -269,7 +290,7 @@ fn render(outcomes: &[Outcome]) -> Bytes {
     body.into()
 }
 
-fn item_error(problem: &Problem) -> Vec<u8> {
+fn item_error(problem: &Problem) -> Bytes {
     let error = serde_json::json!({
         "code": problem.code,
         "status": problem.status.as_u16(),
@@ -277,5 +298,5 @@ fn item_error(problem: &Problem) -> Vec<u8> {
         "param": problem.param,
         "retryable": problem.retryable,
     });
-    error.to_string().into_bytes()
+    error.to_string().into()
 }

@@ -59,8 +59,7 @@ fn read(decision: &Decision) -> Expected {
         Decision::Send(dispatch) => Expected::Send(dispatch.kind),
         Decision::Replayed(_) => Expected::Replayed,
         Decision::InProgress => Expected::InProgress,
-        Decision::Refused { refusal, .. } => Expected::Refused(refusal.clone()),
-        Decision::AllAnswered(_) => panic!("no group was asked for"),
+        Decision::Refused(refusal) => Expected::Refused(refusal.clone()),
     }
 }
 

@@ -101,6 +101,7 @@ impl Dice {
             merchant_reference: None,
             card_last_four: None,
             metadata: None,
+            keep_refusal: None,
         };
         Submission { claim: Some(self.new_claim()), command: Command::CreatePayment(Box::new(create)) }
     }

@@ -139,6 +139,7 @@ impl Maker {
             merchant_reference: None,
             card_last_four: None,
             metadata: None,
+            keep_refusal: None,
         };
         Submission { claim: Some(claim), command: Command::CreatePayment(Box::new(create)) }
     }
