@@ -6,6 +6,7 @@
 
 pub mod cli;
 pub mod http;
+pub mod listen;
 pub mod router;
 pub mod serve;
 

@@ -26,6 +26,7 @@ use crate::documents::{Documents, DocumentsConfig};
 use crate::engine::{Engine, EngineConfig, EngineObserver, Render};
 use crate::fraud::{Fraud, FraudConfig, Switch};
 use crate::gateways::Gateways;
+use crate::listen::{ConnectionLimits, listen};
 use crate::merchants::keys::Keys;
 use crate::merchants::store::add_merchant;
 use crate::migrations::{MIGRATOR, ensure_partitions};
@@ -46,7 +47,8 @@ pub struct Service {
     pub address: SocketAddr,
     /// Where the operator listener is bound.
     pub operator_address: SocketAddr,
-    servers: Vec<JoinHandle<std::io::Result<()>>>,
+    public: JoinHandle<()>,
+    operators: JoinHandle<()>,
     tasks: Vec<JoinHandle<()>>,
     /// Closes the operator listener, which outlives the public one so that draining can be watched.
     closed: CancellationToken,
@@ -68,10 +70,11 @@ impl Service {
         let app = Arc::new(compose(config, db, monitor)?);
         let closed = CancellationToken::new();
         let (address, operator_address) = (public.local_addr()?, operators.local_addr()?);
-        let servers = vec![
-            serve(public, router::router(&app), app.draining.clone()),
-            serve(operators, operator::router(Arc::clone(&app)), closed.clone()),
-        ];
+        let http = &app.config.http;
+        let limits = ConnectionLimits::new(http.in_flight_max.get(), http.request_timeout);
+        let public = listen(public, router::router(&app), limits, app.draining.clone());
+        let operators = listen(operators, operator::router(Arc::clone(&app)), limits, closed.clone());
+        let (public, operators) = (tokio::spawn(public), tokio::spawn(operators));
         let refresher =
             merchants::refresh::run(app.db.clone(), app.config.stats.refresh, app.draining.clone());
         let tasks = vec![
@@ -80,7 +83,7 @@ impl Service {
             tokio::spawn(refresher),
         ];
         tracing::info!(%address, %operator_address, "paystrata serves");
-        Ok(Self { app, address, operator_address, servers, tasks, closed })
+        Ok(Self { app, address, operator_address, public, operators, tasks, closed })
     }
 
     /// Drains and stops: no new requests, those in flight end, their charges are settled, the engine commits what it
@@ -90,10 +93,9 @@ impl Service {
         tracing::info!("draining");
         app.draining.cancel();
         app.charges.close();
-        let public = self.servers.remove(0);
         let limit = app.config.http.drain_timeout;
         let drained = tokio::time::timeout(limit, async {
-            if let Err(error) = public.await {
+            if let Err(error) = (&mut self.public).await {
                 tracing::error!(%error, "await public listener");
             }
             app.charges.wait().await;
@@ -101,6 +103,7 @@ impl Service {
         if drained.await.is_err() {
             // Open operations are committed; the resolver of the next start settles them.
             tracing::warn!(?limit, charges = app.charges.len(), "requests did not drain in time");
+            self.public.abort();
         }
         app.engine.close().await;
         let closing = async {
@@ -114,6 +117,9 @@ impl Service {
             tracing::warn!("background tasks did not end in time");
         }
         self.closed.cancel();
+        if tokio::time::timeout(CLOSE_TIMEOUT, &mut self.operators).await.is_err() {
+            self.operators.abort();
+        }
         tracing::info!("stopped");
     }
 }
@@ -254,16 +260,6 @@ fn gateways(config: &Config, monitor: &Monitor) -> anyhow::Result<Gateways> {
         gateways.velocity_pay = Some(Arc::new(gateway) as Arc<dyn Gateway>);
     }
     Ok(gateways)
-}
-
-fn serve(
-    listener: TcpListener,
-    router: axum::Router,
-    stop: CancellationToken,
-) -> JoinHandle<std::io::Result<()>> {
-    tokio::spawn(
-        async move { axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await },
-    )
 }
 
 /// Whether the profile is one whose secrets everybody knows.

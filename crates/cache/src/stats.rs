@@ -5,9 +5,11 @@
 use std::{
     cell::Cell,
     sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+    time::Duration,
 };
 
-/// One moment's figures of a cache. All but `entries`, `bytes` and `pending_invalidations` only grow.
+/// One moment's figures of a cache. All but `entries`, `bytes`, `pending_invalidations` and
+/// `backplane_silence` only grow.
 ///
 /// `hits + absent_hits + misses` is the number of reads.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -61,6 +63,9 @@ pub struct Stats {
     pub pending_invalidations: u64,
     /// Times that more invalidations were pending than there is room for.
     pub pending_overflows: u64,
+    /// How long ago the youngest message was sent that has gone round the backplane and come back:
+    /// what this node holds reflects all that was announced before. `None` if none has, yet.
+    pub backplane_silence: Option<Duration>,
 }
 
 /// The figures while they are counted.

@@ -5,6 +5,7 @@
 use std::{
     hash::Hash,
     sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -142,6 +143,12 @@ impl<K: Clone + Eq + Hash, V: Clone> Store<K, V> {
         (self.weigher)(key, value) as u64
     }
 
+    fn silence(&self, hearing: &Hearing) -> Option<Duration> {
+        let vouched_us = hearing.vouched_us();
+        let silence_us = self.clock.now_us().saturating_sub(vouched_us);
+        (vouched_us > 0).then_some(Duration::from_micros(silence_us))
+    }
+
     pub(crate) fn stats(&self) -> Stats {
         let outbox = self.remote.as_ref().map(|side| &side.outbound.outbox);
         Stats {
@@ -149,6 +156,7 @@ impl<K: Clone + Eq + Hash, V: Clone> Store<K, V> {
             entries: self.local.entries(),
             bytes: self.local.bytes(),
             pending_invalidations: outbox.map_or(0, |outbox| outbox.pending() as u64),
+            backplane_silence: self.remote.as_ref().and_then(|side| self.silence(&side.hearing)),
             pending_overflows: outbox.map_or(0, |outbox| outbox.overflows() as u64),
             ..self.counters.snapshot()
         }

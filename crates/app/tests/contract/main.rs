@@ -19,6 +19,7 @@ mod model;
 mod overdraft;
 mod raced_batches;
 mod secrecy;
+mod splits;
 mod states;
 mod tokens;
 mod unknown;

@@ -137,3 +137,58 @@ async fn a_lost_reply_is_asked_for_again_under_the_same_key() {
     assert_eq!(stage.balance(&to).await, balance(1_077 + 1_078, 0));
     stage.verify().await;
 }
+
+/// While the gateway is asked no answer is kept yet, so those who ask again wait for it.
+#[tokio::test]
+async fn requests_with_one_key_during_a_charge_get_its_one_answer() {
+    let stage = Stage::start().await;
+    let (from, to) = accounts(&stage).await;
+    let slow = Fault {
+        operation: Operation::Purchase,
+        kind: FaultKind::Delay { delay_ms: 400 },
+        when: Trigger::Probability(1.0),
+    };
+    stage.simulator.set_fault(slow);
+    let (key, body) = (new_key(), velocity_payment(&from, &to, 1_000));
+    let replies =
+        futures_util::future::join_all((0..20).map(|_| stage.post("/v1/payments", &key, &body))).await;
+    for reply in &replies {
+        assert_eq!(
+            (reply.status, &reply.bytes),
+            (StatusCode::CREATED, &replies[0].bytes),
+            "{}",
+            reply.json()
+        );
+    }
+    let first = replies.iter().filter(|reply| !reply.headers.contains_key("idempotent-replayed")).count();
+    assert_eq!((first, &replies[0].json()["status"]), (1, &json!("succeeded")));
+    let reference = reference(&stage, replies[0].json()["id"].as_str().expect("an id"), 1).await;
+    assert_eq!(stage.simulator.effects(&reference).total(), 1);
+    assert_eq!(stage.balance(&to).await, balance(1_000, 0));
+    stage.verify().await;
+}
+
+/// A gateway may take longer than a second caller should wait: that caller is told to come back, and then gets the answer.
+#[tokio::test]
+async fn a_request_with_the_key_of_a_very_slow_charge_is_told_to_come_back() {
+    let stage = Stage::start_with(&[
+        ("PAYSTRATA__GATEWAYS__VELOCITY_PAY__TIMEOUT_MS", "20000"),
+        ("PAYSTRATA__RESOLVER__NOT_FOUND_AFTER_MS", "30000"),
+    ])
+    .await;
+    let (from, to) = accounts(&stage).await;
+    let kind = FaultKind::Delay { delay_ms: 8_000 };
+    next(&stage, Operation::Purchase, kind);
+    let (key, body) = (new_key(), velocity_payment(&from, &to, 1_000));
+    let second = async {
+        let payments = "SELECT count(*) FROM payments";
+        let created = || async { json!(crate::scene::count(&stage, payments).await) };
+        crate::scene::until("the first payment", created, |count| *count == 1).await;
+        stage.post("/v1/payments", &key, &body).await
+    };
+    let (first, second) = tokio::join!(stage.post("/v1/payments", &key, &body), second);
+    check_problem(&second, 409, "idempotency_key_in_progress", None);
+    assert_eq!((first.status, &first.json()["status"]), (StatusCode::CREATED, &json!("succeeded")));
+    assert_eq!(stage.post("/v1/payments", &key, &body).await.bytes, first.bytes);
+    stage.verify().await;
+}

@@ -44,10 +44,10 @@ impl Node {
     }
 
     pub(crate) async fn up_with(url: &str, options: RedisOptions, policy: Policy) -> Self {
-        let listeners = listeners(url).await;
         let node = Self::new(url, options, policy);
         node.is_up().await;
-        eventually("the node listens", async || self::listeners(url).await > listeners).await;
+        // One of its own messages has come back: from here on nothing passes it by.
+        eventually("the node listens", async || node.cache.stats().backplane_silence.is_some()).await;
         node
     }
 
@@ -71,15 +71,23 @@ impl Node {
         self.cache.get_or_load(key, load).await.unwrap().unwrap()
     }
 
-    /// Reads until the remote tier has the value, which is written after the reader is answered, and
-    /// is not when a subscription comes up meanwhile.
+    /// Reads, and waits until the remote tier has the value: it is written after the reader is answered.
     pub(crate) async fn read_and_store(&self, key: &str, value: u64) {
         let stored = self.cache.stats().l2_stored;
-        let read = async || {
-            assert_eq!(self.read(key, value).await, value);
-            self.cache.stats().l2_stored > stored
-        };
-        eventually("the value is stored remotely", read).await;
+        assert_eq!(self.read(key, value).await, value);
+        eventually("the value is stored remotely", async || self.cache.stats().l2_stored > stored).await;
+    }
+
+    /// Waits until values are stored remotely again after an outage. A subscription that comes back
+    /// meanwhile voids the loads under way, so more than one may be needed.
+    pub(crate) async fn stores_again(&self) {
+        let (stored, mut attempt) = (self.cache.stats().l2_stored, 0);
+        while self.cache.stats().l2_stored == stored {
+            attempt += 1;
+            assert!(attempt < 5_000, "never stored again");
+            assert_eq!(self.read(&format!("attempt {attempt}"), attempt).await, attempt);
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
     }
 
     /// Begins a load that has called the source and ends when it is let go.

@@ -18,7 +18,7 @@ async fn redis_that_is_down_at_the_start_is_used_once_it_is_up() {
     assert_eq!((a.cache.stats().l2_bypassed, a.tier.is_up()), (1, false));
     server.run().await;
     a.is_up().await;
-    a.read_and_store("other", 2).await;
+    a.stores_again().await;
 }
 
 #[tokio::test]
@@ -39,7 +39,7 @@ async fn hung_redis_is_given_up_and_taken_back() {
     assert!(a.cache.stats().l2_bypassed > 0);
     proxy.all(Mode::Pass);
     a.is_up().await;
-    a.read_and_store("after", 2).await;
+    a.stores_again().await;
 }
 
 #[tokio::test]

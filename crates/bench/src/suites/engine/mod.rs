@@ -12,6 +12,7 @@
 
 mod audit;
 mod ground;
+pub mod lanes;
 mod mix;
 mod ours;
 mod pgbench;
@@ -23,6 +24,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use futures_util::future::BoxFuture;
+use paystrata_app::engine::EngineConfig;
 
 use self::ground::Ground;
 use self::mix::Mix;
@@ -104,7 +106,7 @@ fn run(context: &Context) -> BoxFuture<'_, anyhow::Result<SuiteReport>> {
 async fn measure(context: &Context, ground: &Ground) -> anyhow::Result<SuiteReport> {
     let sizes = Sizes::of(context.effort);
     let others = others_busy().await;
-    let driver = Driver::start(ground).await?;
+    let driver = Driver::start(ground, &EngineConfig::default()).await?;
     let peers = [Pgbench::new(context, ground, Mix::Uniform)?, Pgbench::new(context, ground, Mix::Hot)?];
     let outcome = compare(context, ground, &driver, &peers, sizes).await;
     driver.close().await;

@@ -55,11 +55,11 @@ struct Deaf;
 impl EngineObserver for Deaf {}
 
 impl Driver {
-    pub(crate) async fn start(ground: &Ground) -> anyhow::Result<Self> {
+    pub(crate) async fn start(ground: &Ground, config: &EngineConfig) -> anyhow::Result<Self> {
         let url = ground.connection_text()?.parse().context("read the connection settings")?;
         let db = Db::connect(Config::new(url)).await.context("connect the data layer")?;
         let observer: Arc<dyn EngineObserver> = Arc::new(Deaf);
-        let engine = Engine::start(&db, &EngineConfig::default(), RENDER, &observer);
+        let engine = Engine::start(&db, config, RENDER, &observer);
         let accounts = ground.accounts.clone();
         let maker = Maker { merchant_id: ground.merchant.0, currency: ground.currency, accounts };
         Ok(Self { db, engine, maker: Arc::new(maker), acknowledged: Arc::default(), notes: Mutex::default() })

@@ -1,0 +1,61 @@
+//! Suite `lanes`: the same engine with other numbers of lanes, in one database and in turn. Says what one, three and four
+//! connections are worth against the default of two; there is no peer and no target.
+
+use anyhow::{Context as _, ensure};
+use futures_util::future::BoxFuture;
+use paystrata_app::engine::EngineConfig;
+
+use super::ground::Ground;
+use super::mix::Mix;
+use super::ours::{ClosedLoop, Driver};
+use super::{SEED, Sizes, UNIT, audit, others_busy};
+use crate::measure::{Contender, interleave};
+use crate::report::{Better, CaseReport, PeerFigures, SuiteReport};
+use crate::suite::{Context, Suite};
+
+/// One line of `suite::SUITES`.
+pub const SUITE: Suite =
+    Suite { name: "lanes", about: "the engine with two lanes, against itself with one, three and four", run };
+
+const OTHERS: [(&str, usize); 3] = [("1 lane", 1), ("3 lanes", 3), ("4 lanes", 4)];
+const LOADS: [(Mix, usize); 3] = [(Mix::Uniform, 64), (Mix::Uniform, 512), (Mix::Hot, 512)];
+
+fn run(context: &Context) -> BoxFuture<'_, anyhow::Result<SuiteReport>> {
+    Box::pin(async move {
+        ensure!(context.machine.postgres_setting("fsync") == Some("on"), "fsync is off: the figures are void");
+        let ground = Ground::lay(&context.primary).await.context("lay the ground")?;
+        let outcome = measure(context, &ground).await;
+        let cleared = ground.clear().await.context("drop the database of the suite");
+        let report = outcome?;
+        cleared?;
+        Ok(report)
+    })
+}
+
+async fn measure(context: &Context, ground: &Ground) -> anyhow::Result<SuiteReport> {
+    let sizes = Sizes::of(context.effort);
+    let busy = others_busy().await;
+    let mut drivers = vec![Driver::start(ground, &EngineConfig::default()).await?];
+    for (_, lanes) in OTHERS {
+        drivers.push(Driver::start(ground, &EngineConfig { lanes, ..EngineConfig::default() }).await?);
+    }
+    let mut cases = Vec::new();
+    for (mix, callers) in LOADS {
+        let loop_of = |driver| Box::new(ClosedLoop { driver, ground, mix, callers, sizes });
+        let mut contenders: Vec<Box<dyn Contender + '_>> =
+            drivers.iter().map(|driver| loop_of(driver) as Box<dyn Contender + '_>).collect();
+        let mut summaries =
+            interleave(sizes.rounds, &mut contenders, &mut |line| context.progress(line)).await?.into_iter();
+        let ours = summaries.next().context("the default was measured")?;
+        let peers = OTHERS.iter().zip(summaries).map(|((name, _), figures)| PeerFigures { name, figures }).collect();
+        let case = format!("{}, {callers} callers", mix.name());
+        cases.push(CaseReport { case, unit: UNIT, better: Better::Higher, ours, peers, target: None });
+    }
+    let mut acknowledged = 0;
+    for driver in &drivers {
+        driver.close().await;
+        acknowledged += driver.acknowledged();
+    }
+    let verdict = audit::verify(ground, acknowledged).await.context("verify the ledger afterwards")?;
+    Ok(SuiteReport { suite: SUITE.name, cases, notes: vec![format!("seed {SEED}"), busy, verdict] })
+}
