@@ -74,7 +74,12 @@ impl ConnectionLimits {
 
 /// Serves until `stop`, then accepts no more, lets requests in hand end, and returns when the last connection has
 /// closed. Dropping the future cuts them all.
-pub async fn listen(listener: TcpListener, router: Router, limits: ConnectionLimits, stop: CancellationToken) {
+pub async fn listen(
+    listener: TcpListener,
+    router: Router,
+    limits: ConnectionLimits,
+    stop: CancellationToken,
+) {
     let builder = Arc::new(builder(&limits));
     let mut connections = JoinSet::new();
     loop {
@@ -86,6 +91,10 @@ pub async fn listen(listener: TcpListener, router: Router, limits: ConnectionLim
             }
             accepted = listener.accept() => accepted,
         };
+        // Those that have ended but were not yet noted do not count.
+        while let Some(ended) = connections.try_join_next() {
+            note(ended);
+        }
         match accepted {
             Ok((stream, _)) if connections.len() >= limits.connections_max => refuse(stream),
             Ok((stream, _)) => {

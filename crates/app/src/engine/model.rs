@@ -9,7 +9,7 @@ use crate::money::Currency;
 
 /// A number or word outside a vocabulary: the database was written by a newer version, or the text is wrong.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("\"{value}\" is no {vocabulary}")]
+#[error("is no {vocabulary}")]
 pub struct UnknownCode {
     /// Which vocabulary was asked.
     pub vocabulary: &'static str,

@@ -21,6 +21,9 @@ use crate::ids::AccountId;
 /// Tries to commit a gateway's answer this often; after that the resolver asks the gateway again.
 const SETTLE_TRIES_MAX: u32 = 5;
 const SETTLE_PAUSE: Duration = Duration::from_millis(200);
+/// An operation is sent only this soon after the engine was asked to commit it. Its lease is the gateway's own limit and
+/// twice this: once for being sent, once for committing the answer.
+pub(super) const SETTLE_ALLOWANCE: Duration = Duration::from_secs(5);
 /// When the resolver first looks at an operation whose outcome is not known.
 const FIRST_LOOK_MS: i64 = 2_000;
 

@@ -22,8 +22,6 @@ use crate::ids::{MerchantId, OperationId, PaymentId};
 const REPLAY_WAIT_MAX: Duration = Duration::from_secs(5);
 const REPLAY_PAUSE_MIN: Duration = Duration::from_millis(20);
 const REPLAY_PAUSE_MAX: Duration = Duration::from_millis(320);
-/// What the sender may take beyond the gateway's own limit, to commit the answer.
-const SETTLE_ALLOWANCE: Duration = Duration::from_secs(5);
 
 /// # Errors
 /// Nothing was created, or the engine gave no decision.
@@ -54,12 +52,13 @@ pub async fn create_in(
     let submission = Submission { claim: Some(claim), command: Command::CreatePayment(Box::new(command)) };
     let shared = Arc::clone(app);
     let work = async move {
+        let asked = Instant::now();
         let reply = submit_and_wait(&shared, submission).await;
         // Only a payment that came to be counts; a replay or a refusal does not.
         if !matches!(&reply, Ok(Reply { decision: Decision::Answered(_) | Decision::Send(_), .. })) {
             shared.fraud.forget(ticket);
         }
-        finish(&shared, reply?, method).await
+        finish(&shared, reply?, method, asked).await
     };
     // One commit is all of a book payment; anything else must go on when its caller hangs up.
     if is_book { work.await } else { outlive(app, work).await }
@@ -83,13 +82,15 @@ pub(super) async fn outlive(
 pub(super) async fn change(app: &Arc<App>, claim: KeyClaim, command: Command) -> Result<Done, PaymentError> {
     let shared = Arc::clone(app);
     outlive(app, async move {
+        let asked = Instant::now();
         let reply = submit_and_wait(&shared, Submission { claim: Some(claim), command }).await?;
-        finish(&shared, reply, None).await
+        finish(&shared, reply, None, asked).await
     })
     .await
 }
 
-/// Charges what has to be charged; anything else is decided already.
+/// Charges what has to be charged; anything else is decided already. `asked` is when the engine was asked: the lease of
+/// a committed operation began after it.
 ///
 /// # Errors
 /// Nothing was done, or the gateway's answer could not be committed.
@@ -97,9 +98,16 @@ pub(super) async fn finish(
     app: &Arc<App>,
     reply: Reply,
     method: Option<Method>,
+    asked: Instant,
 ) -> Result<Done, PaymentError> {
     let token = reply.token;
     match reply.decision {
+        Decision::Send(_) if asked.elapsed() > charge::SETTLE_ALLOWANCE => {
+            // This process was away for so long that the resolver may own the operation before the gateway could have
+            // answered: nothing is sent, and the resolver will find that nothing was.
+            tracing::warn!(elapsed = ?asked.elapsed(), "too late to send a committed operation");
+            Err(PaymentError::InProgress)
+        }
         Decision::Send(dispatch) => charge::charge(app, *dispatch, method, token).await,
         Decision::Answered(answer) => Ok(Done { answer, occasion: Occasion::First, token }),
         Decision::Replayed(answer) => Ok(Done { answer, occasion: Occasion::Replay, token }),
@@ -155,7 +163,7 @@ pub(super) fn plan(app: &App, rail: Rail) -> Result<Option<PlannedOperation>, Pa
         return Ok(None);
     }
     app.gateways.of(rail).ok_or(PaymentError::RailUnavailable(rail))?;
-    let lease = charge::deadline(app, rail) + SETTLE_ALLOWANCE;
+    let lease = charge::deadline(app, rail) + 2 * charge::SETTLE_ALLOWANCE;
     Ok(Some(PlannedOperation {
         id: OperationId::new().0,
         reference: attempt_reference().as_str().to_owned(),

@@ -28,6 +28,7 @@ fn payment(merchant_id: Uuid, from: Uuid, to: Uuid) -> CreatePayment {
         merchant_reference: None,
         card_last_four: None,
         metadata: None,
+        keep_refusal: None,
     }
 }
 

@@ -11,6 +11,7 @@ use futures_util::{StreamExt as _, stream};
 use http::{HeaderMap, StatusCode};
 use paystrata_db::Token;
 use serde_json::Value;
+use tokio::time::Instant;
 
 use crate::app::App;
 use crate::engine::{
@@ -120,7 +121,7 @@ async fn run(
     items: Vec<Item>,
 ) -> Result<Done, PaymentError> {
     if let Some(decision) = known(app, &claim).await? {
-        return create::finish(app, decision, None).await;
+        return create::finish(app, decision, None, Instant::now()).await;
     }
     match mode {
         Mode::Independent => independent(app, merchant, claim, items).await,
@@ -132,7 +133,7 @@ async fn run(
 async fn keep(app: &Arc<App>, claim: KeyClaim, body: Bytes) -> Result<Done, PaymentError> {
     let pin = Pin { resource_id: claim.digest, status_code: StatusCode::OK.as_u16(), body };
     let reply = app.engine.submit(Submission { claim: Some(claim), command: Command::Pin(pin) }).await?;
-    create::finish(app, reply, None).await
+    create::finish(app, reply, None, Instant::now()).await
 }
 
 /// What the batch's key says, if it was used before.
@@ -227,7 +228,7 @@ async fn atomic(
     let group = Group { members, render: render_group };
     let submission = Submission { claim: Some(claim), command: Command::CreateAll(group) };
     let reply = app.engine.submit(submission).await?;
-    create::finish(app, reply, None).await
+    create::finish(app, reply, None, Instant::now()).await
 }
 
 /// The answer on an all-or-nothing batch, written inside the commit that decides it.
