@@ -28,7 +28,7 @@ fn main() -> ExitCode {
 
 async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     if let Command::Config { view: ConfigView::Reference } = cli.command {
-        say(&reference_page());
+        say(reference_page().trim_end());
         return Ok(ExitCode::SUCCESS);
     }
     let config = Config::load(LoadOptions::from_process(cli.config))?;

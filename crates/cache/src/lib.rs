@@ -107,6 +107,8 @@ mod store;
 mod version;
 
 #[cfg(test)]
+mod hearing_tests;
+#[cfg(test)]
 mod model_tests;
 
 pub use builder::CacheBuilder;

@@ -143,7 +143,8 @@ async fn idle_connections_are_closed_and_busy_ones_are_not() {
 
 #[tokio::test]
 async fn a_client_that_takes_nothing_of_its_answer_is_cut() {
-    let short = ConnectionLimits { first_request_timeout: SHORT, idle_timeout: SHORT, linger: SHORT, ..PATIENT };
+    let short =
+        ConnectionLimits { first_request_timeout: SHORT, idle_timeout: SHORT, linger: SHORT, ..PATIENT };
     let stage = serve(ConnectionLimits { connections_max: 1, ..short }).await;
     let mut stream = stage.connect().await;
     stream.write_all(b"GET /large HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();

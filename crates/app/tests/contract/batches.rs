@@ -3,7 +3,9 @@
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use crate::scene::{balance, check_problem, count, new_key, pay, transfer, velocity_payment, with};
+use crate::scene::{
+    balance, card_payment, check_problem, count, new_key, pay, transfer, until_status, velocity_payment, with,
+};
 use crate::stage::{Reply, Stage};
 
 const PATH: &str = "/v1/payments/batch";
@@ -261,4 +263,35 @@ async fn a_batch_may_be_larger_than_a_single_body() {
     assert!(body.len() > 1 << 20);
     let reply = stage.send(Method::POST, PATH, &[("idempotency-key", &new_key())], Some(body)).await;
     check_summary(&reply, 100, 0, 0);
+}
+
+/// What the gateways said is told item by item; an outcome that is not known is not counted as a success.
+#[tokio::test]
+async fn an_independent_batch_takes_every_rail_and_guesses_no_outcome() {
+    let stage = Stage::start().await;
+    let (from, to) = accounts(&stage).await;
+    let body = batch(
+        "independent",
+        &[
+            transfer(&from, &to, 100),
+            velocity_payment(&from, &to, 200),
+            card_payment(&to, 300, "46201"),
+            card_payment(&to, 400, "46282"),
+            card_payment(&to, 1_077, "46201"),
+        ],
+    );
+    let key = new_key();
+    let reply = stage.post(PATH, &key, &body).await;
+    assert_eq!(outcomes(&reply), ["succeeded", "succeeded", "succeeded", "failed", "processing"]);
+    let summary = &reply.json()["summary"];
+    let counted = ["succeeded", "failed", "refused"].map(|name| summary[name].as_u64());
+    assert_eq!(counted, [Some(3), Some(1), Some(0)], "{summary}");
+    let lost = reply.json()["results"][4]["payment"]["id"].as_str().expect("a payment").to_owned();
+    until_status(&stage, &lost, "succeeded").await;
+    let again = stage.post(PATH, &key, &body).await;
+    assert_eq!(again.bytes, reply.bytes, "the answer stays what it was");
+    assert_eq!(stage.balance(&from).await, balance(700, 0));
+    assert_eq!(stage.balance(&to).await, balance(100 + 200 + 300 + 1_077, 0));
+    assert_eq!(count(&stage, "SELECT count(*) FROM gateway_operations").await, 4);
+    stage.verify().await;
 }

@@ -173,6 +173,7 @@ async fn undecodable_paths_and_queries_are_problems() {
         "/v1/payments?status=%FF",
         "/v1/payments?%FF=1",
         "/v1/accounts?customer=%00",
+        "/v1/payments?merchant_reference=a%00b",
     ] {
         let (head, key) = (format!("GET {path} HTTP/1.1"), KEY);
         let request = format!("{head}\r\nhost: x\r\nauthorization: Bearer {key}\r\n\r\n");

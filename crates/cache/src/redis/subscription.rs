@@ -17,7 +17,7 @@ use redis::{
 };
 use tokio::{
     sync::mpsc,
-    time::{Instant, interval, sleep, timeout},
+    time::{Instant, MissedTickBehavior, interval, sleep, timeout},
 };
 
 use super::{RedisOptions, link::Link};
@@ -35,8 +35,15 @@ const QUEUE_MAX: usize = 4_096;
 const RESUBSCRIBE_MIN: Duration = Duration::from_millis(25);
 const RESUBSCRIBE_MAX: Duration = Duration::from_secs(1);
 
-/// Signs of life that may fail to come before the connection is taken for dead.
+/// Signs of life that may fail to come before the connection is asked whether it is alive.
 const SILENT_HEARTBEATS_MAX: u32 = 4;
+
+/// The least silence that is looked into, however short the heartbeat: a busy machine may stall a
+/// task for tenths of a second, and a new subscription costs all of L1.
+const SILENCE_MIN: Duration = Duration::from_secs(1);
+
+/// For how many such silences a connection that is alive is believed.
+const SILENCES_ANSWERED_MAX: u32 = 3;
 
 pub(super) struct Subscription {
     client: Client,
@@ -46,6 +53,7 @@ pub(super) struct Subscription {
     command_timeout: Duration,
     connect_timeout: Duration,
     heartbeat: Duration,
+    silence_max: Duration,
 }
 
 /// Whether this is the first subscription of the process.
@@ -75,6 +83,7 @@ impl Subscription {
             command_timeout: options.command_timeout,
             connect_timeout: options.connect_timeout,
             heartbeat: options.heartbeat,
+            silence_max: (options.heartbeat * SILENT_HEARTBEATS_MAX).max(SILENCE_MIN),
         })
     }
 
@@ -148,6 +157,7 @@ impl Subscription {
         overflowed: &AtomicBool,
     ) -> Result<Infallible, Lost> {
         let mut beat = interval(self.heartbeat);
+        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut heard_at = Instant::now();
         loop {
             tokio::select! {
@@ -165,25 +175,31 @@ impl Subscription {
                     self.pass_on(&push);
                 }
                 _ = beat.tick() => {
-                    if heard_at.elapsed() > self.heartbeat * SILENT_HEARTBEATS_MAX {
-                        self.explain_silence(connection.clone()).await?;
+                    let silence = heard_at.elapsed();
+                    if silence > self.silence_max {
+                        self.explain_silence(silence, connection.clone(), pushes).await?;
                     }
                 }
             }
         }
     }
 
+    /// Finds out what it means that nothing has come for as long as `silence`.
+    ///
     /// While commands get through, so do this node's own signs of life, and their absence means
-    /// that this connection hangs or leads to another server. While they do not, silence proves
-    /// nothing, and the connection is asked itself.
-    async fn explain_silence(&self, mut connection: MultiplexedConnection) -> Result<(), Lost> {
-        if lock(&self.listeners).iter().all(|listener| listener.strong_count() == 0) {
-            return Ok(());
-        }
-        if self.link.is_up() {
-            return Err(Lost);
-        }
-        redis::cmd("PING").query_async::<()>(&mut connection).await.map_err(|_| Lost)
+    /// that this connection leads to another server. Whatever came before the answer to the PING is
+    /// queued by then, so that a process that was merely stalled does not take itself for deaf.
+    async fn explain_silence(
+        &self,
+        silence: Duration,
+        mut connection: MultiplexedConnection,
+        pushes: &mpsc::Receiver<PushInfo>,
+    ) -> Result<(), Lost> {
+        redis::cmd("PING").query_async::<()>(&mut connection).await.map_err(|_| Lost)?;
+        let expects_signs =
+            self.link.is_up() && lock(&self.listeners).iter().any(|listener| listener.strong_count() > 0);
+        let is_deaf = silence > self.silence_max * SILENCES_ANSWERED_MAX && pushes.is_empty();
+        if expects_signs && is_deaf { Err(Lost) } else { Ok(()) }
     }
 
     fn pass_on(&self, push: &PushInfo) {
