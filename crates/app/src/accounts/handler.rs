@@ -45,9 +45,7 @@ pub async fn create(
     match reply.decision {
         Decision::Answered(answer) => Ok(answer::written(answer, Delivery::First, reply.token)),
         Decision::Replayed(answer) => Ok(answer::written(answer, Delivery::Replay, reply.token)),
-        Decision::Refused(Refusal::KeyReused(field)) => {
-            Err(idempotency::reused(wire::CREATE, field))
-        }
+        Decision::Refused(Refusal::KeyReused(field)) => Err(idempotency::reused(wire::CREATE, field)),
         Decision::Refused(refusal) => {
             Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "limit_exceeded", refusal.to_string())
                 .at("/opening_balance"))

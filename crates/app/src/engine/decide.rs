@@ -5,8 +5,8 @@ use uuid::Uuid;
 
 use super::book::{AccountRow, BALANCE_MAX, Book, NewOperation, NewPayment, Posting, RowState};
 use super::command::{
-    Answer, Capture, Command, CreatePayment, Decision, Dispatch, Group, GroupOutcome, OpenAccount, Pin, PlannedOperation, Refund,
-    Refusal, Side, Submission, Verdict, Void,
+    Answer, Capture, Command, CreatePayment, Decision, Dispatch, Group, GroupOutcome, OpenAccount, Pin,
+    PlannedOperation, Refund, Refusal, Side, Submission, Verdict, Void,
 };
 use super::key::KeyClaim;
 use super::model::{

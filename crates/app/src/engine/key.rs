@@ -53,7 +53,8 @@ impl Fingerprint {
     #[must_use]
     pub fn first_difference(&self, stored: &[u8]) -> Option<u8> {
         // The route has the highest number, so it stands last; fields of two routes have nothing to do with each other.
-        let route = |bytes: &[u8]| fields(bytes).last().filter(|row| row[0] == ROUTE_FIELD).map(<[u8]>::to_vec);
+        let route =
+            |bytes: &[u8]| fields(bytes).last().filter(|row| row[0] == ROUTE_FIELD).map(<[u8]>::to_vec);
         if route(&self.0) != route(stored) {
             return Some(ROUTE_FIELD);
         }

@@ -52,7 +52,9 @@ impl Proof {
     async fn stands(&self, client: &Client) -> Result<bool, Error> {
         let row = match self {
             Self::Payment { merchant_id, id } => {
-                client.query_opt("SELECT FROM payments WHERE merchant_id = $1 AND id = $2", &[merchant_id, id]).await?
+                client
+                    .query_opt("SELECT FROM payments WHERE merchant_id = $1 AND id = $2", &[merchant_id, id])
+                    .await?
             }
             Self::Account(id) => client.query_opt("SELECT FROM accounts WHERE id = $1", &[id]).await?,
             Self::Event { payment_id, sequence, occurred_at } => {

@@ -26,7 +26,7 @@ pub struct Query {
 
 impl Query {
     /// # Errors
-    /// A parameter that stands twice or is not decodable.
+    /// A parameter that stands twice, is not decodable or has control characters.
     pub fn parse(query: Option<&str>) -> Result<Self, Problem> {
         let pairs: Vec<(String, String)> = axum::extract::Query::try_from_uri(
             &format!("/?{}", query.unwrap_or_default())
@@ -37,6 +37,10 @@ impl Query {
         .map_err(|_| invalid("", "is not a query string"))?;
         let mut parameters = BTreeMap::new();
         for (name, value) in pairs {
+            // As in bodies: the database takes no NUL, and nothing stored has any of them.
+            if value.chars().any(char::is_control) {
+                return Err(invalid(&name, "must have no control characters"));
+            }
             if parameters.insert(name.clone(), value).is_some() {
                 return Err(invalid(&name, "stands twice"));
             }
@@ -124,8 +128,9 @@ mod tests {
     }
 
     #[test]
-    fn unknown_and_repeated_parameters_are_named() {
+    fn unknown_repeated_and_unprintable_parameters_are_named() {
         assert_eq!(Query::parse(Some("a=1&a=2")).unwrap_err().param.unwrap(), "a");
+        assert_eq!(Query::parse(Some("c=x%00")).unwrap_err().param.unwrap(), "c");
         assert_eq!(Query::parse(Some("b=1")).unwrap().finish().unwrap_err().param.unwrap(), "b");
         assert_eq!(Query::parse(Some("size=0")).unwrap().rows("size").unwrap_err().param.unwrap(), "size");
     }

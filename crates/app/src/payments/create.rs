@@ -12,8 +12,8 @@ use super::charge;
 use super::model::{CardSource, Done, NewPayment, Occasion, PaymentError};
 use crate::app::App;
 use crate::engine::{
-    Answer, Command, CreatePayment, Decision, EngineError, FraudDecision, KeyClaim, PlannedOperation, Rail, Refusal, Reply,
-    Submission,
+    Answer, Command, CreatePayment, Decision, EngineError, FraudDecision, KeyClaim, PlannedOperation, Rail,
+    Refusal, Reply, Submission,
 };
 use crate::fraud::{Facts, Ticket};
 use crate::ids::{MerchantId, OperationId, PaymentId};
@@ -117,7 +117,11 @@ pub(super) async fn finish(
 }
 
 /// The command that opens a payment, scored by the fraud rules.
-fn open(app: &App, merchant: MerchantId, new: &NewPayment) -> Result<(CreatePayment, Option<Ticket>), PaymentError> {
+fn open(
+    app: &App,
+    merchant: MerchantId,
+    new: &NewPayment,
+) -> Result<(CreatePayment, Option<Ticket>), PaymentError> {
     let operation = plan(app, new.rail)?;
     let facts = Facts {
         from: new.from,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use paystrata_cache::{Policy, Reach, RedisOptions, Version};
+use paystrata_cache::{Policy, Reach, Version};
 
 use crate::{
     node::{Node, eventually, listeners, patient, steady},

@@ -46,7 +46,7 @@ async fn hung_redis_is_given_up_and_taken_back() {
 async fn invalidation_during_an_outage_wins_here_at_once_and_elsewhere_once_redis_is_back() {
     let server = Server::start().await;
     let proxy = Proxy::to(server.port()).await;
-    let hasty = RedisOptions { command_timeout: Duration::from_millis(100), ..patient() };
+    let hasty = RedisOptions { command_timeout: Duration::from_millis(500), ..patient() };
     let a = Node::up_with(&proxy.url(), hasty, steady()).await;
     let b = Node::up(&server.url()).await;
     a.read_and_store("k", 1).await;
@@ -84,7 +84,7 @@ async fn more_invalidations_than_fit_void_everything_remote() {
     let server = Server::start().await;
     let proxy = Proxy::to(server.port()).await;
     let small =
-        RedisOptions { pending_keys_max: 2, command_timeout: Duration::from_millis(100), ..patient() };
+        RedisOptions { pending_keys_max: 2, command_timeout: Duration::from_millis(500), ..patient() };
     let a = Node::up_with(&proxy.url(), small, steady()).await;
     let b = Node::up(&server.url()).await;
     for key in ["k0", "k1", "k2", "k3"] {

@@ -15,8 +15,8 @@ use tokio::time::Instant;
 
 use crate::app::App;
 use crate::engine::{
-    Answer, Command, CreatePayment, EngineError, Group, GroupOutcome, KeyClaim, Pin, Rail, Refusal, Reply, Submission,
-    find_answer,
+    Answer, Command, CreatePayment, EngineError, Group, GroupOutcome, KeyClaim, Pin, Rail, Refusal, Reply,
+    Submission, find_answer,
 };
 use crate::fraud::Facts;
 use crate::http::auth::Caller;

@@ -22,7 +22,10 @@ const LOADS: [(Mix, usize); 3] = [(Mix::Uniform, 64), (Mix::Uniform, 512), (Mix:
 
 fn run(context: &Context) -> BoxFuture<'_, anyhow::Result<SuiteReport>> {
     Box::pin(async move {
-        ensure!(context.machine.postgres_setting("fsync") == Some("on"), "fsync is off: the figures are void");
+        ensure!(
+            context.machine.postgres_setting("fsync") == Some("on"),
+            "fsync is off: the figures are void"
+        );
         let ground = Ground::lay(&context.primary).await.context("lay the ground")?;
         let outcome = measure(context, &ground).await;
         let cleared = ground.clear().await.context("drop the database of the suite");
@@ -47,7 +50,8 @@ async fn measure(context: &Context, ground: &Ground) -> anyhow::Result<SuiteRepo
         let mut summaries =
             interleave(sizes.rounds, &mut contenders, &mut |line| context.progress(line)).await?.into_iter();
         let ours = summaries.next().context("the default was measured")?;
-        let peers = OTHERS.iter().zip(summaries).map(|((name, _), figures)| PeerFigures { name, figures }).collect();
+        let peers =
+            OTHERS.iter().zip(summaries).map(|((name, _), figures)| PeerFigures { name, figures }).collect();
         let case = format!("{}, {callers} callers", mix.name());
         cases.push(CaseReport { case, unit: UNIT, better: Better::Higher, ours, peers, target: None });
     }
