@@ -14,15 +14,9 @@ use crate::progress::note;
 use crate::services::ephemeral::Ephemeral;
 use crate::workspace;
 
-/// One selection and one set of features for everything, so that cargo builds each crate once. The bench
-/// crate carries the peers we measure against, and has no tests that need services.
-const SELECTION: [&str; 5] = [
-    "--workspace",
-    "--exclude",
-    "paystrata-bench",
-    "--features",
-    "paystrata-gateway/simulator,paystrata-monitor/otlp",
-];
+/// One selection and one set of features for everything, so that cargo builds each crate once.
+const SELECTION: [&str; 3] =
+    ["--workspace", "--features", "paystrata-gateway/simulator,paystrata-monitor/otlp"];
 const NEXTEST_VERSION_LIMIT: Duration = Duration::from_secs(30);
 
 /// Runs the command.

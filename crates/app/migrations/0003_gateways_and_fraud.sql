@@ -37,6 +37,7 @@ CREATE TABLE fraud_decisions (
     reasons     text[]      NOT NULL,
     decided_at  timestamptz NOT NULL
 );
+-- A merchant's latest decisions with reasons, for operators and back-tests.
 CREATE INDEX fraud_decisions_by_merchant ON fraud_decisions (merchant_id, payment_id DESC);
 
 -- Entries added at run time; the configuration's blocklist is merged with it.

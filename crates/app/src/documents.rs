@@ -142,8 +142,8 @@ fn payment_key(merchant: Uuid, id: Uuid) -> PaymentKey {
     key
 }
 
-/// The node a load must read from: one that has reached the write that last voided the key. A floor without a
-/// position asks for the primary, which a token of the far future leads to.
+/// The node a load must read from: one that has reached the write that last voided the key, or any when nothing ever
+/// did. "The latest" is a position of the far future, which only the primary may answer.
 fn floor_token(context: &LoadContext, timeline: u32) -> Option<Token> {
     match context.floor() {
         Version::NONE => None,

@@ -91,7 +91,16 @@ pub struct CreatePayment {
     pub metadata: Option<String>,
     /// Writes the answer that is kept under the key when the payment is refused, so that the same refusal is what every
     /// later send gets; `None` leaves the key free. For payments that are part of something whose answer is kept.
-    pub keep_refusal: Option<fn(&Refusal) -> Answer>,
+    pub keep_refusal: Option<KeepRefusal>,
+}
+
+/// How the refusal of a member of a batch is written.
+#[derive(Clone, Copy, Debug)]
+pub struct KeepRefusal {
+    /// The member's place, which the answer names.
+    pub index: usize,
+    /// Writes it.
+    pub write: fn(&Refusal, usize) -> Answer,
 }
 
 /// Book payments of which all happen or none. The answer on the whole is composed and kept in the commit that decides

@@ -119,7 +119,9 @@ fn create_payment(
         Ok(failure) => failure,
         Err(refusal) => {
             return match command.keep_refusal {
-                Some(write) if claim.is_some() => answer(book, claim, command.id, write(&refusal)),
+                Some(keep) if claim.is_some() => {
+                    answer(book, claim, command.id, (keep.write)(&refusal, keep.index))
+                }
                 _ => Decision::Refused(refusal),
             };
         }

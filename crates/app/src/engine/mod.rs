@@ -29,8 +29,8 @@ pub use answers::{find_answer, forget_old_keys};
 pub use book::external_account;
 pub use command::{
     Answer, Capture, Command, CreatePayment, Decision, Dispatch, EngineError, Evidence, FraudDecision, Group,
-    GroupOutcome, OpenAccount, Pin, PlannedOperation, Refund, Refusal, Reply, Settlement, Side, Submission,
-    Verdict, Void,
+    GroupOutcome, KeepRefusal, OpenAccount, Pin, PlannedOperation, Refund, Refusal, Reply, Settlement, Side,
+    Submission, Verdict, Void,
 };
 pub use key::{Fingerprint, FingerprintBuilder, KeyClaim, PATH_FIELD, ROUTE_FIELD};
 pub(crate) use load::{PAYMENT_COLUMNS, payment_from_row};

@@ -26,14 +26,7 @@ impl Fields {
     /// # Errors
     /// `malformed_json` (400) for what is not JSON, `invalid_request` (422) for what is no object.
     pub fn parse(body: &[u8]) -> Result<Self, Problem> {
-        let unique: UniqueObject = serde_json::from_slice(body).map_err(|error| {
-            let detail = format!("The body is not a JSON object: {error}.");
-            if error.is_data() {
-                Problem::invalid("", detail)
-            } else {
-                Problem::new(StatusCode::BAD_REQUEST, "malformed_json", detail)
-            }
-        })?;
+        let unique: UniqueObject = serde_json::from_slice(body).map_err(|error| describe(&error))?;
         Ok(Self { map: unique.0, pointer: String::new() })
     }
 
@@ -165,6 +158,19 @@ impl Fields {
             Some(name) => Err(Problem::invalid(self.pointer(name), "is not a field of this request")),
         }
     }
+}
+
+/// What is wrong with a body, without repeating any of it: a card number in the wrong place must not come back.
+fn describe(error: &serde_json::Error) -> Problem {
+    if error.is_data() {
+        let detail = super::unique::repeated_field(error)
+            .unwrap_or_else(|| "The body is not a JSON object.".to_owned());
+        return Problem::invalid("", detail);
+    }
+    let (line, column) = (error.line(), error.column());
+    let detail =
+        format!("The body is not JSON: it breaks off or goes wrong at line {line}, column {column}.");
+    Problem::new(StatusCode::BAD_REQUEST, "malformed_json", detail)
 }
 
 /// An amount, limit or balance outside what the service keeps.

@@ -6,6 +6,17 @@ use std::fmt;
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
+/// A field's name is the caller's own word; this much of it is repeated.
+const NAME_SHOWN_MAX: usize = 64;
+const REPEATED: &str = " stands twice";
+
+/// What to tell of an error that is a repeated field; `None` for any other.
+pub(super) fn repeated_field(error: &serde_json::Error) -> Option<String> {
+    let text = error.to_string();
+    let end = text.find(REPEATED)?;
+    text.starts_with("field ").then(|| format!("The {}{REPEATED}.", &text[..end]))
+}
+
 /// An object.
 pub(super) struct UniqueObject(pub(super) Map<String, Value>);
 
@@ -30,7 +41,8 @@ fn object<'de, A: MapAccess<'de>>(mut access: A) -> Result<Map<String, Value>, A
     let mut map = Map::new();
     while let Some(name) = access.next_key::<String>()? {
         if map.contains_key(&name) {
-            return Err(Error::custom(format!("field \"{name}\" stands twice")));
+            let shown: String = name.chars().take(NAME_SHOWN_MAX).collect();
+            return Err(Error::custom(format!("field \"{shown}\"{REPEATED}")));
         }
         map.insert(name, access.next_value::<UniqueValue>()?.0);
     }

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use paystrata_db::Token;
 use paystrata_gateway::{Method, Reference};
 use rand::RngExt as _;
 use tokio::time::{Instant, sleep};
@@ -12,8 +13,8 @@ use super::charge;
 use super::model::{CardSource, Done, NewPayment, Occasion, PaymentError};
 use crate::app::App;
 use crate::engine::{
-    Answer, Command, CreatePayment, Decision, EngineError, FraudDecision, KeyClaim, PlannedOperation, Rail,
-    Refusal, Reply, Submission,
+    Command, CreatePayment, Decision, EngineError, FraudDecision, KeepRefusal, KeyClaim, PlannedOperation,
+    Rail, Reply, Submission, find_answer,
 };
 use crate::fraud::{Facts, Ticket};
 use crate::ids::{MerchantId, OperationId, PaymentId};
@@ -43,7 +44,7 @@ pub async fn create_in(
     merchant: MerchantId,
     claim: KeyClaim,
     new: NewPayment,
-    keep_refusal: Option<fn(&Refusal) -> Answer>,
+    keep_refusal: Option<KeepRefusal>,
 ) -> Result<Done, PaymentError> {
     let (mut command, ticket) = open(app, merchant, &new)?;
     command.keep_refusal = keep_refusal;
@@ -87,6 +88,22 @@ pub(super) async fn change(app: &Arc<App>, claim: KeyClaim, command: Command) ->
         finish(&shared, reply, None, asked).await
     })
     .await
+}
+
+/// What the key says, if it was used before: for requests that are refused today and may have been answered before, when
+/// the card was valid or the rail configured, and for work that is made of many commands.
+///
+/// # Errors
+/// The primary could not be asked.
+pub(super) async fn known(app: &App, claim: &KeyClaim) -> Result<Option<Reply>, PaymentError> {
+    let unavailable = |error: paystrata_db::Error| {
+        tracing::warn!(%error, "find answer of key");
+        PaymentError::Engine(EngineError::Unavailable)
+    };
+    let connection = app.db.write().await.map_err(unavailable)?;
+    let decision = find_answer(&connection, claim).await.map_err(unavailable)?;
+    // A replay promises nothing new: any node that has the key has its effects.
+    Ok(decision.map(|decision| Reply { decision, token: Token { timeline: 0, lsn: 0 } }))
 }
 
 /// Charges what has to be charged; anything else is decided already. `asked` is when the engine was asked: the lease of

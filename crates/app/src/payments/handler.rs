@@ -6,6 +6,7 @@ use axum::extract::{RawQuery, State};
 use axum::response::Response;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::list::Part;
@@ -35,8 +36,24 @@ pub async fn create(
     let key = idempotency::required_key_of(&headers)?;
     let fields = Fields::parse(&body)?;
     let claim = claim(&app, caller, wire::CREATE, None, &fields, &key);
-    let new = wire::read_payment(fields)?;
-    let done = create::create(&app, caller.merchant, claim, new).await;
+    let new = match wire::read_payment(fields, Timestamp::now().to_datetime().date()) {
+        Ok(new) => new,
+        Err(problem) => return kept_or(&app, claim, problem).await,
+    };
+    match create::create(&app, caller.merchant, claim.clone(), new).await {
+        Err(error @ PaymentError::RailUnavailable(_)) => {
+            kept_or(&app, claim, problem_of(error, wire::CREATE)).await
+        }
+        done => done.map(respond).map_err(|error| problem_of(error, wire::CREATE)),
+    }
+}
+
+/// The answer that was kept under the key when the same request was still acceptable: a card expires, a rail is switched
+/// off, and the key must go on answering. Else the problem.
+async fn kept_or(app: &Arc<App>, claim: KeyClaim, problem: Problem) -> Result<Response, Problem> {
+    let known = create::known(app, &claim).await.map_err(|error| problem_of(error, wire::CREATE))?;
+    let Some(reply) = known else { return Err(problem) };
+    let done = create::finish(app, reply, None, Instant::now()).await;
     done.map(respond).map_err(|error| problem_of(error, wire::CREATE))
 }
 

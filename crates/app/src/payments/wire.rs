@@ -5,9 +5,9 @@ use paystrata_gateway::{Card, CardFields, Secret};
 use serde::Serialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
+use time::Date;
 
 use super::model::{CardSource, NewPayment};
-use crate::clock::Timestamp;
 use crate::engine::{CaptureMode, PaymentRecord, Rail};
 use crate::http::fields::{Fields, out_of_range};
 use crate::http::idempotency::KeyedRoute;
@@ -42,18 +42,18 @@ pub const REFUND: KeyedRoute = KeyedRoute { name: "POST /v1/payments/{id}/refund
 /// What a token is unless the request says otherwise: the gateway's own payment form.
 const TOKEN_DESCRIPTOR_DEFAULT: &str = "COMMON.ACCEPT.INAPP.PAYMENT";
 
-/// Reads one payment to create.
+/// Reads one payment to create; `today` decides whether a card has expired.
 ///
 /// # Errors
 /// The first field at fault.
-pub fn read_payment(mut fields: Fields) -> Result<NewPayment, Problem> {
+pub fn read_payment(mut fields: Fields, today: Date) -> Result<NewPayment, Problem> {
     let rail = fields.text("rail")?.unwrap_or(Rail::Book);
     let from = fields.text("from")?;
     let to = fields.required_text("to")?;
     let amount = required_amount(&mut fields)?;
     let currency: Currency = fields.required_text("currency")?;
     let capture = read_capture(&mut fields)?;
-    let card = read_card(&mut fields)?;
+    let card = read_card(&mut fields, today)?;
     let payment = NewPayment {
         from,
         to,
@@ -120,7 +120,7 @@ fn read_capture(fields: &mut Fields) -> Result<CaptureMode, Problem> {
     }
 }
 
-fn read_card(fields: &mut Fields) -> Result<Option<CardSource>, Problem> {
+fn read_card(fields: &mut Fields, today: Date) -> Result<Option<CardSource>, Problem> {
     let pointer = fields.pointer("card");
     let token = |value: String, descriptor: Option<String>| {
         let descriptor = descriptor.unwrap_or_else(|| TOKEN_DESCRIPTOR_DEFAULT.to_owned());
@@ -147,7 +147,6 @@ fn read_card(fields: &mut Fields) -> Result<Option<CardSource>, Problem> {
         code: code.as_deref(),
         billing_zip: billing_zip.as_deref(),
     };
-    let today = Timestamp::now().to_datetime().date();
     let parsed = Card::parse(given, today)
         .map_err(|error| Problem::invalid(card.pointer(error.field()), error.to_string()))?;
     card.finish()?;

@@ -13,6 +13,7 @@ mod batches;
 mod book;
 mod edge;
 mod fields;
+mod fraud;
 mod idempotency;
 mod lists;
 mod model;

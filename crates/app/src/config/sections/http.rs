@@ -32,7 +32,7 @@ section! {
         compression_enabled: bool = "compression_enabled" Kind::Flag, Fixed("true");
         /// Smallest response that is compressed.
         compression_threshold_bytes: usize = "compression_threshold_bytes" bytes(0, BODY_BYTES_CEILING), Fixed("1024");
-        /// Smallest response that is streamed instead of built in memory.
+        /// Smallest list that is sent in pieces, without a length announced, so that no proxy has to hold it whole.
         streaming_threshold_bytes: usize = "streaming_threshold_bytes" bytes(0, BODY_BYTES_CEILING), Fixed("262144");
         /// Whether reads carry an `ETag` and answer `If-None-Match` with 304.
         etag_enabled: bool = "etag_enabled" Kind::Flag, Fixed("true");

@@ -14,9 +14,10 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use crate::app::App;
+use crate::clock::Timestamp;
 use crate::engine::{
-    Answer, Command, CreatePayment, EngineError, Group, GroupOutcome, KeyClaim, Pin, Rail, Refusal, Reply,
-    Submission, find_answer,
+    Answer, Command, CreatePayment, Group, GroupOutcome, KeepRefusal, KeyClaim, PaymentStatus, Pin, Rail,
+    Refusal, Submission,
 };
 use crate::fraud::Facts;
 use crate::http::auth::Caller;
@@ -70,8 +71,32 @@ struct Item {
 /// What became of one item: bytes that are kept under its own key, unless `passing`.
 #[derive(Debug)]
 enum Outcome {
-    Created { body: Bytes, failed: bool },
+    Created { body: Bytes, standing: Standing },
     Refused { body: Bytes, passing: bool },
+}
+
+/// What a created payment counts as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Standing {
+    /// Money has moved, or is authorised to.
+    Succeeded,
+    /// No money moved, and none will.
+    Failed,
+    /// Nobody knows yet: a gateway has not answered, or reviews it.
+    Pending,
+}
+
+impl Standing {
+    fn of(status: PaymentStatus) -> Self {
+        match status {
+            PaymentStatus::Failed | PaymentStatus::Cancelled => Self::Failed,
+            PaymentStatus::Processing | PaymentStatus::RequiresReview => Self::Pending,
+            PaymentStatus::Authorized
+            | PaymentStatus::Succeeded
+            | PaymentStatus::PartiallyRefunded
+            | PaymentStatus::Refunded => Self::Succeeded,
+        }
+    }
 }
 
 /// Reads `{"mode","payments"}`. Problems of single items do not refuse the batch.
@@ -100,13 +125,14 @@ fn read_batch(
             if values.is_empty() { StatusCode::UNPROCESSABLE_ENTITY } else { StatusCode::PAYLOAD_TOO_LARGE };
         return Err(Problem::new(status, "batch_size", detail).at("/payments"));
     }
+    let today = Timestamp::now().to_datetime().date();
     let read = |(index, value)| {
         let pointer = format!("/payments/{index}");
         let item_key = format!("{key}{ITEM_SEPARATOR}{index}");
         let fields = Fields::of(value, pointer.clone()).unwrap_or_else(|_| Fields::none(pointer));
         let asked =
             Asked { merchant_id: merchant.0, route: wire::CREATE, path: None, fields: &fields, secret };
-        Item { claim: asked.claim(&item_key), payment: wire::read_payment(fields) }
+        Item { claim: asked.claim(&item_key), payment: wire::read_payment(fields, today) }
     };
     Ok((mode, values.into_iter().enumerate().map(read).collect()))
 }
@@ -120,7 +146,7 @@ async fn run(
     mode: Mode,
     items: Vec<Item>,
 ) -> Result<Done, PaymentError> {
-    if let Some(decision) = known(app, &claim).await? {
+    if let Some(decision) = create::known(app, &claim).await? {
         return create::finish(app, decision, None, Instant::now()).await;
     }
     match mode {
@@ -136,18 +162,6 @@ async fn keep(app: &Arc<App>, claim: KeyClaim, body: Bytes) -> Result<Done, Paym
     create::finish(app, reply, None, Instant::now()).await
 }
 
-/// What the batch's key says, if it was used before.
-async fn known(app: &App, claim: &KeyClaim) -> Result<Option<Reply>, PaymentError> {
-    let unavailable = |error: paystrata_db::Error| {
-        tracing::warn!(%error, "find answer of batch");
-        PaymentError::Engine(EngineError::Unavailable)
-    };
-    let connection = app.db.write().await.map_err(unavailable)?;
-    let decision = find_answer(&connection, claim).await.map_err(unavailable)?;
-    // A replay promises nothing new: any node that has the key has its effects.
-    Ok(decision.map(|decision| Reply { decision, token: Token { timeline: 0, lsn: 0 } }))
-}
-
 /// Every item's lasting answer, a refusal included, is kept under the item's own key in the engine, so that two sends of
 /// one batch cannot be told different things.
 async fn independent(
@@ -156,16 +170,19 @@ async fn independent(
     claim: KeyClaim,
     items: Vec<Item>,
 ) -> Result<Done, PaymentError> {
-    let results = stream::iter(items).map(|item| async move {
+    let results = stream::iter(items.into_iter().enumerate()).map(|(index, item)| async move {
         match item.payment {
             Err(problem) => (refused(&problem), None),
-            Ok(new) => match create::create_in(app, merchant, item.claim, new, Some(kept_refusal)).await {
-                Ok(done) => (outcome_of(&done.answer), Some(done.token)),
-                Err(error) => (refused(&problem_of(error, wire::CREATE)), None),
-            },
+            Ok(new) => {
+                let keep = KeepRefusal { index, write: kept_refusal };
+                match create::create_in(app, merchant, item.claim, new, Some(keep)).await {
+                    Ok(done) => (outcome_of(&done.answer), Some(done.token)),
+                    Err(error) => (refused(&placed(problem_of(error, wire::CREATE), index)), None),
+                }
+            }
         }
     });
-    // In order, so that payments on one account keep the order in which they were sent.
+    // In order, so that payments from one account keep the order in which they were sent.
     let results: Vec<(Outcome, Option<Token>)> = results.buffered(PARALLEL_MAX).collect().await;
     let token = results.iter().filter_map(|(_, token)| *token).max();
     let outcomes: Vec<Outcome> = results.into_iter().map(|(outcome, _)| outcome).collect();
@@ -180,9 +197,15 @@ async fn independent(
 }
 
 /// The refusal of one item as it is kept.
-fn kept_refusal(refusal: &Refusal) -> Answer {
-    let problem = problem_of(PaymentError::Refused(refusal.clone()), wire::CREATE);
+fn kept_refusal(refusal: &Refusal, index: usize) -> Answer {
+    let problem = placed(problem_of(PaymentError::Refused(refusal.clone()), wire::CREATE), index);
     Answer { status_code: problem.status.as_u16(), body: item_error(&problem), payment: None }
+}
+
+/// A problem of one payment as a problem of an item: its pointer starts at the batch.
+fn placed(mut problem: Problem, index: usize) -> Problem {
+    problem.param = problem.param.map(|pointer| format!("/payments/{index}{pointer}"));
+    problem
 }
 
 fn refused(problem: &Problem) -> Outcome {
@@ -194,20 +217,20 @@ fn outcome_of(answer: &Answer) -> Outcome {
     if answer.status_code >= StatusCode::BAD_REQUEST.as_u16() {
         return Outcome::Refused { body, passing: false };
     }
-    let failed = match &answer.payment {
-        Some(payment) => payment.failure.is_some(),
+    let status = match &answer.payment {
+        Some(payment) => Some(payment.status),
         // A replayed item: its body is ours.
-        None => has_failed(&body),
+        None => status_in(&body),
     };
-    Outcome::Created { body, failed }
+    Outcome::Created { body, standing: status.map_or(Standing::Pending, Standing::of) }
 }
 
-fn has_failed(body: &[u8]) -> bool {
+fn status_in(body: &[u8]) -> Option<PaymentStatus> {
     #[derive(serde::Deserialize)]
     struct Status<'body> {
         status: &'body str,
     }
-    serde_json::from_slice::<Status<'_>>(body).is_ok_and(|read| read.status == "failed")
+    serde_json::from_slice::<Status<'_>>(body).ok()?.status.parse().ok()
 }
 
 async fn atomic(
@@ -219,7 +242,7 @@ async fn atomic(
     let count = items.len();
     let mut members = Vec::with_capacity(count);
     for (index, item) in items.into_iter().enumerate() {
-        match member(app, merchant, item) {
+        match member(app, merchant, index, item) {
             Ok(member) => members.push(member),
             // It depends on the request alone: every send is refused alike.
             Err(problem) => return keep(app, claim, none_applied(count, index, &problem)).await,
@@ -236,16 +259,23 @@ fn render_group(outcome: GroupOutcome<'_>) -> Bytes {
     match outcome {
         GroupOutcome::Applied(answers) => render(&answers.iter().map(outcome_of).collect::<Vec<_>>()),
         GroupOutcome::Refused { refusal, index, count } => {
-            none_applied(count, index, &problem_of(PaymentError::Refused(refusal.clone()), wire::CREATE))
+            let cause = problem_of(PaymentError::Refused(refusal.clone()), wire::CREATE);
+            none_applied(count, index, &placed(cause, index))
         }
     }
 }
 
-fn member(app: &App, merchant: MerchantId, item: Item) -> Result<(KeyClaim, CreatePayment), Problem> {
+fn member(
+    app: &App,
+    merchant: MerchantId,
+    index: usize,
+    item: Item,
+) -> Result<(KeyClaim, CreatePayment), Problem> {
     let new = item.payment?;
     if new.rail != Rail::Book {
         let detail = "An atomic batch takes book payments only: a gateway cannot be rolled back.";
-        return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "rail_not_atomic", detail).at("/rail"));
+        let problem = Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "rail_not_atomic", detail);
+        return Err(problem.at(format!("/payments/{index}/rail")));
     }
     let facts = Facts { from: new.from, to: new.to, amount: new.amount.get(), card_bin: None };
     let scored = app.fraud.score(&facts);
@@ -265,17 +295,21 @@ fn none_applied(count: usize, index: usize, cause: &Problem) -> Bytes {
 fn render(outcomes: &[Outcome]) -> Bytes {
     let mut body = Vec::with_capacity(outcomes.len() * 640);
     body.extend_from_slice(b"{\"results\":[");
-    let (mut succeeded, mut failed, mut refused) = (0_u64, 0_u64, 0_u64);
+    let (mut succeeded, mut failed, mut refused, mut pending) = (0_u64, 0_u64, 0_u64, 0_u64);
     for (index, outcome) in outcomes.iter().enumerate() {
         if index > 0 {
             body.push(b',');
         }
         body.extend_from_slice(format!("{{\"index\":{index},").as_bytes());
         match outcome {
-            Outcome::Created { body: payment, failed: has_failed } => {
+            Outcome::Created { body: payment, standing } => {
                 body.extend_from_slice(b"\"payment\":");
                 body.extend_from_slice(payment);
-                if *has_failed { failed += 1 } else { succeeded += 1 }
+                match standing {
+                    Standing::Succeeded => succeeded += 1,
+                    Standing::Failed => failed += 1,
+                    Standing::Pending => pending += 1,
+                }
             }
             Outcome::Refused { body: error, .. } => {
                 body.extend_from_slice(b"\"error\":");
@@ -285,8 +319,9 @@ fn render(outcomes: &[Outcome]) -> Bytes {
         }
         body.push(b'}');
     }
-    let summary =
-        format!("],\"summary\":{{\"succeeded\":{succeeded},\"failed\":{failed},\"refused\":{refused}}}}}");
+    let summary = format!(
+        "],\"summary\":{{\"succeeded\":{succeeded},\"failed\":{failed},\"refused\":{refused},\"pending\":{pending}}}}}"
+    );
     body.extend_from_slice(summary.as_bytes());
     body.into()
 }
