@@ -27,6 +27,8 @@ use crate::{FLOOR_LIFE, GapCause, Version, flight::lock};
 pub(crate) struct Server {
     entries: Mutex<HashMap<Bytes, Entry>>,
     floor: Mutex<(Version, Option<Instant>)>,
+    /// The highest floor of any tombstone that may be about.
+    highest: Mutex<(Version, Option<Instant>)>,
     nodes: Mutex<Vec<Arc<Node>>>,
     dice: Mutex<StdRng>,
 }
@@ -94,6 +96,7 @@ impl Server {
         Arc::new(Self {
             entries: Mutex::default(),
             floor: Mutex::default(),
+            highest: Mutex::default(),
             nodes: Mutex::default(),
             dice: Mutex::new(StdRng::seed_from_u64(seed)),
         })
@@ -132,8 +135,7 @@ impl Server {
     }
 
     fn floor(&self) -> Version {
-        let (floor, until) = *lock(&self.floor);
-        if until.is_some_and(|until| until > Instant::now()) { floor } else { Version::NONE }
+        live(*lock(&self.floor))
     }
 
     fn publish(&self, message: &Bytes) {
@@ -144,6 +146,10 @@ impl Server {
             }
         }
     }
+}
+
+fn live((floor, until): (Version, Option<Instant>)) -> Version {
+    if until.is_some_and(|until| until > Instant::now()) { floor } else { Version::NONE }
 }
 
 impl Node {
@@ -163,8 +169,7 @@ impl Node {
 
 impl Entry {
     fn live_floor(&self) -> Version {
-        let holds = self.floor_until.is_some_and(|until| until > Instant::now());
-        if holds { self.floor } else { Version::NONE }
+        live((self.floor, self.floor_until))
     }
 }
 
@@ -247,11 +252,14 @@ impl Double {
                     let entry = entries.entry(key.clone()).or_default();
                     let floor = entry.live_floor().max(*version);
                     *entry = Entry { floor, floor_until: until, state: State::Tombstone };
+                    let mut highest = lock(&self.server.highest);
+                    *highest = (live(*highest).max(floor), until);
                 }
             }
             Dispatch::NewEpoch(version) => {
                 entries.clear();
-                let floor = self.server.floor().max(version);
+                let highest = live(*lock(&self.server.highest));
+                let floor = self.server.floor().max(version).max(highest);
                 *lock(&self.server.floor) = (floor, until);
             }
             Dispatch::Tell => {}

@@ -77,25 +77,44 @@ async fn value_loaded_before_another_nodes_invalidation_is_not_stored_remotely()
     assert_eq!(a.cache.stats().l2_stored, 0);
 }
 
+/// Ends the highest floor that the first contact with a server sets for a while, as time would.
+async fn end_first_contact(server: &Server, node: &Node) {
+    node.cache.invalidate_many(["first contact"], Version(1)).await;
+    let mut raw = server.connect().await;
+    let record: String = redis::cmd("GET").arg("test:numbers").query_async(&mut raw).await.unwrap();
+    // The floor and its end stand after the run id and the epoch.
+    let record = format!("{}{}{}", &record[..56], "0".repeat(30), &record[86..]);
+    redis::cmd("SET").arg("test:numbers").arg(record).query_async::<()>(&mut raw).await.unwrap();
+}
+
+/// The floor that the loader of `key` is told on a node that has heard of nothing.
+async fn floor_for_a_newcomer(server: &Server, key: &str) -> Option<Version> {
+    let newcomer = Node::up(&server.url()).await;
+    let floor = |context: LoadContext| async move { Ok::<_, Infallible>(Some(context.floor().0)) };
+    newcomer.cache.get_or_load(key, floor).await.unwrap().map(Version)
+}
+
 #[tokio::test]
 async fn floor_of_an_invalidation_reaches_loaders_that_never_heard_of_it() {
     let server = Server::start().await;
-    let b = Node::up(&server.url()).await;
-    b.cache.clear().await;
-    // The first contact with a server sets the highest floor for a while; that is undone here.
-    let mut raw = server.connect().await;
-    let forget = |record: String| format!("{}{}{}", &record[..56], "0".repeat(16), "0".repeat(14));
-    let record: String = redis::cmd("GET").arg("test:numbers").query_async(&mut raw).await.unwrap();
-    redis::cmd("SET").arg("test:numbers").arg(forget(record)).query_async::<()>(&mut raw).await.unwrap();
+    let a = Node::up(&server.url()).await;
+    end_first_contact(&server, &a).await;
+    a.cache.invalidate_many(["k"], Version(5)).await;
+    a.cache.invalidate_many(["k"], Version(4)).await;
+    assert_eq!(floor_for_a_newcomer(&server, "k").await, Some(Version(5)));
+    assert_eq!(floor_for_a_newcomer(&server, "other").await, Some(Version::NONE));
+}
 
-    b.cache.invalidate_many(["k"], Version(5)).await;
-    b.cache.invalidate_many(["k"], Version(4)).await;
-    let newcomer = Node::up(&server.url()).await;
-    let floor = |context: LoadContext| async move { Ok::<_, Infallible>(Some(context.floor().0)) };
-    assert_eq!(newcomer.cache.get_or_load("k", floor).await.unwrap(), Some(5));
-    // By a node of its own: keys may share a floor on a node that has been told of one of them.
-    let stranger = Node::up(&server.url()).await;
-    assert_eq!(stranger.cache.get_or_load("other", floor).await.unwrap(), Some(0));
+#[tokio::test]
+async fn clear_takes_tombstones_away_and_not_their_floors() {
+    let server = Server::start().await;
+    let a = Node::up(&server.url()).await;
+    end_first_contact(&server, &a).await;
+    a.cache.invalidate_many(["k"], Version(5)).await;
+    a.cache.invalidate_many(["other"], Version(3)).await;
+    a.cache.clear().await;
+    assert_eq!(floor_for_a_newcomer(&server, "k").await, Some(Version(5)));
+    assert_eq!(floor_for_a_newcomer(&server, "any").await, Some(Version(5)));
 }
 
 #[tokio::test]

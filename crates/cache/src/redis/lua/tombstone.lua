@@ -5,6 +5,9 @@ local floor_until = now + FLOOR_LIFE_MS
 for index = 2, #KEYS do
   local entry = read_entry(KEYS[index], cache.epoch)
   local floor = ARGV[index + 3]
+  if floor > cache.highest then
+    cache.highest = floor
+  end
   write_entry(KEYS[index], cache.epoch, {
     state = 'T',
     floor = entry.floor > floor and entry.floor or floor,
@@ -14,5 +17,7 @@ for index = 2, #KEYS do
     payload = '',
   })
 end
+cache.highest_until = floor_until
+write_cache(KEYS[1], ARGV[1], cache)
 redis.call('PUBLISH', ARGV[3], ARGV[4])
 return 1
