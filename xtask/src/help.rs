@@ -6,9 +6,10 @@ cargo xtask COMMAND
 
   setup [--no-install]
       Find PostgreSQL (15 or later) and Redis (6 or later); install what is missing on Debian-like systems.
-  run [--port 8080] [--operator-port 9100] [--dir .paystrata] [--fresh] [--no-install] [--debug]
-      [--seed-payments N [--seed S] [--exit-after-seed]]
+  run [--port 8080] [--operator-port 9100] [--dir .paystrata] [--fresh] [--no-install]
+      [--debug | --programs DIR] [--seed-payments N [--seed S] [--exit-after-seed]]
       From a fresh machine to a running service; Ctrl-C stops everything. --fresh removes earlier data.
+      --programs DIR builds nothing and uses `paystrata` and `paystrata-simulator` of that directory.
   services up|down|status [--dir .paystrata/services] [--json] [--only postgres,replica,redis]
       Private PostgreSQL primary and replica and Redis on free loopback ports.
   test [FILTER]

@@ -1,10 +1,13 @@
 //! Faults of private services, on real PostgreSQL and Redis: what a killed run leaves behind is adopted or
 //! mended, and nothing that holds data is removed. Runs the `xtask` binary as a user would.
 
+mod kill;
+
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
+use kill::kill;
 use serde_json::Value;
 
 /// A services directory that is stopped and removed when the test ends, however it ends.
@@ -45,19 +48,6 @@ impl Drop for Services {
 
 fn pid(report: &Value, service: &str) -> u64 {
     report[service]["pid"].as_u64().expect("a running service has a pid")
-}
-
-fn kill(pid: u64) {
-    let killed = Command::new("kill").args(["-9", &pid.to_string()]).status();
-    assert!(killed.expect("kill runs").success());
-    // Dead is gone, or a corpse (`Z`) where nobody reaps orphans, as in a container without an init.
-    let alive = || {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
-    };
-    while alive() {
-        std::thread::yield_now();
-    }
 }
 
 fn sql(report: &Value, service: &str, statement: &str) -> String {

@@ -21,9 +21,8 @@ CREATE TABLE gateway_operations (
     sent_at            timestamptz NOT NULL,
     due_at             timestamptz NOT NULL
 );
--- What a gateway's webhook or settlement file names us by.
-CREATE UNIQUE INDEX gateway_operations_by_reference ON gateway_operations (reference);
--- The operations of one payment, for the timeline.
+-- `reference` has 100 random bits, so no two rows share one, and nothing is looked up by it: it has no index.
+-- What `paystrata verify` asks for each payment under way, and how a person finds what was sent for one.
 CREATE INDEX gateway_operations_by_payment ON gateway_operations (payment_id);
 -- The resolver's queue: only what is not settled yet, so it stays tiny.
 CREATE INDEX gateway_operations_due ON gateway_operations (due_at) WHERE status IN (1, 2, 3);
@@ -37,12 +36,12 @@ CREATE TABLE fraud_decisions (
     reasons     text[]      NOT NULL,
     decided_at  timestamptz NOT NULL
 );
--- A merchant's latest decisions with reasons, for operators and back-tests.
-CREATE INDEX fraud_decisions_by_merchant ON fraud_decisions (merchant_id, payment_id DESC);
 
--- Entries added at run time; the configuration's blocklist is merged with it.
+-- Entries added at run time; the configuration's blocklist is merged with it. An entry that is misspelt would block
+-- nobody, so it is refused.
 CREATE TABLE fraud_blocklist (
-    entry      text PRIMARY KEY,
+    entry      text PRIMARY KEY
+               CONSTRAINT fraud_blocklist_entry CHECK (entry ~ '^(account:acc_[0-9a-f]{32}|bin:[0-9]{6})$'),
     reason     text NOT NULL DEFAULT '',
     expires_at timestamptz,
     created_at timestamptz NOT NULL DEFAULT now()

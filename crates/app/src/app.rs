@@ -14,6 +14,7 @@ use crate::engine::Engine;
 use crate::fraud::Fraud;
 use crate::gateways::Gateways;
 use crate::merchants::keys::Keys;
+use crate::supervise::Watch;
 
 /// The composed service.
 #[derive(Debug)]
@@ -38,6 +39,10 @@ pub struct App {
     pub charges: TaskTracker,
     /// Requests that may be in flight.
     pub in_flight: Arc<Semaphore>,
+    /// Bytes that the bodies of requests may have together.
+    pub bodies: Arc<Semaphore>,
+    /// Which background tasks are running.
+    pub watch: Watch,
     /// Set once shutdown has begun.
     pub draining: CancellationToken,
 }

@@ -77,8 +77,12 @@ async fn forget_keys(app: &App) {
     }
 }
 
-async fn read_blocklist(app: &App) {
+/// Also called once at the start, before anybody is answered. A failure is counted and told; the last list stays in force,
+/// and until there is one no payment is taken.
+pub async fn read_blocklist(app: &App) {
     if let Err(error) = refresh_blocklist(app.fraud.blocklist(), &app.db).await {
-        tracing::warn!(%error, "refresh blocklist");
+        let help = "Reads of the stored blocklist that failed; the last list stays in force.";
+        app.monitor.counter("fraud.blocklist.failures", help).increment();
+        tracing::warn!(?error, is_read = app.fraud.blocklist().is_read(), "refresh blocklist");
     }
 }

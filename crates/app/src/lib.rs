@@ -9,6 +9,7 @@ pub mod http;
 pub mod listen;
 pub mod router;
 pub mod serve;
+pub mod supervise;
 
 pub mod accounts;
 pub mod fraud;

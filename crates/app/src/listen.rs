@@ -40,12 +40,6 @@ const PING_INTERVAL: Duration = Duration::from_secs(20);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
 /// After an accept that failed; mostly descriptors ran out, and closing connections gives some back.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// For a connection over the bound. Constant, because nothing is read from it.
-const REFUSAL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
-    content-type: application/problem+json\r\nretry-after: 1\r\nconnection: close\r\ncontent-length: 163\r\n\r\n\
-    {\"type\":\"about:blank\",\"title\":\"Service Unavailable\",\"status\":503,\"code\":\"unavailable\",\
-    \"detail\":\"Too many connections are open. Nothing was done.\",\"retryable\":true}";
-
 /// Bounds of one listener.
 #[derive(Clone, Copy, Debug)]
 pub struct ConnectionLimits {
@@ -57,17 +51,20 @@ pub struct ConnectionLimits {
     pub idle_timeout: Duration,
     /// Once closing: how long without any progress.
     pub linger: Duration,
+    /// The whole answer to a connection over the bound, from which nothing is read. It fits into any empty send buffer.
+    pub refusal: fn() -> Vec<u8>,
 }
 
 impl ConnectionLimits {
     /// What follows from the bounds of requests.
     #[must_use]
-    pub fn new(in_flight_max: usize, request_timeout: Duration) -> Self {
+    pub fn new(in_flight_max: usize, request_timeout: Duration, refusal: fn() -> Vec<u8>) -> Self {
         Self {
             connections_max: in_flight_max.saturating_mul(CONNECTIONS_PER_REQUEST).max(CONNECTIONS_MIN),
             first_request_timeout: request_timeout,
             idle_timeout: IDLE_TIMEOUT.max(request_timeout),
             linger: LINGER,
+            refusal,
         }
     }
 }
@@ -96,7 +93,7 @@ pub async fn listen(
             note(ended);
         }
         match accepted {
-            Ok((stream, _)) if connections.len() >= limits.connections_max => refuse(stream),
+            Ok((stream, _)) if connections.len() >= limits.connections_max => refuse(stream, limits.refusal),
             Ok((stream, _)) => {
                 let (builder, router, stop) = (Arc::clone(&builder), router.clone(), stop.clone());
                 connections.spawn(async move { converse(&builder, stream, router, limits, stop).await });
@@ -133,11 +130,11 @@ fn note(ended: Result<(), tokio::task::JoinError>) {
     }
 }
 
-/// Best effort and without waiting: the answer fits into any empty send buffer.
-fn refuse(stream: TcpStream) {
+/// Best effort and without waiting.
+fn refuse(stream: TcpStream, refusal: fn() -> Vec<u8>) {
     tracing::warn!("too many connections: one is refused");
     if let Ok(mut stream) = stream.into_std() {
-        let _ = stream.write_all(REFUSAL);
+        let _ = stream.write_all(&refusal());
     }
 }
 

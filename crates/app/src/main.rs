@@ -9,7 +9,7 @@ use paystrata_app::config::{Config, LoadOptions, reference_page};
 use paystrata_app::ids::MerchantId;
 use paystrata_app::ledger::verify::{Audit, verify};
 use paystrata_app::merchants::store::add_merchant;
-use paystrata_app::migrations::{MIGRATOR, ensure_partitions};
+use paystrata_app::migrations::{MIGRATOR, ensure_partitions, status_page};
 use paystrata_app::{observe, serve, telemetry};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -35,7 +35,8 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
         Command::Config { .. } => say(&config.print_redacted()),
         Command::Serve => return serve_until_told(config).await,
-        Command::Migrate { status } => migrate(&config, status).await?,
+        Command::Migrate { status: true } => return migration_status(&config).await,
+        Command::Migrate { status: false } => migrate(&config).await?,
         Command::Verify => return audit(&config).await,
         Command::Merchant { action: MerchantAction::Add { name } } => add(&config, &name).await?,
     }
@@ -61,14 +62,17 @@ async fn session(config: &Config, name: &str) -> anyhow::Result<(paystrata_db::D
     Ok((db, session))
 }
 
-async fn migrate(config: &Config, only_status: bool) -> anyhow::Result<()> {
+/// Fails where list and database disagree, so that a script sees what a person reads.
+async fn migration_status(config: &Config) -> anyhow::Result<ExitCode> {
     let (_db, session) = session(config, "migrate").await?;
-    if only_status {
-        for migration in MIGRATOR.status(&session).await? {
-            say(&format!("{:04} {:40} {:?}", migration.version, migration.name, migration.state));
-        }
-        return Ok(());
-    }
+    let status = MIGRATOR.status(&session).await?;
+    say(status_page(&status).trim_end());
+    let disagree = status.iter().any(|migration| migration.state.is_disagreement());
+    Ok(if disagree { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+async fn migrate(config: &Config) -> anyhow::Result<()> {
+    let (_db, session) = session(config, "migrate").await?;
     let applied = MIGRATOR.up(&session).await?;
     for migration in &applied {
         say(&format!("applied {:04} {} in {:?}", migration.version, migration.name, migration.took));

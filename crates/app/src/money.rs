@@ -95,7 +95,7 @@ impl fmt::Debug for Currency {
 
 /// Code, numeric code, exponent (ISO 4217). The commonest stand first: look-up is a short scan.
 #[rustfmt::skip]
-const CURRENCIES: [(&str, i16, u8); 150] = [
+const CURRENCIES: [(&str, i16, u8); 156] = [
     ("USD", 840, 2), ("EUR", 978, 2), ("GBP", 826, 2), ("JPY", 392, 0), ("CHF", 756, 2), ("AUD", 36, 2),
     ("CAD", 124, 2), ("CNY", 156, 2), ("INR", 356, 2), ("SEK", 752, 2), ("NOK", 578, 2), ("DKK", 208, 2),
     ("AED", 784, 2), ("AFN", 971, 2), ("ALL", 8, 2), ("AMD", 51, 2), ("AOA", 973, 2), ("ARS", 32, 2),
@@ -121,6 +121,7 @@ const CURRENCIES: [(&str, i16, u8); 150] = [
     ("TOP", 776, 2), ("TRY", 949, 2), ("TTD", 780, 2), ("TWD", 901, 2), ("TZS", 834, 2), ("UAH", 980, 2),
     ("UGX", 800, 0), ("UYU", 858, 2), ("UZS", 860, 2), ("VES", 928, 2), ("VND", 704, 0), ("VUV", 548, 0),
     ("WST", 882, 2), ("XAF", 950, 0), ("XCD", 951, 2), ("XOF", 952, 0), ("YER", 886, 2), ("ZAR", 710, 2),
+    ("SLE", 925, 2), ("VED", 926, 2), ("XCG", 532, 2), ("XPF", 953, 0), ("ZMW", 967, 2), ("ZWG", 924, 2),
 ];
 
 #[cfg(test)]
@@ -133,6 +134,23 @@ mod tests {
             let currency: Currency = code.parse().unwrap();
             assert_eq!(currency, Currency::from_numeric(numeric).unwrap(), "{code}");
             assert_eq!(currency.exponent(), exponent);
+        }
+    }
+
+    /// Codes that older lists lack, as list one of ISO 4217 gives them.
+    #[test]
+    fn currencies_that_came_lately_are_known() {
+        for (code, numeric, exponent) in [
+            ("SLE", 925, 2),
+            ("VED", 926, 2),
+            ("XCG", 532, 2),
+            ("XPF", 953, 0),
+            ("ZMW", 967, 2),
+            ("ZWG", 924, 2),
+        ] {
+            let currency: Currency = code.parse().unwrap();
+            assert_eq!(currency, Currency::from_numeric(numeric).unwrap(), "{code}");
+            assert_eq!((currency.code(), currency.exponent()), (code, exponent));
         }
     }
 

@@ -13,6 +13,7 @@ use serde_json::json;
 
 use crate::app::App;
 use crate::http::answer;
+use crate::supervise::RESOLVER;
 
 /// All operator routes.
 pub fn router(app: Arc<App>) -> Router {
@@ -29,12 +30,23 @@ async fn health() -> Response {
     answer::json(StatusCode::OK, json!({"status": "ok"}).to_string())
 }
 
-/// Payments can be taken: a primary is known and draining has not begun. Helpers that are down cost speed only, so
-/// they are told but do not count.
+/// Payments can be taken and are seen through to their end: a primary is known, every lane of the engine and the resolver
+/// run, the fraud rules are loaded, and draining has not begun. Helpers that are down cost speed only, so they are told but
+/// do not count.
 async fn ready(State(app): State<Arc<App>>) -> Response {
     let status = app.db.status();
     let draining = app.draining.is_cancelled();
-    let ready = status.primary.is_some() && !draining;
+    let lanes = app.engine.lanes_running();
+    let tasks: serde_json::Map<_, _> = app
+        .watch
+        .states()
+        .into_iter()
+        .map(|(name, state)| (name.to_owned(), json!({"running": state.running, "failures": state.failures})))
+        .collect();
+    // Without the resolver, what is not known stays held; without a lane, half of all accounts cannot pay.
+    let working = lanes.iter().all(|running| *running) && app.watch.is_running(RESOLVER);
+    let rules = app.fraud.rules().is_ok();
+    let ready = status.primary.is_some() && working && rules && !draining;
     let nodes: Vec<_> = status
         .nodes
         .iter()
@@ -47,7 +59,14 @@ async fn ready(State(app): State<Arc<App>>) -> Response {
             })
         })
         .collect();
-    let body = json!({"ready": ready, "draining": draining, "database": nodes});
+    let body = json!({
+        "ready": ready,
+        "draining": draining,
+        "lanes": lanes,
+        "tasks": tasks,
+        "fraud_rules": rules,
+        "database": nodes,
+    });
     let code = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     answer::json(code, body.to_string())
 }

@@ -16,27 +16,35 @@ use paystrata_monitor::Monitor;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use crate::app::App;
-use crate::config::{Config, DatabaseConfig, Profile, SecretUrl};
+use crate::config::{Config, DatabaseConfig, SecretUrl};
 use crate::documents::{Documents, DocumentsConfig};
 use crate::engine::{Engine, EngineConfig, EngineObserver, Render};
 use crate::fraud::{Fraud, FraudConfig, Switch};
 use crate::gateways::Gateways;
+use crate::http::limits::too_many_connections;
 use crate::listen::{ConnectionLimits, listen};
 use crate::merchants::keys::Keys;
 use crate::merchants::store::add_merchant;
 use crate::migrations::{MIGRATOR, ensure_partitions};
 use crate::observe::{CommitObserver, DatabaseObserver, ExchangeObserver};
+use crate::supervise::{HOUSEKEEPING, RESOLVER, STATS_REFRESH, Watch};
 use crate::{accounts, housekeeping, merchants, observe, operator, payments, router};
 
 /// The merchant that the development key belongs to: a fixed id, so that every start finds it again.
 const DEVELOPMENT_MERCHANT: Uuid = Uuid::from_u128(0x0193_0000_0000_7000_8000_0000_0000_0001);
-/// Background tasks and tiers get this long to end once requests have drained.
+/// Everything that is not a request gets this long to end after the drain timeout: 25 s and this are 30 s by default,
+/// which must be less than what the service manager waits (35 s in `deploy/`).
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Of which the last is for the operator listener,
+const OPERATORS_SHARE: Duration = Duration::from_secs(1);
+/// and what comes before that for background tasks and tiers.
+const TIERS_SHARE: Duration = Duration::from_secs(2);
 
 /// A running service.
 #[derive(Debug)]
@@ -68,25 +76,22 @@ impl Service {
         )?;
         prepare(&db, &config).await?;
         let app = Arc::new(compose(config, db, monitor)?);
+        // Who is blocked must not be let in by a service that does not know it yet.
+        housekeeping::read_blocklist(&app).await;
         let closed = CancellationToken::new();
         let (address, operator_address) = (public.local_addr()?, operators.local_addr()?);
         let http = &app.config.http;
-        let limits = ConnectionLimits::new(http.in_flight_max.get(), http.request_timeout);
+        let limits =
+            ConnectionLimits::new(http.in_flight_max.get(), http.request_timeout, too_many_connections);
         let public = listen(public, router::router(&app), limits, app.draining.clone());
         let operators = listen(operators, operator::router(Arc::clone(&app)), limits, closed.clone());
         let (public, operators) = (tokio::spawn(public), tokio::spawn(operators));
-        let refresher =
-            merchants::refresh::run(app.db.clone(), app.config.stats.refresh, app.draining.clone());
-        let tasks = vec![
-            tokio::spawn(payments::resolver::run(Arc::clone(&app))),
-            tokio::spawn(housekeeping::run(Arc::clone(&app))),
-            tokio::spawn(refresher),
-        ];
+        let tasks = background_tasks(&app);
         tracing::info!(%address, %operator_address, "paystrata serves");
         Ok(Self { app, address, operator_address, public, operators, tasks, closed })
     }
 
-    /// Drains and stops: no new requests, those in flight end, their charges are settled, the engine commits what it
+    /// Drains and stops, within the drain timeout and [`CLOSE_TIMEOUT`]: no new requests, those in flight end, their charges are settled, the engine commits what it
     /// has taken, and the tiers are told the rest.
     pub async fn stop(mut self) {
         let app = &self.app;
@@ -94,6 +99,8 @@ impl Service {
         app.draining.cancel();
         app.charges.close();
         let limit = app.config.http.drain_timeout;
+        // One deadline for all that follows: whoever asked for the stop waits so long and then kills.
+        let end = Instant::now() + limit + CLOSE_TIMEOUT;
         let drained = tokio::time::timeout(limit, async {
             if let Err(error) = (&mut self.public).await {
                 tracing::error!(%error, "await public listener");
@@ -105,7 +112,10 @@ impl Service {
             tracing::warn!(?limit, charges = app.charges.len(), "requests did not drain in time");
             self.public.abort();
         }
-        app.engine.close().await;
+        // Its callers have their answers; if not, a batch hangs on the database, and its keys lead to what became of it.
+        if timeout_at(end - OPERATORS_SHARE - TIERS_SHARE, app.engine.close()).await.is_err() {
+            tracing::warn!("the engine did not end in time");
+        }
         let closing = async {
             for task in self.tasks {
                 let _ = task.await;
@@ -113,15 +123,38 @@ impl Service {
             app.documents.close().await;
             app.db.close().await;
         };
-        if tokio::time::timeout(CLOSE_TIMEOUT, closing).await.is_err() {
+        if timeout_at(end - OPERATORS_SHARE, closing).await.is_err() {
             tracing::warn!("background tasks did not end in time");
         }
         self.closed.cancel();
-        if tokio::time::timeout(CLOSE_TIMEOUT, &mut self.operators).await.is_err() {
+        if timeout_at(end, &mut self.operators).await.is_err() {
             self.operators.abort();
         }
         tracing::info!("stopped");
     }
+}
+
+/// Each is started again when it breaks.
+fn background_tasks(app: &Arc<App>) -> Vec<JoinHandle<()>> {
+    let resolver = Arc::clone(app);
+    let chores = Arc::clone(app);
+    let refresher = Arc::clone(app);
+    vec![
+        tokio::spawn(async move {
+            let start = || payments::resolver::run(Arc::clone(&resolver));
+            resolver.watch.keep(RESOLVER, &resolver.draining, start).await;
+        }),
+        tokio::spawn(async move {
+            let start = || housekeeping::run(Arc::clone(&chores));
+            chores.watch.keep(HOUSEKEEPING, &chores.draining, start).await;
+        }),
+        tokio::spawn(async move {
+            let app = &refresher;
+            let start =
+                || merchants::refresh::run(app.db.clone(), app.config.stats.refresh, app.draining.clone());
+            app.watch.keep(STATS_REFRESH, &app.draining, start).await;
+        }),
+    ]
 }
 
 async fn bind(setting: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
@@ -141,7 +174,16 @@ pub async fn connect(config: &DatabaseConfig, monitor: &Monitor) -> anyhow::Resu
 
 fn database_config(config: &DatabaseConfig) -> anyhow::Result<paystrata_db::Config> {
     let url = |setting: &str, url: &SecretUrl| -> anyhow::Result<ConnectionUrl> {
-        url.expose().parse().with_context(|| format!("read {setting}"))
+        let url: ConnectionUrl = url.expose().parse().with_context(|| format!("read {setting}"))?;
+        if url.prefers_tls_over_a_network() {
+            let server = url.endpoint();
+            tracing::warn!(
+                setting,
+                server,
+                "no TLS to PostgreSQL: rows cross the network in clear; sslmode=disable says so"
+            );
+        }
+        Ok(url)
     };
     let mut target = paystrata_db::Config::new(url("db.primary_url", &config.primary_url)?);
     target.replica_urls = config
@@ -200,7 +242,9 @@ fn compose(config: Config, db: Db, monitor: Monitor) -> anyhow::Result<App> {
         documents,
         keys: Keys::new(config.profile),
         charges: TaskTracker::new(),
+        watch: Watch::default(),
         in_flight: Arc::new(Semaphore::new(config.http.in_flight_max.get())),
+        bodies: Arc::new(Semaphore::new(config.http.bodies_bytes_max)),
         draining: CancellationToken::new(),
         db,
         monitor,
@@ -260,10 +304,4 @@ fn gateways(config: &Config, monitor: &Monitor) -> anyhow::Result<Gateways> {
         gateways.velocity_pay = Some(Arc::new(gateway) as Arc<dyn Gateway>);
     }
     Ok(gateways)
-}
-
-/// Whether the profile is one whose secrets everybody knows.
-#[must_use]
-pub fn is_development(config: &Config) -> bool {
-    config.profile == Profile::Development
 }

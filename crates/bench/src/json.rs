@@ -1,4 +1,5 @@
 //! A report as JSON, schema 1: what `--json` writes. Knows the wire names; numbers that are none become `null`.
+//! Beside the schema's fields, the report says with which command it was made, and each suite what was noted.
 
 use std::collections::BTreeMap;
 
@@ -51,9 +52,10 @@ struct SummaryBody<'report> {
     runs: &'report [f64],
 }
 
-/// `value` is the figure that was judged: the ratio against `peer`, or our own median when `peer` is null.
+/// `value` is the figure that was judged: the ratio against `peer`, or our own median without one.
 #[derive(Serialize)]
 struct TargetBody<'report> {
+    #[serde(skip_serializing_if = "Option::is_none")]
     peer: Option<&'report str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     at_least: Option<f64>,
@@ -185,7 +187,7 @@ mod tests {
                         "case": "p99", "unit": "ms", "higher_is_better": false,
                         "ours": {"median": null, "min": null, "max": null, "runs": [null]},
                         "peers": {}, "ratios": {},
-                        "target": {"peer": null, "at_most": 100.0, "value": null}, "met": false
+                        "target": {"at_most": 100.0, "value": null}, "met": false
                     }
                 ]
             }]

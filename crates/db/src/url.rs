@@ -1,8 +1,11 @@
 //! Connection URLs: parsed once, and never printed with their password.
 //! It refuses URLs that name several hosts (one URL is one server, or routing could not tell them apart) and URLs that
-//! demand TLS, which this version does not speak. Callers: whoever builds a `Config`.
+//! demand TLS, which this version does not speak. One that would take TLS if there is any (`sslmode=prefer`, which is also
+//! what a URL without it says) is taken and never gets it: [`ConnectionUrl::prefers_tls_over_a_network`] tells.
+//! Callers: whoever builds a `Config`.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::str::FromStr;
 
 use tokio_postgres::config::{Host, SslMode};
@@ -27,20 +30,34 @@ pub enum UrlError {
         /// How many it names.
         found: usize,
     },
-    /// `sslmode=require` or stronger.
+    /// `sslmode=require`, `verify-ca` or `verify-full`.
     #[error(
-        "the URL demands TLS (sslmode=require), which this version does not speak; use a local or tunnelled address"
+        "the URL demands TLS by its sslmode, which this version does not speak; use a local or tunnelled address"
     )]
     TlsDemanded,
 }
 
 const PORT_DEFAULT: u16 = 5432;
+const VERIFYING: [&str; 2] = ["sslmode=verify-ca", "sslmode=verify-full"];
 
 impl ConnectionUrl {
     /// `host:port`, or the socket's folder and port.
     #[must_use]
     pub fn endpoint(&self) -> &str {
         &self.endpoint
+    }
+
+    /// Whether rows, and the password where the server asks for it, cross a network in the clear although the URL would
+    /// rather have TLS. `sslmode=disable` says that this is known; a socket or a loopback address is no network.
+    #[must_use]
+    pub fn prefers_tls_over_a_network(&self) -> bool {
+        let over_a_network = match self.host() {
+            Host::Tcp(name) => {
+                name != "localhost" && !name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+            }
+            Host::Unix(_) => false,
+        };
+        over_a_network && self.settings.get_ssl_mode() != SslMode::Disable
     }
 
     pub(crate) fn host(&self) -> &Host {
@@ -60,7 +77,12 @@ impl FromStr for ConnectionUrl {
     type Err = UrlError;
 
     fn from_str(text: &str) -> Result<Self, UrlError> {
-        let settings: tokio_postgres::Config = text.parse().map_err(UrlError::Malformed)?;
+        let settings: tokio_postgres::Config = match text.parse() {
+            Ok(settings) => settings,
+            // Words of libpq that the driver does not know.
+            Err(_) if VERIFYING.iter().any(|mode| text.contains(mode)) => return Err(UrlError::TlsDemanded),
+            Err(error) => return Err(UrlError::Malformed(error)),
+        };
         let tls_optional = matches!(settings.get_ssl_mode(), SslMode::Disable | SslMode::Prefer);
         if !tls_optional {
             return Err(UrlError::TlsDemanded);
@@ -124,9 +146,30 @@ mod tests {
 
     #[test]
     fn tls_demanded_is_refused_and_tls_preferred_is_taken() {
-        let refused = "postgres://pay@db1/x?sslmode=require".parse::<ConnectionUrl>();
-        assert!(matches!(refused, Err(UrlError::TlsDemanded)));
+        for mode in ["require", "verify-ca", "verify-full"] {
+            for text in [format!("postgres://pay@db1/x?sslmode={mode}"), format!("host=db1 sslmode={mode}")] {
+                assert!(matches!(text.parse::<ConnectionUrl>(), Err(UrlError::TlsDemanded)), "{text}");
+            }
+        }
         assert!("postgres://pay@db1/x?sslmode=prefer".parse::<ConnectionUrl>().is_ok());
+    }
+
+    #[test]
+    fn a_wish_for_tls_that_is_not_granted_over_a_network_is_told() {
+        let told = |text: &str| text.parse::<ConnectionUrl>().expect(text).prefers_tls_over_a_network();
+        for text in ["postgres://pay@db1/x", "postgres://pay@10.0.0.7/x?sslmode=prefer", "host=db1 user=pay"]
+        {
+            assert!(told(text), "{text}");
+        }
+        for text in [
+            "postgres://pay@db1/x?sslmode=disable",
+            "postgres://pay@127.0.0.1/x",
+            "postgres://pay@localhost/x?sslmode=prefer",
+            "host=::1 user=pay",
+            "host=/run/postgresql user=pay",
+        ] {
+            assert!(!told(text), "{text}");
+        }
     }
 
     #[test]

@@ -6,8 +6,9 @@ use std::{fmt::Debug, time::Duration};
 use async_trait::async_trait;
 
 use crate::{
-    outcome::{LookupOutcome, Outcome},
+    outcome::{LookupOutcome, NotSentReason, Outcome},
     request::{Capture, Charge, Lookup, Refund, Request, Void},
+    resilience::{Overloaded, Patience, Slot},
     stats::Stats,
 };
 
@@ -38,8 +39,25 @@ pub trait Gateway: Send + Sync + Debug {
     /// Counters since the start.
     fn stats(&self) -> Stats;
 
-    /// Makes one request within its deadline.
-    async fn execute(&self, request: Request) -> Outcome;
+    /// Reserves a place for one request, so that whoever commits to making it knows that it will be made.
+    ///
+    /// # Errors
+    /// No place came free in time.
+    async fn reserve(&self, patience: Patience) -> Result<Slot, Overloaded>;
+
+    /// Makes one request within its deadline, in a place that this gateway gave.
+    async fn execute_in(&self, slot: Slot, request: Request) -> Outcome;
+
+    /// Makes one request within its deadline; it is not sent when no place for it comes free shortly.
+    async fn execute(&self, request: Request) -> Outcome {
+        match self.reserve(Patience::Brief).await {
+            Ok(slot) => self.execute_in(slot, request).await,
+            Err(Overloaded) => {
+                let reason = NotSentReason::ConcurrencyLimit;
+                Outcome::NotSent { reason, retry_after: None }.after(request.attempt())
+            }
+        }
+    }
 
     /// Asks what became of an attempt. Changes nothing.
     async fn lookup(&self, query: Lookup) -> LookupOutcome;

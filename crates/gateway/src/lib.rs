@@ -121,9 +121,9 @@ pub use crate::{
         Attempt, Capture, Charge, IdentifierError, Lookup, Method, Reference, Refund, Request, TransactionId,
         Verb, Void,
     },
-    resilience::{OperationClass, ResilienceSettings},
+    resilience::{OperationClass, Overloaded, Patience, ResilienceSettings, Slot},
     secret::Secret,
     stats::Stats,
-    transport::BuildError,
+    transport::{BuildError, check_endpoint},
     velocity_pay::{VelocityPay, VelocityPayConfig},
 };

@@ -24,13 +24,13 @@ impl Counter {
         Self { cells: Arc::new([const { Cell(AtomicU64::new(0)) }; CELLS]) }
     }
 
-    /// Adds one. A few nanoseconds, wait-free.
+    /// Adds one. Wait-free: one atomic addition.
     #[inline]
     pub fn increment(&self) {
         self.add(1);
     }
 
-    /// Adds an amount; past `u64::MAX` it starts again at zero. A few nanoseconds, wait-free.
+    /// Adds an amount; past `u64::MAX` it starts again at zero. Wait-free: one atomic addition.
     #[inline]
     pub fn add(&self, amount: u64) {
         self.cells[slot::current() % CELLS].0.fetch_add(amount, Ordering::Relaxed);

@@ -1,5 +1,5 @@
 //! Handles to measured operations: what user code holds and records with.
-//! Recording is a few nanoseconds and takes no lock; keep the handle, because looking one up by name does take one.
+//! Recording takes no lock; keep the handle, because looking one up by name does take one.
 //! Made by `registry`, read by `report` and `prometheus`.
 
 use std::fmt;
@@ -89,7 +89,7 @@ impl Operation {
     }
 
     /// Records a duration that was measured elsewhere; more than an hour counts as an hour.
-    /// A few nanoseconds, wait-free; the first recording of each thread allocates 18.4 KiB.
+    /// Takes no lock; the first recording of each thread allocates 18.4 KiB.
     #[inline]
     pub fn record(&self, elapsed: Duration, outcome: Outcome) {
         let series = &*self.series;

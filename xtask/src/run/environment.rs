@@ -1,8 +1,8 @@
 //! The settings that `run` hands to the service, as environment variables, and the programs it builds.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 use super::options::Profile;
 use crate::services::Running;
@@ -11,11 +11,33 @@ use crate::workspace;
 /// The merchant key that the development profile, and no other, accepts.
 pub(super) const DEVELOPMENT_KEY: &str = "sk_dev_paystrata";
 
+/// Payments of one account in a minute: the default is for real payers, and here load generators pay from a few accounts as
+/// fast as the engine takes it.
+const VELOCITY_COUNT_MAX: &str = "1000000";
+
 /// The programs of one run.
 #[derive(Debug)]
 pub(crate) struct Programs {
     pub(crate) service: PathBuf,
     pub(crate) simulator: PathBuf,
+}
+
+impl Programs {
+    fn in_directory(directory: &Path) -> Programs {
+        Programs { service: directory.join("paystrata"), simulator: directory.join("paystrata-simulator") }
+    }
+}
+
+/// The programs that stand ready in a directory, such as one that another build filled.
+pub(super) fn ready(directory: &Path) -> Result<Programs> {
+    let directory = std::path::absolute(directory)?;
+    let programs = Programs::in_directory(&directory);
+    for program in [&programs.service, &programs.simulator] {
+        if !program.is_file() {
+            bail!("--programs {}: there is no {}", directory.display(), program.display());
+        }
+    }
+    Ok(programs)
 }
 
 /// Builds service and simulator in one call of cargo: it resolves features once for both.
@@ -26,8 +48,7 @@ pub(crate) fn build(profile: Profile) -> Result<Programs> {
         arguments.push("--release");
     }
     workspace::cargo_succeeds(&arguments)?;
-    let directory = workspace::target_directory()?.join(profile.directory());
-    Ok(Programs { service: directory.join("paystrata"), simulator: directory.join("paystrata-simulator") })
+    Ok(Programs::in_directory(&workspace::target_directory()?.join(profile.directory())))
 }
 
 /// Everything the service is told.
@@ -41,6 +62,7 @@ pub(super) fn settings(
     let mut settings = services.service_environment();
     settings.extend([
         ("PAYSTRATA__PROFILE", "development".to_owned()),
+        ("PAYSTRATA__FRAUD__VELOCITY_COUNT_MAX", VELOCITY_COUNT_MAX.to_owned()),
         ("PAYSTRATA__HTTP__LISTEN", format!("127.0.0.1:{port}")),
         ("PAYSTRATA__HTTP__OPERATOR_LISTEN", format!("127.0.0.1:{operator_port}")),
         ("PAYSTRATA__GATEWAYS__AUTHORIZE_NET__ENDPOINT", format!("{simulator}/xml/v1/request.api")),
@@ -83,6 +105,7 @@ mod tests {
         assert_eq!(value("PAYSTRATA__PROFILE"), Some("development"));
         assert_eq!(value("PAYSTRATA__DB__PRIMARY_URL"), Some("postgres://postgres@127.0.0.1:5433/postgres"));
         assert_eq!(value("PAYSTRATA__HTTP__OPERATOR_LISTEN"), Some("127.0.0.1:9100"));
+        assert_eq!(value("PAYSTRATA__FRAUD__VELOCITY_COUNT_MAX"), Some("1000000"));
         let endpoint = value("PAYSTRATA__GATEWAYS__AUTHORIZE_NET__ENDPOINT");
         assert_eq!(endpoint, Some("http://127.0.0.1:7000/xml/v1/request.api"));
         assert_eq!(value("PAYSTRATA__CACHE__REDIS_URL"), None);

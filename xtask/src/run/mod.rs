@@ -1,5 +1,6 @@
 //! `cargo xtask run`: from a fresh machine to a running service, and back to nothing running on Ctrl-C.
-//! Order of the story: ports, programs, build, services, simulator, migrations, service, seeding, wait, stop.
+//! Order of the story: leftovers, ports, programs, build, old data (with `--fresh`), services, simulator, migrations,
+//! service, seeding, wait, stop. Nothing is removed before all that can fail without it has passed.
 
 pub(crate) mod environment;
 mod launch;
@@ -53,11 +54,17 @@ pub(crate) fn run(arguments: lexopt::Parser) -> Result<i32> {
     };
     fs::create_dir_all(directory.join("logs")).with_context(|| format!("create {}", directory.display()))?;
     let _only_one = claim(&directory)?;
-    clear_leftovers(&directory, options.start)?;
+    stop_leftovers(&directory)?;
     check_ports(&options)?;
     setup::ensure(options.install)?;
-    let programs = environment::build(options.profile)?;
+    let programs = match &options.programs {
+        Some(directory) => environment::ready(directory)?,
+        None => environment::build(options.profile)?,
+    };
     process::check_stop()?;
+    if options.start == Start::Fresh {
+        remove_data(&directory)?;
+    }
 
     let host = Host::prepare(&services_of(&directory))?;
     let mut children = Children::default();
@@ -109,27 +116,36 @@ fn story(
         launch::wait_ready(children.app.insert(launched), options.operator_port)
     })?;
     println!("{}", environment::greeting(options.port, options.operator_port, simulator_port));
-    attend(options, programs, &settings, children)
+    match seed_if_asked(options, programs, &settings)? {
+        Some(end) => Ok(end),
+        None => attend(home, children),
+    }
 }
 
-/// From ready to the end: seeding if asked for, then waiting.
-fn attend(
+/// The end, if seeding was the end.
+fn seed_if_asked(
     options: &Options,
     programs: &Programs,
     settings: &[(&'static str, String)],
-    children: &mut Children,
-) -> Result<End> {
+) -> Result<Option<End>> {
     let seeded = options.seeding.as_ref().map(|seeding| {
         let verdict = seed::run(options, seeding, &programs.service, settings);
         (seeding.after, verdict)
     });
     match seeded {
-        Some((_, Err(error))) if error.downcast_ref::<Interrupted>().is_some() => return Ok(End::OnRequest),
-        Some((_, Err(error))) => return Err(error),
-        Some((AfterSeed::Exit, Ok(exit_code))) => return Ok(End::Seeded { exit_code }),
-        Some((AfterSeed::KeepRunning, Ok(_))) | None => {}
+        Some((_, Err(error))) if error.downcast_ref::<Interrupted>().is_some() => Ok(Some(End::OnRequest)),
+        Some((_, Err(error))) => Err(error),
+        Some((AfterSeed::Exit, Ok(exit_code))) => Ok(Some(End::Seeded { exit_code })),
+        Some((AfterSeed::KeepRunning, Ok(_))) | None => Ok(None),
     }
+}
+
+/// Waits until the user or the service ends it. Says once of every other process that it is gone: the service goes
+/// on without most of them, and whoever stopped one on purpose wants to see that.
+fn attend(home: &Path, children: &mut Children) -> Result<End> {
     let Some(app) = children.app.as_mut() else { bail!("no service to attend") };
+    let watched: Vec<(Role, Instance)> = State::load(home)?.running();
+    let mut gone: Vec<Role> = vec![Role::App];
     loop {
         if signal::stop_requests() > 0 {
             note("stopping (Ctrl-C again: at once)");
@@ -140,24 +156,40 @@ fn attend(
             note(&app.log_tail());
             return Ok(End::ServiceDied);
         }
+        if let Some(simulator) = children.simulator.as_mut() {
+            // Reaped, or it would count as alive.
+            simulator.child.try_wait()?;
+        }
+        for (role, instance) in &watched {
+            if !gone.contains(role) && instance.alive().is_none() {
+                gone.push(*role);
+                note(&format!(
+                    "{} is gone; the service runs on. A new start of this command brings it back",
+                    role.title()
+                ));
+            }
+        }
         thread::sleep(process::POLL);
     }
 }
 
-/// Service first, so that it drains while everything it needs still runs; then simulator and services.
+/// Service first, so that it drains while everything it needs still runs; then simulator and services. One that
+/// does not stop keeps none of the others up; the first failure is reported.
 fn stop_everything(host: &Host, children: &mut Children) -> Result<()> {
+    let mut outcome = Ok(());
     let owned = [
         ("stop the service", children.app.take(), APP_GRACE),
         ("stop the simulator", children.simulator.take(), SIMULATOR_GRACE),
     ];
     for (name, launched, grace) in owned {
         if let Some(mut launched) = launched
-            && launched.child.try_wait().context(name)?.is_none()
+            && !matches!(launched.child.try_wait(), Ok(Some(_)))
         {
-            step(name, || process::stop_child(&mut launched.child, grace)).context(name)?;
+            let stopped = step(name, || process::stop_child(&mut launched.child, grace)).context(name);
+            outcome = outcome.and(stopped.map(drop));
         }
     }
-    services::down(host, Telling::Steps)
+    outcome.and(services::down(host, Telling::Steps))
 }
 
 /// One `run` per directory: two would stop each other's services.
@@ -173,9 +205,8 @@ fn claim(directory: &Path) -> Result<File> {
     }
 }
 
-/// Ends the service and simulator of a killed run (the databases are adopted), and with `--fresh` removes
-/// everything it left.
-fn clear_leftovers(directory: &Path, start: Start) -> Result<()> {
+/// Ends the service and simulator of a killed run; the databases are adopted.
+fn stop_leftovers(directory: &Path) -> Result<()> {
     let services = services_of(directory);
     if !services.is_dir() {
         return Ok(());
@@ -194,17 +225,22 @@ fn clear_leftovers(directory: &Path, start: Start) -> Result<()> {
         }
         state.set_stopped(role);
     }
-    state.save(&home)?;
-    if start == Start::Fresh {
-        let host = Host::locate(&services)?;
-        services::down(&host, Telling::Steps)?;
-        step("remove the data of earlier runs", || {
-            host.layout.remove()?;
-            remove_directory(&directory.join("logs"))?;
-            fs::create_dir_all(directory.join("logs")).context("create the log directory")
-        })?;
+    state.save(&home)
+}
+
+/// Removes everything that earlier runs left.
+fn remove_data(directory: &Path) -> Result<()> {
+    let services = services_of(directory);
+    if !services.is_dir() {
+        return Ok(());
     }
-    Ok(())
+    let host = Host::locate(&services)?;
+    services::down(&host, Telling::Steps)?;
+    step("remove the data of earlier runs", || {
+        host.layout.remove()?;
+        remove_directory(&directory.join("logs"))?;
+        fs::create_dir_all(directory.join("logs")).context("create the log directory")
+    })
 }
 
 fn check_ports(options: &Options) -> Result<()> {

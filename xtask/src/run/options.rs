@@ -54,6 +54,8 @@ pub(super) struct Options {
     pub(super) start: Start,
     pub(super) install: Install,
     pub(super) profile: Profile,
+    /// Where service and simulator stand ready; they are built without it.
+    pub(super) programs: Option<PathBuf>,
     pub(super) seeding: Option<Seeding>,
 }
 
@@ -65,6 +67,7 @@ pub(super) fn parse(mut arguments: lexopt::Parser) -> Result<Options> {
         start: Start::Continue,
         install: Install::Allowed,
         profile: Profile::Release,
+        programs: None,
         seeding: None,
     };
     let (mut payments, mut seed, mut after) = (None, None, AfterSeed::KeepRunning);
@@ -75,6 +78,7 @@ pub(super) fn parse(mut arguments: lexopt::Parser) -> Result<Options> {
             Long("dir") => options.directory = Some(PathBuf::from(arguments.value()?)),
             Long("fresh") => options.start = Start::Fresh,
             Long("no-install") => options.install = Install::Forbidden,
+            Long("programs") => options.programs = Some(PathBuf::from(arguments.value()?)),
             Long("debug") => options.profile = Profile::Debug,
             Long("seed-payments") => payments = Some(arguments.value()?.parse()?),
             Long("seed") => seed = Some(arguments.value()?.parse()?),
@@ -84,6 +88,9 @@ pub(super) fn parse(mut arguments: lexopt::Parser) -> Result<Options> {
     }
     if options.port == options.operator_port {
         bail!("--port and --operator-port are both {}: they need two ports", options.port);
+    }
+    if options.programs.is_some() && options.profile == Profile::Debug {
+        bail!("--programs builds nothing, and --debug says how to build: choose one");
     }
     options.seeding = match payments {
         Some(payments) => Some(Seeding { payments, seed: seed.unwrap_or(1), after }),
@@ -119,6 +126,7 @@ mod tests {
             (vec!["--prot", "1"], "--prot"),
             (vec!["--port", "9100"], "--operator-port"),
             (vec!["--port", "70000"], "70000"),
+            (vec!["--programs", "bin", "--debug"], "--programs"),
             (vec!["--seed", "1"], "--seed-payments"),
             (vec!["--exit-after-seed"], "--seed-payments"),
             (vec!["extra"], "extra"),

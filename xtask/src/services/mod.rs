@@ -26,8 +26,8 @@ use host::Host;
 use layout::OnStopRequest;
 use state::{Instance, Role, State};
 
-/// The service drains for up to 25 s by default.
-pub(crate) const APP_GRACE: Duration = Duration::from_secs(30);
+/// The service drains for up to 25 s by default, and ends within 5 s after that.
+pub(crate) const APP_GRACE: Duration = Duration::from_secs(35);
 const SIMULATOR_GRACE: Duration = Duration::from_secs(5);
 
 /// Which services are wanted. A replica needs the primary.

@@ -106,6 +106,12 @@ impl State {
         self.instances.get(&role).copied()
     }
 
+    /// Every instance that runs now.
+    pub(crate) fn running(&self) -> Vec<(Role, Instance)> {
+        let running = self.instances.iter().filter(|(_, instance)| instance.alive().is_some());
+        running.map(|(role, instance)| (*role, *instance)).collect()
+    }
+
     pub(crate) fn set(&mut self, role: Role, instance: Instance) {
         self.instances.insert(role, instance);
     }

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 
+use super::package::Package;
 use crate::process;
 
 /// Row identity and `wal_compression = lz4` that we rely on arrived with 15.
@@ -31,8 +32,8 @@ pub(crate) struct Tools {
 /// One program that is missing.
 #[derive(Debug)]
 pub(crate) struct Missing {
-    /// The Debian package that brings it; none where an environment variable names a wrong one.
-    pub(crate) package: Option<&'static str>,
+    /// The package that brings it; none where an environment variable names a wrong one.
+    pub(crate) package: Option<Package>,
     /// What was looked at.
     pub(crate) reason: String,
 }
@@ -49,10 +50,13 @@ pub(crate) fn tools() -> std::result::Result<Tools, Vec<Missing>> {
 
 /// All tools, or an error that says what is missing and how to get it.
 pub(crate) fn require() -> Result<Tools> {
-    tools().or_else(|missing| {
-        let reasons: Vec<String> = missing.iter().map(|one| format!("  {}", one.reason)).collect();
-        bail!("{}\nrun `cargo xtask setup` to install what is missing", reasons.join("\n"))
-    })
+    tools()
+        .or_else(|missing| bail!("{}\nrun `cargo xtask setup` to install what is missing", reasons(&missing)))
+}
+
+/// What was looked at, a line each.
+pub(super) fn reasons(missing: &[Missing]) -> String {
+    missing.iter().map(|one| format!("  {}", one.reason)).collect::<Vec<_>>().join("\n")
 }
 
 fn postgres() -> std::result::Result<(PathBuf, u32), Missing> {
@@ -73,7 +77,7 @@ fn postgres() -> std::result::Result<(PathBuf, u32), Missing> {
     }
     let seen = if refusals.is_empty() { "none found".to_owned() } else { refusals.join("; ") };
     let reason = format!("PostgreSQL {POSTGRES_MAJOR_MIN} or later is needed ({seen}; PG_BIN names another)");
-    Err(Missing { package: Some("postgresql"), reason })
+    Err(Missing { package: Some(Package::Postgres), reason })
 }
 
 fn misnamed(variable: &str, path: &Path, why: &str) -> Missing {
@@ -139,7 +143,7 @@ fn redis() -> std::result::Result<PathBuf, Missing> {
         },
     };
     let reason = format!("Redis {REDIS_MAJOR_MIN} or later is needed ({seen}; REDIS_SERVER names another)");
-    Err(Missing { package: Some("redis-server"), reason })
+    Err(Missing { package: Some(Package::Redis), reason })
 }
 
 fn check_redis(path: &Path) -> std::result::Result<(), String> {

@@ -1,20 +1,18 @@
-//! Installs Debian packages with apt-get, as root or through passwordless sudo. The services' packages
-//! would start daemons on the default ports: a temporary policy-rc.d forbids it and is taken away again.
+//! Installs Debian packages with apt-get, as root or through passwordless sudo. What apt would install is looked at
+//! first: a version that does not serve is refused, not installed. Starts no daemon (`policy` sees to that).
 
-use std::fs;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 
+use super::package::{Offer, Package, by_hand};
+use super::policy::Policy;
 use crate::process;
 use crate::progress::note;
 use crate::services::account::own_uid;
 
-const POLICY_FILE: &str = "/usr/sbin/policy-rc.d";
-/// Recognises our own file when a killed run left it behind.
-const POLICY_MARK: &str = "# made by cargo xtask setup";
 const SHORT_LIMIT: Duration = Duration::from_secs(30);
 
 /// How commands that need root are run.
@@ -36,42 +34,32 @@ pub(super) fn method() -> Result<Option<Privilege>> {
     Ok(sudo.is_ok_and(|tried| tried.status.success()).then_some(Privilege::Sudo))
 }
 
-/// The command for a person to type.
-pub(super) fn by_hand(packages: &[&str]) -> String {
-    let redis_elsewhere =
-        |package: &&str| if *package == "redis-server" { "redis" } else { "postgresql-server" };
-    if Path::new("/usr/bin/apt-get").is_file() {
-        return format!("sudo apt-get update && sudo apt-get install -y {}", packages.join(" "));
-    }
-    let elsewhere: Vec<&str> = packages.iter().map(redis_elsewhere).collect();
-    format!("your package manager, for example: sudo dnf install {}", elsewhere.join(" "))
-}
-
-/// Installs the packages, refreshing the package lists first if they do not know one of them.
-pub(super) fn packages(privilege: Privilege, packages: &[&str]) -> Result<()> {
-    note(&format!("        installing {} with apt-get", packages.join(" ")));
-    let _policy = Policy::forbid_daemons(privilege)?;
-    if !packages.iter().all(|package| has_candidate(package)) {
+/// Installs the packages, refreshing the package lists first if they do not know one of them as it is needed.
+pub(super) fn packages(privilege: Privilege, packages: &[Package]) -> Result<()> {
+    let names: Vec<&str> = packages.iter().map(|package| package.name()).collect();
+    note(&format!("        installing {} with apt-get", names.join(" ")));
+    if packages.iter().any(|package| package.offer() != Offer::Serves) {
         apt(privilege, &["update"])?;
+        let complaints: Vec<String> =
+            packages.iter().filter_map(|package| package.complaint(package.offer())).collect();
+        if !complaints.is_empty() {
+            bail!("{}\nrun: {}", complaints.join("\n"), by_hand(packages));
+        }
     }
-    if apt_install(privilege, packages).is_ok() {
+    let _policy = Policy::forbid_daemons(privilege)?;
+    if apt_install(privilege, &names).is_ok() {
         return Ok(());
     }
     process::check_stop()?;
     note("        trying again with fresh package lists");
     apt(privilege, &["update"])?;
-    apt_install(privilege, packages)
+    apt_install(privilege, &names)
 }
 
-fn apt_install(privilege: Privilege, packages: &[&str]) -> Result<()> {
+fn apt_install(privilege: Privilege, names: &[&str]) -> Result<()> {
     let mut arguments = vec!["install", "-y", "--no-install-recommends"];
-    arguments.extend(packages);
+    arguments.extend(names);
     apt(privilege, &arguments)
-}
-
-fn has_candidate(package: &str) -> bool {
-    process::succeed(Command::new("apt-cache").args(["policy", package]), SHORT_LIMIT)
-        .is_ok_and(|said| said.contains("Candidate:") && !said.contains("Candidate: (none)"))
 }
 
 fn apt(privilege: Privilege, arguments: &[&str]) -> Result<()> {
@@ -85,7 +73,7 @@ fn apt(privilege: Privilege, arguments: &[&str]) -> Result<()> {
     Ok(())
 }
 
-fn privileged(privilege: Privilege, program: &str) -> Command {
+pub(super) fn privileged(privilege: Privilege, program: &str) -> Command {
     match privilege {
         Privilege::Root => Command::new(program),
         Privilege::Sudo => {
@@ -93,49 +81,5 @@ fn privileged(privilege: Privilege, program: &str) -> Command {
             command.args(["-n", program]);
             command
         }
-    }
-}
-
-/// Forbids packages to start daemons until dropped. A policy that the machine has already is left alone.
-#[derive(Debug)]
-struct Policy {
-    made_by: Option<Privilege>,
-}
-
-impl Policy {
-    fn forbid_daemons(privilege: Privilege) -> Result<Policy> {
-        let present = Path::new(POLICY_FILE).exists();
-        let left_behind = fs::read_to_string(POLICY_FILE).is_ok_and(|text| text.contains(POLICY_MARK));
-        if present && !left_behind {
-            return Ok(Policy { made_by: None });
-        }
-        let script = format!(
-            "printf '#!/bin/sh\\n{POLICY_MARK}\\nexit 101\\n' > {POLICY_FILE} && chmod 755 {POLICY_FILE}"
-        );
-        process::succeed(privileged(privilege, "sh").args(["-c", &script]), SHORT_LIMIT)
-            .context("forbid new packages to start daemons")?;
-        Ok(Policy { made_by: Some(privilege) })
-    }
-}
-
-impl Drop for Policy {
-    fn drop(&mut self) {
-        let Some(privilege) = self.made_by else { return };
-        if let Err(error) =
-            process::succeed(privileged(privilege, "rm").args(["-f", POLICY_FILE]), SHORT_LIMIT)
-        {
-            note(&format!("  note  remove {POLICY_FILE} by hand: {error:#}"));
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::by_hand;
-
-    #[test]
-    fn command_by_hand_names_every_package() {
-        let command = by_hand(&["postgresql", "redis-server"]);
-        assert!(command.contains("postgresql") && command.contains("redis"), "{command}");
     }
 }

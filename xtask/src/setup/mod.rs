@@ -3,12 +3,15 @@
 
 pub(crate) mod find;
 mod install;
+mod package;
+mod policy;
 
 use anyhow::{Result, bail};
 use lexopt::prelude::*;
 
 use crate::progress::note;
 use find::{Missing, Tools};
+use package::{Package, by_hand};
 
 /// Whether a missing program may be installed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +37,7 @@ pub(crate) fn run(mut arguments: lexopt::Parser) -> Result<i32> {
 
 /// The programs, installed first if need be.
 pub(crate) fn ensure(install: Install) -> Result<Tools> {
+    policy::sweep();
     let missing = match find::tools() {
         Ok(tools) => return Ok(tools),
         Err(missing) => missing,
@@ -41,17 +45,18 @@ pub(crate) fn ensure(install: Install) -> Result<Tools> {
     for one in &missing {
         note(&format!("  need  {}", one.reason));
     }
-    let packages: Option<Vec<&str>> = missing.iter().map(|one: &Missing| one.package).collect();
+    let packages: Option<Vec<Package>> = missing.iter().map(|one: &Missing| one.package).collect();
     let Some(packages) = packages else {
         bail!("an environment variable names a program that does not serve")
     };
     let method = match install {
         Install::Allowed => install::method()?,
-        Install::Forbidden => bail!("install with: {}", install::by_hand(&packages)),
+        Install::Forbidden => bail!("install with: {}", by_hand(&packages)),
     };
     match method {
         Some(privilege) => install::packages(privilege, &packages)?,
-        None => bail!("this machine does not let us install; run: {}", install::by_hand(&packages)),
+        None => bail!("this machine does not let us install; run: {}", by_hand(&packages)),
     }
-    find::require()
+    // Not `find::require`, which would send its reader here again.
+    find::tools().or_else(|missing| bail!("installed, and still not found:\n{}", find::reasons(&missing)))
 }

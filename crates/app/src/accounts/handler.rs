@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::extract::{RawQuery, State};
+use axum::extract::{Extension, RawQuery, State};
 use axum::response::Response;
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::{create, get, list, store::AccountFilter, wire};
 use crate::app::App;
-use crate::engine::{Decision, Refusal};
+use crate::engine::{Answer, Decision, KeepRefusal, Refusal};
 use crate::http::answer::{self, Delivery};
 use crate::http::auth::Caller;
 use crate::http::fields::Fields;
@@ -19,12 +19,14 @@ use crate::http::limits::Body;
 use crate::http::page::{Cursor, Query};
 use crate::http::path::PathId;
 use crate::http::problem::Problem;
+use crate::http::request_id::RequestId;
 use crate::ids::AccountId;
 
 /// `POST /v1/accounts`
 pub async fn create(
     State(app): State<Arc<App>>,
     caller: Caller,
+    Extension(request_id): Extension<RequestId>,
     headers: HeaderMap,
     Body(body): Body,
 ) -> Result<Response, Problem> {
@@ -38,21 +40,39 @@ pub async fn create(
             fields: &fields,
             secret,
         };
-        asked.claim(&key)
+        asked.claim(&key).keeping(kept(request_id.0))
     });
     let open = wire::read_open(fields, caller.merchant)?;
+    // An opening balance moves money: opened twice for one wish, it would be there twice.
+    if claim.is_none() && open.opening_balance.is_some() {
+        return Err(idempotency::missing());
+    }
     let reply = create::create(&app, claim, open).await?;
     match reply.decision {
-        Decision::Answered(answer) => Ok(answer::written(answer, Delivery::First, reply.token)),
+        Decision::Answered(answer) | Decision::RefusalKept(answer) => {
+            Ok(answer::written(answer, Delivery::First, reply.token))
+        }
         Decision::Replayed(answer) => Ok(answer::written(answer, Delivery::Replay, reply.token)),
         Decision::Refused(Refusal::KeyReused(field)) => Err(idempotency::reused(wire::CREATE, field)),
-        Decision::Refused(refusal) => {
-            Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "limit_exceeded", refusal.to_string())
-                .at("/opening_balance"))
-        }
+        Decision::Refused(refusal) => Err(problem_of(&refusal)),
         // Opening an account is answered in the commit that opens it.
         _ => Err(idempotency::in_progress()),
     }
+}
+
+/// The only refusal besides a reused key: the external account cannot give the opening balance.
+fn problem_of(refusal: &Refusal) -> Problem {
+    Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "limit_exceeded", refusal.to_string())
+        .at("/opening_balance")
+}
+
+/// As it is kept under the key: the id of the request that was refused is part of the bytes.
+fn kept(request_id: String) -> KeepRefusal {
+    KeepRefusal::new(move |refusal| {
+        let problem = problem_of(refusal);
+        let status_code = problem.status.as_u16();
+        Answer { status_code, body: problem.body(&request_id).into(), payment: None }
+    })
 }
 
 /// `GET /v1/accounts/{id}`

@@ -3,11 +3,12 @@
 //! Refuses to coerce: text is no number, a fraction is no integer. Knows one setting at a time; what must hold
 //! between two stands in `rules`.
 
+use paystrata_gateway::check_endpoint;
 use tracing_subscriber::EnvFilter;
 
 use super::raw::Literal;
 use super::secret::{Secret, SecretUrl};
-use super::setting::{Emptiness, Kind, REDACTED};
+use super::setting::{Emptiness, Kind, NO_TLS, REDACTED};
 use super::value::{BlocklistEntry, Value};
 
 /// A blocklist is looked through for each payment: past this it belongs into a table of its own.
@@ -41,7 +42,19 @@ pub(crate) fn check(kind: Kind, literal: &Literal) -> Result<Value, Refusal> {
         (_, Literal::Text(text)) => check_text(kind, text),
         _ => None,
     };
-    checked.ok_or_else(|| Refusal { expected: kind.expected() })
+    checked.ok_or_else(|| Refusal { expected: expected(kind, literal) })
+}
+
+/// What a good value would have been, for this bad one.
+fn expected(kind: Kind, literal: &Literal) -> String {
+    let demands_tls = match (kind, literal) {
+        (Kind::DatabaseUrl(_), Literal::Text(text)) => SecretUrl::demands_tls(text),
+        (Kind::DatabaseUrls, Literal::List(entries)) => {
+            entries.iter().any(|entry| SecretUrl::demands_tls(entry))
+        }
+        _ => false,
+    };
+    if demands_tls { NO_TLS.to_owned() } else { kind.expected() }
 }
 
 fn check_text(kind: Kind, text: &str) -> Option<Value> {
@@ -54,9 +67,18 @@ fn check_text(kind: Kind, text: &str) -> Option<Value> {
         Kind::Address => text.parse().ok().map(Value::Address),
         Kind::LogFilter => EnvFilter::try_new(text).ok().map(|_| Value::Text(text.to_owned())),
         Kind::Endpoint => (text.is_empty() || is_endpoint(text)).then(|| Value::Text(text.to_owned())),
+        Kind::GatewayEndpoint => {
+            let fits = text.is_empty() || (is_endpoint(text) && check_endpoint(text).is_ok());
+            fits.then(|| Value::Text(text.to_owned()))
+        }
         Kind::DatabaseUrl(Emptiness::MeansNone) | Kind::RedisUrl if text.is_empty() => Some(Value::Url(None)),
         Kind::DatabaseUrl(_) => SecretUrl::parse_database(text).map(|url| Value::Url(Some(url))),
         Kind::RedisUrl => SecretUrl::parse_redis(text).map(|url| Value::Url(Some(url))),
+        Kind::Credential { characters_max } => {
+            let fits = (1..=characters_max).contains(&text.len());
+            let printable = text.bytes().all(|byte| byte.is_ascii_graphic());
+            (fits && printable).then(|| Value::Secret(Secret::new(text)))
+        }
         Kind::Secret { bytes_min } => (text.len() >= bytes_min).then(|| Value::Secret(Secret::new(text))),
         _ => None,
     }

@@ -111,7 +111,6 @@ const PRODUCTION: &str = "
 
 - `security.fingerprint_key` must be set, and so must the keys of each rail whose `endpoint` is set.
 - The secrets of the development profile are refused.
-- A gateway's `endpoint` must be `https://`, except on the loopback interface.
 - `idempotency.retention_days` must be at least 30: callers are promised as much.
 ";
 

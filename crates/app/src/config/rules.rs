@@ -27,6 +27,7 @@ pub(crate) const ORDERS: &[Order] = &[
     order("db.pool_size_min", "db.pool_size_max", "a pool cannot keep more connections than it may open"),
     order("engine.batch_max", "engine.queue_max", "a batch is filled from the queue"),
     order("http.body_bytes_max", "http.batch_body_bytes_max", "a batch holds at least one payment"),
+    order("http.batch_body_bytes_max", "http.bodies_bytes_max", "the largest batch could never be read"),
     order("db.acquire_timeout_ms", "http.request_timeout_ms", "the request would end before the wait does"),
     order("engine.queue_timeout_ms", "http.request_timeout_ms", "the request would end before the wait does"),
     order(
@@ -83,9 +84,6 @@ pub(crate) fn apply(values: &Checked, profile: Profile, problems: &mut Vec<Probl
     problems.extend(same_listener(values));
     if profile == Profile::Production {
         problems.extend(sections::all().filter_map(|setting| known_secret(values, setting)));
-        problems.extend(
-            [AUTHORIZE_NET_ENDPOINT, VELOCITY_PAY_ENDPOINT].iter().filter_map(|key| in_clear(values, key)),
-        );
         problems.extend(short_retention(values));
     }
 }
@@ -157,16 +155,6 @@ fn known_secret(values: &Checked, setting: &Setting) -> Option<Problem> {
         )),
         _ => None,
     }
-}
-
-fn in_clear(values: &Checked, endpoint: &str) -> Option<Problem> {
-    let uri: http::Uri = values.text(endpoint)?.parse().ok()?;
-    let host = uri.host()?.trim_start_matches('[').trim_end_matches(']');
-    let is_loopback =
-        host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
-    (uri.scheme_str() == Some("http") && !is_loopback).then(|| {
-        refused_in_production(values, endpoint, "card numbers and keys would travel in clear: use https")
-    })
 }
 
 fn short_retention(values: &Checked) -> Option<Problem> {

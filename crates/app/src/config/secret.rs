@@ -5,6 +5,8 @@
 
 use std::fmt;
 
+use paystrata_cache::{RedisOptions, RedisTier};
+use paystrata_db::{ConnectionUrl, UrlError};
 use serde::{Serialize, Serializer};
 
 use super::setting::REDACTED;
@@ -54,8 +56,13 @@ impl SecretUrl {
         if !(text.starts_with("postgres://") || text.starts_with("postgresql://")) || !is_plain(text) {
             return None;
         }
-        let parsed: tokio_postgres::Config = text.parse().ok()?;
-        (parsed.get_hosts().len() == 1).then(|| Self(text.to_owned()))
+        // As the data layer reads it, so that it takes what is taken here.
+        text.parse::<ConnectionUrl>().ok().map(|_| Self(text.to_owned()))
+    }
+
+    /// Whether the text is a PostgreSQL URL but for TLS, which it demands.
+    pub(crate) fn demands_tls(text: &str) -> bool {
+        matches!(text.parse::<ConnectionUrl>(), Err(UrlError::TlsDemanded))
     }
 
     /// A Redis URL `redis://[user][:password@]host[:port][/database]`, or `None`.
@@ -68,7 +75,9 @@ impl SecretUrl {
         let database = uri.path().trim_start_matches('/');
         let database_fits = database.is_empty() || database.parse::<u16>().is_ok();
         let fits = uri.scheme_str() == Some("redis") && !authority.host().is_empty();
-        (fits && port_fits && database_fits && is_plain(text)).then(|| Self(text.to_owned()))
+        // And as the cache reads it: a broken percent sign in a password is found by the one who decodes it.
+        let taken = || RedisTier::connect(text, RedisOptions::default()).is_ok();
+        (fits && port_fits && database_fits && is_plain(text) && taken()).then(|| Self(text.to_owned()))
     }
 
     /// The whole URL, with its password, for the one place that connects.

@@ -73,12 +73,18 @@ pub(crate) enum Kind {
     LogFilter,
     /// An http or https URL without credentials; empty text means none.
     Endpoint,
+    /// As [`Kind::Endpoint`], but card numbers and keys travel to it: https, or http that stays on this machine.
+    GatewayEndpoint,
     DatabaseUrl(Emptiness),
     DatabaseUrls,
     /// Empty text means none.
     RedisUrl,
     Secret {
         bytes_min: usize,
+    },
+    /// What a gateway knows us by: it travels in a header or a field that holds no more.
+    Credential {
+        characters_max: usize,
     },
     Blocklist,
     /// Named so that a migration meets a clear answer; any value is refused.
@@ -123,13 +129,20 @@ impl SpanUnit {
 impl Kind {
     /// Whether the value must stay out of errors and prints, and may come from a file named by `.._FILE`.
     pub(crate) fn is_secret(self) -> bool {
-        matches!(self, Self::DatabaseUrl(_) | Self::DatabaseUrls | Self::RedisUrl | Self::Secret { .. })
+        matches!(
+            self,
+            Self::DatabaseUrl(_)
+                | Self::DatabaseUrls
+                | Self::RedisUrl
+                | Self::Secret { .. }
+                | Self::Credential { .. }
+        )
     }
 
     /// Whether an error may show what was found. An endpoint is printed, but one that was refused may hold a
     /// password.
     pub(crate) fn may_be_shown(self) -> bool {
-        !self.is_secret() && !matches!(self, Self::Endpoint)
+        !self.is_secret() && !matches!(self, Self::Endpoint | Self::GatewayEndpoint)
     }
 
     /// Whether the environment gives it as a comma separated list.
@@ -162,6 +175,10 @@ impl Kind {
             Self::Address => "an IP address and port such as 127.0.0.1:8080".into(),
             Self::LogFilter => "log directives such as info,paystrata_app=debug".into(),
             Self::Endpoint => "an http:// or https:// URL without credentials or query, or empty text".into(),
+            Self::GatewayEndpoint => {
+                "an https:// URL without credentials or query, or http:// to a loopback address, or empty text"
+                    .into()
+            }
             Self::DatabaseUrl(Emptiness::Refused) => DATABASE_URL.into(),
             Self::DatabaseUrl(Emptiness::MeansNone) => format!("{DATABASE_URL}, or empty text"),
             Self::DatabaseUrls => format!("a list of different entries, each {DATABASE_URL}"),
@@ -169,11 +186,20 @@ impl Kind {
             Self::Secret { bytes_min } => {
                 format!("a secret of at least {bytes_min} {}", if bytes_min == 1 { "byte" } else { "bytes" })
             }
-            Self::Blocklist => "a list of entries such as account:acc_.. or bin:411111 (6 digits)".into(),
+            Self::Credential { characters_max } => {
+                format!("a secret of 1 to {characters_max} letters, digits and signs without spaces")
+            }
+            Self::Blocklist => {
+                "a list of entries such as account:acc_.. (32 hexadecimal digits) or bin:411111 (6 digits)".into()
+            }
             Self::NotBuilt => "no value: this tier is not built yet".into(),
         }
     }
 }
+
+/// What is said to a URL whose `sslmode` promises what this version does not do.
+pub(crate) const NO_TLS: &str = "sslmode=disable or prefer: this version speaks no TLS to PostgreSQL, so let the \
+                                 URL name a local or tunnelled address";
 
 const DATABASE_URL: &str = "a PostgreSQL URL of one host such as postgres://user:password@host:5432/database, \
                             with @ and / of a password percent-encoded";

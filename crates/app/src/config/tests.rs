@@ -120,13 +120,22 @@ fn urls_of_the_wrong_sort_are_refused() {
         "postgres://user:a@b@host/db",
         "postgres://user:a/b@host/db",
         "postgres://host/db?password=a@b",
+        "postgres://host/db?sslmode=require",
+        "postgres://host/db?sslmode=verify-full",
     ];
     for text in database {
         assert!(SecretUrl::parse_database(text).is_none(), "{text}");
     }
-    for text in
-        ["rediss://host", "redis://", "redis://host:99999", "redis://host/zero", "host:6379", "http://host"]
-    {
+    for text in [
+        "rediss://host",
+        "redis://:%FF@host",
+        "redis://host/1?protocol=9",
+        "redis://",
+        "redis://host:99999",
+        "redis://host/zero",
+        "host:6379",
+        "http://host",
+    ] {
         assert!(SecretUrl::parse_redis(text).is_none(), "{text}");
     }
 }

@@ -9,6 +9,7 @@ use std::num::{NonZeroU32, NonZeroUsize};
 use std::time::Duration;
 
 use super::secret::{Secret, SecretUrl};
+use crate::ids::AccountId;
 
 /// A value that passed its check.
 #[derive(Debug, Clone)]
@@ -27,8 +28,8 @@ pub(crate) enum Value {
 /// Who is refused by name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BlocklistEntry {
-    /// An account id, `acc_..`.
-    Account(String),
+    /// An account of the ledger.
+    Account(AccountId),
     /// The first 6 digits of a card number.
     Bin(String),
 }
@@ -38,7 +39,8 @@ impl BlocklistEntry {
         let (scope, name) = text.split_once(':')?;
         let is_bin = name.len() == 6 && name.bytes().all(|byte| byte.is_ascii_digit());
         match scope {
-            "account" if name.starts_with("acc_") && name.len() > 4 => Some(Self::Account(name.to_owned())),
+            // In its one spelling: any other would never match.
+            "account" => name.parse().ok().map(Self::Account),
             "bin" if is_bin => Some(Self::Bin(name.to_owned())),
             _ => None,
         }
@@ -48,7 +50,7 @@ impl BlocklistEntry {
 impl fmt::Display for BlocklistEntry {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Account(name) => write!(formatter, "account:{name}"),
+            Self::Account(id) => write!(formatter, "account:{id}"),
             Self::Bin(digits) => write!(formatter, "bin:{digits}"),
         }
     }

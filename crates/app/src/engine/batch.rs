@@ -1,6 +1,7 @@
 //! One batch as one transaction: load under lock, decide, write, commit. Tells apart what was committed, what was
 //! certainly not, and what is not known. Retries nothing: that is the lane's business.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use paystrata_db::{Session, Token};
@@ -26,13 +27,19 @@ pub(super) struct LaneConnection {
 
 impl LaneConnection {
     /// `limit` is what the server, too, holds every statement and every pause inside a transaction to: a lane that
-    /// vanished without a word must not keep accounts locked.
-    pub(super) async fn open(session: Session, limit: Duration) -> Result<Self, OpenError> {
+    /// vanished without a word must not keep accounts locked. `lock_wait` is what it may wait for one lock.
+    pub(super) async fn open(
+        session: Session,
+        limit: Duration,
+        lock_wait: Duration,
+    ) -> Result<Self, OpenError> {
         let limit_ms = limit.as_millis();
+        // 0 would be no limit.
+        let lock_ms = lock_wait.as_millis().max(1);
         // Whatever the server's defaults are: an acknowledged payment is a flushed one.
         let settings = format!(
             "SET synchronous_commit = on; SET plan_cache_mode = force_generic_plan;
-             SET statement_timeout = {limit_ms}; SET idle_in_transaction_session_timeout = {limit_ms}"
+             SET lock_timeout = {lock_ms}; SET statement_timeout = {limit_ms}; SET idle_in_transaction_session_timeout = {limit_ms}"
         );
         session.client().batch_execute(&settings).await?;
         let load = LoadStatements::prepare(session.client()).await?;
@@ -73,6 +80,17 @@ pub(super) enum BatchError {
     Write(#[from] tokio_postgres::Error),
     #[error("load batch: no answer in {0:?}")]
     LoadTimeout(Duration),
+    #[error("decide batch: a panic, told where it happened")]
+    Panicked,
+}
+
+/// How long the two halves of a batch may take.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    /// Up to the decisions: nothing is lost when it is cut.
+    pub(super) load: Duration,
+    /// The writes and the COMMIT, which leave doubt when they are cut.
+    pub(super) write: Duration,
 }
 
 /// Runs the jobs as one transaction.
@@ -80,18 +98,23 @@ pub(super) async fn run(
     connection: &LaneConnection,
     render: &Render,
     jobs: &[Job],
-    limit: Duration,
+    limits: Limits,
 ) -> Outcome {
     let client = connection.session.client();
     let mut book = Book::new(Timestamp::now());
     let submissions = jobs.iter().map(|job| &job.submission);
-    let xid = match timeout(limit, load(client, &connection.load, submissions, &mut book)).await {
+    let xid = match timeout(limits.load, load(client, &connection.load, submissions, &mut book)).await {
         Ok(Ok(xid)) => xid,
         Ok(Err(error)) => return Outcome::NotCommitted(error.into()),
-        Err(_) => return Outcome::NotCommitted(BatchError::LoadTimeout(limit)),
+        Err(_) => return Outcome::NotCommitted(BatchError::LoadTimeout(limits.load)),
     };
-    let decided: Vec<Decision> = jobs.iter().map(|job| decide(&mut book, render, &job.submission)).collect();
-    let written = timeout(limit, write(client, &connection.write, &book)).await;
+    // Nothing was written yet: a panic is one command's, and the others must not go down with it.
+    let deciding = || jobs.iter().map(|job| decide(&mut book, render, &job.submission)).collect();
+    let Ok(decided) = catch_unwind(AssertUnwindSafe(deciding)) else {
+        return Outcome::NotCommitted(BatchError::Panicked);
+    };
+    let decided: Vec<Decision> = decided;
+    let written = timeout(limits.write, write(client, &connection.write, &book)).await;
     let mut commit = changes(&book, Token { timeline: connection.timeline, lsn: 0 });
     let cause = match written {
         Ok(Written::Committed(Some(lsn))) => {
@@ -102,7 +125,7 @@ pub(super) async fn run(
         // Committed for certain, but where is not known: the lane asks on a new connection, as for an unknown one.
         Ok(Written::Committed(None)) => "connection broke right after COMMIT".to_owned(),
         Ok(Written::Unknown(error)) => error.to_string(),
-        Err(_) => format!("no answer in {limit:?}"),
+        Err(_) => format!("no answer in {:?}", limits.write),
     };
     Outcome::Unknown { decided, commit, xid, proof: Proof::of(&book), cause }
 }

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use paystrata_db::Token;
 use uuid::Uuid;
 
-use super::key::KeyClaim;
+use super::key::{KeepRefusal, KeyClaim};
 use super::model::{CaptureMode, ChargeOutcome, OperationKind, PaymentRecord, PaymentStatus, Rail};
 use crate::money::{Amount, Currency};
 
@@ -37,6 +37,22 @@ pub enum Command {
     Settle(Settlement),
     /// Keep an answer composed by the caller under its key; the first one kept wins.
     Pin(Pin),
+}
+
+impl Command {
+    /// What its key names, for people; `None` for a group, which is no one thing.
+    pub(super) fn resource_id(&self) -> Option<Uuid> {
+        match self {
+            Self::OpenAccount(open) => Some(open.id),
+            Self::CreatePayment(create) => Some(create.id),
+            Self::CreateAll(_) => None,
+            Self::Capture(Capture { payment, .. })
+            | Self::Void(Void { payment, .. })
+            | Self::Refund(Refund { payment, .. })
+            | Self::Settle(Settlement { payment, .. }) => Some(payment.id),
+            Self::Pin(pin) => Some(pin.resource_id),
+        }
+    }
 }
 
 /// A new account.
@@ -89,18 +105,6 @@ pub struct CreatePayment {
     pub card_last_four: Option<String>,
     /// JSON object text.
     pub metadata: Option<String>,
-    /// Writes the answer that is kept under the key when the payment is refused, so that the same refusal is what every
-    /// later send gets; `None` leaves the key free. For payments that are part of something whose answer is kept.
-    pub keep_refusal: Option<KeepRefusal>,
-}
-
-/// How the refusal of a member of a batch is written.
-#[derive(Clone, Copy, Debug)]
-pub struct KeepRefusal {
-    /// The member's place, which the answer names.
-    pub index: usize,
-    /// Writes it.
-    pub write: fn(&Refusal, usize) -> Answer,
 }
 
 /// Book payments of which all happen or none. The answer on the whole is composed and kept in the commit that decides
@@ -208,6 +212,8 @@ pub struct Settlement {
     pub retry_in_ms: i64,
     /// What backs it.
     pub evidence: Evidence,
+    /// Writes the answer when a capture, void or refund came to nothing; `None` answers with the payment as it is.
+    pub refusals: Option<KeepRefusal>,
 }
 
 /// What backs a settlement, already masked.
@@ -246,13 +252,15 @@ pub struct Reply {
 pub enum Decision {
     /// Done, with the answer that is kept under the key.
     Answered(Answer),
+    /// Nothing was done, and the answer that says why is kept under the key.
+    RefusalKept(Answer),
     /// Committed, and now the gateway must be asked.
     Send(Box<Dispatch>),
     /// The key was used before with the same request: this was the answer.
     Replayed(Answer),
     /// The key was used before with the same request, which is still under way.
     InProgress,
-    /// Nothing was done, because of this.
+    /// Nothing was done, because of this. The key, if any, stays free.
     Refused(Refusal),
 }
 
@@ -271,6 +279,8 @@ pub struct Dispatch {
     pub fence: i32,
     /// The key whose answer waits for it.
     pub key_digest: Option<Uuid>,
+    /// How that answer is written when nothing comes of it.
+    pub refusals: Option<KeepRefusal>,
 }
 
 /// An answer as kept: the same bytes for the first caller and for every replay.
@@ -293,7 +303,7 @@ pub enum Side {
     To,
 }
 
-/// Why nothing was done. The key, if any, stays free.
+/// Why nothing was done.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// No such account of this merchant.
@@ -329,9 +339,26 @@ pub enum Refusal {
     /// In an all-or-nothing batch, a member failed.
     #[error("payment would fail: {}", .0.as_str())]
     WouldFail(super::model::FailureCode),
+    /// A member of an all-or-nothing batch was decided before, by itself under the same key.
+    #[error("a member was decided before")]
+    MemberDecided,
+    /// The gateway declined what was asked of it.
+    #[error("declined by the gateway")]
+    Declined,
+    /// The gateway was provably never asked.
+    #[error("gateway unavailable")]
+    GatewayUnavailable,
     /// The operation was settled, or taken over, by somebody else.
     #[error("operation already settled")]
     StaleFence,
+}
+
+impl Refusal {
+    /// Whether it is the answer to this request for good. The others speak of something that is still under way, or of
+    /// another request under the key.
+    pub(super) fn is_lasting(&self) -> bool {
+        !matches!(self, Self::KeyReused(_) | Self::MemberDecided | Self::StaleFence)
+    }
 }
 
 /// Why there is no decision.
@@ -343,10 +370,11 @@ pub enum EngineError {
     /// The engine is draining. Nothing was done.
     #[error("engine is shutting down")]
     ShuttingDown,
-    /// The database cannot be reached. Nothing was done.
+    /// The database cannot be reached, or somebody else holds a row for too long. Nothing was done.
     #[error("database is unavailable")]
     Unavailable,
-    /// The commit was sent and its outcome could not be learned in time. Ask again with the same key.
+    /// The commit was sent and its outcome could not be learned in time, or the lane that ran it broke. Ask again with
+    /// the same key.
     #[error("outcome of the commit is unknown")]
     OutcomeUnknown,
     /// The database refused this command alone: a defect, logged where it happened. Nothing was done.

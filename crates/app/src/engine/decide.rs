@@ -29,7 +29,7 @@ pub(super) fn decide(book: &mut Book, render: &Render, submission: &Submission) 
     if let Some(decision) = claim.and_then(|claim| check_key(book, claim)) {
         return decision;
     }
-    match &submission.command {
+    let decision = match &submission.command {
         Command::OpenAccount(command) => open_account(book, render, claim, command),
         Command::CreatePayment(command) => create_payment(book, render, claim, command),
         Command::CreateAll(group) => create_all(book, render, claim, group),
@@ -38,7 +38,24 @@ pub(super) fn decide(book: &mut Book, render: &Render, submission: &Submission) 
         Command::Refund(command) => refund(book, render, claim, command),
         Command::Settle(command) => settle::settle(book, render, command),
         Command::Pin(command) => pin(book, claim, command),
+    };
+    match decision {
+        Decision::Refused(refusal) if refusal.is_lasting() => keep_refusal(book, submission, refusal),
+        decision => decision,
     }
+}
+
+/// Claims the key with the refusal as its answer, where the claim says how that is written.
+fn keep_refusal(book: &mut Book, submission: &Submission, refusal: Refusal) -> Decision {
+    let Some((claim, write)) =
+        submission.claim.as_ref().and_then(|claim| Some((claim, claim.refusals.as_ref()?)))
+    else {
+        return Decision::Refused(refusal);
+    };
+    let answer = write.write(&refusal);
+    let resource = submission.command.resource_id().unwrap_or(claim.digest);
+    book.claim(claim, resource, Some((answer.status_code, answer.body.clone())));
+    Decision::RefusalKept(answer)
 }
 
 /// What a key that was used before says about this request; `None` when the key is free.
@@ -117,14 +134,7 @@ fn create_payment(
     };
     let failure = match judge(book, command, from) {
         Ok(failure) => failure,
-        Err(refusal) => {
-            return match command.keep_refusal {
-                Some(keep) if claim.is_some() => {
-                    answer(book, claim, command.id, (keep.write)(&refusal, keep.index))
-                }
-                _ => Decision::Refused(refusal),
-            };
-        }
+        Err(refusal) => return Decision::Refused(refusal),
     };
     let mut record = new_record(command, from);
     if let Some(failure) = failure {
@@ -220,20 +230,28 @@ fn new_record(command: &CreatePayment, from: Uuid) -> PaymentRecord {
 
 /// All of them or none: the first that is refused or fails undoes the others.
 fn create_all(book: &mut Book, render: &Render, claim: Option<&KeyClaim>, group: &Group) -> Decision {
+    // A member's key is claimed only together with its group's. One that is known without it was decided by itself, as
+    // part of a batch that was not all or nothing, and what it did cannot be undone.
+    if group.members.iter().any(|(member, _)| book.keys.contains_key(&member.digest)) {
+        return Decision::Refused(Refusal::MemberDecided);
+    }
     book.begin_group();
-    let body = match create_members(book, render, &group.members) {
+    let (applied, body) = match create_members(book, render, &group.members) {
         Ok(answers) => {
             book.keep_group();
-            (group.render)(GroupOutcome::Applied(&answers))
+            (true, (group.render)(GroupOutcome::Applied(&answers)))
         }
         Err((index, refusal)) => {
             book.roll_back_group();
             let count = group.members.len();
-            (group.render)(GroupOutcome::Refused { refusal: &refusal, index, count })
+            (false, (group.render)(GroupOutcome::Refused { refusal: &refusal, index, count }))
         }
     };
-    let resource = claim.map_or(Uuid::nil(), |claim| claim.digest);
-    answer(book, claim, resource, Answer { status_code: OK, body, payment: None })
+    let kept = Answer { status_code: OK, body, payment: None };
+    if let Some(claim) = claim {
+        book.claim(claim, claim.digest, Some((kept.status_code, kept.body.clone())));
+    }
+    if applied { Decision::Answered(kept) } else { Decision::RefusalKept(kept) }
 }
 
 fn create_members(
@@ -243,13 +261,11 @@ fn create_members(
 ) -> Result<Vec<Answer>, (usize, Refusal)> {
     let mut answers = Vec::with_capacity(members.len());
     for (index, (claim, command)) in members.iter().enumerate() {
-        let decision =
-            check_key(book, claim).unwrap_or_else(|| create_payment(book, render, Some(claim), command));
-        let answer = match decision {
-            Decision::Answered(answer) | Decision::Replayed(answer) => answer,
+        let answer = match create_payment(book, render, Some(claim), command) {
+            Decision::Answered(answer) => answer,
             Decision::Refused(refusal) => return Err((index, refusal)),
             // Members are book payments, which are answered in the commit that creates them.
-            Decision::Send(_) | Decision::InProgress => return Err((index, Refusal::StaleFence)),
+            _ => return Err((index, Refusal::StaleFence)),
         };
         if let Some(failure) = answer.payment.as_ref().and_then(|payment| payment.failure) {
             return Err((index, Refusal::WouldFail(failure)));
@@ -295,6 +311,7 @@ fn send(
         amount: effect.amount,
         fence: FIRST_FENCE,
         key_digest: claim.map(|claim| claim.digest),
+        refusals: claim.and_then(|claim| claim.refusals.clone()),
     }))
 }
 

@@ -2,9 +2,14 @@
 //! Hashes are keyed with the service's own secret, because a request may hold a card number and a plain hash of
 //! one can be searched. Knows no field names: the caller numbers its fields.
 
+use std::fmt;
+use std::sync::Arc;
+
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
+
+use super::command::{Answer, Refusal};
 
 /// Number of the pseudo-field that holds the route itself.
 pub const ROUTE_FIELD: u8 = 255;
@@ -16,16 +21,40 @@ const HASH_BYTES: usize = 8;
 const FIELD_BYTES: usize = 1 + HASH_BYTES;
 
 /// A key as claimed by one request.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct KeyClaim {
     /// 128 bits of SHA-256 over merchant and key.
     pub digest: Uuid,
     /// What was asked under it.
     pub fingerprint: Fingerprint,
+    /// Writes the answer that is kept when the request is refused, so that the same refusal is what every later send
+    /// gets; `None` leaves the key free then.
+    pub refusals: Option<KeepRefusal>,
+}
+
+/// Writes the refusal of one request as it is kept: the engine decides it, whoever owns the wire format words it.
+#[derive(Clone)]
+pub struct KeepRefusal(Arc<dyn Fn(&Refusal) -> Answer + Send + Sync>);
+
+impl KeepRefusal {
+    /// Refusals are written by `write`, inside the commit that keeps them: it must not block.
+    pub fn new(write: impl Fn(&Refusal) -> Answer + Send + Sync + 'static) -> Self {
+        Self(Arc::new(write))
+    }
+
+    pub(super) fn write(&self, refusal: &Refusal) -> Answer {
+        (self.0)(refusal)
+    }
+}
+
+impl fmt::Debug for KeepRefusal {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("KeepRefusal")
+    }
 }
 
 impl KeyClaim {
-    /// The claim of `key` by `merchant`.
+    /// The claim of `key` by `merchant`, which a refusal leaves free.
     #[must_use]
     pub fn new(merchant: Uuid, key: &str, fingerprint: Fingerprint) -> Self {
         let mut hash = Sha256::new();
@@ -34,7 +63,13 @@ impl KeyClaim {
         let full = hash.finalize();
         let mut digest = [0_u8; 16];
         digest.copy_from_slice(&full[..16]);
-        Self { digest: Uuid::from_bytes(digest), fingerprint }
+        Self { digest: Uuid::from_bytes(digest), fingerprint, refusals: None }
+    }
+
+    /// The same claim, under which refusals are kept too.
+    #[must_use]
+    pub fn keeping(self, refusals: KeepRefusal) -> Self {
+        Self { refusals: Some(refusals), ..self }
     }
 }
 

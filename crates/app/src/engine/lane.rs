@@ -1,18 +1,25 @@
 //! One lane of the engine: takes whatever waits, runs it as a batch, and answers after the commit. Keeps its own
 //! connection, reruns what was certainly rolled back, asks after what is not known, and splits a batch in which the
-//! database refuses a command until that command stands alone. No idle timer: the first command starts a batch.
+//! database refuses a command until that command stands alone. A command that needs a row which somebody else holds is
+//! refused alone; a panic ends its batch and not the lane. All of it is bounded by one deadline per batch. No idle timer:
+//! the first command starts a batch.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use ahash::AHashSet;
+use futures_util::FutureExt as _;
 use paystrata_db::{Class, Db, Token, classify};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_postgres::error::SqlState;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
-use super::batch::{BatchError, LaneConnection, OpenError, Outcome, run};
+use super::batch::{BatchError, LaneConnection, Limits, OpenError, Outcome, run};
+use super::blocked::{blocked, needs_any};
 use super::command::{Decision, EngineError, Reply};
 use super::load::LoadError;
 use super::proof::{self, Fate, Proof};
@@ -40,8 +47,10 @@ pub(super) struct Lane {
 enum Failure {
     /// The database refused something in it.
     Refused(BatchError),
-    /// Nothing was done, and the database cannot be reached.
+    /// Nothing was done, and nothing can be in time.
     Unavailable,
+    /// Nothing was done, because somebody outside the engine holds these rows.
+    Blocked(AHashSet<Uuid>),
     /// Not known, and not learned in time.
     Unknown,
 }
@@ -73,10 +82,25 @@ impl Lane {
             if taken == 0 {
                 return;
             }
-            let batch = self.refuse_expired(std::mem::take(&mut waiting));
-            self.process(batch).await;
+            let taken = std::mem::take(&mut waiting);
+            if AssertUnwindSafe(self.work(taken)).catch_unwind().await.is_err() {
+                // The callers of the batch are told that nobody knows: it may have been committed.
+                self.count_panic("work off batch");
+                self.connection = None;
+            }
             waiting.reserve(self.config.batch_max);
         }
+    }
+
+    async fn work(&mut self, jobs: Vec<Job>) {
+        let jobs = self.refuse_expired(jobs);
+        self.process(jobs).await;
+    }
+
+    fn count_panic(&self, doing: &'static str) {
+        tracing::error!(lane = %self.name, doing, "caught a panic");
+        self.counters.panics.fetch_add(1, Ordering::Relaxed);
+        self.observer.panicked();
     }
 
     fn refuse_expired(&self, jobs: Vec<Job>) -> Vec<Job> {
@@ -90,13 +114,15 @@ impl Lane {
     }
 
     async fn process(&mut self, jobs: Vec<Job>) {
+        // For all that becomes of these jobs: reruns, splits, waiting for locks.
+        let deadline = Instant::now() + self.config.queue_timeout;
         let mut groups = vec![jobs];
         // A stack: the earlier half is on top, so arrival order holds.
         while let Some(mut group) = groups.pop() {
             if group.is_empty() {
                 continue;
             }
-            match self.decide(&group).await {
+            match self.decide(&group, deadline).await {
                 Ok((decisions, token)) => {
                     for (job, decision) in group.into_iter().zip(decisions) {
                         // The caller may have gone; its command is done all the same.
@@ -114,27 +140,50 @@ impl Lane {
                     groups.push(later);
                     groups.push(group);
                 }
+                Err(Failure::Blocked(rows)) => {
+                    let (stuck, free): (Vec<Job>, Vec<Job>) =
+                        group.into_iter().partition(|job| needs_any(&job.submission, &rows));
+                    tracing::warn!(rows = ?rows, lane = %self.name, commands = stuck.len(), "rows are held by others");
+                    self.counters.blocked.fetch_add(stuck.len() as u64, Ordering::Relaxed);
+                    refuse(stuck, &EngineError::Unavailable);
+                    groups.push(free);
+                }
                 Err(Failure::Unavailable) => refuse(group, &EngineError::Unavailable),
                 Err(Failure::Unknown) => refuse(group, &EngineError::OutcomeUnknown),
             }
         }
     }
 
-    /// Runs one group until it is committed, refused, or out of time.
-    async fn decide(&mut self, jobs: &[Job]) -> Result<(Vec<Decision>, Token), Failure> {
-        let deadline = Instant::now() + self.config.queue_timeout;
+    /// Runs one group until it is committed, refused, or out of time. What has begun to be written may end after the
+    /// deadline, by the time that one batch may take.
+    async fn decide(&mut self, jobs: &[Job], deadline: Instant) -> Result<(Vec<Decision>, Token), Failure> {
+        let write = self.config.batch_timeout;
         let mut pause = PAUSE_MIN;
         for _ in 0..RERUNS_MAX {
-            let started = Instant::now();
             self.connect(deadline).await?;
+            let started = Instant::now();
+            let left = deadline.saturating_duration_since(started);
+            if left.is_zero() {
+                return Err(Failure::Unavailable);
+            }
             let connection = self.connection.as_ref().expect("connect has just set it");
-            let outcome = Box::pin(run(connection, &self.render, jobs, self.config.batch_timeout)).await;
+            let limits = Limits { load: write.min(left), write };
+            let outcome = Box::pin(run(connection, &self.render, jobs, limits)).await;
             match outcome {
                 Outcome::Committed(decisions, commit) => {
                     return Ok(self.committed(decisions, &commit, jobs.len(), started));
                 }
                 Outcome::NotCommitted(error) => {
                     self.recover(&error).await;
+                    if matches!(error, BatchError::Panicked) {
+                        self.count_panic("decide batch");
+                    }
+                    if is_lock_timeout(&error) {
+                        let rows = self.find_blocked(jobs).await;
+                        if !rows.is_empty() {
+                            return Err(Failure::Blocked(rows));
+                        }
+                    }
                     if !is_passing(&error) {
                         return Err(Failure::Refused(error));
                     }
@@ -165,8 +214,14 @@ impl Lane {
     ) -> (Vec<Decision>, Token) {
         self.counters.batches.fetch_add(1, Ordering::Relaxed);
         self.counters.commands.fetch_add(size as u64, Ordering::Relaxed);
-        self.observer.committed(commit);
-        self.observer.batch(size, started.elapsed());
+        // It is committed, whatever happens to those who are told.
+        let tell = || {
+            self.observer.committed(commit);
+            self.observer.batch(size, started.elapsed());
+        };
+        if catch_unwind(AssertUnwindSafe(tell)).is_err() {
+            self.count_panic("tell of commit");
+        }
         (decisions, commit.token)
     }
 
@@ -177,9 +232,10 @@ impl Lane {
             if self.connection.as_ref().is_some_and(|connection| !connection.session.is_closed()) {
                 return Ok(());
             }
-            match self.open().await {
-                Ok(connection) => self.connection = Some(connection),
-                Err(error) => {
+            match timeout_at(deadline, self.open()).await {
+                Ok(Ok(connection)) => self.connection = Some(connection),
+                Err(_) => return Err(Failure::Unavailable),
+                Ok(Err(error)) => {
                     tracing::warn!(?error, lane = %self.name, "connect lane");
                     if Instant::now() + pause >= deadline {
                         return Err(Failure::Unavailable);
@@ -194,8 +250,25 @@ impl Lane {
     async fn open(&self) -> Result<LaneConnection, OpenError> {
         // A server that accepts and then says nothing must not hold the lane.
         let limit = self.config.batch_timeout;
-        let opening = async { LaneConnection::open(self.db.session(&self.name).await?, limit).await };
+        let lock_wait = self.config.lock_wait();
+        let opening =
+            async { LaneConnection::open(self.db.session(&self.name).await?, limit, lock_wait).await };
         timeout(limit, opening).await.unwrap_or(Err(OpenError::Timeout(limit)))
+    }
+
+    /// Which rows of these jobs somebody else holds; none when that cannot be told.
+    async fn find_blocked(&mut self, jobs: &[Job]) -> AHashSet<Uuid> {
+        let Some(connection) = &self.connection else { return AHashSet::new() };
+        let submissions = jobs.iter().map(|job| &job.submission);
+        let asking = timeout(self.config.lock_wait(), blocked(connection.session.client(), submissions));
+        match asking.await {
+            Ok(Ok(rows)) => rows,
+            told => {
+                tracing::warn!(?told, lane = %self.name, "ask for rows that others hold");
+                self.connection = None;
+                AHashSet::new()
+            }
+        }
     }
 
     /// Leaves the connection clean after a batch that did not commit, or drops it.
@@ -264,8 +337,12 @@ fn classify_code(code: &SqlState) -> Reuse {
 fn postgres_error(error: &BatchError) -> Option<&tokio_postgres::Error> {
     match error {
         BatchError::Write(error) | BatchError::Load(LoadError::Query(error)) => Some(error),
-        BatchError::Load(_) | BatchError::LoadTimeout(_) => None,
+        BatchError::Load(_) | BatchError::LoadTimeout(_) | BatchError::Panicked => None,
     }
+}
+
+fn is_lock_timeout(error: &BatchError) -> bool {
+    postgres_error(error).and_then(tokio_postgres::Error::code) == Some(&SqlState::LOCK_NOT_AVAILABLE)
 }
 
 /// Whether the same batch can succeed when it is run again.

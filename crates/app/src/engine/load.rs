@@ -76,15 +76,16 @@ impl LoadStatements {
 
 /// What a batch needs, each list sorted and without repeats.
 #[derive(Debug, Default)]
-struct Needs {
+pub(super) struct Needs {
     keys: Vec<Uuid>,
-    payments: Vec<(Uuid, Uuid)>,
-    operations: Vec<Uuid>,
-    accounts: Vec<Uuid>,
+    /// Owner and id.
+    pub(super) payments: Vec<(Uuid, Uuid)>,
+    pub(super) operations: Vec<Uuid>,
+    pub(super) accounts: Vec<Uuid>,
 }
 
 impl Needs {
-    fn of<'jobs>(submissions: impl Iterator<Item = &'jobs Submission>) -> Self {
+    pub(super) fn of<'jobs>(submissions: impl Iterator<Item = &'jobs Submission>) -> Self {
         let mut needs = Self::default();
         for submission in submissions {
             needs.keys.extend(submission.claim.as_ref().map(|claim| claim.digest));

@@ -11,6 +11,7 @@
 
 mod answers;
 mod batch;
+mod blocked;
 mod book;
 mod columns;
 mod command;
@@ -29,10 +30,10 @@ pub use answers::{find_answer, forget_old_keys};
 pub use book::external_account;
 pub use command::{
     Answer, Capture, Command, CreatePayment, Decision, Dispatch, EngineError, Evidence, FraudDecision, Group,
-    GroupOutcome, KeepRefusal, OpenAccount, Pin, PlannedOperation, Refund, Refusal, Reply, Settlement, Side,
-    Submission, Verdict, Void,
+    GroupOutcome, OpenAccount, Pin, PlannedOperation, Refund, Refusal, Reply, Settlement, Side, Submission,
+    Verdict, Void,
 };
-pub use key::{Fingerprint, FingerprintBuilder, KeyClaim, PATH_FIELD, ROUTE_FIELD};
+pub use key::{Fingerprint, FingerprintBuilder, KeepRefusal, KeyClaim, PATH_FIELD, ROUTE_FIELD};
 pub(crate) use load::{PAYMENT_COLUMNS, payment_from_row};
 pub use model::{
     AccountRecord, AccountStatus, CaptureMode, ChargeOutcome, FailureCode, OperationKind, OperationStatus,

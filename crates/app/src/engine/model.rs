@@ -213,7 +213,7 @@ pub struct PaymentRecord {
     pub gateway_transaction: Option<String>,
     /// For refunds and matching; never more of the card.
     pub card_last_four: Option<String>,
-    /// JSON object as the merchant wrote it.
+    /// JSON object with the merchant's values: names sorted, no white space.
     pub metadata: Option<String>,
 }
 
@@ -254,7 +254,7 @@ pub struct AccountRecord {
     pub kind: String,
     /// The merchant's own name for its holder.
     pub customer: Option<String>,
-    /// JSON object as the merchant wrote it.
+    /// JSON object with the merchant's values: names sorted, no white space.
     pub metadata: Option<String>,
 }
 

@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
 use super::command::{Command, EngineError, Reply, Submission};
@@ -31,6 +32,14 @@ pub struct EngineConfig {
     pub queue_timeout: Duration,
     /// One batch may take this long on a healthy database before its connection is given up.
     pub batch_timeout: Duration,
+}
+
+impl EngineConfig {
+    /// How long a batch waits for one row that somebody else holds. A quarter of what a command may wait: the batch
+    /// that meets such a row, and the one behind it, are then still decided in time.
+    pub(super) fn lock_wait(&self) -> Duration {
+        self.queue_timeout.min(self.batch_timeout) / 4
+    }
 }
 
 impl Default for EngineConfig {
@@ -72,6 +81,8 @@ pub trait EngineObserver: Send + Sync + Debug {
     fn committed(&self, _commit: &Commit) {}
     /// A batch of `size` commands took `took` from first statement to commit.
     fn batch(&self, _size: usize, _took: Duration) {}
+    /// A panic in a lane was caught; its batch was answered and the lane goes on.
+    fn panicked(&self) {}
 }
 
 /// Counts since start.
@@ -87,6 +98,10 @@ pub struct EngineStats {
     pub splits: u64,
     /// Commands refused because the queue was full or they waited too long.
     pub overloads: u64,
+    /// Commands refused because somebody outside the engine held a row they need.
+    pub blocked: u64,
+    /// Panics caught.
+    pub panics: u64,
 }
 
 #[derive(Debug, Default)]
@@ -96,6 +111,8 @@ pub(super) struct Counters {
     pub(super) reruns: AtomicU64,
     pub(super) splits: AtomicU64,
     pub(super) overloads: AtomicU64,
+    pub(super) blocked: AtomicU64,
+    pub(super) panics: AtomicU64,
 }
 
 /// One command on its way.
@@ -149,7 +166,8 @@ impl Engine {
     /// # Errors
     /// See [`EngineError`]: all but `OutcomeUnknown` mean that nothing was done.
     pub async fn submit(&self, submission: Submission) -> Result<Reply, EngineError> {
-        self.enqueue(submission)?.await.unwrap_or(Err(EngineError::ShuttingDown))
+        // A lane answers whatever it takes, unless it breaks in the middle: then nobody knows how far it came.
+        self.enqueue(submission)?.await.unwrap_or(Err(EngineError::OutcomeUnknown))
     }
 
     /// Queues one command without waiting for its decision, so that many can be queued in order.
@@ -186,13 +204,23 @@ impl Engine {
             reruns: counters.reruns.load(Ordering::Relaxed),
             splits: counters.splits.load(Ordering::Relaxed),
             overloads: counters.overloads.load(Ordering::Relaxed),
+            blocked: counters.blocked.load(Ordering::Relaxed),
+            panics: counters.panics.load(Ordering::Relaxed),
         }
     }
 
-    /// Takes no more commands, decides those that wait, and ends the lanes.
+    /// Of each lane, whether it takes commands.
+    #[must_use]
+    pub fn lanes_running(&self) -> Vec<bool> {
+        self.shared.lanes.iter().map(|lane| !lane.is_closed()).collect()
+    }
+
+    /// Takes no more commands, decides those that wait, and ends the lanes. Dropped before its end, it cuts the lanes off;
+    /// what they were committing then is not known here, and their keys lead to it.
     pub async fn close(&self) {
         self.shared.draining.cancel();
         let tasks = std::mem::take(&mut *self.shared.tasks.lock().unwrap_or_else(PoisonError::into_inner));
+        let tasks: Vec<_> = tasks.into_iter().map(AbortOnDropHandle::new).collect();
         for task in tasks {
             if let Err(error) = task.await {
                 tracing::error!(%error, "await engine lane");

@@ -18,7 +18,7 @@ pub(super) fn settle(book: &mut Book, render: &Render, command: &Settlement) -> 
         return stale;
     }
     apply(book, &mut payment, &operation, command.outcome);
-    payment.outcome = Some(command.outcome);
+    payment.outcome = outcome_shown(&payment, operation.kind, command.outcome);
     if payment.gateway_transaction.is_none() {
         payment.gateway_transaction.clone_from(&command.evidence.transaction);
     }
@@ -39,14 +39,47 @@ pub(super) fn settle(book: &mut Book, render: &Render, command: &Settlement) -> 
         state: RowState::Changed,
         ..operation
     };
-    let status_code =
-        if matches!(settled.kind, OperationKind::Capture | OperationKind::Void) { OK } else { CREATED };
+    let kind = settled.kind;
     book.operations.insert(command.operation_id, settled);
-    let body = (render.payment)(&payment);
+    let answer = written(render, command, kind, payment);
     if let Some(digest) = command.key_digest {
-        book.pin(digest, status_code, &body);
+        book.pin(digest, answer.status_code, &answer.body);
     }
-    Decision::Answered(Answer { status_code, body, payment: Some(Box::new(payment)) })
+    Decision::Answered(answer)
+}
+
+/// The payment as it is now; or, when a change of an existing payment came to nothing, the problem that says so.
+fn written(render: &Render, command: &Settlement, kind: OperationKind, payment: PaymentRecord) -> Answer {
+    let refusal = match command.outcome {
+        ChargeOutcome::Declined if !is_first(kind) => Some(Refusal::Declined),
+        ChargeOutcome::NotSent if !is_first(kind) => Some(Refusal::GatewayUnavailable),
+        _ => None,
+    };
+    if let (Some(refusal), Some(write)) = (refusal, &command.refusals) {
+        return Answer { payment: Some(Box::new(payment)), ..write.write(&refusal) };
+    }
+    let status_code = if matches!(kind, OperationKind::Capture | OperationKind::Void) { OK } else { CREATED };
+    Answer { status_code, body: (render.payment)(&payment), payment: Some(Box::new(payment)) }
+}
+
+/// A charge or an authorisation: what a payment begins with.
+fn is_first(kind: OperationKind) -> bool {
+    matches!(kind, OperationKind::Purchase | OperationKind::Authorize)
+}
+
+/// A payment shows what the gateway said to its charge. A later change shows only while it is open; it was asked for
+/// because the charge had been approved, and approved the charge remains.
+fn outcome_shown(
+    payment: &PaymentRecord,
+    kind: OperationKind,
+    outcome: ChargeOutcome,
+) -> Option<ChargeOutcome> {
+    if is_first(kind) || is_open(outcome) {
+        return Some(outcome);
+    }
+    // Another refund of the same payment is under way: what is known of that one stays.
+    let refund_open = kind == OperationKind::Refund && payment.refunding > 0;
+    if refund_open { payment.outcome } else { Some(ChargeOutcome::Approved) }
 }
 
 fn is_unsettled(status: OperationStatus) -> bool {

@@ -1,5 +1,6 @@
 //! Fraud rules: pure predicates over a snapshot of facts, in memory and within a fixed budget of time. The verdict goes
-//! into the engine's command and is stored in the commit that creates the payment. Moves no money, asks no network.
+//! into the engine's command and is stored in the commit that creates the payment. Moves no money, asks no network, and
+//! judges nothing before the blocklist was read.
 //!
 //! ```text
 //! facts -> [blocklist, amount, velocity] -> verdict + score + reasons
@@ -7,11 +8,12 @@
 
 mod blocklist;
 mod rules;
+mod store;
 mod velocity;
 
 use std::time::{Duration, Instant};
 
-pub use blocklist::{Blocklist, refresh_blocklist};
+pub use blocklist::{Blocklist, BlocklistError, refresh_blocklist};
 pub use rules::Facts;
 pub use velocity::Ticket;
 
@@ -52,6 +54,17 @@ pub struct Fraud {
     velocity: Velocity,
 }
 
+/// The stored blocklist was not read yet: whoever is on it would pay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the blocklist was not read yet")]
+pub struct BlocklistUnread;
+
+/// The rules, once they can be asked.
+#[derive(Clone, Copy, Debug)]
+pub struct Rules<'fraud> {
+    fraud: &'fraud Fraud,
+}
+
 /// A decision, with the count it added to the sender's velocity.
 #[derive(Debug)]
 pub struct Scored {
@@ -76,35 +89,13 @@ impl Fraud {
         &self.blocklist
     }
 
-    /// Scores one payment: a few hundred nanoseconds, no I/O.
-    #[must_use]
-    pub fn score(&self, facts: &Facts<'_>) -> Scored {
-        if self.config.enabled == Switch::Off {
-            let reasons = vec!["fraud rules are off".to_owned()];
-            let decision = FraudDecision { verdict: Verdict::Allow, score: 0, reasons };
-            return Scored { decision, ticket: None };
-        }
-        let started = Instant::now();
-        // Card payments count against the account they pay into.
-        let ticket = self.velocity.count(facts.from.unwrap_or(facts.to).0, started);
-        let rules: [&dyn Fn() -> Vec<String>; 3] = [
-            &|| rules::blocked(facts, &self.blocklist),
-            &|| rules::amount_above(facts, self.config.amount_max).into_iter().collect(),
-            &|| rules::too_many(ticket.count(), self.config.velocity_count_max).into_iter().collect(),
-        ];
-        let mut hits = Vec::new();
-        let mut skipped = 0;
-        for rule in rules {
-            // A process that was paused in the middle must not hold payments up for it.
-            if started.elapsed() > self.config.budget { skipped += 1 } else { hits.extend(rule()) }
-        }
-        let verdict = if hits.is_empty() { Verdict::Allow } else { Verdict::Reject };
-        let score = if hits.is_empty() { 0 } else { rules::SCORE_MAX };
-        if skipped > 0 {
-            tracing::warn!(skipped, budget = ?self.config.budget, "fraud rules exceeded their budget");
-            hits.push(format!("budget spent, {skipped} rules skipped"));
-        }
-        Scored { decision: FraudDecision { verdict, score, reasons: hits }, ticket: Some(ticket) }
+    /// The rules in force.
+    ///
+    /// # Errors
+    /// The blocklist was not read since the start, and the rules are not switched off.
+    pub fn rules(&self) -> Result<Rules<'_>, BlocklistUnread> {
+        let is_complete = self.config.enabled == Switch::Off || self.blocklist.is_read();
+        if is_complete { Ok(Rules { fraud: self }) } else { Err(BlocklistUnread) }
     }
 
     /// Gives a count back: the request was a replay or was refused.
@@ -115,20 +106,62 @@ impl Fraud {
     }
 }
 
+impl Rules<'_> {
+    /// Scores one payment: a few hundred nanoseconds, no I/O.
+    #[must_use]
+    pub fn score(self, facts: &Facts<'_>) -> Scored {
+        let Fraud { config, blocklist, velocity } = self.fraud;
+        if config.enabled == Switch::Off {
+            let reasons = vec!["fraud rules are off".to_owned()];
+            let decision = FraudDecision { verdict: Verdict::Allow, score: 0, reasons };
+            return Scored { decision, ticket: None };
+        }
+        let started = Instant::now();
+        // Card payments count against the account they pay into.
+        let ticket = velocity.count(facts.from.unwrap_or(facts.to).0, started);
+        let rules: [&dyn Fn() -> Vec<String>; 3] = [
+            &|| rules::blocked(facts, blocklist),
+            &|| rules::amount_above(facts, config.amount_max).into_iter().collect(),
+            &|| rules::too_many(ticket.count(), config.velocity_count_max).into_iter().collect(),
+        ];
+        let mut hits = Vec::new();
+        let mut skipped = 0;
+        for rule in rules {
+            // A process that was paused in the middle must not hold payments up for it.
+            if started.elapsed() > config.budget { skipped += 1 } else { hits.extend(rule()) }
+        }
+        let verdict = if hits.is_empty() { Verdict::Allow } else { Verdict::Reject };
+        let score = if hits.is_empty() { 0 } else { rules::SCORE_MAX };
+        if skipped > 0 {
+            tracing::warn!(skipped, budget = ?config.budget, "fraud rules exceeded their budget");
+            hits.push(format!("budget spent, {skipped} rules skipped"));
+        }
+        Scored { decision: FraudDecision { verdict, score, reasons: hits }, ticket: Some(ticket) }
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use ahash::AHashSet;
+
     use super::*;
     use crate::ids::AccountId;
 
     fn fraud(amount_max: i64, velocity_count_max: u64, blocklist: &[String]) -> Fraud {
-        Fraud::new(FraudConfig {
+        let fraud = Fraud::new(FraudConfig {
             enabled: Switch::On,
             budget: Duration::from_millis(5),
             amount_max,
             velocity_count_max,
             velocity_window: Duration::from_secs(60),
             blocklist: blocklist.to_vec(),
-        })
+        });
+        fraud.blocklist().replace_stored(AHashSet::new());
+        fraud
+    }
+
+    fn score(fraud: &Fraud, facts: &Facts<'_>) -> Scored {
+        fraud.rules().expect("the blocklist was read").score(facts)
     }
 
     fn facts(from: AccountId, amount: i64) -> Facts<'static> {
@@ -138,8 +171,8 @@ mod tests {
     #[test]
     fn amount_limit_is_exact() {
         let fraud = fraud(1_000, 10, &[]);
-        assert_eq!(fraud.score(&facts(AccountId::new(), 1_000)).decision.verdict, Verdict::Allow);
-        let rejected = fraud.score(&facts(AccountId::new(), 1_001)).decision;
+        assert_eq!(score(&fraud, &facts(AccountId::new(), 1_000)).decision.verdict, Verdict::Allow);
+        let rejected = score(&fraud, &facts(AccountId::new(), 1_001)).decision;
         assert_eq!(rejected.verdict, Verdict::Reject);
         assert_eq!(rejected.reasons, ["amount 1001 is above 1000"]);
     }
@@ -149,19 +182,19 @@ mod tests {
         let fraud = fraud(1_000, 3, &[]);
         let sender = AccountId::new();
         for _ in 0..3 {
-            assert_eq!(fraud.score(&facts(sender, 1)).decision.verdict, Verdict::Allow);
+            assert_eq!(score(&fraud, &facts(sender, 1)).decision.verdict, Verdict::Allow);
         }
-        assert_eq!(fraud.score(&facts(sender, 1)).decision.verdict, Verdict::Reject);
-        assert_eq!(fraud.score(&facts(AccountId::new(), 1)).decision.verdict, Verdict::Allow);
+        assert_eq!(score(&fraud, &facts(sender, 1)).decision.verdict, Verdict::Reject);
+        assert_eq!(score(&fraud, &facts(AccountId::new(), 1)).decision.verdict, Verdict::Allow);
     }
 
     #[test]
     fn a_forgotten_count_makes_room_again() {
         let fraud = fraud(1_000, 1, &[]);
         let sender = AccountId::new();
-        let scored = fraud.score(&facts(sender, 1));
+        let scored = score(&fraud, &facts(sender, 1));
         fraud.forget(scored.ticket);
-        assert_eq!(fraud.score(&facts(sender, 1)).decision.verdict, Verdict::Allow);
+        assert_eq!(score(&fraud, &facts(sender, 1)).decision.verdict, Verdict::Allow);
     }
 
     #[test]
@@ -172,9 +205,20 @@ mod tests {
         let to_bad = Facts { from: Some(good), to: bad, amount: 1, card_bin: None };
         let card = Facts { from: None, to: good, amount: 1, card_bin: Some("411111") };
         for facts in [from_bad, to_bad, card] {
-            assert_eq!(fraud.score(&facts).decision.verdict, Verdict::Reject, "{facts:?}");
+            assert_eq!(score(&fraud, &facts).decision.verdict, Verdict::Reject, "{facts:?}");
         }
         let other = Facts { from: None, to: good, amount: 1, card_bin: Some("400000") };
-        assert_eq!(fraud.score(&other).decision.verdict, Verdict::Allow);
+        assert_eq!(score(&fraud, &other).decision.verdict, Verdict::Allow);
+    }
+
+    #[test]
+    fn nobody_is_judged_before_the_blocklist_was_read_unless_the_rules_are_off() {
+        let blocked = AccountId::new();
+        let unread = |enabled| Fraud::new(FraudConfig { enabled, ..fraud(1_000, 10, &[]).config });
+        let fraud = unread(Switch::On);
+        assert_eq!(fraud.rules().map(|_| ()), Err(BlocklistUnread));
+        fraud.blocklist().replace_stored(AHashSet::from_iter([format!("account:{blocked}")]));
+        assert_eq!(score(&fraud, &facts(blocked, 1)).decision.verdict, Verdict::Reject);
+        assert!(unread(Switch::Off).rules().is_ok());
     }
 }

@@ -17,6 +17,7 @@ pub const TOKEN: HeaderName = HeaderName::from_static("paystrata-token");
 /// Marks an answer that was given before.
 pub const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
+const PROBLEM: HeaderValue = HeaderValue::from_static("application/problem+json");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 /// Bytes handed to the transport at a time when an answer is streamed.
 const CHUNK_BYTES: usize = 64 * 1024;
@@ -52,11 +53,14 @@ pub fn json_streamed(body: Bytes, threshold_bytes: usize) -> Response {
     response
 }
 
-/// The answer of a write, with its token.
+/// The answer of a write, with its token. A refusal that is kept is a problem.
 #[must_use]
 pub fn written(answer: Answer, delivery: Delivery, token: Token) -> Response {
     let status = StatusCode::from_u16(answer.status_code).unwrap_or(StatusCode::OK);
     let mut response = json(status, answer.body);
+    if !status.is_success() {
+        response.headers_mut().insert(header::CONTENT_TYPE, PROBLEM);
+    }
     put_token(&mut response, token);
     if delivery == Delivery::Replay {
         response.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));

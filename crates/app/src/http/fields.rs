@@ -7,12 +7,14 @@ use http::StatusCode;
 use serde_json::{Map, Value};
 
 use super::problem::Problem;
-use super::unique::UniqueObject;
+use super::unique::{Unreadable, read_object};
 
 /// The longest free text of one field, in bytes.
 pub const TEXT_BYTES_MAX: usize = 255;
 /// The largest `metadata`, in bytes of canonical JSON.
 pub const METADATA_BYTES_MAX: usize = 16_384;
+/// 2^63: no integer of 64 bits is larger.
+const INTEGER_BOUND: f64 = 9_223_372_036_854_775_808.0;
 
 /// An object being read; what was read is taken out, what is left at the end is unknown.
 #[derive(Debug)]
@@ -24,10 +26,11 @@ pub struct Fields {
 
 impl Fields {
     /// # Errors
-    /// `malformed_json` (400) for what is not JSON, `invalid_request` (422) for what is no object.
+    /// `malformed_json` (400) for what is not JSON, `invalid_request` (422) for what is no object, names a field twice, or
+    /// holds a number that cannot be kept.
     pub fn parse(body: &[u8]) -> Result<Self, Problem> {
-        let unique: UniqueObject = serde_json::from_slice(body).map_err(|error| describe(&error))?;
-        Ok(Self { map: unique.0, pointer: String::new() })
+        let map = read_object(body).map_err(describe)?;
+        Ok(Self { map, pointer: String::new() })
     }
 
     /// # Errors
@@ -105,8 +108,8 @@ impl Fields {
         if let Some(integer) = number.as_i64() {
             return Ok(Some(integer));
         }
-        if number.is_u64() {
-            return Err(out_of_range(self.pointer(name), "is too large"));
+        if number.is_u64() || number.as_f64().is_some_and(|float| float.abs() >= INTEGER_BOUND) {
+            return Err(out_of_range(self.pointer(name), "has more than 64 bits"));
         }
         Err(Problem::invalid(
             self.pointer(name),
@@ -160,17 +163,17 @@ impl Fields {
     }
 }
 
-/// What is wrong with a body, without repeating any of it: a card number in the wrong place must not come back.
-fn describe(error: &serde_json::Error) -> Problem {
-    if error.is_data() {
-        let detail = super::unique::repeated_field(error)
-            .unwrap_or_else(|| "The body is not a JSON object.".to_owned());
-        return Problem::invalid("", detail);
+/// What is wrong with a body, without repeating any of it but names: a card number in the wrong place must not come back.
+fn describe(unreadable: Unreadable) -> Problem {
+    match unreadable {
+        Unreadable::Refused { pointer, detail } => Problem::invalid(pointer, detail),
+        Unreadable::NotAnObject => Problem::invalid("", "The body is not a JSON object."),
+        Unreadable::Malformed { line, column } => {
+            let detail =
+                format!("The body is not JSON: it breaks off or goes wrong at line {line}, column {column}.");
+            Problem::new(StatusCode::BAD_REQUEST, "malformed_json", detail)
+        }
     }
-    let (line, column) = (error.line(), error.column());
-    let detail =
-        format!("The body is not JSON: it breaks off or goes wrong at line {line}, column {column}.");
-    Problem::new(StatusCode::BAD_REQUEST, "malformed_json", detail)
 }
 
 /// An amount, limit or balance outside what the service keeps.
@@ -200,8 +203,12 @@ mod tests {
         ] {
             assert_eq!(integer_of(body), Err((422, "invalid_request", "/amount".into())), "{body}");
         }
-        let large = r#"{"amount":9223372036854775808}"#;
-        assert_eq!(integer_of(large), Err((422, "amount_out_of_range", "/amount".into())));
+        for number in ["9223372036854775808", "18446744073709551616", "-99999999999999999999"] {
+            let body = format!("{{\"amount\":{number}}}");
+            assert_eq!(integer_of(&body), Err((422, "amount_out_of_range", "/amount".into())), "{body}");
+        }
+        let beyond = r#"{"amount":1e400}"#;
+        assert_eq!(integer_of(beyond), Err((422, "invalid_request", "/amount".into())));
     }
 
     #[test]

@@ -61,10 +61,14 @@ pub fn key_of(headers: &HeaderMap) -> Result<Option<String>, Problem> {
 /// # Errors
 /// Also 400 when it is missing.
 pub fn required_key_of(headers: &HeaderMap) -> Result<String, Problem> {
-    key_of(headers)?.ok_or_else(|| {
-        let detail = "This request moves money and needs an Idempotency-Key header.";
-        Problem::new(StatusCode::BAD_REQUEST, "idempotency_key_required", detail).at("Idempotency-Key")
-    })
+    key_of(headers)?.ok_or_else(missing)
+}
+
+/// A request that moves money came without a key.
+#[must_use]
+pub fn missing() -> Problem {
+    let detail = "This request moves money and needs an Idempotency-Key header.";
+    Problem::new(StatusCode::BAD_REQUEST, "idempotency_key_required", detail).at("Idempotency-Key")
 }
 
 /// What is asked, before the body's fields are taken out.

@@ -6,6 +6,7 @@ pub mod auth;
 pub mod fields;
 pub mod idempotency;
 pub mod limits;
+mod number;
 pub mod page;
 pub mod path;
 pub mod problem;

@@ -5,6 +5,7 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
 
+use super::request_id::{REQUEST_ID, RequestId};
 use crate::documents::ReadError;
 use crate::engine::EngineError;
 
@@ -92,6 +93,24 @@ impl Problem {
             retryable: self.retryable,
         };
         serde_json::to_vec(&body).expect("a struct of strings and numbers is always JSON")
+    }
+
+    /// A whole HTTP/1.1 answer, after which the connection closes: for where no server speaks yet.
+    #[must_use]
+    pub fn last_answer(&self, request_id: &RequestId) -> Vec<u8> {
+        let RequestId(id) = request_id;
+        let body = self.body(id);
+        let retry_after =
+            if self.retryable { format!("retry-after: {RETRY_AFTER_SECONDS}\r\n") } else { String::new() };
+        let mut answer = format!(
+            "HTTP/1.1 {}\r\ncontent-type: application/problem+json\r\n{retry_after}{REQUEST_ID}: {id}\r\n\
+             connection: close\r\ncontent-length: {}\r\n\r\n",
+            self.status,
+            body.len()
+        )
+        .into_bytes();
+        answer.extend_from_slice(&body);
+        answer
     }
 }
 

@@ -19,6 +19,15 @@ const LENGTH_MAX: usize = 128;
 #[derive(Clone, Debug)]
 pub struct RequestId(pub String);
 
+impl RequestId {
+    /// One that no request had.
+    #[expect(clippy::new_without_default, reason = "a default id would hide that each is new")]
+    #[must_use]
+    pub fn new() -> Self {
+        Self(Uuid::now_v7().as_simple().to_string())
+    }
+}
+
 /// The layer.
 pub async fn assign(mut request: Request, next: Next) -> Response {
     let id = request
@@ -26,8 +35,9 @@ pub async fn assign(mut request: Request, next: Next) -> Response {
         .get(REQUEST_ID)
         .and_then(|value| value.to_str().ok())
         .filter(|text| is_decent(text))
-        .map_or_else(|| Uuid::now_v7().as_simple().to_string(), str::to_owned);
-    request.extensions_mut().insert(RequestId(id.clone()));
+        .map_or_else(RequestId::new, |text| RequestId(text.to_owned()));
+    request.extensions_mut().insert(id.clone());
+    let RequestId(id) = id;
     let mut response = next.run(request).await;
     if let Some(problem) = response.extensions_mut().remove::<Problem>() {
         let body = problem.body(&id);

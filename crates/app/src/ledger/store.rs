@@ -4,7 +4,8 @@ use paystrata_db::{Connection, Error, Statement, Type};
 use uuid::Uuid;
 
 /// Both sides of an account's entries, newest first. Each branch walks one index backwards and stops at the limit.
-static LIST_ENTRIES: Statement = Statement::new(
+/// Public so that a test can explain what the service runs.
+pub static LIST_ENTRIES: Statement = Statement::new(
     "(SELECT id, payment_id, -amount AS amount, debit_after AS after, debit_seq AS seq
         FROM entries WHERE debit_account = $1 AND debit_seq < $2 ORDER BY debit_seq DESC LIMIT $3)
      UNION ALL

@@ -7,8 +7,7 @@ use paystrata_db::Db;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-/// Any constant that no other advisory lock of this database uses.
-const REFRESH_LOCK: i64 = 0x7061_7973_7461_7401;
+use super::store::refresh_stats;
 
 /// Refreshes every `period` until stopped.
 pub async fn run(db: Db, period: Duration, stop: CancellationToken) {
@@ -46,17 +45,6 @@ pub enum RefreshError {
 /// The database refused or was not reached.
 pub async fn refresh(db: &Db) -> Result<(), RefreshError> {
     let session = db.session("stats-refresher").await?;
-    let client = session.client();
-    // The transaction's start is what the refreshed rows are at least as fresh as.
-    client.batch_execute("BEGIN").await?;
-    let lock = client.query_one("SELECT pg_try_advisory_xact_lock($1)", &[&REFRESH_LOCK]).await?;
-    if lock.get(0) {
-        let refresh = "SET LOCAL statement_timeout = 0;
-             REFRESH MATERIALIZED VIEW CONCURRENTLY merchant_stats;
-             INSERT INTO view_refreshes VALUES ('merchant_stats', now())
-                 ON CONFLICT (view) DO UPDATE SET refreshed_at = excluded.refreshed_at";
-        client.batch_execute(refresh).await?;
-    }
-    client.batch_execute("COMMIT").await?;
+    refresh_stats(session.client()).await?;
     Ok(())
 }

@@ -17,5 +17,6 @@ pub async fn capture(
     amount: Option<Amount>,
 ) -> Result<Done, PaymentError> {
     let operation = plan(app, payment.rail)?;
-    change(app, claim, Command::Capture(Capture { payment, amount, operation })).await
+    let rail = payment.rail;
+    change(app, claim, rail, Command::Capture(Capture { payment, amount, operation })).await
 }

@@ -9,6 +9,7 @@ use paystrata_gateway::{
 };
 use tokio::time::sleep;
 
+use super::create::Means;
 use super::model::{Done, Occasion, PaymentError};
 use crate::app::App;
 use crate::engine::{
@@ -39,18 +40,17 @@ pub fn deadline(app: &App, rail: Rail) -> Duration {
     .unwrap_or(Duration::from_secs(10))
 }
 
-/// Sends the operation and settles it. `method` is what pays, for a first effect on a card rail. Must run on a task that
-/// outlives its caller.
+/// Sends the operation and settles it. Must run on a task that outlives its caller.
 ///
 /// # Errors
 /// The engine could not commit the answer; the operation stays open and the resolver settles it.
 pub(super) async fn charge(
     app: &App,
     dispatch: Dispatch,
-    method: Option<Method>,
+    means: Means,
     token: Token,
 ) -> Result<Done, PaymentError> {
-    let (outcome, evidence) = match ask(app, &dispatch, method).await {
+    let (outcome, evidence) = match ask(app, &dispatch, means).await {
         Some(outcome) => read_outcome(&outcome),
         None => (ChargeOutcome::NotSent, Evidence::default()),
     };
@@ -62,6 +62,7 @@ pub(super) async fn charge(
         outcome,
         retry_in_ms: FIRST_LOOK_MS,
         evidence,
+        refusals: dispatch.refusals,
     };
     settle(app, settlement, token).await
 }
@@ -96,10 +97,14 @@ async fn settle(app: &App, settlement: Settlement, token: Token) -> Result<Done,
 }
 
 /// `None` when the request cannot even be formed, so that nothing was sent.
-async fn ask(app: &App, dispatch: &Dispatch, method: Option<Method>) -> Option<Outcome> {
+async fn ask(app: &App, dispatch: &Dispatch, means: Means) -> Option<Outcome> {
     let rail = dispatch.payment.rail;
-    let request = request(dispatch, method, deadline(app, rail))?;
-    Some(app.gateways.of(rail)?.execute(request).await)
+    let request = request(dispatch, means.method, deadline(app, rail))?;
+    let gateway = app.gateways.of(rail)?;
+    Some(match means.slot {
+        Some(slot) => gateway.execute_in(slot, request).await,
+        None => gateway.execute(request).await,
+    })
 }
 
 fn request(dispatch: &Dispatch, method: Option<Method>, deadline: Duration) -> Option<Request> {

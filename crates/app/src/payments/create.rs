@@ -1,11 +1,12 @@
-//! Creates one payment: open (fraud, then one engine commit), charge (only rails that need it, with no database
-//! connection held), settle (one engine commit). The charge goes on when the caller hangs up.
+//! Creates one payment: reserve (a place at the gateway, on rails that have one, before anything is committed), open
+//! (fraud, then one engine commit), charge (with no database connection held), settle (one engine commit). The charge
+//! goes on when the caller hangs up.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use paystrata_db::Token;
-use paystrata_gateway::{Method, Reference};
+use paystrata_gateway::{Method, Overloaded, Patience, Reference, Slot};
 use rand::RngExt as _;
 use tokio::time::{Instant, sleep};
 
@@ -13,8 +14,8 @@ use super::charge;
 use super::model::{CardSource, Done, NewPayment, Occasion, PaymentError};
 use crate::app::App;
 use crate::engine::{
-    Command, CreatePayment, Decision, EngineError, FraudDecision, KeepRefusal, KeyClaim, PlannedOperation,
-    Rail, Reply, Submission, find_answer,
+    Command, CreatePayment, Decision, EngineError, FraudDecision, KeyClaim, PlannedOperation, Rail, Reply,
+    Submission, find_answer,
 };
 use crate::fraud::{Facts, Ticket};
 use crate::ids::{MerchantId, OperationId, PaymentId};
@@ -24,6 +25,15 @@ const REPLAY_WAIT_MAX: Duration = Duration::from_secs(5);
 const REPLAY_PAUSE_MIN: Duration = Duration::from_millis(20);
 const REPLAY_PAUSE_MAX: Duration = Duration::from_millis(320);
 
+/// What a charge needs beside its dispatch: both live in this process only.
+#[derive(Debug, Default)]
+pub(super) struct Means {
+    /// What pays, on card rails.
+    pub(super) method: Option<Method>,
+    /// The place at the gateway, on rails that have one.
+    pub(super) slot: Option<Slot>,
+}
+
 /// # Errors
 /// Nothing was created, or the engine gave no decision.
 pub async fn create(
@@ -32,10 +42,10 @@ pub async fn create(
     claim: KeyClaim,
     new: NewPayment,
 ) -> Result<Done, PaymentError> {
-    create_in(app, merchant, claim, new, None).await
+    create_in(app, merchant, claim, new, Patience::Brief).await
 }
 
-/// As [`create`], as part of something that keeps refusals too.
+/// As [`create`], with more patience for a place at the gateway.
 ///
 /// # Errors
 /// As [`create`].
@@ -44,22 +54,22 @@ pub async fn create_in(
     merchant: MerchantId,
     claim: KeyClaim,
     new: NewPayment,
-    keep_refusal: Option<KeepRefusal>,
+    patience: Patience,
 ) -> Result<Done, PaymentError> {
-    let (mut command, ticket) = open(app, merchant, &new)?;
-    command.keep_refusal = keep_refusal;
+    let slot = reserve(app, new.rail, patience).await?;
+    let (command, ticket) = open(app, merchant, &new)?;
     let is_book = new.rail == Rail::Book;
-    let method = new.card.as_ref().map(CardSource::to_method);
+    let mut means = Means { method: new.card.as_ref().map(CardSource::to_method), slot };
     let submission = Submission { claim: Some(claim), command: Command::CreatePayment(Box::new(command)) };
     let shared = Arc::clone(app);
     let work = async move {
         let asked = Instant::now();
-        let reply = submit_and_wait(&shared, submission).await;
+        let reply = submit_and_wait(&shared, submission, &mut means).await;
         // Only a payment that came to be counts; a replay or a refusal does not.
         if !matches!(&reply, Ok(Reply { decision: Decision::Answered(_) | Decision::Send(_), .. })) {
             shared.fraud.forget(ticket);
         }
-        finish(&shared, reply?, method, asked).await
+        finish(&shared, reply?, means, asked).await
     };
     // One commit is all of a book payment; anything else must go on when its caller hangs up.
     if is_book { work.await } else { outlive(app, work).await }
@@ -76,16 +86,33 @@ pub(super) async fn outlive(
     app.charges.spawn(work).await.unwrap_or(Err(PaymentError::Engine(EngineError::OutcomeUnknown)))
 }
 
+/// A place for one request at the rail's gateway; none on the book, and on rails that are not configured. Taken before
+/// anything is committed, so that a service that has too much to do refuses and fails nobody's payment.
+///
+/// # Errors
+/// No place came free in time. Nothing was done.
+async fn reserve(app: &App, rail: Rail, patience: Patience) -> Result<Option<Slot>, PaymentError> {
+    let Some(gateway) = app.gateways.of(rail) else { return Ok(None) };
+    gateway.reserve(patience).await.map(Some).map_err(|Overloaded| PaymentError::Overloaded)
+}
+
 /// Submits a change of an existing payment and charges what has to be charged, whatever becomes of the caller.
 ///
 /// # Errors
 /// Nothing was done, or the gateway's answer could not be committed.
-pub(super) async fn change(app: &Arc<App>, claim: KeyClaim, command: Command) -> Result<Done, PaymentError> {
+pub(super) async fn change(
+    app: &Arc<App>,
+    claim: KeyClaim,
+    rail: Rail,
+    command: Command,
+) -> Result<Done, PaymentError> {
+    let mut means = Means { method: None, slot: reserve(app, rail, Patience::Brief).await? };
     let shared = Arc::clone(app);
     outlive(app, async move {
         let asked = Instant::now();
-        let reply = submit_and_wait(&shared, Submission { claim: Some(claim), command }).await?;
-        finish(&shared, reply, None, asked).await
+        let submission = Submission { claim: Some(claim), command };
+        let reply = submit_and_wait(&shared, submission, &mut means).await?;
+        finish(&shared, reply, means, asked).await
     })
     .await
 }
@@ -114,7 +141,7 @@ pub(super) async fn known(app: &App, claim: &KeyClaim) -> Result<Option<Reply>, 
 pub(super) async fn finish(
     app: &Arc<App>,
     reply: Reply,
-    method: Option<Method>,
+    means: Means,
     asked: Instant,
 ) -> Result<Done, PaymentError> {
     let token = reply.token;
@@ -125,8 +152,10 @@ pub(super) async fn finish(
             tracing::warn!(elapsed = ?asked.elapsed(), "too late to send a committed operation");
             Err(PaymentError::InProgress)
         }
-        Decision::Send(dispatch) => charge::charge(app, *dispatch, method, token).await,
-        Decision::Answered(answer) => Ok(Done { answer, occasion: Occasion::First, token }),
+        Decision::Send(dispatch) => charge::charge(app, *dispatch, means, token).await,
+        Decision::Answered(answer) | Decision::RefusalKept(answer) => {
+            Ok(Done { answer, occasion: Occasion::First, token })
+        }
         Decision::Replayed(answer) => Ok(Done { answer, occasion: Occasion::Replay, token }),
         Decision::Refused(refusal) => Err(PaymentError::Refused(refusal)),
         Decision::InProgress => Err(PaymentError::InProgress),
@@ -146,7 +175,7 @@ fn open(
         amount: new.amount.get(),
         card_bin: new.card.as_ref().and_then(CardSource::bin),
     };
-    let scored = app.fraud.score(&facts);
+    let scored = app.fraud.rules()?.score(&facts);
     Ok((command(merchant, new, scored.decision, operation), scored.ticket))
 }
 
@@ -171,7 +200,6 @@ pub(super) fn command(
         merchant_reference: new.merchant_reference.clone(),
         card_last_four: new.card.as_ref().and_then(CardSource::last_four),
         metadata: new.metadata.clone(),
-        keep_refusal: None,
     }
 }
 
@@ -205,7 +233,11 @@ fn attempt_reference() -> Reference {
 }
 
 /// Submits, and while the same key is under way elsewhere, waits for its answer within bounds.
-async fn submit_and_wait(app: &App, submission: Submission) -> Result<Reply, PaymentError> {
+async fn submit_and_wait(
+    app: &App,
+    submission: Submission,
+    means: &mut Means,
+) -> Result<Reply, PaymentError> {
     let deadline = Instant::now() + REPLAY_WAIT_MAX;
     let mut pause = REPLAY_PAUSE_MIN;
     loop {
@@ -213,6 +245,8 @@ async fn submit_and_wait(app: &App, submission: Submission) -> Result<Reply, Pay
         if !matches!(reply.decision, Decision::InProgress) || Instant::now() + pause > deadline {
             return Ok(reply);
         }
+        // The first send has a place of its own, and this one will need none.
+        means.slot = None;
         sleep(pause).await;
         pause = (pause * 2).min(REPLAY_PAUSE_MAX);
     }

@@ -1,21 +1,25 @@
 //! The routes of payments: wire to domain and back. Decides nothing.
 
+pub(super) mod refusal;
+
 use std::sync::Arc;
 
-use axum::extract::{RawQuery, State};
+use axum::extract::{Extension, RawQuery, State};
 use axum::response::Response;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use tokio::time::Instant;
 use uuid::Uuid;
 
+pub use self::refusal::problem_of;
+use super::create::Means;
 use super::list::Part;
 use super::model::{Done, Occasion, PaymentError};
 use super::store::PaymentFilter;
 use super::{capture, create, get, list, refund, void, wire};
 use crate::app::App;
 use crate::clock::Timestamp;
-use crate::engine::{KeyClaim, PaymentRecord, Refusal, Side, find_payment};
+use crate::engine::{KeyClaim, PaymentRecord, find_payment};
 use crate::http::answer::{self, Delivery};
 use crate::http::auth::Caller;
 use crate::http::fields::Fields;
@@ -24,79 +28,104 @@ use crate::http::limits::Body;
 use crate::http::page::{self, Cursor, Query};
 use crate::http::path::PathId;
 use crate::http::problem::Problem;
+use crate::http::request_id::RequestId;
 use crate::ids::{AccountId, PaymentId};
 
 /// `POST /v1/payments`
 pub async fn create(
     State(app): State<Arc<App>>,
     caller: Caller,
+    Extension(request_id): Extension<RequestId>,
     headers: HeaderMap,
     Body(body): Body,
 ) -> Result<Response, Problem> {
     let key = idempotency::required_key_of(&headers)?;
     let fields = Fields::parse(&body)?;
-    let claim = claim(&app, caller, wire::CREATE, None, &fields, &key);
+    let claim = claim(&app, caller, wire::CREATE, None, &fields, &key)
+        .keeping(refusal::kept(wire::CREATE, request_id.0));
     let new = match wire::read_payment(fields, Timestamp::now().to_datetime().date()) {
         Ok(new) => new,
-        Err(problem) => return kept_or(&app, claim, problem).await,
+        Err(problem) => return kept_or(&app, &claim, wire::CREATE, problem).await,
     };
-    match create::create(&app, caller.merchant, claim.clone(), new).await {
-        Err(error @ PaymentError::RailUnavailable(_)) => {
-            kept_or(&app, claim, problem_of(error, wire::CREATE)).await
+    let done = create::create(&app, caller.merchant, claim.clone(), new).await;
+    answered(&app, &claim, wire::CREATE, done).await
+}
+
+/// The answer, or the problem; or what was answered before, when the rail was still configured and the rules loaded.
+async fn answered(
+    app: &Arc<App>,
+    claim: &KeyClaim,
+    route: KeyedRoute,
+    done: Result<Done, PaymentError>,
+) -> Result<Response, Problem> {
+    match done {
+        Err(error @ (PaymentError::RailUnavailable(_) | PaymentError::Unjudged(_))) => {
+            kept_or(app, claim, route, problem_of(error, route)).await
         }
-        done => done.map(respond).map_err(|error| problem_of(error, wire::CREATE)),
+        done => done.map(respond).map_err(|error| problem_of(error, route)),
     }
 }
 
 /// The answer that was kept under the key when the same request was still acceptable: a card expires, a rail is switched
 /// off, and the key must go on answering. Else the problem.
-async fn kept_or(app: &Arc<App>, claim: KeyClaim, problem: Problem) -> Result<Response, Problem> {
-    let known = create::known(app, &claim).await.map_err(|error| problem_of(error, wire::CREATE))?;
+async fn kept_or(
+    app: &Arc<App>,
+    claim: &KeyClaim,
+    route: KeyedRoute,
+    problem: Problem,
+) -> Result<Response, Problem> {
+    let known = create::known(app, claim).await.map_err(|error| problem_of(error, route))?;
     let Some(reply) = known else { return Err(problem) };
-    let done = create::finish(app, reply, None, Instant::now()).await;
-    done.map(respond).map_err(|error| problem_of(error, wire::CREATE))
+    let done = create::finish(app, reply, Means::default(), Instant::now()).await;
+    done.map(respond).map_err(|error| problem_of(error, route))
 }
 
 /// `POST /v1/payments/{id}/capture`
 pub async fn capture(
     State(app): State<Arc<App>>,
     caller: Caller,
+    Extension(request_id): Extension<RequestId>,
     PathId(id): PathId,
     headers: HeaderMap,
     Body(body): Body,
 ) -> Result<Response, Problem> {
     let (claim, payment, fields) = change(&app, caller, wire::CAPTURE, &id, &headers, &body).await?;
+    let claim = claim.keeping(refusal::kept(wire::CAPTURE, request_id.0));
     let amount = wire::read_optional_amount(fields)?;
-    let done = capture::capture(&app, claim, payment, amount).await;
-    done.map(respond).map_err(|error| problem_of(error, wire::CAPTURE))
+    let done = capture::capture(&app, claim.clone(), payment, amount).await;
+    answered(&app, &claim, wire::CAPTURE, done).await
 }
 
 /// `POST /v1/payments/{id}/void`
 pub async fn void(
     State(app): State<Arc<App>>,
     caller: Caller,
+    Extension(request_id): Extension<RequestId>,
     PathId(id): PathId,
     headers: HeaderMap,
     Body(body): Body,
 ) -> Result<Response, Problem> {
     let (claim, payment, fields) = change(&app, caller, wire::VOID, &id, &headers, &body).await?;
+    let claim = claim.keeping(refusal::kept(wire::VOID, request_id.0));
     fields.finish()?;
-    let done = void::void(&app, claim, payment).await;
-    done.map(respond).map_err(|error| problem_of(error, wire::VOID))
+    let done = void::void(&app, claim.clone(), payment).await;
+    answered(&app, &claim, wire::VOID, done).await
 }
 
 /// `POST /v1/payments/{id}/refunds`
 pub async fn refund(
     State(app): State<Arc<App>>,
     caller: Caller,
+    Extension(request_id): Extension<RequestId>,
     PathId(id): PathId,
     headers: HeaderMap,
     Body(body): Body,
 ) -> Result<Response, Problem> {
     let (claim, payment, fields) = change(&app, caller, wire::REFUND, &id, &headers, &body).await?;
+    let claim = claim.keeping(refusal::kept(wire::REFUND, request_id.0));
     let amount = wire::read_optional_amount(fields)?;
-    let done = refund::refund(&app, claim, payment, amount).await;
-    done.map(respond).map_err(|error| problem_of(error, wire::REFUND))
+    let done = refund::refund(&app, claim.clone(), payment, amount).await;
+    answered(&app, &claim, wire::REFUND, done).await
 }
 
 /// What the three changes of an existing payment share: the key, the payment from the primary, the body's fields.
@@ -221,56 +250,4 @@ fn read_part(query: &mut Query) -> Result<Part, Problem> {
         return Err(page::invalid("page", &detail));
     }
     Ok(Part::Page { number, size })
-}
-
-/// What a payment error means over HTTP. One code has one status.
-#[must_use]
-pub fn problem_of(error: PaymentError, route: KeyedRoute) -> Problem {
-    match error {
-        PaymentError::Engine(error) => error.into(),
-        PaymentError::InProgress => idempotency::in_progress(),
-        PaymentError::RailUnavailable(rail) => {
-            let detail = format!("The rail \"{}\" is not configured on this service.", rail.as_str());
-            Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "rail_unavailable", detail).at("/rail")
-        }
-        PaymentError::Refused(refusal) => problem_of_refusal(&refusal, route),
-    }
-}
-
-fn problem_of_refusal(refusal: &Refusal, route: KeyedRoute) -> Problem {
-    let unprocessable = |code, detail: &str| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, code, detail);
-    let pointer = |side: &Side| match side {
-        Side::From => "/from",
-        Side::To => "/to",
-    };
-    match refusal {
-        Refusal::KeyReused(field) => idempotency::reused(route, *field),
-        Refusal::AccountNotFound(side) => {
-            unprocessable("account_not_found", "No such account of this merchant.").at(pointer(side))
-        }
-        Refusal::AccountClosed(side) => {
-            unprocessable("account_closed", "The account is closed.").at(pointer(side))
-        }
-        Refusal::CurrencyMismatch(side) => {
-            unprocessable("currency_mismatch", "The account has another currency.").at(pointer(side))
-        }
-        Refusal::SameAccount => {
-            unprocessable("same_account", "Sender and receiver are the same account.").at("/to")
-        }
-        Refusal::PaymentNotFound => Problem::not_found("payment"),
-        Refusal::WrongState(status) => {
-            let detail = format!("The payment is {}: this cannot be done now.", status.as_str());
-            Problem::new(StatusCode::CONFLICT, "wrong_state", detail)
-        }
-        Refusal::MoreThanLeft(left) => {
-            unprocessable("amount_out_of_range", &format!("At most {left} minor units are left."))
-                .at("/amount")
-        }
-        Refusal::InsufficientFunds => {
-            unprocessable("insufficient_funds", "The receiver's available balance is less than the refund.")
-        }
-        Refusal::LimitExceeded => unprocessable("limit_exceeded", "A balance would pass its bound."),
-        Refusal::WouldFail(failure) => unprocessable(failure.as_str(), "The payment would fail."),
-        Refusal::StaleFence => idempotency::in_progress(),
-    }
 }

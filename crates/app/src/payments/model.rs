@@ -4,6 +4,7 @@ use paystrata_db::Token;
 use paystrata_gateway::{Card, Method, Secret};
 
 use crate::engine::{Answer, CaptureMode, EngineError, Rail, Refusal};
+use crate::fraud::BlocklistUnread;
 use crate::ids::AccountId;
 use crate::money::{Amount, Currency};
 
@@ -107,6 +108,12 @@ pub enum PaymentError {
     /// The rail is not configured.
     #[error("rail {} is not configured", .0.as_str())]
     RailUnavailable(Rail),
+    /// Too many payments are at the rail's gateway already. Nothing was done.
+    #[error("too many payments are at the gateway")]
+    Overloaded,
+    /// The fraud rules cannot be asked yet. Nothing was done.
+    #[error("fraud rules")]
+    Unjudged(#[from] BlocklistUnread),
     /// The engine gave no decision.
     #[error("engine")]
     Engine(#[from] EngineError),

@@ -17,5 +17,6 @@ pub async fn refund(
     amount: Option<Amount>,
 ) -> Result<Done, PaymentError> {
     let operation = plan(app, payment.rail)?;
-    change(app, claim, Command::Refund(Refund { payment, amount, operation })).await
+    let rail = payment.rail;
+    change(app, claim, rail, Command::Refund(Refund { payment, amount, operation })).await
 }

@@ -11,6 +11,7 @@ use paystrata_gateway::{Lookup, LookupOutcome, Reference, TransactionId};
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::charge;
+use super::handler::refusal::kept_for_operation;
 use crate::app::App;
 use crate::engine::{
     ChargeOutcome, Command, Decision, DueOperation, Evidence, OperationError, PaymentRecord, Refusal,
@@ -148,6 +149,7 @@ async fn settle(
         outcome,
         retry_in_ms: pause_ms(operation.attempts),
         evidence,
+        refusals: Some(kept_for_operation(operation.kind, operation.id)),
     };
     let settled = app.engine.submit(Submission { claim: None, command: Command::Settle(settlement) }).await;
     match settled.map(|reply| reply.decision) {

@@ -11,5 +11,6 @@ use crate::engine::{Command, KeyClaim, PaymentRecord, Void};
 /// Nothing was done, or the engine gave no decision.
 pub async fn void(app: &Arc<App>, claim: KeyClaim, payment: PaymentRecord) -> Result<Done, PaymentError> {
     let operation = plan(app, payment.rail)?;
-    change(app, claim, Command::Void(Void { payment, operation })).await
+    let rail = payment.rail;
+    change(app, claim, rail, Command::Void(Void { payment, operation })).await
 }

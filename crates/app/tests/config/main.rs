@@ -2,8 +2,10 @@
 
 mod place;
 
+mod compose;
 mod page;
 mod profiles;
 mod refusals;
 mod secrets;
 mod sources;
+mod unit;

@@ -54,11 +54,5 @@ fn production_refuses_what_only_development_may_do() {
     };
     check(&[("PAYSTRATA__SECURITY__FINGERPRINT_KEY", known.expose())], "security.fingerprint_key");
     check(&[FINGERPRINT, ("PAYSTRATA__IDEMPOTENCY__RETENTION_DAYS", "29")], "idempotency.retention_days");
-    let key = ("PAYSTRATA__GATEWAYS__VELOCITY_PAY__API_KEY", "a key");
-    let endpoint = "PAYSTRATA__GATEWAYS__VELOCITY_PAY__ENDPOINT";
-    check(&[FINGERPRINT, key, (endpoint, "http://velocity.example")], "gateways.velocity_pay.endpoint");
-    for loopback in ["http://127.0.0.1:9000/velocity", "http://[::1]:9000", "http://localhost"] {
-        load(&[PRIMARY, FINGERPRINT, key, (endpoint, loopback)]).unwrap();
-    }
     load(&[DEVELOPMENT, PRIMARY, ("PAYSTRATA__IDEMPOTENCY__RETENTION_DAYS", "1")]).unwrap();
 }

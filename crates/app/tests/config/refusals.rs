@@ -2,8 +2,10 @@
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
+use std::sync::Arc;
 
 use paystrata_app::config::{Config, LoadOptions};
+use paystrata_gateway::{AuthorizeNet, AuthorizeNetConfig, NoObserver, VelocityPay, VelocityPayConfig};
 
 use crate::place::{DEVELOPMENT, PRIMARY, Place, load, only, refusals};
 
@@ -80,6 +82,11 @@ fn blocklist_entries_are_checked() {
         "bin:411111111",
         "bin:4111x1",
         "account:pay_1",
+        "account:acc_mallory",
+        "account:acc_0193000000007000800000000000000A",
+        "account:acc_01930000-0000-7000-8000-00000000000a",
+        "account:acc_0193000000007000800000000000000a0",
+        "pay_0193000000007000800000000000000a",
         "customer:x",
         "bin:4111111",
         "mallory",
@@ -165,10 +172,102 @@ fn settings_that_contradict_each_other_are_both_named() {
         "resolver.not_found_after_ms = 30000",
     );
     check(
+        &[("PAYSTRATA__HTTP__BODIES_BYTES_MAX", "67108863")],
+        "http.batch_body_bytes_max = 67108864 (default) must not exceed",
+        "http.bodies_bytes_max = 67108863",
+    );
+    check(
         &[("PAYSTRATA__HTTP__LISTEN", "0.0.0.0:9100")],
         "http.listen = \"0.0.0.0:9100\"",
         "must differ from http.operator_listen = \"127.0.0.1:9100\" (default)",
     );
+}
+
+/// What would be refused when the service is built is refused where it was written.
+#[test]
+fn a_gateway_is_told_nothing_in_clear_and_nothing_too_long() {
+    const CARD: &str = "PAYSTRATA__GATEWAYS__AUTHORIZE_NET__";
+    const TRANSFER: &str = "PAYSTRATA__GATEWAYS__VELOCITY_PAY__";
+    let with = |prefix: &str, name: &str, value: &str| {
+        let (variable, endpoint) = (format!("{prefix}{name}"), format!("{prefix}ENDPOINT"));
+        let mut given = vec![DEVELOPMENT, PRIMARY, (&variable, value)];
+        if variable != endpoint {
+            given.push((&endpoint, "https://gateway.example"));
+        }
+        Place::empty().load(&given).map(|_| ()).map_err(|error| error.to_string())
+    };
+    let refused = |prefix: &str, name: &str, value: &str, expected: &str| {
+        let told = with(prefix, name, value).unwrap_err();
+        let setting = format!("{prefix}{name}").replace("PAYSTRATA__", "").replace("__", ".").to_lowercase();
+        assert!(told.contains(&format!("\n  {setting}: the value is refused")), "{told}");
+        assert!(told.contains(expected), "{told}");
+    };
+    for (name, characters_max) in [("LOGIN", 25), ("TRANSACTION_KEY", 16)] {
+        let expected = format!("expected a secret of 1 to {characters_max} letters");
+        assert_eq!(with(CARD, name, &"x".repeat(characters_max)), Ok(()));
+        refused(CARD, name, &"x".repeat(characters_max + 1), &expected);
+        refused(CARD, name, "two words", &expected);
+        refused(CARD, name, "schl\u{fc}ssel", &expected);
+    }
+    refused(TRANSFER, "API_KEY", "two words", "expected a secret of 1 to 4096 letters");
+    refused(TRANSFER, "API_KEY", "a\u{7f}", "expected a secret of 1 to 4096 letters");
+    for prefix in [CARD, TRANSFER] {
+        for clear in
+            ["http://gateway.example", "http://simulator:9900/velocity", "http://10.0.0.1", "ftp://x"]
+        {
+            refused(prefix, "ENDPOINT", clear, "expected an https:// URL");
+        }
+        for safe in
+            ["https://a", "http://127.0.0.1:9000/velocity", "http://[::1]:9000", "http://localhost", ""]
+        {
+            assert_eq!(with(prefix, "ENDPOINT", safe), Ok(()), "{safe}");
+        }
+    }
+}
+
+/// What passes is what the gateways can be built with.
+#[test]
+fn what_is_accepted_for_a_gateway_builds_it() {
+    let (login, transaction_key, api_key) = ("L".repeat(25), "~".repeat(16), "!".repeat(4_096));
+    let config = load(&[
+        DEVELOPMENT,
+        PRIMARY,
+        ("PAYSTRATA__GATEWAYS__AUTHORIZE_NET__ENDPOINT", "http://[::1]:9000/xml/v1/request.api"),
+        ("PAYSTRATA__GATEWAYS__AUTHORIZE_NET__LOGIN", &login),
+        ("PAYSTRATA__GATEWAYS__AUTHORIZE_NET__TRANSACTION_KEY", &transaction_key),
+        ("PAYSTRATA__GATEWAYS__VELOCITY_PAY__ENDPOINT", "http://localhost/velocity/"),
+        ("PAYSTRATA__GATEWAYS__VELOCITY_PAY__API_KEY", &api_key),
+    ]);
+    let gateways = config.unwrap().gateways;
+    let card = gateways.authorize_net.expect("it has an endpoint");
+    let secret = |secret: &paystrata_app::config::Secret| paystrata_gateway::Secret::new(secret.expose());
+    let card = AuthorizeNetConfig::new(card.endpoint, secret(&card.login), secret(&card.transaction_key));
+    AuthorizeNet::new(card, Arc::new(NoObserver)).unwrap();
+    let transfer = gateways.velocity_pay.expect("it has an endpoint");
+    let transfer = VelocityPayConfig::new(transfer.endpoint, secret(&transfer.api_key));
+    VelocityPay::new(transfer, Arc::new(NoObserver)).unwrap();
+}
+
+#[test]
+fn a_url_that_demands_tls_of_postgresql_is_told_that_there_is_none() {
+    for name in ["PRIMARY_URL", "REPLICA_URLS", "POOLER_URL"] {
+        let variable = format!("PAYSTRATA__DB__{name}");
+        let given = |mode: &str| {
+            let url = format!("postgres://pay:pa55@db.example/pay?sslmode={mode}");
+            let environment = [DEVELOPMENT, PRIMARY].into_iter().filter(|(key, _)| *key != variable);
+            let environment: Vec<_> = environment.chain([(variable.as_str(), url.as_str())]).collect();
+            Place::empty().load(&environment).map(|_| ()).map_err(|error| error.to_string())
+        };
+        for mode in ["require", "verify-ca", "verify-full"] {
+            let told = given(mode).unwrap_err();
+            let setting = format!("db.{}: the value is refused", name.to_lowercase());
+            assert!(told.contains(&setting) && told.contains("speaks no TLS to PostgreSQL"), "{told}");
+            assert!(!told.contains("pa55"), "{told}");
+        }
+        for mode in ["disable", "prefer"] {
+            assert_eq!(given(mode), Ok(()), "{name} {mode}");
+        }
+    }
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use paystrata_app::config::{BlocklistEntry, LogFormat, Problem, Profile};
+use paystrata_app::ids::AccountId;
 
 use crate::place::{DEVELOPMENT, PRIMARY, Place, load};
 
@@ -16,6 +17,8 @@ fn defaults_suffice_in_development_but_for_the_primary() {
     assert_eq!(config.db.pool_size_max.get(), 16);
     assert_eq!(config.idempotency.retention, Duration::from_secs(30 * 86_400));
     assert_eq!(config.fraud.amount_max, 100_000_000_000);
+    assert_eq!(config.fraud.velocity_count_max.get(), 1_200, "a minute");
+    assert_eq!(config.fraud.velocity_window, Duration::from_secs(60));
     assert_eq!(config.telemetry.log_format, LogFormat::Text);
     assert_eq!(config.telemetry.otlp_endpoint, None);
     assert!(config.db.replica_urls.is_empty() && config.db.pooler_url.is_none());
@@ -55,10 +58,12 @@ fn usual_file_that_is_there_but_cannot_be_read_is_refused() {
 
 #[test]
 fn lists_come_from_both_sources() {
-    let expected = [BlocklistEntry::Bin("411111".into()), BlocklistEntry::Account("acc_mallory".into())];
-    let place = Place::with_file("[fraud]\nblocklist = [\"bin:411111\", \"account:acc_mallory\"]\n");
+    let mallory = AccountId::new();
+    let expected = [BlocklistEntry::Bin("411111".into()), BlocklistEntry::Account(mallory)];
+    let place = Place::with_file(&format!("[fraud]\nblocklist = [\"bin:411111\", \"account:{mallory}\"]\n"));
     assert_eq!(place.load(&[DEVELOPMENT, PRIMARY]).unwrap().fraud.blocklist, expected);
-    let listed = ("PAYSTRATA__FRAUD__BLOCKLIST", "bin:411111, account:acc_mallory");
+    let listed = format!("bin:411111, account:{mallory}");
+    let listed = ("PAYSTRATA__FRAUD__BLOCKLIST", listed.as_str());
     assert_eq!(load(&[DEVELOPMENT, PRIMARY, listed]).unwrap().fraud.blocklist, expected);
     let replicas = ("PAYSTRATA__DB__REPLICA_URLS", "postgres://a/pay,postgres://b/pay");
     assert_eq!(load(&[DEVELOPMENT, PRIMARY, replicas]).unwrap().db.replica_urls.len(), 2);
@@ -71,7 +76,7 @@ fn a_print_without_its_secrets_reads_back_to_the_same() {
     let given = [
         DEVELOPMENT,
         PRIMARY,
-        ("PAYSTRATA__FRAUD__BLOCKLIST", "account:acc_b\"c,bin:123456"),
+        ("PAYSTRATA__FRAUD__BLOCKLIST", "account:acc_0193000000007000800000000000000a,bin:123456"),
         ("PAYSTRATA__CACHE__TTL_SECONDS", "61"),
         ("PAYSTRATA__IDEMPOTENCY__RETENTION_DAYS", "31"),
     ];

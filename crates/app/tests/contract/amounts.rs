@@ -4,7 +4,7 @@
 use reqwest::{Method, StatusCode};
 use serde_json::json;
 
-use crate::scene::{balance, check_form, check_problem, count, new_key, pay, transfer, with};
+use crate::scene::{balance, check_problem, count, new_key, pay, transfer, with};
 use crate::stage::{Reply, Stage};
 
 async fn post_raw(stage: &Stage, path: &str, body: String) -> Reply {
@@ -20,9 +20,14 @@ const NO_AMOUNTS: &[(&str, u16, &str)] = &[
     ("9223372036854775807", 422, "amount_out_of_range"),
     ("9223372036854775808", 422, "amount_out_of_range"),
     ("18446744073709551615", 422, "amount_out_of_range"),
+    ("99999999999999999999999", 422, "amount_out_of_range"),
+    ("-99999999999999999999", 422, "amount_out_of_range"),
     ("1.5", 422, "invalid_request"),
     ("1.0", 422, "invalid_request"),
     ("1e3", 422, "invalid_request"),
+    ("1e400", 422, "invalid_request"),
+    ("-1e400", 422, "invalid_request"),
+    ("1e-400", 422, "invalid_request"),
     ("-0", 422, "invalid_request"),
     ("\"5\"", 422, "invalid_request"),
     ("\"1,00\"", 422, "invalid_request"),
@@ -55,19 +60,6 @@ async fn what_is_no_amount_is_refused_by_pointer_and_stored_nowhere() {
     }
     assert_eq!(count(&stage, "SELECT count(*) FROM idempotency_keys").await, keys, "no key was used up");
     assert_eq!(stage.balance(&from).await, balance(100_000, 0));
-}
-
-#[tokio::test]
-async fn numbers_beyond_every_integer_are_refused_whatever_their_form() {
-    let stage = Stage::start().await;
-    let (from, to) = (stage.account("USD", 100_000).await, stage.account("USD", 0).await);
-    for amount in ["99999999999999999999999", "-99999999999999999999", "1e400", "1e-400"] {
-        let body = format!(r#"{{"from":"{from}","to":"{to}","amount":{amount},"currency":"USD"}}"#);
-        let reply = post_raw(&stage, "/v1/payments", body).await;
-        assert!(matches!(reply.status.as_u16(), 400 | 422), "{amount}: {}", reply.json());
-        check_form(&reply);
-    }
-    assert_eq!(stage.get("/v1/payments", &[]).await.json()["data"], json!([]));
 }
 
 #[tokio::test]

@@ -195,19 +195,81 @@ async fn one_batch_sent_many_times_at_once_pays_once() {
 async fn a_batch_that_was_cut_is_completed_by_sending_it_again() {
     let stage = Stage::start().await;
     let (from, to) = accounts(&stage).await;
-    for mode in ["independent", "atomic"] {
-        let (key, body) = (new_key(), batch(mode, &[transfer(&from, &to, 10), transfer(&from, &to, 20)]));
-        let first = stage.post(PATH, &key, &body).await;
-        let after = stage.balance(&from).await;
-        // As if the service had died after the items were paid and before the answer was kept.
-        let digest = "DELETE FROM idempotency_keys WHERE status_code = 200";
-        assert_eq!(crate::scene::sql(&stage).await.execute(digest, &[]).await.expect("read the database"), 1);
-        let again = stage.post(PATH, &key, &body).await;
-        assert_eq!(again.bytes, first.bytes, "{mode}");
-        assert_eq!(stage.balance(&from).await, after);
-        crate::scene::sql(&stage).await.execute(digest, &[]).await.expect("read the database");
+    let (key, body) =
+        (new_key(), batch("independent", &[transfer(&from, &to, 10), transfer(&from, &to, 20)]));
+    let first = stage.post(PATH, &key, &body).await;
+    let after = stage.balance(&from).await;
+    // As if the service had died after the items were paid and before the answer was kept.
+    let digest = "DELETE FROM idempotency_keys WHERE status_code = 200";
+    assert_eq!(crate::scene::sql(&stage).await.execute(digest, &[]).await.expect("write the database"), 1);
+    // Asked for as all or none, it can be neither any more; and that is not kept, so that it can still be completed.
+    let atomic = with(&body, &json!({"mode": "atomic"}));
+    for _ in 0..2 {
+        let reply = stage.post(PATH, &key, &atomic).await;
+        check_problem(&reply, 422, "idempotency_key_reuse", Some("/mode"));
     }
+    let again = stage.post(PATH, &key, &body).await;
+    assert_eq!(again.bytes, first.bytes);
+    assert_eq!(stage.balance(&from).await, after);
     stage.verify().await;
+}
+
+/// What the service itself failed at is no answer: the item is decided when the batch is sent again.
+#[tokio::test]
+async fn an_item_that_the_database_refused_is_not_refused_for_good() {
+    let stage = Stage::start().await;
+    let (from, to) = accounts(&stage).await;
+    let marked = with(&transfer(&from, &to, 5), &json!({"merchant_reference": "refuse me"}));
+    let (key, body) = (new_key(), batch("independent", &[transfer(&from, &to, 10), marked]));
+    let refuse = "ALTER TABLE payments ADD CONSTRAINT test_refusal CHECK (merchant_reference <> 'refuse me')";
+    crate::scene::sql(&stage).await.batch_execute(refuse).await.expect("change the schema");
+    let first = stage.post(PATH, &key, &body).await;
+    assert_eq!(outcomes(&first), ["succeeded", "internal"]);
+    let allow = "ALTER TABLE payments DROP CONSTRAINT test_refusal";
+    crate::scene::sql(&stage).await.batch_execute(allow).await.expect("change the schema");
+    let again = stage.post(PATH, &key, &body).await;
+    assert_eq!(outcomes(&again), ["succeeded", "succeeded"]);
+    assert_eq!(stage.post(PATH, &key, &body).await.bytes, again.bytes);
+    assert_eq!(stage.balance(&to).await, balance(15, 0));
+    stage.verify().await;
+}
+
+/// More than the gateways take at once, and far more than may wait there: a batch has the time to wait for places.
+#[tokio::test]
+async fn a_batch_of_hundreds_through_gateways_succeeds_whole() {
+    let narrow = [
+        ("PAYSTRATA__GATEWAYS__VELOCITY_PAY__IN_FLIGHT_MAX", "8"),
+        ("PAYSTRATA__GATEWAYS__AUTHORIZE_NET__IN_FLIGHT_MAX", "8"),
+    ];
+    let stage = Stage::start_with(&narrow).await;
+    let (from, to) = accounts(&stage).await;
+    // No amount ends in what the simulator takes for a trigger, and no two cards pay the same within its window.
+    let payments: Vec<Value> = (0..400)
+        .map(|index| match index % 2 {
+            0 => velocity_payment(&from, &to, 1),
+            _ => card_payment(&to, 10_000 + 10 * index, "46201"),
+        })
+        .collect();
+    let reply = submit(&stage, &batch("independent", &payments)).await;
+    check_summary(&reply, 400, 0, 0);
+    assert_eq!(stage.balance(&from).await, balance(800, 0));
+    stage.verify().await;
+}
+
+/// The money is enough for the first hundred only.
+#[tokio::test]
+async fn book_payments_of_a_batch_are_decided_in_its_order_also_among_others() {
+    let stage = Stage::start().await;
+    let (from, to) = (stage.account("USD", 100).await, stage.account("USD", 0).await);
+    let other = stage.account("USD", 1_000).await;
+    let payments: Vec<Value> = (0..900)
+        .map(|index| if index % 3 == 2 { velocity_payment(&other, &to, 1) } else { transfer(&from, &to, 1) })
+        .collect();
+    let reply = submit(&stage, &batch("independent", &payments)).await;
+    let told = outcomes(&reply);
+    let book: Vec<&str> = (0..900).filter(|index| index % 3 != 2).map(|index| told[index].as_str()).collect();
+    assert!(book[..100].iter().all(|one| *one == "succeeded"), "{book:?}");
+    assert!(book[100..].iter().all(|one| *one == "failed"), "{book:?}");
 }
 
 #[tokio::test]

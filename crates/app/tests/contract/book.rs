@@ -188,16 +188,21 @@ async fn concurrent_refunds_together_give_back_what_was_captured() {
 }
 
 #[tokio::test]
-async fn a_refund_beyond_the_receivers_balance_is_refused_and_leaves_its_key_free() {
+async fn a_refund_beyond_the_receivers_balance_stays_refused_under_its_key() {
     let stage = Stage::start().await;
     let (from, to) = two_accounts(&stage).await;
     let id = pay(&stage, &transfer(&from, &to, 50)).await["id"].as_str().expect("a text").to_owned();
     pay(&stage, &transfer(&to, &from, 40)).await;
     let (key, path) = (new_key(), format!("/v1/payments/{id}/refunds"));
-    check_problem(&stage.post(&path, &key, &json!({})).await, 422, "insufficient_funds", None);
+    let refused = stage.post(&path, &key, &json!({})).await;
+    check_problem(&refused, 422, "insufficient_funds", None);
     check_balances(&stage, [&from, &to], [balance(90, 0), balance(10, 0)]).await;
     pay(&stage, &transfer(&from, &to, 40)).await;
-    assert_eq!(stage.post(&path, &key, &json!({})).await.json()["status"], "refunded");
+    let again = stage.post(&path, &key, &json!({})).await;
+    assert_eq!((again.status, &again.bytes), (refused.status, &refused.bytes));
+    assert_eq!(again.headers["idempotent-replayed"], "true");
+    assert_eq!(again.headers["content-type"], "application/problem+json");
+    assert_eq!(stage.post(&path, &new_key(), &json!({})).await.json()["status"], "refunded");
     check_balances(&stage, [&from, &to], [balance(100, 0), balance(0, 0)]).await;
     stage.verify().await;
 }

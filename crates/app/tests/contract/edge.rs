@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::scene::{Caller, check_form, check_problem, new_key, transfer};
+use crate::scene::{Caller, check_form, check_problem, new_key, transfer, until};
 use crate::stage::{KEY, Stage};
 
 const BODY_BYTES_MAX: usize = 1 << 20;
@@ -60,6 +60,46 @@ async fn a_chunked_body_is_refused_as_soon_as_it_passes_the_bound() {
     // No last chunk: the service must not wait for one.
     let (status, body) = raw(&stage, &request).await;
     assert_eq!((status, &body["code"]), (413, &json!("body_too_large")), "{body}");
+}
+
+/// The memory of bodies is bounded in sum: one that does not fit beside the others is refused unread, and fits once they
+/// are done.
+#[tokio::test]
+async fn bodies_over_the_bound_of_all_are_refused_before_they_are_sent() {
+    const BODIES_BYTES_MAX: usize = 65_536;
+    let bound = BODIES_BYTES_MAX.to_string();
+    let stage = Stage::start_with(&[
+        ("PAYSTRATA__HTTP__BODY_BYTES_MAX", &bound),
+        ("PAYSTRATA__HTTP__BATCH_BODY_BYTES_MAX", &bound),
+        ("PAYSTRATA__HTTP__BODIES_BYTES_MAX", &bound),
+    ])
+    .await;
+    let (from, to) = (stage.account("USD", 10).await, stage.account("USD", 0).await);
+    let left = || async { json!(stage.service.app.bodies.available_permits()) };
+    let mut slow = TcpStream::connect(stage.service.address).await.expect("connect");
+    slow.write_all(&head("content-length: 65000")).await.expect("send");
+    until("the share of the slow one", left, |left| *left == json!(BODIES_BYTES_MAX - 65_000)).await;
+    // Neither body is ever sent; a length that is not announced may be the longest.
+    for framing in ["content-length: 1000", "transfer-encoding: chunked"] {
+        let (status, body) = raw(&stage, &head(framing)).await;
+        assert_eq!(
+            (status, &body["code"], &body["retryable"]),
+            (503, &json!("unavailable"), &json!(true)),
+            "{body}"
+        );
+    }
+    let mut body = transfer(&from, &to, 1).to_string().into_bytes();
+    body.resize(1_000, b' ');
+    let key = new_key();
+    let headers = [("idempotency-key", key.as_str())];
+    let send = || stage.send(Method::POST, "/v1/payments", &headers, Some(body.clone()));
+    let refused = send().await;
+    check_problem(&refused, 503, "unavailable", None);
+    assert_eq!(crate::scene::count(&stage, "SELECT count(*) FROM payments").await, 0);
+    drop(slow);
+    until("all shares back", left, |left| *left == json!(BODIES_BYTES_MAX)).await;
+    assert_eq!(send().await.json()["status"], "succeeded");
+    until("all shares back", left, |left| *left == json!(BODIES_BYTES_MAX)).await;
 }
 
 #[tokio::test]
@@ -134,7 +174,7 @@ async fn a_revoked_key_is_no_key() {
     crate::scene::sql(&stage).await.execute(revoke, &[]).await.expect("read the database");
     // It was never used before, so no cache knows it; a replica may, until it has replayed the revocation.
     let status = || async { json!(caller.send(Method::GET, "/v1/accounts", "").await.status.as_u16()) };
-    crate::scene::until("401", status, |status| *status == 401).await;
+    until("401", status, |status| *status == 401).await;
 }
 
 #[tokio::test]
@@ -205,4 +245,30 @@ async fn a_request_id_is_echoed_when_decent_and_made_when_not() {
         assert!(!first.is_empty() && first.as_bytes() != bad, "{first}");
         assert_ne!(first, second, "each request has an id of its own");
     }
+}
+
+/// Whoever calls chooses the method, with or without a key: it must not use up the series of a route that was not asked
+/// for yet.
+#[tokio::test]
+async fn invented_methods_leave_room_for_the_routes_in_the_metrics() {
+    let stage = Stage::start().await;
+    for number in 0..80 {
+        let method = Method::from_bytes(format!("MADE{number}").as_bytes()).expect("a method");
+        let reply = stage.send(method, "/v1/payments", &[], None).await;
+        assert_eq!(reply.status, StatusCode::METHOD_NOT_ALLOWED);
+    }
+    assert_eq!(stage.get("/v1/ledger/trial-balance", &[]).await.status, StatusCode::OK);
+    let metrics = format!("http://{}/metrics", stage.service.operator_address);
+    let metrics = crate::stage::client().get(metrics).send().await.expect("ask").text().await.expect("read");
+    let counts = |method: &str, route: &str| {
+        let is_it = |line: &&str| {
+            line.contains("_count")
+                && line.contains(&format!("\"{method}\""))
+                && line.contains(&format!("\"{route}\""))
+        };
+        metrics.lines().find(is_it).and_then(|line| line.rsplit_once(' ')).map(|(_, count)| count.to_owned())
+    };
+    assert_eq!(counts("_OTHER", "/v1/payments").as_deref(), Some("80"), "{metrics}");
+    assert_eq!(counts("GET", "/v1/ledger/trial-balance").as_deref(), Some("1"), "{metrics}");
+    assert!(!metrics.contains("MADE"), "{metrics}");
 }

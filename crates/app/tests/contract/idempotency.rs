@@ -210,17 +210,14 @@ async fn two_merchants_with_one_key_make_two_payments() {
 }
 
 #[tokio::test]
-async fn what_was_refused_leaves_its_key_free() {
+async fn what_was_refused_before_it_reached_the_ledger_leaves_its_key_free() {
     let stage = Stage::start().await;
     let (from, to) = accounts(&stage).await;
-    let unknown = paystrata_app::ids::AccountId::new().to_string();
     let good = transfer(&from, &to, 1);
     for bad in [
         with(&good, &json!({"amount": 0})),
         with(&good, &json!({"nonsense": 1})),
         with(&good, &json!({"to": from})),
-        with(&good, &json!({"to": unknown})),
-        with(&good, &json!({"currency": "EUR"})),
     ] {
         let key = new_key();
         assert_eq!(
@@ -231,6 +228,31 @@ async fn what_was_refused_leaves_its_key_free() {
         let reply = stage.post("/v1/payments", &key, &good).await;
         assert_eq!(reply.json()["status"], "succeeded", "{}", reply.json());
     }
+}
+
+/// What the ledger refuses is an answer like any other: the same bytes for every send, whatever has changed since.
+#[tokio::test]
+async fn what_the_ledger_refused_stays_refused_under_its_key() {
+    let stage = Stage::start().await;
+    let (from, to) = accounts(&stage).await;
+    let unknown = paystrata_app::ids::AccountId::new().to_string();
+    let good = transfer(&from, &to, 1);
+    for (change, code, field) in [
+        (json!({"to": unknown}), "account_not_found", "/to"),
+        (json!({"currency": "EUR"}), "currency_mismatch", "/currency"),
+    ] {
+        let (key, bad) = (new_key(), with(&good, &change));
+        let first = stage.post("/v1/payments", &key, &bad).await;
+        assert_eq!((first.status, &first.json()["code"]), (StatusCode::UNPROCESSABLE_ENTITY, &json!(code)));
+        crate::scene::check_form(&first);
+        let again = stage.post("/v1/payments", &key, &bad).await;
+        assert_eq!((again.status, &again.bytes), (first.status, &first.bytes));
+        assert_eq!(again.headers["idempotent-replayed"], "true");
+        assert!(!again.headers.contains_key("retry-after"));
+        let other = stage.post("/v1/payments", &key, &good).await;
+        check_problem(&other, 422, "idempotency_key_reuse", Some(field));
+    }
+    assert_eq!(stage.balance(&from).await, balance(1_000, 0));
 }
 
 #[tokio::test]

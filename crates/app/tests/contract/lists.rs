@@ -3,7 +3,7 @@
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
-use crate::scene::{Caller, change, check_problem, new_key, pay, transfer, with};
+use crate::scene::{Caller, card_payment, change, check_problem, new_key, pay, transfer, with};
 use crate::stage::{Reply, Stage};
 
 const OTHER_KEY: &str = "sk_other_0123456789abcdef0123456789abcdef";
@@ -124,6 +124,46 @@ async fn a_cursor_covers_the_list_once_though_new_payments_arrive() {
         pay(&gallery.stage, &transfer(&gallery.accounts[0], &gallery.accounts[1], 1)).await;
     }
     assert_eq!(seen, gallery.payments);
+}
+
+#[tokio::test]
+async fn an_account_is_listed_with_all_it_sent_and_received_page_by_page() {
+    let mut gallery = Gallery::open().await;
+    let [first, second, third] = gallery.accounts.clone();
+    // Both sides in turn, one more that fails, and a card, which has no sender of ours.
+    let mut token = String::new();
+    for body in [
+        transfer(&second, &first, 1),
+        transfer(&first, &second, 1),
+        transfer(&second, &first, 100_000),
+        transfer(&third, &first, 1),
+        card_payment(&second, 500, "12345"),
+    ] {
+        let reply = gallery.stage.post("/v1/payments", &new_key(), &body).await;
+        token.clone_from(&reply.headers["paystrata-token"]);
+        gallery.payments.insert(0, reply.json());
+    }
+    gallery.token = token;
+    for account in [&first, &second, &third] {
+        let touches = |one: &Value| one["from"] == json!(account) || one["to"] == json!(account);
+        let wanted: Vec<Value> = gallery.payments.iter().filter(|one| touches(one)).cloned().collect();
+        let (mut by_cursor, mut cursor) = (Vec::new(), String::new());
+        loop {
+            let page = gallery.read(&format!("account={account}&limit=2{cursor}")).await.json();
+            by_cursor.extend(page["data"].as_array().expect("an array").clone());
+            let Some(next) = page["next_cursor"].as_str() else { break };
+            cursor = format!("&cursor={next}");
+        }
+        assert_eq!(by_cursor, wanted);
+        let page = gallery.read(&format!("account={account}&page=2&size=3")).await;
+        assert_eq!(page.headers["x-total-count"], wanted.len().to_string());
+        assert_eq!(page.json()["data"].as_array().expect("an array")[..], wanted[3..wanted.len().min(6)]);
+        gallery
+            .check(&format!("account={account}&status=failed"), |_, one| {
+                one["status"] == "failed" && touches(one)
+            })
+            .await;
+    }
 }
 
 #[tokio::test]

@@ -208,7 +208,8 @@ impl Caller {
     /// Opens an account and gives its id.
     pub(crate) async fn account(&self, currency: &str, opening_balance: i64) -> String {
         let body = json!({"currency": currency, "opening_balance": opening_balance}).to_string();
-        let reply = self.send(Method::POST, "/v1/accounts", body).await;
+        let keyed = self.clone().header("idempotency-key", new_key().as_bytes());
+        let reply = keyed.send(Method::POST, "/v1/accounts", body).await;
         assert_eq!(reply.status, StatusCode::CREATED, "{}", reply.json());
         id_of(&reply)
     }

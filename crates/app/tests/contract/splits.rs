@@ -1,10 +1,15 @@
 //! A command that the database refuses fails alone: the batch it came in is split until it stands by itself, and everybody
-//! else gets the decision that they would have got without it.
+//! else gets the decision that they would have got without it. Likewise a command whose decision panics; and a lane
+//! outlives every panic.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
 use futures_util::future::join_all;
 use paystrata_app::engine::{
-    CaptureMode, Command, CreatePayment, Decision, EngineError, FraudDecision, PaymentStatus, Rail,
-    Submission, Verdict,
+    CaptureMode, Command, Commit, CreatePayment, Decision, Engine, EngineConfig, EngineError, EngineObserver,
+    FraudDecision, PaymentRecord, PaymentStatus, Rail, Render, Submission, Verdict,
 };
 use paystrata_app::money::Amount;
 use uuid::Uuid;
@@ -28,7 +33,6 @@ fn payment(merchant_id: Uuid, from: Uuid, to: Uuid) -> CreatePayment {
         merchant_reference: None,
         card_last_four: None,
         metadata: None,
-        keep_refusal: None,
     }
 }
 
@@ -100,4 +104,77 @@ async fn bytes_that_no_column_takes_fail_their_command_and_no_other() {
         sql(&stage).await.query_one("SELECT sum(posted)::int8 FROM accounts WHERE posted > 0", &[]).await;
     assert_eq!(row.expect("sum the balances").get::<_, i64>(0), 19 * 5);
     stage.verify().await;
+}
+
+/// Panics when it is told of the first commit.
+#[derive(Debug, Default)]
+struct Startled {
+    told: AtomicBool,
+}
+
+impl EngineObserver for Startled {
+    fn committed(&self, _commit: &Commit) {
+        assert!(self.told.swap(true, Ordering::Relaxed), "as the test wants it");
+    }
+}
+
+fn render_or_panic(payment: &PaymentRecord) -> Bytes {
+    assert_ne!(payment.merchant_reference.as_deref(), Some("panic"), "as the test wants it");
+    (paystrata_app::serve::RENDER.payment)(payment)
+}
+
+#[tokio::test]
+async fn a_lane_outlives_panics_and_answers_everybody_else() {
+    let stage = Stage::start().await;
+    let config = EngineConfig { lanes: 1, ..EngineConfig::default() };
+    let render = Render { payment: render_or_panic, ..paystrata_app::serve::RENDER };
+    let observer: Arc<dyn EngineObserver> = Arc::new(Startled::default());
+    let engine = Engine::start(&stage.service.app.db, &config, render, &observer);
+    let merchant = Uuid::now_v7();
+    let (from, to) = (account(merchant, 100), account(merchant, 0));
+    let (from_id, to_id) = (from.id, to.id);
+    for open in [from, to] {
+        let command = Command::OpenAccount(Box::new(open));
+        let reply = engine.submit(Submission { claim: None, command }).await;
+        assert!(reply.is_ok(), "committed, whatever became of those who were told: {reply:?}");
+    }
+    assert_eq!(engine.stats().panics, 1, "the observer's");
+    let replies: Vec<_> = (0..5)
+        .map(|index| {
+            let mut create = payment(merchant, from_id, to_id);
+            create.merchant_reference = (index == 2).then(|| "panic".to_owned());
+            let command = Command::CreatePayment(Box::new(create));
+            engine.enqueue(Submission { claim: None, command }).expect("the queue has room")
+        })
+        .collect();
+    for (index, reply) in join_all(replies).await.into_iter().enumerate() {
+        let reply = reply.expect("the lane answers");
+        assert_eq!(matches!(reply, Err(EngineError::Rejected)), index == 2, "{index}: {reply:?}");
+    }
+    assert!(engine.stats().panics > 1);
+    assert_eq!(engine.lanes_running(), [true]);
+    assert_eq!(count(&stage, "SELECT count(*) FROM payments").await, 4);
+    engine.close().await;
+    assert_eq!(engine.lanes_running(), [false]);
+    stage.verify().await;
+}
+
+#[tokio::test]
+async fn a_service_whose_engine_has_ended_is_not_ready_and_says_why() {
+    let stage = Stage::start().await;
+    let url = format!("http://{}/readyz", stage.service.operator_address);
+    let ready = || async {
+        let response = crate::stage::client().get(&url).send().await.expect("ask the operator listener");
+        let status = response.status().as_u16();
+        let body = response.bytes().await.expect("read the answer");
+        (status, serde_json::from_slice::<serde_json::Value>(&body).expect("JSON"))
+    };
+    let (status, told) = ready().await;
+    assert_eq!((status, &told["lanes"]), (200, &serde_json::json!([true, true])), "{told}");
+    for task in ["resolver", "housekeeping", "stats_refresh"] {
+        assert_eq!(told["tasks"][task]["running"], true, "{told}");
+    }
+    stage.service.app.engine.close().await;
+    let (status, told) = ready().await;
+    assert_eq!((status, &told["lanes"]), (503, &serde_json::json!([false, false])), "{told}");
 }

@@ -173,15 +173,13 @@ async fn batches_cut_at_random_bytes_answer_every_caller_rightly() {
 /// nothing about what was asked for before the crash.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_transaction_number_that_was_given_again_after_a_crash_proves_nothing() {
-    /// BEGIN, the number of the transaction, keys, accounts.
-    const LOAD_ANSWERS: usize = 4;
     let cluster = Cluster::start(Replica::Without);
     let ground = Ground::on(&cluster.primary_url(), "").await;
     let bench = Bench::start(ground, &[("ENGINE__LANES", "1")]).await;
     let mut asked = Vec::new();
     bench.measure(&mut asked).await;
 
-    let mut held = bench.proxy.arm(Trap::HoldAfterReady(LOAD_ANSWERS));
+    let mut held = bench.proxy.arm(Trap::HoldWrites);
     let fault = async {
         held.wait().await;
         let running = "SELECT backend_xid::text::int8 FROM pg_stat_activity
@@ -210,8 +208,6 @@ async fn a_transaction_number_that_was_given_again_after_a_crash_proves_nothing(
 /// Who wrote a row is not told by its key when others may write it, too: here another node captures the same payment.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_capture_that_was_cut_off_is_not_taken_for_that_of_another_node() {
-    /// BEGIN, the number of the transaction, keys, payments, accounts.
-    const LOAD_ANSWERS: usize = 5;
     let ground = Ground::new().await;
     let other = ground.serve(&[]).await;
     let bench = Bench::start(ground, &[("ENGINE__LANES", "1")]).await;
@@ -222,7 +218,7 @@ async fn a_capture_that_was_cut_off_is_not_taken_for_that_of_another_node() {
     let path = format!("/v1/payments/{}", text(&authorized.json()["id"]));
     let capture = format!("{path}/capture");
 
-    let mut held = bench.proxy.arm(Trap::HoldAfterReady(LOAD_ANSWERS));
+    let mut held = bench.proxy.arm(Trap::HoldWrites);
     let fault = async {
         held.wait().await;
         bench.proxy.set(Mode::Refuse);

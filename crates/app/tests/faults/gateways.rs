@@ -74,6 +74,13 @@ async fn insist(caller: Caller, path: String, key: String, body: Value) -> Value
             {
                 patience.pause().await;
             }
+            // A capture, void or refund that came to nothing; the payment is as it was.
+            StatusCode::UNPROCESSABLE_ENTITY
+                if ["declined", "gateway_unavailable"]
+                    .contains(&reply.json()["code"].as_str().unwrap_or("")) =>
+            {
+                return reply.json();
+            }
             status => panic!("{path}: {status}: {}", reply.json()),
         }
     }

@@ -4,6 +4,7 @@
 mod binary;
 mod caller;
 mod cluster;
+mod frontend;
 mod ground;
 mod load;
 mod proxy;

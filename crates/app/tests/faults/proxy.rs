@@ -1,5 +1,5 @@
-//! A TCP proxy that fails on command: refuses, goes silent, or cuts chosen connections after a number of bytes. Of any
-//! protocol it knows only what a PostgreSQL server says when it is ready.
+//! A TCP proxy that fails on command: refuses, goes silent, cuts chosen connections after a number of bytes, or holds them
+//! where they begin to write. Of any protocol it knows only what `frontend` reads.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -8,7 +8,11 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
+
+use crate::frontend::Frontend;
+use crate::ground::LIMIT;
 
 /// What the proxy does to all connections, old and new.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,12 +35,10 @@ pub(crate) enum Trap {
     CutDownAndRefuse(usize),
     /// As `CutUp`, and everything is refused from then on.
     CutUpAndRefuse(usize),
-    /// Once the server has been ready so many times, passes on nothing of the next flight to it, and leaves it open.
-    HoldAfterReady(usize),
+    /// Passes nothing on from the next statement that writes or commits, and leaves the connection open.
+    HoldWrites,
 }
 
-/// How a server says that it is ready: message type and length.
-const READY: [u8; 5] = [b'Z', 0, 0, 0, 5];
 /// What the first bytes of a marked connection hold: the name under which the engine's lanes connect.
 const MARK: &[u8] = b"/engine-";
 
@@ -91,7 +93,7 @@ impl Proxy {
         let receiver = self.control.sprung.subscribe();
         let before = *receiver.borrow();
         *self.control.trap() = Some(trap);
-        Sprung { receiver, before }
+        Sprung { trap, receiver, before }
     }
 
     /// Takes away a trap that has not gone off.
@@ -108,6 +110,7 @@ impl Proxy {
 /// Tells when an armed trap has gone off.
 #[derive(Debug)]
 pub(crate) struct Sprung {
+    trap: Trap,
     receiver: watch::Receiver<u64>,
     before: u64,
 }
@@ -117,9 +120,12 @@ impl Sprung {
         *self.receiver.borrow() > self.before
     }
 
+    /// # Panics
+    /// It does not go off in time: what it waits for is no longer sent.
     pub(crate) async fn wait(&mut self) {
-        let before = self.before;
-        self.receiver.wait_for(|count| *count > before).await.expect("the proxy lives");
+        let (trap, before) = (self.trap, self.before);
+        let sprung = timeout(LIMIT, self.receiver.wait_for(|count| *count > before)).await;
+        sprung.unwrap_or_else(|_| panic!("{trap:?} never went off")).expect("the proxy lives");
     }
 }
 
@@ -150,14 +156,13 @@ struct Relay {
     control: Arc<Control>,
     /// `None` until the first bytes have been seen.
     marked: Option<bool>,
-    /// The last bytes from the server, so that a message over two reads is seen.
-    tail: Vec<u8>,
+    frontend: Frontend,
     holding: bool,
 }
 
 impl Relay {
     fn new(control: Arc<Control>) -> Self {
-        Self { control, marked: None, tail: Vec::new(), holding: false }
+        Self { control, marked: None, frontend: Frontend::default(), holding: false }
     }
 
     async fn run(mut self, mut client: TcpStream) -> std::io::Result<()> {
@@ -205,9 +210,13 @@ impl Relay {
             return Ok(Ok(()));
         }
         self.control.carried.lock().expect("no panic under this lock").0 += bytes.len();
-        match self.control.verdict_up(bytes.len()) {
+        let write = self.frontend.follow(bytes);
+        match self.control.verdict_up(bytes.len(), write) {
             Verdict::Pass => server.write_all(bytes).await?,
-            Verdict::Hold => self.holding = true,
+            Verdict::HoldAfter(count) => {
+                server.write_all(&bytes[..count]).await?;
+                self.holding = true;
+            }
             Verdict::CutAfter(count) => {
                 server.write_all(&bytes[..count]).await?;
                 return Ok(Err(Cut));
@@ -222,16 +231,12 @@ impl Relay {
             return Ok(Ok(()));
         }
         self.control.carried.lock().expect("no panic under this lock").1 += bytes.len();
-        let mut seen = std::mem::take(&mut self.tail);
-        seen.extend_from_slice(bytes);
-        let ready = seen.windows(READY.len()).filter(|window| *window == READY).count();
-        self.tail = seen.split_off(seen.len().saturating_sub(READY.len() - 1));
-        match self.control.verdict_down(bytes.len(), ready) {
+        match self.control.verdict_down(bytes.len()) {
             Verdict::CutAfter(count) => {
                 client.write_all(&bytes[..count]).await?;
                 Ok(Err(Cut))
             }
-            Verdict::Pass | Verdict::Hold => {
+            Verdict::Pass | Verdict::HoldAfter(_) => {
                 client.write_all(bytes).await?;
                 Ok(Ok(()))
             }
@@ -245,7 +250,7 @@ fn contains(bytes: &[u8], mark: &[u8]) -> bool {
 
 enum Verdict {
     Pass,
-    Hold,
+    HoldAfter(usize),
     CutAfter(usize),
 }
 
@@ -262,14 +267,16 @@ impl Control {
         self.sprung.send_modify(|count| *count += 1);
     }
 
-    fn verdict_up(&self, length: usize) -> Verdict {
+    /// `write` is where the first statement that writes begins.
+    fn verdict_up(&self, length: usize, write: Option<usize>) -> Verdict {
         let mut trap = self.trap();
         let (left, after) = match &mut *trap {
             Some(Trap::CutUp(left)) => (left, None),
             Some(Trap::CutUpAndRefuse(left)) => (left, Some(Mode::Refuse)),
-            Some(Trap::HoldAfterReady(0)) => {
+            Some(Trap::HoldWrites) => {
+                let Some(count) = write else { return Verdict::Pass };
                 self.spring(&mut trap, None);
-                return Verdict::Hold;
+                return Verdict::HoldAfter(count);
             }
             _ => return Verdict::Pass,
         };
@@ -282,15 +289,11 @@ impl Control {
         Verdict::CutAfter(count)
     }
 
-    fn verdict_down(&self, length: usize, ready: usize) -> Verdict {
+    fn verdict_down(&self, length: usize) -> Verdict {
         let mut trap = self.trap();
         let (left, after) = match &mut *trap {
             Some(Trap::CutDown(left)) => (left, None),
             Some(Trap::CutDownAndRefuse(left)) => (left, Some(Mode::Refuse)),
-            Some(Trap::HoldAfterReady(left)) => {
-                *left = left.saturating_sub(ready);
-                return Verdict::Pass;
-            }
             _ => return Verdict::Pass,
         };
         let count = *left;

@@ -19,7 +19,8 @@ pub struct Arguments {
 enum Command {
     /// Sends a seeded, realistic mix of payments and checks every answer; 1 when one contradicts the contract.
     Seed(SeedArguments),
-    /// Pays between few hot accounts in a closed loop, through kills of the service; 1 on an internal error.
+    /// Pays between few hot accounts in a closed loop, through kills of the service; 1 when a request ended with an
+    /// internal error or without an answer, or when nothing was paid.
     Hot(HotArguments),
     /// Reads back every payment that `hot` wrote down; 1 when one is missing or differs.
     Check(CheckArguments),

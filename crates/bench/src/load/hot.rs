@@ -86,7 +86,7 @@ pub async fn run(arguments: &HotArguments, out: &mut (dyn Write + Send)) -> anyh
     };
     progress::count("hot", &run.done, gather).await?;
     findings.print(out, duration)?;
-    Ok(if findings.broken.total() == 0 { Ending::Good } else { Ending::Contradicted })
+    Ok(findings.ending())
 }
 
 async fn pay_all(run: Arc<Run>, client: u16) -> anyhow::Result<Findings> {
@@ -141,6 +141,12 @@ async fn pay(run: &Run, findings: &mut Findings, key: &str, body: &str) -> anyho
 }
 
 impl Findings {
+    /// Good only if something was paid, every request has its answer in the end, and none was an internal error.
+    fn ending(&self) -> Ending {
+        let good = self.acknowledged.total() > 0 && self.unanswered == 0 && self.broken.total() == 0;
+        if good { Ending::Good } else { Ending::Contradicted }
+    }
+
     fn add(&mut self, other: &Self) {
         self.acknowledged.merge(&other.acknowledged);
         self.refused.merge(&other.refused);
@@ -161,5 +167,24 @@ impl Findings {
         writeln!(out, "connection    {} errors, each asked again under its key", self.connection_errors)?;
         writeln!(out, "unanswered    {}", self.unanswered)?;
         writeln!(out, "latency       {} (with tries)", self.latencies)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn run_that_paid_nothing_or_left_something_open_is_not_good() {
+        let mut findings = Findings::default();
+        findings.refused.add("account_not_found");
+        assert_eq!(findings.ending(), Ending::Contradicted);
+        findings.acknowledged.add("succeeded");
+        assert_eq!(findings.ending(), Ending::Good);
+        findings.unanswered = 1;
+        assert_eq!(findings.ending(), Ending::Contradicted);
+        findings.unanswered = 0;
+        findings.broken.add("500 internal");
+        assert_eq!(findings.ending(), Ending::Contradicted);
     }
 }

@@ -19,6 +19,9 @@ pub enum Finding {
 
 /// Statuses in which an automatic payment may be answered.
 const STATUSES: [&str; 4] = ["succeeded", "processing", "requires_review", "failed"];
+/// The simulator that this generator runs against is always there and injects no such fault: a payment that fails with
+/// this was given up by the service itself.
+const GATEWAY_UNAVAILABLE: &str = "gateway_unavailable";
 /// A well-formed payment is refused only where the service has no such gateway.
 const RAIL_UNAVAILABLE: &str = "rail_unavailable";
 
@@ -50,6 +53,9 @@ pub fn payment(rail: PlannedRail, answer: &Answer) -> Result<Finding, String> {
         };
     }
     match answer.text("failure_code") {
+        Some(code) if code == GATEWAY_UNAVAILABLE => {
+            Err(told("a payment failed for a gateway that was there", answer))
+        }
         Some(code) => Ok(Finding::Failed(code)),
         None => Err(told("a failed payment names no failure code", answer)),
     }
@@ -97,7 +103,7 @@ pub fn duplicate(first: &Answer, second: &Answer) -> Result<(), String> {
             shown(first)
         ));
     }
-    // What created nothing claims no key, and is decided anew.
+    // What is refused before it reaches the ledger claims no key, and is decided anew.
     if first.status.is_success() && !second.replayed {
         return Err(told("a duplicate is not marked as replayed", second));
     }
@@ -178,12 +184,15 @@ mod tests {
         use PlannedRail::{Book, Card, DeclinedCard, VelocityPay};
         let processing = r#"{"id":"pay_1","status":"processing"}"#;
         let declined = r#"{"id":"pay_1","status":"failed","failure_code":"declined"}"#;
+        let unavailable = r#"{"id":"pay_1","status":"failed","failure_code":"gateway_unavailable"}"#;
         for (rail, answer, good) in [
             (Book, answer(201, SUCCEEDED), true),
             (Book, answer(201, SHORT), true),
             (Book, answer(201, processing), false),
             (VelocityPay, answer(201, processing), true),
             (DeclinedCard, answer(201, declined), true),
+            (Card, answer(201, unavailable), false),
+            (VelocityPay, answer(201, unavailable), false),
             (DeclinedCard, answer(201, SUCCEEDED), false),
             (Card, problem(422, "rail_unavailable"), true),
             (Book, problem(422, "rail_unavailable"), false),

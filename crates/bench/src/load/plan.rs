@@ -46,7 +46,8 @@ const CARDS: [&str; 4] = ["4111111111111111", "4007000000027", "5424000000000015
 /// Postal code by which the sandbox declines.
 const DECLINING_ZIP: &str = "46282";
 const ACCEPTED_ZIP: &str = "46201";
-/// Amounts that end so make the simulator drop or delay its answer: faults belong to `cargo xtask chaos`.
+/// Amounts that end so make the simulator drop or delay its answer: this load is one
+/// without faults.
 const FAULTY_ENDINGS: std::ops::RangeInclusive<i64> = 77..=79;
 
 /// How a payment of the plan travels.

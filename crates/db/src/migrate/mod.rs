@@ -6,6 +6,7 @@ mod plan;
 mod run;
 mod split;
 
+use std::borrow::Cow;
 use std::time::{Duration, SystemTime};
 
 use sha2::{Digest, Sha256};
@@ -51,28 +52,48 @@ pub struct Applied {
 }
 
 /// Where one migration stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MigrationStatus {
-    /// Its version.
-    pub version: u32,
-    /// Its name.
-    pub name: &'static str,
+    /// Its version; the database may hold any number.
+    pub version: i64,
+    /// Its name: that of the list, or the recorded one where the list has none.
+    pub name: Cow<'static, str>,
     /// Where it stands.
     pub state: MigrationState,
 }
 
-/// Applied or not.
+/// Applied or not, and whether list and database agree on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MigrationState {
-    /// Applied at that time.
+    /// Applied at that time, and unchanged since.
     Applied {
         /// By the clock of the database.
         at: SystemTime,
     },
-    /// Begun outside a transaction and not finished.
-    Dirty,
     /// To be applied.
     Pending,
+    /// Not applied, yet a later one is: `up` refuses ([`MigrateError::OutOfOrder`]).
+    Skipped,
+    /// Edited after it was applied: `up` refuses ([`MigrateError::Changed`]).
+    Changed {
+        /// By the clock of the database.
+        at: SystemTime,
+    },
+    /// Applied, and not in the list: `up` refuses ([`MigrateError::Missing`]).
+    Unknown {
+        /// By the clock of the database.
+        at: SystemTime,
+    },
+    /// Begun outside a transaction and not finished: `up` refuses ([`MigrateError::Dirty`]).
+    Dirty,
+}
+
+impl MigrationState {
+    /// Whether `up` would refuse to work on a database where a migration stands like this.
+    #[must_use]
+    pub fn is_disagreement(self) -> bool {
+        !matches!(self, Self::Applied { .. } | Self::Pending)
+    }
 }
 
 /// Why the schema was not brought up to date.

@@ -1,6 +1,7 @@
 //! Compares the list with what the database has: pure, so that every disagreement has its row in a table test.
 //! Called by `run`.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::time::SystemTime;
 
@@ -48,23 +49,41 @@ pub(super) fn pending(
     }
 }
 
-/// Where each migration of the list stands.
+/// Where each migration stands, of the list and of the database, by version.
 pub(super) fn status(list: &'static [Migration], records: &[Record]) -> Vec<MigrationStatus> {
-    let state = |migration: &Migration| {
-        let record = records.iter().find(|record| record.version == i64::from(migration.version));
-        match record {
-            None => MigrationState::Pending,
-            Some(record) if record.dirty => MigrationState::Dirty,
-            Some(record) => MigrationState::Applied { at: record.applied_at },
-        }
-    };
-    list.iter()
-        .map(|migration| MigrationStatus {
-            version: migration.version,
-            name: migration.name,
-            state: state(migration),
+    let newest = records.iter().map(|record| record.version).max();
+    let mut status: Vec<MigrationStatus> = list
+        .iter()
+        .map(|migration| {
+            let version = i64::from(migration.version);
+            let record = records.iter().find(|record| record.version == version);
+            let state = record.map_or_else(
+                || if newest > Some(version) { MigrationState::Skipped } else { MigrationState::Pending },
+                |record| state(migration, record),
+            );
+            MigrationStatus { version, name: Cow::Borrowed(migration.name), state }
         })
-        .collect()
+        .collect();
+    let is_listed =
+        |record: &&Record| list.iter().any(|migration| i64::from(migration.version) == record.version);
+    status.extend(records.iter().filter(|record| !is_listed(record)).map(|record| MigrationStatus {
+        version: record.version,
+        name: Cow::Owned(record.name.clone()),
+        state: MigrationState::Unknown { at: record.applied_at },
+    }));
+    status.sort_by_key(|one| one.version);
+    status
+}
+
+fn state(migration: &Migration, record: &Record) -> MigrationState {
+    let at = record.applied_at;
+    if record.dirty {
+        MigrationState::Dirty
+    } else if record.checksum == migration.checksum() {
+        MigrationState::Applied { at }
+    } else {
+        MigrationState::Changed { at }
+    }
 }
 
 fn check_order(list: &[Migration]) -> Result<(), MigrateError> {
@@ -113,6 +132,34 @@ mod tests {
         check(&[record(1, "A"), record(9, "Z")], Err("migration 9 (x), which this program does not know"));
         check(&[record(1, "A"), record(3, "C")], Err("migration 2 (b) is not applied, yet the later 3 is"));
         check(&[Record { dirty: true, ..record(1, "A") }], Err("migration 1 (a) stopped halfway"));
+    }
+
+    fn check_status(records: &[Record], expected: &[(i64, MigrationState)]) {
+        let shown = status(&LIST, records);
+        let states: Vec<_> = shown.iter().map(|one| (one.version, one.state)).collect();
+        assert_eq!(states, expected);
+        // The two never contradict each other.
+        let disagrees = shown.iter().any(|one| one.state.is_disagreement());
+        assert_eq!(pending(&LIST, records).is_err(), disagrees, "{states:?}");
+    }
+
+    #[test]
+    fn status_names_the_migration_at_fault() {
+        use MigrationState::{Applied, Changed, Dirty, Pending, Skipped, Unknown};
+        let at = SystemTime::UNIX_EPOCH;
+        check_status(&[], &[(1, Pending), (2, Pending), (3, Pending)]);
+        check_status(&[record(1, "A")], &[(1, Applied { at }), (2, Pending), (3, Pending)]);
+        check_status(&[record(1, "edited")], &[(1, Changed { at }), (2, Pending), (3, Pending)]);
+        check_status(
+            &[record(1, "A"), record(3, "C")],
+            &[(1, Applied { at }), (2, Skipped), (3, Applied { at })],
+        );
+        check_status(
+            &[record(9, "Z"), record(1, "A"), record(2, "B"), record(3, "C")],
+            &[(1, Applied { at }), (2, Applied { at }), (3, Applied { at }), (9, Unknown { at })],
+        );
+        let half = Record { dirty: true, ..record(1, "A") };
+        check_status(&[half], &[(1, Dirty), (2, Pending), (3, Pending)]);
     }
 
     #[test]

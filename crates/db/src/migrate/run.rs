@@ -50,7 +50,8 @@ impl Migrator {
         outcome
     }
 
-    /// Where each migration stands. It changes nothing and checks nothing.
+    /// Where each migration stands, of the list and of the database, by version. It changes nothing; what `up` would
+    /// refuse shows as the state of the migration at fault.
     ///
     /// # Errors
     /// [`MigrateError::Bookkeeping`].

@@ -74,6 +74,16 @@ fn an_edited_or_unknown_migration_stops_everything() {
         assert!(matches!(edited, MigrateError::Changed { version: 1, name: "note" }), "{edited}");
         let older = up(&db, &FIRST).await.expect_err("the program is older than the schema");
         assert!(matches!(older, MigrateError::Missing { version: 2, .. }), "{older}");
+        let session = db.session("migrate").await.expect("session");
+        let status = EDITED.status(&session).await.expect("status");
+        let found: Vec<_> = status.iter().map(|one| (one.version, one.name.as_ref(), one.state)).collect();
+        assert!(
+            matches!(
+                found[..],
+                [(1, "note", MigrationState::Changed { .. }), (2, "index", MigrationState::Unknown { .. })]
+            ),
+            "{found:?}"
+        );
     });
 }
 

@@ -31,10 +31,10 @@ use crate::{
     evidence::Evidence,
     gateway::{Capabilities, Gateway},
     observer::GatewayObserver,
-    outcome::{LookupOutcome, Outcome, UnknownReason},
+    outcome::{LookupOutcome, NotSentReason, Outcome, UnknownReason},
     request::{Lookup, Request, TransactionId},
     resilience::{
-        OperationClass, ResilienceSettings, Stack,
+        OperationClass, Overloaded, Patience, ResilienceSettings, Slot, Stack,
         deadline::Deadline,
         failure::{AttemptFailure, CallFailure},
     },
@@ -45,8 +45,10 @@ use crate::{
 
 /// The longest window Authorize.Net honours: 8 hours.
 pub(crate) const DUPLICATE_WINDOW: Duration = Duration::from_secs(28_800);
-const LOGIN_CHARACTERS_MAX: usize = 25;
-const TRANSACTION_KEY_CHARACTERS_MAX: usize = 16;
+/// The longest API login id, by `AnetApiSchema.xsd`.
+pub const LOGIN_CHARACTERS_MAX: usize = 25;
+/// The longest transaction key, likewise.
+pub const TRANSACTION_KEY_CHARACTERS_MAX: usize = 16;
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// How to reach an Authorize.Net account.
@@ -203,7 +205,11 @@ impl Gateway for AuthorizeNet {
         self.stack.stats()
     }
 
-    async fn execute(&self, request: Request) -> Outcome {
+    async fn reserve(&self, patience: Patience) -> Result<Slot, Overloaded> {
+        self.stack.reserve(patience).await
+    }
+
+    async fn execute_in(&self, _slot: Slot, request: Request) -> Outcome {
         let outcome = match &request {
             Request::Purchase(charge) => charge::run(self, charge::Kind::Purchase, charge).await,
             Request::Authorize(charge) => charge::run(self, charge::Kind::Authorize, charge).await,
@@ -217,6 +223,10 @@ impl Gateway for AuthorizeNet {
     }
 
     async fn lookup(&self, query: Lookup) -> LookupOutcome {
+        let Ok(_slot) = self.stack.reserve_lookup().await else {
+            let reason = UnknownReason::NotAsked(NotSentReason::ConcurrencyLimit);
+            return LookupOutcome::Unknown { reason };
+        };
         lookup::run(self, &query).await
     }
 }

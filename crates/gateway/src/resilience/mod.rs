@@ -1,5 +1,6 @@
-//! The stack every exchange with a gateway goes through, outermost first: deadline, concurrency limit, retry under
-//! one budget, breaker, attempt timeout. Knows no wire format. Called by the gateways; the transport lies below.
+//! The stack every exchange with a gateway goes through, outermost first: concurrency limit (entered once per request,
+//! by whoever makes it), deadline, retry under one budget, breaker, attempt timeout. Knows no wire format. Called by the
+//! gateways; the transport lies below.
 
 pub(crate) mod backoff;
 pub(crate) mod breaker;
@@ -23,12 +24,19 @@ use self::{
     failure::{AttemptFailure, CallFailure},
     limit::Limit,
 };
-pub use self::{class::OperationClass, settings::ResilienceSettings};
+pub use self::{
+    class::OperationClass,
+    limit::{Overloaded, Patience, Slot},
+    settings::ResilienceSettings,
+};
 use crate::{
     observer::{AttemptReport, BreakerChange, BreakerState, GatewayObserver},
     outcome::NotSentReason,
     stats::{Counters, Stats},
 };
+
+/// Look-ups in flight at once, beside the requests: asking after what is not known must not wait behind new payments.
+const LOOKUPS_MAX: usize = 16;
 
 /// One gateway's stack. Breakers are kept per kind of operation: failing searches must not stop charges.
 #[derive(Debug)]
@@ -36,6 +44,7 @@ pub(crate) struct Stack {
     gateway: String,
     settings: ResilienceSettings,
     limit: Limit,
+    lookups: Limit,
     budget: Budget,
     reads: Arc<Breaker>,
     writes: Arc<Breaker>,
@@ -53,6 +62,7 @@ impl Stack {
         Self {
             gateway: gateway.to_owned(),
             limit: Limit::new(settings.in_flight_max, settings.waiting_max, settings.wait_max),
+            lookups: Limit::new(LOOKUPS_MAX, settings.waiting_max, settings.wait_max),
             budget: Budget::new(now),
             reads: Arc::new(Breaker::new(now)),
             writes: Arc::new(Breaker::new(now)),
@@ -70,7 +80,17 @@ impl Stack {
         self.counters.snapshot(self.limit.in_flight(), self.reads.state(), self.writes.state())
     }
 
-    /// Runs `attempt` once or, where `class` allows it, again. The attempt is given its own time limit, must end
+    /// A place for one request and all of its exchanges.
+    pub(crate) async fn reserve(&self, patience: Patience) -> Result<Slot, Overloaded> {
+        self.limit.reserve(patience).await
+    }
+
+    /// A place for one look-up and all of its exchanges.
+    pub(crate) async fn reserve_lookup(&self) -> Result<Slot, Overloaded> {
+        self.lookups.reserve(Patience::Brief).await
+    }
+
+    /// Runs `attempt` once or, where `class` allows it, again, in a place taken before. The attempt is given its own time limit, must end
     /// within it, and must tell honestly whether bytes may have been written.
     pub(crate) async fn run<T, Attempt, Pending>(
         &self,
@@ -82,9 +102,6 @@ impl Stack {
         Attempt: FnMut(Duration) -> Pending,
         Pending: Future<Output = Result<T, AttemptFailure>>,
     {
-        let Ok(_slot) = self.limit.enter(deadline).await else {
-            return Err(CallFailure::not_sent(NotSentReason::ConcurrencyLimit, Some(self.settings.wait_max)));
-        };
         let backoff = Backoff::new(self.settings.backoff_base, self.settings.backoff_max);
         self.budget.deposit(Instant::now());
         // Once an attempt may have reached the gateway, no later attempt can make the call "not sent".

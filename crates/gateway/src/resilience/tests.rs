@@ -3,8 +3,8 @@
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use super::{
-    AttemptFailure, CallFailure, Completed, Deadline, NotSentReason, OperationClass, ResilienceSettings,
-    Stack, Written,
+    AttemptFailure, CallFailure, Completed, Deadline, NotSentReason, OperationClass, Patience,
+    ResilienceSettings, Stack, Written,
 };
 use crate::{observer::NoObserver, outcome::UnknownReason, request::Reference};
 
@@ -118,9 +118,12 @@ async fn failing_writes_open_the_breaker_for_writes_only() {
 async fn dropped_call_gives_its_slot_back() {
     let stack = stack();
     let class = keyed();
-    let endless = stack.run(&class, Deadline::after(Duration::from_secs(60)), |_| async {
-        std::future::pending::<Result<(), AttemptFailure>>().await
-    });
+    let endless = async {
+        let _slot = stack.reserve(Patience::Brief).await.unwrap();
+        assert_eq!(stack.stats().in_flight, 1);
+        let endless = |_| async { std::future::pending::<Result<(), AttemptFailure>>().await };
+        stack.run(&class, Deadline::after(Duration::from_secs(60)), endless).await
+    };
     tokio::time::timeout(Duration::from_millis(1), endless).await.unwrap_err();
     assert_eq!(stack.stats().in_flight, 0);
 }

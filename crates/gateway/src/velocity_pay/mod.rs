@@ -39,7 +39,7 @@ use crate::{
     outcome::{DeclineCategory, Effect, LookupOutcome, NotSentReason, Outcome, UnknownReason},
     request::{Attempt, Charge, Lookup, Method, Reference, Request, TransactionId, Verb},
     resilience::{
-        Completed, OperationClass, ResilienceSettings, Stack,
+        Completed, OperationClass, Overloaded, Patience, ResilienceSettings, Slot, Stack,
         class::Written,
         deadline::Deadline,
         failure::{AttemptFailure, CallFailure},
@@ -291,7 +291,11 @@ impl Gateway for VelocityPay {
         self.stack.stats()
     }
 
-    async fn execute(&self, request: Request) -> Outcome {
+    async fn reserve(&self, patience: Patience) -> Result<Slot, Overloaded> {
+        self.stack.reserve(patience).await
+    }
+
+    async fn execute_in(&self, _slot: Slot, request: Request) -> Outcome {
         let verb = request.verb();
         let outcome = match &request {
             Request::Purchase(charge) | Request::Authorize(charge) => self.charge(charge, verb).await,
@@ -314,6 +318,9 @@ impl Gateway for VelocityPay {
 
     async fn lookup(&self, query: Lookup) -> LookupOutcome {
         let unknown = |reason| LookupOutcome::Unknown { reason };
+        let Ok(_slot) = self.stack.reserve_lookup().await else {
+            return unknown(UnknownReason::NotAsked(NotSentReason::ConcurrencyLimit));
+        };
         match self.find(&query.reference, Deadline::after(query.deadline)).await {
             Err(failure) => failure.into_lookup(),
             Ok((Answer::Charges(charges), evidence)) => charges.into_lookup(&query, evidence),

@@ -14,12 +14,15 @@ const REPLICA_LAG_CEILING_MS: i64 = 30_000;
 section! {
     /// PostgreSQL nodes, pools and timeouts.
     DatabaseConfig = "db" {
-        /// The primary.
+        /// The primary. This version speaks no TLS to PostgreSQL: an `sslmode` that demands it is refused, and
+        /// `sslmode=prefer`, which is also what a URL without it means, is in clear, with a warning at start unless
+        /// the server is on this machine. The same holds for the other URLs here.
         primary_url: SecretUrl = "primary_url" Kind::DatabaseUrl(Emptiness::Refused), Required;
         /// The replicas; empty means that the primary serves all reads. In the environment a comma ends an entry,
         /// so a comma in a password is written `%2C`.
         replica_urls: Vec<SecretUrl> = "replica_urls" Kind::DatabaseUrls, Fixed("");
-        /// PgBouncer in transaction mode, in front of the primary, for pooled traffic; empty means none.
+        /// PgBouncer in transaction mode, in front of the primary, for pooled traffic; empty means none. No test
+        /// runs through it yet.
         pooler_url: Option<SecretUrl> = "pooler_url" Kind::DatabaseUrl(Emptiness::MeansNone), Fixed("");
         /// Connections of each pool that are kept open.
         pool_size_min: usize = "pool_size_min" count(0, 1000), Fixed("2");

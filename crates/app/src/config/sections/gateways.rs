@@ -3,10 +3,15 @@
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
+use paystrata_gateway::authorize_net::{LOGIN_CHARACTERS_MAX, TRANSACTION_KEY_CHARACTERS_MAX};
+
 use crate::config::checked::Checked;
 use crate::config::secret::Secret;
 use crate::config::setting::DefaultValue::{DevelopmentSecret, Fixed};
 use crate::config::setting::{Kind, count, milliseconds};
+
+/// It travels in a header, and servers take no header beyond 8 KiB.
+const API_KEY_CHARACTERS_MAX: usize = 4_096;
 
 /// The rails that are enabled: those with an endpoint.
 #[derive(Debug, Clone)]
@@ -34,11 +39,11 @@ section! {
     /// Cards through Authorize.Net.
     AuthorizeNetConfig = "gateways.authorize_net" {
         /// URL of the JSON API; empty disables the rail.
-        endpoint: String = "endpoint" Kind::Endpoint, Fixed("");
+        endpoint: String = "endpoint" Kind::GatewayEndpoint, Fixed("");
         /// API login id. Needed when the rail is enabled.
-        login: Secret = "login" Kind::Secret { bytes_min: 1 }, DevelopmentSecret("simulator");
+        login: Secret = "login" Kind::Credential { characters_max: LOGIN_CHARACTERS_MAX }, DevelopmentSecret("simulator");
         /// Transaction key. Needed when the rail is enabled.
-        transaction_key: Secret = "transaction_key" Kind::Secret { bytes_min: 1 }, DevelopmentSecret("simulator-key");
+        transaction_key: Secret = "transaction_key" Kind::Credential { characters_max: TRANSACTION_KEY_CHARACTERS_MAX }, DevelopmentSecret("simulator-key");
         /// Longest wait for one answer; the outcome is unknown then, and the resolver asks for it.
         timeout: Duration = "timeout_ms" milliseconds(1, 120_000), Fixed("10000");
         /// Calls at once; one more is refused before it is sent.
@@ -50,9 +55,9 @@ section! {
     /// Transfers through VelocityPay.
     VelocityPayConfig = "gateways.velocity_pay" {
         /// URL of the JSON API; empty disables the rail.
-        endpoint: String = "endpoint" Kind::Endpoint, Fixed("");
+        endpoint: String = "endpoint" Kind::GatewayEndpoint, Fixed("");
         /// API key. Needed when the rail is enabled.
-        api_key: Secret = "api_key" Kind::Secret { bytes_min: 1 }, DevelopmentSecret("simulator-api-key");
+        api_key: Secret = "api_key" Kind::Credential { characters_max: API_KEY_CHARACTERS_MAX }, DevelopmentSecret("simulator-api-key");
         /// Longest wait for one answer; the outcome is unknown then, and the resolver asks for it.
         timeout: Duration = "timeout_ms" milliseconds(1, 120_000), Fixed("10000");
         /// Calls at once; one more is refused before it is sent.

@@ -8,13 +8,15 @@ use crate::config::setting::{DefaultValue::Fixed, Kind, bytes, count, millisecon
 
 /// Largest body that a setting may allow: a body is held in memory while it is checked.
 const BODY_BYTES_CEILING: i64 = 1024 * 1024 * 1024;
+/// All bodies together: as large as the memory of any one machine.
+const BODIES_BYTES_CEILING: i64 = 1024 * 1024 * 1024 * 1024;
 
 section! {
     /// Listeners, limits and the shape of responses.
     HttpConfig = "http" {
         /// Address of the public listener. Port 0 takes a free port.
         listen: SocketAddr = "listen" Kind::Address, Fixed("127.0.0.1:8080");
-        /// Address of the operator listener: metrics, health, dashboard. Keep it off public networks.
+        /// Address of the operator listener: metrics, health, readiness. Keep it off public networks.
         operator_listen: SocketAddr = "operator_listen" Kind::Address, Fixed("127.0.0.1:9100");
         /// Longest time from a request's first byte to its answer.
         request_timeout: Duration = "request_timeout_ms" milliseconds(1, 600_000), Fixed("30000");
@@ -24,6 +26,9 @@ section! {
         body_bytes_max: usize = "body_bytes_max" bytes(1024, BODY_BYTES_CEILING), Fixed("1048576");
         /// Largest body of a batch of payments.
         batch_body_bytes_max: usize = "batch_body_bytes_max" bytes(1024, BODY_BYTES_CEILING), Fixed("67108864");
+        /// Most bytes that the bodies of all requests in hand have together; one more is refused with 503 and `Retry-After`
+        /// before it is read. The values that are read out of a body take several times its bytes beside it.
+        bodies_bytes_max: usize = "bodies_bytes_max" bytes(1024, BODIES_BYTES_CEILING), Fixed("536870912");
         /// Most payments in one batch.
         batch_items_max: NonZeroUsize = "batch_items_max" count(1, 1_000_000), Fixed("10000");
         /// Longest time that requests in flight get to finish at shutdown; 0 cuts them at once.

@@ -88,8 +88,10 @@ section! {
 section! {
     /// Keys of the service itself.
     SecurityConfig = "security" {
-        /// Key of the fingerprints of API keys and cards; at least 32 bytes, such as from `openssl rand -hex 32`.
-        /// Required in production.
+        /// Key of the fingerprints that tell whether a request is the one its idempotency key was used with; at least
+        /// 32 bytes, such as from `openssl rand -hex 32`. Required in production, and the same on every node: under
+        /// another one each repeat of a request of the last `idempotency.retention_days` is refused as
+        /// `idempotency_key_reuse`.
         fingerprint_key: Secret = "fingerprint_key" Kind::Secret { bytes_min: 32 }, DevelopmentSecret("development-fingerprint-key-known-to-all");
     }
 }

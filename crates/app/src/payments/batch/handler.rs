@@ -1,5 +1,7 @@
 //! Many payments in one request. `independent`: each stands alone, all are pipelined into the engine, each has a key of
 //! its own, so that a batch that was cut is resumed by sending it again. `atomic`: one engine commit, all or none.
+//! Book payments from one account are decided in the order of the batch; payments through a gateway are decided as places
+//! there come free, in no order.
 //! The whole answer is kept under the batch's key once every item has a lasting answer.
 
 use std::sync::Arc;
@@ -10,28 +12,32 @@ use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 use http::{HeaderMap, StatusCode};
 use paystrata_db::Token;
+use paystrata_gateway::Patience;
 use serde_json::Value;
 use tokio::time::Instant;
 
 use crate::app::App;
 use crate::clock::Timestamp;
 use crate::engine::{
-    Answer, Command, CreatePayment, Group, GroupOutcome, KeepRefusal, KeyClaim, PaymentStatus, Pin, Rail,
-    Refusal, Submission,
+    Answer, Command, CreatePayment, Decision, Group, GroupOutcome, KeepRefusal, KeyClaim, PaymentStatus, Pin,
+    Rail, Refusal, Reply, Submission,
 };
-use crate::fraud::Facts;
+use crate::fraud::{Facts, Rules, Ticket};
 use crate::http::auth::Caller;
 use crate::http::fields::Fields;
 use crate::http::idempotency::{self, Asked};
 use crate::http::limits::Body;
 use crate::http::problem::Problem;
 use crate::ids::MerchantId;
+use crate::payments::create::Means;
 use crate::payments::handler::{claim, problem_of, respond};
 use crate::payments::model::{Done, NewPayment, Occasion, PaymentError};
 use crate::payments::{create, wire};
 
 /// Items of one batch in the engine at a time: enough to fill a batch per lane, too few to fill its queue.
 const PARALLEL_MAX: usize = 512;
+/// The part of a request's time that items wait for places at gateways; the rest is for those that got one.
+const WAIT_SHARE: u32 = 2;
 /// Parts a batch key from an item's index; no client key can hold it.
 const ITEM_SEPARATOR: char = '\u{1f}';
 
@@ -147,8 +153,10 @@ async fn run(
     items: Vec<Item>,
 ) -> Result<Done, PaymentError> {
     if let Some(decision) = create::known(app, &claim).await? {
-        return create::finish(app, decision, None, Instant::now()).await;
+        return create::finish(app, decision, Means::default(), Instant::now()).await;
     }
+    // Refused whole: none of its items could be judged.
+    app.fraud.rules()?;
     match mode {
         Mode::Independent => independent(app, merchant, claim, items).await,
         Mode::Atomic => atomic(app, merchant, claim, items).await,
@@ -159,7 +167,7 @@ async fn run(
 async fn keep(app: &Arc<App>, claim: KeyClaim, body: Bytes) -> Result<Done, PaymentError> {
     let pin = Pin { resource_id: claim.digest, status_code: StatusCode::OK.as_u16(), body };
     let reply = app.engine.submit(Submission { claim: Some(claim), command: Command::Pin(pin) }).await?;
-    create::finish(app, reply, None, Instant::now()).await
+    create::finish(app, reply, Means::default(), Instant::now()).await
 }
 
 /// Every item's lasting answer, a refusal included, is kept under the item's own key in the engine, so that two sends of
@@ -170,19 +178,22 @@ async fn independent(
     claim: KeyClaim,
     items: Vec<Item>,
 ) -> Result<Done, PaymentError> {
+    let wait_until = Instant::now() + app.config.http.request_timeout / WAIT_SHARE;
     let results = stream::iter(items.into_iter().enumerate()).map(|(index, item)| async move {
         match item.payment {
             Err(problem) => (refused(&problem), None),
             Ok(new) => {
-                let keep = KeepRefusal { index, write: kept_refusal };
-                match create::create_in(app, merchant, item.claim, new, Some(keep)).await {
+                let claim = item.claim.keeping(KeepRefusal::new(move |refusal| kept_refusal(refusal, index)));
+                let patience = Patience::For(wait_until.saturating_duration_since(Instant::now()));
+                match create::create_in(app, merchant, claim, new, patience).await {
                     Ok(done) => (outcome_of(&done.answer), Some(done.token)),
                     Err(error) => (refused(&placed(problem_of(error, wire::CREATE), index)), None),
                 }
             }
         }
     });
-    // In order, so that payments from one account keep the order in which they were sent.
+    // Polled in order, so that book payments from one account, which wait for nothing before they are queued, are
+    // queued in the order in which they were sent.
     let results: Vec<(Outcome, Option<Token>)> = results.buffered(PARALLEL_MAX).collect().await;
     let token = results.iter().filter_map(|(_, token)| *token).max();
     let outcomes: Vec<Outcome> = results.into_iter().map(|(outcome, _)| outcome).collect();
@@ -208,8 +219,10 @@ fn placed(mut problem: Problem, index: usize) -> Problem {
     problem
 }
 
+/// A failure of ours is passing even where trying again at once is not worth it: nothing was decided about the item.
 fn refused(problem: &Problem) -> Outcome {
-    Outcome::Refused { body: item_error(problem), passing: problem.retryable }
+    let passing = problem.retryable || problem.status.is_server_error();
+    Outcome::Refused { body: item_error(problem), passing }
 }
 
 fn outcome_of(answer: &Answer) -> Outcome {
@@ -239,19 +252,37 @@ async fn atomic(
     claim: KeyClaim,
     items: Vec<Item>,
 ) -> Result<Done, PaymentError> {
+    // Asked before the first item: that they are not loaded yet is no reason to refuse the batch for good.
+    let rules = app.fraud.rules()?;
     let count = items.len();
-    let mut members = Vec::with_capacity(count);
+    let (mut members, mut tickets) = (Vec::with_capacity(count), Vec::with_capacity(count));
     for (index, item) in items.into_iter().enumerate() {
-        match member(app, merchant, index, item) {
-            Ok(member) => members.push(member),
+        match member(rules, merchant, index, item) {
+            Ok((member, ticket)) => {
+                members.push(member);
+                tickets.push(ticket);
+            }
             // It depends on the request alone: every send is refused alike.
-            Err(problem) => return keep(app, claim, none_applied(count, index, &problem)).await,
+            Err(problem) => {
+                forget(app, tickets);
+                return keep(app, claim, none_applied(count, index, &problem)).await;
+            }
         }
     }
     let group = Group { members, render: render_group };
     let submission = Submission { claim: Some(claim), command: Command::CreateAll(group) };
-    let reply = app.engine.submit(submission).await?;
-    create::finish(app, reply, None, Instant::now()).await
+    let reply = app.engine.submit(submission).await;
+    // Only payments that came to be count.
+    if !matches!(&reply, Ok(Reply { decision: Decision::Answered(_), .. })) {
+        forget(app, tickets);
+    }
+    create::finish(app, reply?, Means::default(), Instant::now()).await
+}
+
+fn forget(app: &App, tickets: Vec<Option<Ticket>>) {
+    for ticket in tickets {
+        app.fraud.forget(ticket);
+    }
 }
 
 /// The answer on an all-or-nothing batch, written inside the commit that decides it.
@@ -266,11 +297,11 @@ fn render_group(outcome: GroupOutcome<'_>) -> Bytes {
 }
 
 fn member(
-    app: &App,
+    rules: Rules<'_>,
     merchant: MerchantId,
     index: usize,
     item: Item,
-) -> Result<(KeyClaim, CreatePayment), Problem> {
+) -> Result<((KeyClaim, CreatePayment), Option<Ticket>), Problem> {
     let new = item.payment?;
     if new.rail != Rail::Book {
         let detail = "An atomic batch takes book payments only: a gateway cannot be rolled back.";
@@ -278,8 +309,8 @@ fn member(
         return Err(problem.at(format!("/payments/{index}/rail")));
     }
     let facts = Facts { from: new.from, to: new.to, amount: new.amount.get(), card_bin: None };
-    let scored = app.fraud.score(&facts);
-    Ok((item.claim, create::command(merchant, &new, scored.decision, None)))
+    let scored = rules.score(&facts);
+    Ok(((item.claim, create::command(merchant, &new, scored.decision, None)), scored.ticket))
 }
 
 /// The cause at its place, and every other item set aside because of it.

@@ -60,6 +60,7 @@ fn read(decision: &Decision) -> Expected {
         Decision::Replayed(_) => Expected::Replayed,
         Decision::InProgress => Expected::InProgress,
         Decision::Refused(refusal) => Expected::Refused(refusal.clone()),
+        Decision::RefusalKept(_) => panic!("no claim of the model says how a refusal is kept"),
     }
 }
 

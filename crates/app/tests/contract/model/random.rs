@@ -101,7 +101,6 @@ impl Dice {
             merchant_reference: None,
             card_last_four: None,
             metadata: None,
-            keep_refusal: None,
         };
         Submission { claim: Some(self.new_claim()), command: Command::CreatePayment(Box::new(create)) }
     }
@@ -146,6 +145,7 @@ impl Dice {
             outcome,
             retry_in_ms: 86_400_000,
             evidence: Evidence::default(),
+            refusals: None,
         };
         Submission { claim: None, command: Command::Settle(settlement) }
     }

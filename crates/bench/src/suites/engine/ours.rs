@@ -139,7 +139,6 @@ impl Maker {
             merchant_reference: None,
             card_last_four: None,
             metadata: None,
-            keep_refusal: None,
         };
         Submission { claim: Some(claim), command: Command::CreatePayment(Box::new(create)) }
     }
@@ -241,6 +240,8 @@ pub(crate) fn difference(after: EngineStats, before: EngineStats) -> EngineStats
         reruns: after.reruns - before.reruns,
         splits: after.splits - before.splits,
         overloads: after.overloads - before.overloads,
+        blocked: after.blocked - before.blocked,
+        panics: after.panics - before.panics,
     }
 }
 

@@ -1,0 +1,170 @@
+//! The Debian packages that bring the services: which version apt would install, and what a person types where there
+//! is none or one that is too old. Asks apt; installs nothing, and adds no source of packages.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use super::find::{POSTGRES_MAJOR_MIN, REDIS_MAJOR_MIN};
+use crate::process;
+
+const POLICY_LIMIT: Duration = Duration::from_secs(30);
+/// The script that the PostgreSQL project publishes for older systems; it stands in `postgresql-common`.
+const NEWER_POSTGRES: &str = "sudo apt-get install -y postgresql-common ca-certificates \
+                              && sudo /usr/share/postgresql-common/pgdg/apt.postgresql.org.sh -y";
+
+/// A package that can be missing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Package {
+    Postgres,
+    Redis,
+}
+
+/// What apt would install under a package's name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Offer {
+    Serves,
+    TooOld { major: u32 },
+    Nothing,
+}
+
+impl Package {
+    /// Its name on Debian-like systems.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Package::Postgres => "postgresql",
+            Package::Redis => "redis-server",
+        }
+    }
+
+    fn name_elsewhere(self) -> &'static str {
+        match self {
+            Package::Postgres => "postgresql-server",
+            Package::Redis => "redis",
+        }
+    }
+
+    fn major_min(self) -> u32 {
+        match self {
+            Package::Postgres => POSTGRES_MAJOR_MIN,
+            Package::Redis => REDIS_MAJOR_MIN,
+        }
+    }
+
+    /// What apt would install now, by the package lists it has.
+    pub(super) fn offer(self) -> Offer {
+        let asked = process::succeed(
+            // In another language the word to look for is another.
+            Command::new("apt-cache").env("LC_ALL", "C").args(["policy", self.name()]),
+            POLICY_LIMIT,
+        );
+        asked.map_or(Offer::Nothing, |said| self.judge(&said))
+    }
+
+    /// Reads the answer of `apt-cache policy`.
+    fn judge(self, said: &str) -> Offer {
+        let candidate = said.lines().find_map(|line| line.trim_start().strip_prefix("Candidate: "));
+        match candidate.and_then(major) {
+            None => Offer::Nothing,
+            Some(major) if major < self.major_min() => Offer::TooOld { major },
+            Some(_) => Offer::Serves,
+        }
+    }
+
+    /// Why an offer does not serve, and what does.
+    pub(super) fn complaint(self, offer: Offer) -> Option<String> {
+        let (name, least) = (self.name(), self.major_min());
+        let offered = match offer {
+            Offer::Serves => return None,
+            Offer::TooOld { major } => format!("version {major} of {name}"),
+            Offer::Nothing => format!("no {name}"),
+        };
+        let instead = match self {
+            Package::Postgres => "add the packages of the PostgreSQL project (apt.postgresql.org)",
+            Package::Redis => {
+                "add the packages of the Redis project (packages.redis.io), or name one with REDIS_SERVER"
+            }
+        };
+        Some(format!("apt offers {offered}, and {least} or later is needed: {instead}"))
+    }
+}
+
+/// The command for a person to type on this machine.
+pub(super) fn by_hand(packages: &[Package]) -> String {
+    if Path::new("/usr/bin/apt-get").is_file() {
+        let offers: Vec<(Package, Offer)> = packages.iter().map(|one| (*one, one.offer())).collect();
+        return with_apt(&offers);
+    }
+    let names: Vec<&str> = packages.iter().map(|one| one.name_elsewhere()).collect();
+    format!("your package manager, for example: sudo dnf install {}", names.join(" "))
+}
+
+/// Nothing offered may only mean that the package lists were never fetched: fetching them comes first.
+fn with_apt(offers: &[(Package, Offer)]) -> String {
+    let is_old = |(package, offer): &&(Package, Offer)| {
+        *package == Package::Postgres && matches!(offer, Offer::TooOld { .. })
+    };
+    let newer = offers.iter().find(is_old).map(|_| NEWER_POSTGRES);
+    let names: Vec<&str> = offers.iter().map(|(package, _)| package.name()).collect();
+    let install = format!("sudo apt-get install -y {}", names.join(" "));
+    let steps: Vec<&str> =
+        ["sudo apt-get update"].into_iter().chain(newer).chain([install.as_str()]).collect();
+    steps.join(" && ")
+}
+
+/// The number in front of a Debian version, behind its epoch: 7 of `5:7.0.15-1~deb12u10`, 14 of `14+238`.
+fn major(version: &str) -> Option<u32> {
+    let upstream = match version.split_once(':') {
+        Some((_epoch, upstream)) => upstream,
+        None => version,
+    };
+    let digits: String = upstream.chars().take_while(char::is_ascii_digit).collect();
+    digits.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Offer, Package, with_apt};
+
+    fn policy(candidate: &str) -> String {
+        format!("postgresql:\n  Installed: (none)\n  Candidate: {candidate}\n  Version table:\n     99 500\n")
+    }
+
+    #[test]
+    fn offer_is_judged_by_its_version() {
+        for (package, candidate, expected) in [
+            (Package::Postgres, "15+248+deb12u2", Offer::Serves),
+            (Package::Postgres, "18+288.pgdg110+1", Offer::Serves),
+            (Package::Postgres, "14+238", Offer::TooOld { major: 14 }),
+            (Package::Postgres, "13+225+deb11u1", Offer::TooOld { major: 13 }),
+            (Package::Redis, "5:7.0.15-1~deb12u10", Offer::Serves),
+            (Package::Redis, "5:5.0.7-2ubuntu0.1", Offer::TooOld { major: 5 }),
+            (Package::Redis, "(none)", Offer::Nothing),
+        ] {
+            assert_eq!(package.judge(&policy(candidate)), expected, "{package:?} {candidate}");
+        }
+        assert_eq!(Package::Redis.judge(""), Offer::Nothing);
+    }
+
+    #[test]
+    fn old_offer_is_refused_with_what_serves_instead() {
+        let complaint = Package::Postgres.complaint(Offer::TooOld { major: 14 }).expect("14 is too old");
+        assert!(complaint.contains("version 14") && complaint.contains("15 or later"), "{complaint}");
+        assert!(complaint.contains("apt.postgresql.org"), "{complaint}");
+        assert!(
+            Package::Redis.complaint(Offer::Nothing).is_some_and(|text| text.contains("no redis-server"))
+        );
+        assert_eq!(Package::Redis.complaint(Offer::Serves), None);
+    }
+
+    #[test]
+    fn command_by_hand_names_every_package_and_adds_newer_ones_only_where_needed() {
+        let command = with_apt(&[(Package::Postgres, Offer::Nothing), (Package::Redis, Offer::Serves)]);
+        assert_eq!(command, "sudo apt-get update && sudo apt-get install -y postgresql redis-server");
+        let command = with_apt(&[(Package::Postgres, Offer::TooOld { major: 13 })]);
+        assert!(
+            command.contains("apt.postgresql.org.sh -y && sudo apt-get install -y postgresql"),
+            "{command}"
+        );
+    }
+}
