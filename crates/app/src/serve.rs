@@ -91,7 +91,7 @@ impl Service {
         Ok(Self { app, address, operator_address, public, operators, tasks, closed })
     }
 
-    /// Drains and stops, within the drain timeout and [`CLOSE_TIMEOUT`]: no new requests, those in flight end, their charges are settled, the engine commits what it
+    /// Drains and stops, within the drain timeout and `CLOSE_TIMEOUT`: no new requests, those in flight end, their charges are settled, the engine commits what it
     /// has taken, and the tiers are told the rest.
     pub async fn stop(mut self) {
         let app = &self.app;
