@@ -113,12 +113,12 @@ impl<K: CacheKey, V: Clone> Store<K, V> {
 }
 
 impl<K: Clone + Eq + Hash, V: Clone> Store<K, V> {
-    /// Forgets what is held and loading, and whom this node has heard.
+    /// Forgets what is held and loading.
     fn start_afresh(&self) {
-        if let Some(side) = &self.remote {
-            lock(&side.hearing.peers).forget_all();
-        }
         let now_us = self.clock.now_us();
+        if let Some(side) = &self.remote {
+            lock(&side.hearing.peers).excuse_silence(now_us);
+        }
         self.floors.go_blind(now_us);
         self.void_all(crate::Version::NONE, now_us);
     }

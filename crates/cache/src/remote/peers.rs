@@ -54,7 +54,8 @@ impl Peers {
             return Verdict::Gap;
         }
         // A publisher heard for the first time has said nothing that this node should have heard:
-        // L1 was emptied when the subscription came up.
+        // L1 was empty when the subscription came up. Its sequence is kept from then on, over gaps
+        // and new subscriptions too: what is lost right after those would otherwise go unnoticed.
         let previous = previous.unwrap_or(message.sequence);
         let expected = match message.body {
             Body::Heartbeat => previous,
@@ -66,16 +67,16 @@ impl Peers {
         if message.sequence > expected { Verdict::Gap } else { Verdict::Apply }
     }
 
+    /// Counts the silence of every peer from now: it was this node that did not hear.
+    pub(crate) fn excuse_silence(&mut self, now_us: u64) {
+        self.known.values_mut().for_each(|peer| peer.heard_us = now_us);
+    }
+
     /// Forgets the peers that have been silent for longer than `limit_us`; how many there were.
     pub(crate) fn forget_silent(&mut self, now_us: u64, limit_us: u64) -> usize {
         let before = self.known.len();
         self.known.retain(|_, peer| now_us.saturating_sub(peer.heard_us) <= limit_us);
         before - self.known.len()
-    }
-
-    /// Starts afresh, as after a new subscription.
-    pub(crate) fn forget_all(&mut self) {
-        self.known.clear();
     }
 }
 
@@ -135,6 +136,10 @@ mod tests {
         assert_eq!(peers.forget_silent(10, 10), 0);
         assert_eq!(peers.forget_silent(11, 10), 1);
         assert_eq!(peers.forget_silent(99, 10), 0);
+
+        peers.judge(&message(PEER, 1, clear()), 100);
+        peers.excuse_silence(200);
+        assert_eq!(peers.forget_silent(210, 10), 0);
     }
 
     #[test]
