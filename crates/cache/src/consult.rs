@@ -99,7 +99,13 @@ fn quest_plan<K: CacheKey, V: Clone>(
 ) -> Plan<V> {
     let now_us = lead.store.clock.now_us();
     let floors = &lead.store.floors;
-    let own = if is_aided { floors.floor(lead.hash, now_us) } else { floors.unaided_floor(lead.hash, now_us) };
+    // A node that hears nothing does not know what a replica must have replayed.
+    let is_deaf = lead.store.fleet.line.is_some() && now_us >= lead.store.fleet.horizon.trusted_until_us();
+    let own = match (is_deaf, is_aided) {
+        (true, _) => Version::LATEST,
+        (false, true) => floors.floor(lead.hash, now_us),
+        (false, false) => floors.unaided_floor(lead.hash, now_us),
+    };
     Plan { floor: floor.max(own), fallback, may_extend }
 }
 
@@ -152,8 +158,12 @@ async fn ask_tier<K: CacheKey, V: Clone + Send + Sync + 'static>(
             is_asked
         });
         let mut again = Vec::new();
-        for over in [Over::Nothing, Over::Value, Over::Poison] {
-            let group: Vec<usize> = wanted.iter().copied().filter(|at| quests[*at].over == over).collect();
+        // Before any is asked, because an answer changes what is asked next.
+        let groups = [Over::Nothing, Over::Value, Over::Poison].map(|over| {
+            let group = wanted.iter().copied().filter(|at| quests[*at].over == over);
+            (over, group.collect::<Vec<usize>>())
+        });
+        for (over, group) in groups {
             ask_group(store, index, &group, over, leads, quests, &mut again).await;
         }
         let is_waiting = again.iter().any(|at| quests[*at].is_held);
@@ -319,8 +329,11 @@ fn read_payload<K: CacheKey, V: Clone + Send + Sync + 'static>(
     };
     let sweeps = &store.fleet.sweeps;
     let tags: Box<[_]> = opened.tags.iter().map(|tag| sweeps.tags.intern(tag)).collect();
-    let is_ours = opened.incarnation == lead.mark.incarnation;
-    let left = if is_ours { sweeps.left_there(&lead.key_bytes, &tags, opened.stamp) } else { Left::Nothing };
+    let left = sweeps.left_there(&lead.key_bytes, &tags, opened.stamp);
+    // Asked after the sweeps: by then they may be those of another order, which says nothing of this value.
+    let is_ours = opened.incarnation == lead.mark.incarnation
+        && opened.incarnation == store.fleet.horizon.mark().incarnation;
+    let left = if is_ours { left } else { Left::Nothing };
     if left == Left::Nothing {
         count(&counters.swept);
         return Read::Void;

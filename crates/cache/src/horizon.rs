@@ -166,7 +166,9 @@ impl Horizon {
         let mut heard = lock(&self.heard);
         let is_current = heard.meanwhile.is_none() && mark == heard.mark;
         let is_behind = mark.incarnation != heard.mark.incarnation || mark.sequence > heard.mark.sequence;
-        heard.highest = heard.highest.max(mark.sequence);
+        if mark.incarnation == heard.mark.incarnation {
+            heard.highest = heard.highest.max(mark.sequence);
+        }
         let Some(pulse) = pulse else { return is_behind };
         if pulse.origin == own {
             if is_current {

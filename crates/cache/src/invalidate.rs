@@ -154,26 +154,41 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
     /// If something newer than `version` is known here, nothing is stored (and it is counted as a refused stale set): then
     /// this is an invalidation.
     pub fn set(&self, key: K, value: V, version: Version) -> Confirmation {
+        self.set_tagged(key, value, version, &[])
+    }
+
+    /// As [`set`](Self::set), with tags on the value.
+    pub fn set_tagged(&self, key: K, value: V, version: Version, tags: &[&str]) -> Confirmation {
         let (store, policy) = (&self.store, &self.policy);
         let span = Span::of_value(policy, None);
         let now_us = store.clock.now_us();
         let mark = store.fleet.horizon.mark();
         let number = store.fleet.is_shared().then(|| {
             let key_bytes = key.encode();
-            let put = (policy.write != Write::Void).then(|| self.put(&key_bytes, &value, version, span));
+            let put =
+                (policy.write != Write::Void).then(|| self.put(&key_bytes, &value, version, tags, span));
             let order = KeyOrder { key: key_bytes, how: Void::Remove, version };
             let put = put.flatten().filter(|_| mark.incarnation != 0 || store.fleet.line.is_none());
             store.fleet.order(vec![(order, put)], vec![])
         });
         let life = Life::begin(policy, span, now_us, now_us, store.fleet.sweeps.stamp());
-        let is_newest = store.put(&key, value.clone(), version, life);
+        let interned = tags.iter().map(|tag| store.fleet.sweeps.tags.intern(tag)).collect();
+        let is_newest = store.put(&key, value.clone(), version, interned, life);
         if let (Write::Behind, true, Some(writes)) = (policy.write, is_newest, &store.writes) {
             writes.push(key, value, version);
         }
         self.confirmation(number.flatten())
     }
 
-    fn put(&self, key: &Bytes, value: &V, version: Version, span: Span) -> Option<Putting> {
+    fn put(
+        &self,
+        key: &Bytes,
+        value: &V,
+        version: Version,
+        tags: &[&str],
+        span: Span,
+    ) -> Option<Putting> {
+        let tags: Vec<Arc<str>> = tags.iter().map(|tag| Arc::from(*tag)).collect();
         let mark = self.store.fleet.horizon.mark();
         let fields = SealedFields {
             key,
@@ -181,7 +196,7 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
             stamp: mark.sequence,
             version,
             grace: span.grace,
-            tags: &[],
+            tags: &tags,
             validator: None,
         };
         let codec = self.store.codec.as_ref().filter(|_| !span.shared.is_zero())?;

@@ -27,6 +27,7 @@ use crate::{
     life::{Life, State},
     local::{Displaced, Entry, Local, Traits},
     stats::{Counters, count},
+    tags::Tag,
     tier::Void,
     tier_side::TierSide,
     warm::Heat,
@@ -277,12 +278,12 @@ impl<K: CacheKey, V: Clone> Store<K, V> {
 
     /// Puts a value that the caller knows, with its version, in the place of whatever was there, unless something
     /// newer is known of: then nothing is left in its place, and false is given.
-    pub(crate) fn put(&self, key: &K, value: V, version: Version, life: Life) -> bool {
+    pub(crate) fn put(&self, key: &K, value: V, version: Version, tags: Box<[Arc<Tag>]>, life: Life) -> bool {
         let probe = Probe::of(key);
         let now_us = self.clock.now_us();
         let heap_bytes = self.heap_bytes(key, &value);
         let is_small = heap_bytes <= self.policy.l1_value_bytes_max;
-        let traits = Traits { version, ..Traits::default() }.shared();
+        let traits = Traits { version, tags, ..Traits::default() }.shared();
         let mut displaced = Displaced::default();
         let mut shard = self.flights.lock(probe.hash);
         shard.void(key);

@@ -3,7 +3,8 @@
 //!
 //! - A read that starts after its node was told of a change sees nothing that was loaded before that change, and
 //!   nothing older than the version it was told of (P5), whether it was told by its own call or by the line.
-//! - A read sees every change that was announced longer ago than `max_stale`, whatever its node could hear (P6).
+//! - A read sees every change that was announced longer ago than `max_stale`, whatever its node could hear (P6). Who
+//!   joins a load sees what that load saw, so the time that a load may take is added.
 //! - When all is mended and quiet, every node sees the last write of every key.
 //!
 //! An answer that is flagged as stale may be older than what was *expired*, never than what was *removed*.
@@ -139,7 +140,8 @@ impl Simulation {
     /// A small one: two nodes, three users each, four keys.
     pub fn new(seed: u64) -> Self {
         let policy = Policy {
-            load_timeout: Duration::from_millis(200),
+            load_timeout: Duration::from_millis(60),
+            lease_wait: Duration::from_millis(15),
             max_stale: MAX_STALE,
             error_ttl: Duration::from_millis(1),
             ..Policy::default()
@@ -165,6 +167,9 @@ const MAX_STALE: Duration = Duration::from_millis(40);
 
 /// What a way there, a look and a way back may take besides.
 const SLACK: Duration = Duration::from_millis(15);
+
+/// Longer than the longest pause of anything that is tried again.
+const SETTLING: Duration = Duration::from_millis(1_500);
 
 /// What must not be seen any more: versions below, and what was read at or before the tick.
 #[derive(Debug, Clone, Copy, Default)]
@@ -197,12 +202,23 @@ struct Node {
     told: Arc<Mutex<Told>>,
 }
 
-/// Changes by the version that names them: what they demand.
+/// Changes by the version that names them: the key that was written, and what they demand.
 #[derive(Debug, Default)]
 struct Changes {
-    by_version: HashMap<u64, Bar>,
+    by_version: HashMap<u64, (u64, Bar)>,
     /// What the line has taken, and when: key, bar, how.
     announced: Vec<(Instant, u64, Bar, Void)>,
+}
+
+impl Changes {
+    /// What the change demands of a key: of another one than was written, only that it be read after it.
+    fn bar(&self, version: u64, key: u64) -> Bar {
+        match self.by_version.get(&version) {
+            Some((written, bar)) if *written == key => *bar,
+            Some((_, bar)) => Bar { version: 0, ..*bar },
+            None => Bar::default(),
+        }
+    }
 }
 
 #[derive(Clone)]
@@ -249,7 +265,7 @@ impl World {
             move |overheard| {
                 let mut changes = lock(&changes);
                 for (key, version, how) in orders(&overheard.change, keys) {
-                    let bar = changes.by_version.get(&version).copied().unwrap_or_default();
+                    let bar = changes.bar(version, key);
                     changes.announced.push((Instant::now(), key, bar, how));
                 }
             }
@@ -264,8 +280,9 @@ impl World {
         link.overhear({
             let (told, changes, keys) = (Arc::clone(&told), Arc::clone(&self.changes), self.plan.keys);
             move |overheard| {
+                if std::env::var("TRACE").is_ok() { eprintln!("{:?} heard {overheard:?}", Instant::now()); }
                 for (key, version, how) in orders(&overheard.change, keys) {
-                    let bar = lock(&changes).by_version.get(&version).copied().unwrap_or_default();
+                    let bar = lock(&changes).bar(version, key);
                     tell(&told, key, bar, how);
                 }
             }
@@ -276,7 +293,11 @@ impl World {
             .policy(self.plan.policy.clone())
             .tier_with(
                 Arc::<Link>::clone(&tier),
-                TierOptions { timeout: Duration::from_millis(20), ..TierOptions::default() },
+                TierOptions {
+                    timeout: Duration::from_millis(20),
+                    breaker_pause: Duration::from_millis(100),
+                    ..TierOptions::default()
+                },
             )
             .backplane_with(tier, LineOptions { timeout: Duration::from_millis(20), ..LineOptions::default() })
             .pending_keys_max(3)
@@ -311,7 +332,8 @@ impl World {
         drop(told);
         let now = Instant::now();
         for (at, announced, bar, how) in &lock(&self.changes).announced {
-            if *announced == key && *at + self.plan.policy.max_stale + SLACK < now {
+            let bound = self.plan.policy.max_stale + self.plan.policy.load_timeout + SLACK;
+            if *announced == key && *at + bound < now {
                 match how {
                     Void::Remove => removed.raise(*bar),
                     Void::Expire => expired.raise(*bar),
@@ -338,6 +360,8 @@ impl World {
         let loaded = node.cache.get_or_load_entry(&key, load).await.ok()?;
         let seen = loaded.value?;
         let bar = if loaded.is_stale { removed } else { expired };
+        if std::env::var("TRACE").is_ok() && !bar.admits(seen) { eprintln!("{:?} node {:p} TOLD {:?}", Instant::now(), node, lock(&node.told)); 
+          eprintln!("{:?}", node.cache.explain(&key).await); for a in &lock(&self.changes).announced { if a.1==key {eprintln!("{a:?}");} } }
         assert!(
             bar.admits(seen),
             "seed {}: key {key}: a read that starts beyond {bar:?} saw {seen:?} ({loaded:?})",
@@ -358,11 +382,13 @@ impl World {
         let tick = if is_set { 0 } else { self.source.tick() };
         // A value set before the write of a later version is not older than what that one voided.
         let bar = Bar { version, tick };
-        lock(&self.changes).by_version.insert(version, bar);
+        lock(&self.changes).by_version.insert(version, (key, bar));
         let (confirmation, how) = match (is_set, dice.random_range(0..4)) {
             (true, _) => {
                 let seen = Seen { version, read_tick: self.source.tick() };
-                (node.cache.set(key, seen, Version(version)), Void::Remove)
+                let [one, other] = tags(key);
+                let tags = [one.as_str(), other.as_str()];
+                (node.cache.set_tagged(key, seen, Version(version), &tags), Void::Remove)
             }
             (false, 0) => (node.cache.expire_many([&key], Version(version)), Void::Expire),
             (false, _) => (node.cache.invalidate_many([&key], Version(version)), Void::Remove),
@@ -376,7 +402,7 @@ impl World {
         let key = dice.random_range(0..self.plan.keys);
         let version = self.source.commit(u64::MAX);
         let bar = Bar { version: 0, tick: self.source.tick() };
-        lock(&self.changes).by_version.insert(version, bar);
+        lock(&self.changes).by_version.insert(version, (u64::MAX, bar));
         let swath = match dice.random_range(0..5) {
             0 => Swath::All,
             1 => Swath::Prefix(key.encode()),
@@ -390,6 +416,7 @@ impl World {
             Swath::Tag(tag) => node.cache.tag(tag),
         };
         let covering = covering.at(Version(version));
+        if std::env::var("TRACE").is_ok() { eprintln!("{:?} node {:p} sweeps {swath:?} {bar:?} v{version}", Instant::now(), node); }
         let (confirmation, how) = match dice.random_range(0..3) {
             0 => (covering.expire(), Void::Expire),
             _ => (covering.remove(), Void::Remove),
@@ -454,7 +481,7 @@ impl World {
     async fn check_convergence(&self) {
         self.nodes.iter().for_each(|node| node.link.mend());
         self.source.replayed.store(self.source.version.load(SeqCst), SeqCst);
-        sleep(self.plan.policy.ttl + Duration::from_secs(1)).await;
+        sleep(SETTLING).await;
         for node in 0..self.plan.nodes {
             let pending = self.nodes[node].cache.stats().pending_invalidations;
             assert_eq!(pending, 0, "seed {}: node {node} has told all", self.plan.seed);
