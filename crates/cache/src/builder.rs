@@ -46,6 +46,7 @@ pub struct CacheBuilder<K, V> {
     codec: Option<Codec<V>>,
     writer: Option<Arc<dyn Writer<K, V>>>,
     pending_keys_max: usize,
+    origin: u64,
 }
 
 impl<K, V> fmt::Debug for CacheBuilder<K, V> {
@@ -71,6 +72,7 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> CacheBuilder<K, V> {
             codec: None,
             writer: None,
             pending_keys_max: PENDING_KEYS_MAX,
+            origin: rand::random::<u64>() | 1,
         }
     }
 
@@ -158,6 +160,14 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> CacheBuilder<K, V> {
         self
     }
 
+    /// Sets what tells this node from the others, instead of chance: for simulations that are to be repeated.
+    #[cfg(any(test, feature = "testkit"))]
+    #[must_use]
+    pub fn origin(mut self, origin: u64) -> Self {
+        self.origin = origin | 1;
+        self
+    }
+
     /// The cache.
     ///
     /// # Panics
@@ -184,7 +194,7 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> CacheBuilder<K, V> {
             counters: Arc::clone(&counters),
             observer: Arc::clone(&self.observer),
             clock: self.clock,
-            origin: rand::random::<u64>() | 1,
+            origin: self.origin,
             confirmation: CONFIRMATION,
             pulse: Notify::new(),
             stop: Notify::new(),

@@ -197,8 +197,9 @@ async fn ask_group<K: CacheKey, V: Clone + Send + Sync + 'static>(
     let tier = &store.fleet.tiers[index];
     let keys: Vec<Bytes> = group.iter().map(|at| leads[*at].key_bytes.clone()).collect();
     let policy = &leads[*first].policy;
-    // It outlives the load and the trip back, so that a slow load is not fenced by its own lease.
-    let lease = policy.load_abandon.max(policy.load_timeout).saturating_add(tier.options.timeout * 2);
+    // It outlives what a caller waits for, and the trip back. A load that takes longer is stored in process only: a
+    // node that dies with a claim must not keep the others from loading for that long.
+    let lease = policy.load_timeout.saturating_add(tier.options.timeout * 2);
     let token = quests[*first].token;
     let asked_us = store.clock.now_us();
     let claim = (leads[*first].purpose != Purpose::Peek).then_some(Claim { token, lease, over });

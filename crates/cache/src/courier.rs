@@ -103,7 +103,9 @@ impl Courier {
             let is_more = self.fleet.outbox.pending() > 0 || self.fleet.horizon.has_want();
             return is_more.then(Instant::now);
         }
-        let pause = self.pause.mul_f64(0.5 + 0.5 * rand::random::<f64>());
+        // Between half and the whole of it, by the node: nodes that failed together do not return together.
+        let share = u32::try_from(self.fleet.origin % 128).unwrap_or(0);
+        let pause = self.pause / 2 + self.pause / 256 * share;
         self.pause = (self.pause * 2).min(RETRY_MAX);
         Some(Instant::now() + pause)
     }
