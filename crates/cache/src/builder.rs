@@ -1,26 +1,38 @@
-//! Puts a cache together. Starts the tasks that a remote tier needs, and nothing without one.
+//! Puts a cache together. Starts the tasks that shared tiers and a line need, and nothing without them.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::{Arc, Weak}, time::Duration};
 
+use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::{Notify, Semaphore};
 
 use crate::{
-    Cache, CacheKey, Observer, Policy,
-    clock::{Clock, micros},
+    Cache, CacheKey, Clock, LineOptions, Observer, Policy, TierOptions, Writer,
+    backplane::{Backplane, Line, Listener},
+    clock::micros,
+    codec::Codec,
+    courier::{self, Ward},
+    explain::Chronicle,
+    fleet::Fleet,
     flight::Flights,
     floors::Floors,
+    horizon::Horizon,
     local::Local,
     observer::Silent,
-    remote::{
-        Tier,
-        backplane::{Hearing, Listener},
-        courier::{self, Outbound},
-        envelope::Codec,
-        outbox::Outbox,
-    },
+    outbox::Outbox,
     stats::Counters,
-    store::{RemoteSide, Store, Weigher},
+    store::{Store, Weigher},
+    sweeps::Sweeps,
+    tier::Tier,
+    tier_side::TierSide,
+    warm::Heat,
+    write_behind::WriteQueue,
 };
+
+/// What a caller waits at most for the confirmation of a change: longer than a breaker stays open by default.
+const CONFIRMATION: Duration = Duration::from_secs(2);
+
+/// Changed keys that may wait to be told: some 10 MB.
+const PENDING_KEYS_MAX: usize = 65_536;
 
 /// A cache in the making; see [`Cache::builder`].
 pub struct CacheBuilder<K, V> {
@@ -28,7 +40,13 @@ pub struct CacheBuilder<K, V> {
     policy: Policy,
     weigher: Weigher<K, V>,
     observer: Arc<dyn Observer>,
-    tier: Option<(Arc<dyn Tier>, Codec<V>)>,
+    clock: Clock,
+    tiers: Vec<(Arc<dyn Tier>, TierOptions)>,
+    backplane: Option<(Arc<dyn Backplane>, LineOptions)>,
+    codec: Option<Codec<V>>,
+    writer: Option<Arc<dyn Writer<K, V>>>,
+    pending_keys_max: usize,
+    origin: u64,
 }
 
 impl<K, V> fmt::Debug for CacheBuilder<K, V> {
@@ -48,7 +66,13 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> CacheBuilder<K, V> {
             policy: Policy::default(),
             weigher: Box::new(|_, _| 0),
             observer: Arc::new(Silent),
-            tier: None,
+            clock: Clock::system(),
+            tiers: Vec::new(),
+            backplane: None,
+            codec: None,
+            writer: None,
+            pending_keys_max: PENDING_KEYS_MAX,
+            origin: rand::random::<u64>() | 1,
         }
     }
 
@@ -59,8 +83,8 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> CacheBuilder<K, V> {
         self
     }
 
-    /// Says how many bytes of heap a key and its value occupy; the entry itself is counted by the
-    /// cache. Without it, values are taken to have no heap. Called once per stored value.
+    /// Says how many bytes of heap a key and its value occupy; the entry itself is counted by the cache. Without it,
+    /// values are taken to have no heap. Called once per stored value.
     #[must_use]
     pub fn weigher(mut self, weigher: impl Fn(&K, &V) -> usize + Send + Sync + 'static) -> Self {
         self.weigher = Box::new(weigher);
@@ -74,22 +98,73 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> CacheBuilder<K, V> {
         self
     }
 
-    /// Shares entries and invalidations with other nodes through Redis.
-    #[cfg(feature = "redis")]
+    /// Sets where the time comes from: [`Clock::tokio`] for tests that pause it.
     #[must_use]
-    pub fn redis(self, tier: &crate::RedisTier) -> Self
-    where
-        V: serde::Serialize + serde::de::DeserializeOwned,
-    {
-        self.tier(tier.attachable())
+    pub fn clock(mut self, clock: Clock) -> Self {
+        self.clock = clock;
+        self
     }
 
-    #[cfg(any(feature = "redis", test))]
-    pub(crate) fn tier(mut self, tier: Arc<dyn Tier>) -> Self
+    /// Puts a shared tier between those named before and the loader.
+    #[must_use]
+    pub fn tier(self, tier: Arc<dyn Tier>) -> Self
     where
-        V: serde::Serialize + serde::de::DeserializeOwned,
+        V: Serialize + DeserializeOwned,
     {
-        self.tier = Some((tier, Codec::json()));
+        self.tier_with(tier, TierOptions::default())
+    }
+
+    /// As [`tier`](Self::tier), with its own lifetimes and limits.
+    #[must_use]
+    pub fn tier_with(mut self, tier: Arc<dyn Tier>, options: TierOptions) -> Self
+    where
+        V: Serialize + DeserializeOwned,
+    {
+        self.tiers.push((tier, options));
+        self.codec.get_or_insert_with(Codec::json);
+        self
+    }
+
+    /// Tells other nodes what is void, and hears it from them.
+    #[must_use]
+    pub fn backplane(self, backplane: Arc<dyn Backplane>) -> Self {
+        self.backplane_with(backplane, LineOptions::default())
+    }
+
+    /// As [`backplane`](Self::backplane), with other limits.
+    #[must_use]
+    pub fn backplane_with(mut self, backplane: Arc<dyn Backplane>, options: LineOptions) -> Self {
+        self.backplane = Some((backplane, options));
+        self
+    }
+
+    /// Sets how values become bytes in shared tiers.
+    #[must_use]
+    pub fn codec(mut self, codec: Codec<V>) -> Self {
+        self.codec = Some(codec);
+        self
+    }
+
+    /// Sets where values go that are set under [`Write::Behind`](crate::Write::Behind).
+    #[must_use]
+    pub fn writer(mut self, writer: Arc<dyn Writer<K, V>>) -> Self {
+        self.writer = Some(writer);
+        self
+    }
+
+    /// Sets how many changed keys may wait to be told to the others; over it everything shared becomes void. Default
+    /// 65,536.
+    #[must_use]
+    pub fn pending_keys_max(mut self, keys: usize) -> Self {
+        self.pending_keys_max = keys;
+        self
+    }
+
+    /// Sets what tells this node from the others, instead of chance: for simulations that are to be repeated.
+    #[cfg(any(test, feature = "testkit"))]
+    #[must_use]
+    pub fn origin(mut self, origin: u64) -> Self {
+        self.origin = origin | 1;
         self
     }
 
@@ -97,18 +172,37 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> CacheBuilder<K, V> {
     ///
     /// # Panics
     ///
-    /// With a remote tier, outside of a Tokio runtime.
+    /// With a shared tier, a backplane or a writer, outside of a Tokio runtime.
     pub fn build(self) -> Cache<K, V> {
-        let clock = Clock::start();
         let counters = Arc::new(Counters::default());
-        let tier = self.tier.as_ref().map(|(tier, _)| Arc::clone(tier));
-        let remote = self.tier.map(|(tier, codec)| {
-            remote_side(&*tier, codec, Arc::clone(&self.name), clock, Arc::clone(&counters))
+        let share = |(tier, options): &(Arc<dyn Tier>, TierOptions)| {
+            TierSide::new(tier.share(&self.name), options.clone(), self.clock)
+        };
+        let line: Option<(Arc<dyn Line>, LineOptions)> =
+            self.backplane.as_ref().map(|(line, options)| (line.line(&self.name), options.clone()));
+        let horizon = match &line {
+            Some(_) => Horizon::with_line(micros(self.policy.max_stale)),
+            None => Horizon::alone(),
+        };
+        let fleet = Arc::new(Fleet {
+            cache: Arc::clone(&self.name),
+            tiers: self.tiers.iter().map(share).collect(),
+            line,
+            outbox: Outbox::new(self.pending_keys_max),
+            sweeps: Sweeps::default(),
+            horizon,
+            counters: Arc::clone(&counters),
+            observer: Arc::clone(&self.observer),
+            clock: self.clock,
+            origin: self.origin,
+            confirmation: CONFIRMATION,
+            pulse: Notify::new(),
+            stop: Notify::new(),
         });
         let in_flight_max = self.policy.loads_max.saturating_add(self.policy.loads_queued_max);
         let store = Arc::new(Store {
             name: self.name,
-            clock,
+            clock: self.clock,
             local: Local::new(&self.policy),
             flights: Flights::new(in_flight_max),
             floors: Floors::new(),
@@ -116,38 +210,37 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> CacheBuilder<K, V> {
             counters,
             observer: self.observer,
             weigher: self.weigher,
-            remote,
-            max_stale_us: micros(self.policy.max_stale),
-            policy: self.policy,
+            codec: self.codec,
+            fleet,
+            writes: self.writer.map(|writer| Arc::new(WriteQueue::new(writer))),
+            chronicle: Chronicle::new(),
+            heat: Heat::new(),
+            policy: Arc::new(self.policy),
         });
-        if let Some(tier) = tier {
-            let listener: Arc<dyn Listener> = Arc::<Store<K, V>>::clone(&store);
-            tier.listen(Arc::downgrade(&listener));
-        }
-        let courier =
-            store.remote.as_ref().map(|side| tokio::spawn(courier::run(Arc::clone(&side.outbound))));
-        Cache::assemble(store, courier)
+        let tasks = start(&store);
+        Cache::assemble(store, tasks)
     }
 }
 
-fn remote_side<V>(
-    tier: &dyn Tier,
-    codec: Codec<V>,
-    cache: Arc<str>,
-    clock: Clock,
-    counters: Arc<Counters>,
-) -> RemoteSide<V> {
-    let origin = rand::random();
-    let outbound = Outbound {
-        remote: tier.remote(&cache),
-        cache,
-        outbox: Outbox::new(tier.pending_keys_max()),
-        origin,
-        clock,
-        counters,
-        timing: tier.timing(),
-        pulse: Notify::new(),
-        stop: Notify::new(),
-    };
-    RemoteSide { outbound: Arc::new(outbound), hearing: Hearing::new(origin), codec }
+/// Starts what a cache needs in the background.
+fn start<K, V>(store: &Arc<Store<K, V>>) -> Vec<tokio::task::JoinHandle<()>>
+where
+    K: CacheKey,
+    V: Clone + Send + Sync + 'static,
+{
+    let mut tasks = Vec::new();
+    if store.fleet.is_shared() || store.writes.is_some() {
+        let ward: Arc<dyn Ward> = Arc::<Store<K, V>>::clone(store);
+        let ward: Weak<dyn Ward> = Arc::downgrade(&ward);
+        tasks.push(tokio::spawn(courier::run(Arc::clone(&store.fleet), ward)));
+    }
+    if let Some((line, _)) = &store.fleet.line {
+        let listener: Arc<dyn Listener> = crate::hearing::listener(store);
+        line.listen(Arc::downgrade(&listener));
+    }
+    if let Some(writes) = &store.writes {
+        let writes = Arc::clone(writes);
+        tasks.push(tokio::spawn(async move { writes.run().await }));
+    }
+    tasks
 }

@@ -1,24 +1,23 @@
-//! The cache as its users hold it: a cheap handle, and the verbs that read. The verbs that void are
-//! in `invalidate`. Holds no logic of races; that is in `store` and `load`.
+//! The cache as its users hold it: a cheap handle, and the verbs that read. The verbs that void and write are in
+//! `invalidate`, those over many keys in `batch`. Holds no logic of races; that is in `store`, `lead` and `read`.
 
 use std::{
-    any::Any,
     fmt,
-    hash::Hash,
     sync::{Arc, Mutex},
 };
 
-use quick_cache::Equivalent;
 use tokio::task::JoinHandle;
-use tracing::Instrument;
 
 use crate::{
-    CacheBuilder, CacheError, CacheKey, LoadContext, Lookup, Stats,
-    flight::{Outcome, Waiter, lock},
-    load,
-    remote::courier::Outbound,
+    CacheBuilder, CacheError, CacheKey, Load, LoadContext, Loaded, Lookup, Policy, Stats,
+    answer::Answer,
+    fleet::Fleet,
+    flight::lock,
+    hash::{Probe, hash_of},
+    local::Entry,
+    read::answer_of_hit,
     stats::count,
-    store::{Boarding, Store},
+    store::{KeyForm, Look, Standing, Store},
 };
 
 /// A cache of values `V` by keys `K`. Cloning gives another handle to the same cache.
@@ -26,12 +25,17 @@ use crate::{
 /// See the [crate's guide](crate) for what it promises and costs.
 pub struct Cache<K, V> {
     pub(crate) store: Arc<Store<K, V>>,
-    owner: Arc<Owner>,
+    pub(crate) policy: Arc<Policy>,
+    pub(crate) owner: Arc<Owner>,
 }
 
 impl<K, V> Clone for Cache<K, V> {
     fn clone(&self) -> Self {
-        Self { store: Arc::clone(&self.store), owner: Arc::clone(&self.owner) }
+        Self {
+            store: Arc::clone(&self.store),
+            policy: Arc::clone(&self.policy),
+            owner: Arc::clone(&self.owner),
+        }
     }
 }
 
@@ -42,100 +46,232 @@ impl<K, V> fmt::Debug for Cache<K, V> {
 }
 
 impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
-    /// Begins a cache. The name tells it apart from others in the remote tier and in figures; it is
-    /// the same on every node.
+    /// Begins a cache. The name tells it apart from others in shared tiers and in figures; it is the same on every node.
     pub fn builder(name: impl Into<Arc<str>>) -> CacheBuilder<K, V> {
         CacheBuilder::new(name.into())
     }
 
-    pub(crate) fn assemble(store: Arc<Store<K, V>>, courier: Option<JoinHandle<()>>) -> Self {
-        let outbound = store.remote.as_ref().map(|side| Arc::clone(&side.outbound));
-        Self { store, owner: Arc::new(Owner { outbound, courier: Mutex::new(courier) }) }
+    pub(crate) fn assemble(store: Arc<Store<K, V>>, tasks: Vec<JoinHandle<()>>) -> Self {
+        let (policy, fleet) = (Arc::clone(&store.policy), Arc::clone(&store.fleet));
+        Self { store, policy, owner: Arc::new(Owner { fleet, tasks: Mutex::new(tasks) }) }
     }
 
-    /// The value of `key` if L1 has it. Never waits, never loads.
+    /// A handle to the same cache whose reads and writes follow an edited copy of the policy. What is fixed when a cache
+    /// is built stays as it is. Costs one copy of the policy; keep the handle if the same is needed often.
+    #[must_use]
+    pub fn with(&self, edit: impl FnOnce(&mut Policy)) -> Self {
+        let mut policy = Policy::clone(&self.policy);
+        edit(&mut policy);
+        Self { policy: Arc::new(policy), ..self.clone() }
+    }
+
+    /// A handle to the same cache whose reads and writes follow `policy`.
+    #[must_use]
+    pub fn under(&self, policy: &Arc<Policy>) -> Self {
+        Self { policy: Arc::clone(policy), ..self.clone() }
+    }
+
+    /// The policy of this handle.
+    pub fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    /// The value of `key` if L1 has it and it is not past its lifetime. Never waits, never loads.
     #[inline]
-    pub fn get<Q>(&self, key: &Q) -> Option<V>
-    where
-        Q: Hash + Equivalent<K> + ?Sized,
-    {
-        match self.lookup(key) {
-            Lookup::Hit(value) => Some(value),
-            Lookup::Absent | Lookup::Miss => None,
+    pub fn get<Q: KeyForm<K> + ?Sized>(&self, key: &Q) -> Option<V> {
+        let probe = Probe::of(key);
+        match self.store.look(&probe) {
+            Look::Hit(entry) => {
+                self.count_hit(probe.hash, &entry);
+                Some(entry.value)
+            }
+            look => self.looked_closer(probe.hash, look).and_then(|answer| answer.value),
         }
     }
 
-    /// As [`get`](Self::get), but tells "there is none" from "not known".
+    /// What `f` makes of the value of `key`, if L1 has it and it is not past its lifetime.
     #[inline]
-    pub fn lookup<Q>(&self, key: &Q) -> Lookup<V>
-    where
-        Q: Hash + Equivalent<K> + ?Sized,
-    {
-        self.store.look(key)
+    pub fn get_with<Q: KeyForm<K> + ?Sized, T>(&self, key: &Q, f: impl FnOnce(&V) -> T) -> Option<T> {
+        self.get(key).map(|value| f(&value))
+    }
+
+    /// As [`get`](Self::get), but tells "there is none" from "not known".
+    pub fn lookup<Q: KeyForm<K> + ?Sized>(&self, key: &Q) -> Lookup<V> {
+        let probe = Probe::of(key);
+        match self.looked_at(&probe) {
+            Some(Answer { value: Some(value), .. }) => Lookup::Hit(value),
+            Some(_) => Lookup::Absent,
+            None => Lookup::Miss,
+        }
+    }
+
+    /// What L1 has of `key`, past its lifetime too, if it is within its grace.
+    pub fn get_stale<Q: KeyForm<K> + ?Sized>(&self, key: &Q) -> Option<Loaded<V>> {
+        let probe = Probe::of(key);
+        let answer = match self.store.look(&probe) {
+            Look::Doubt(answer, Standing::Fallback | Standing::Resting) => {
+                count(&self.store.counters.misses);
+                Some(self.store.serve_stale(answer))
+            }
+            look => self.counted(probe.hash, look),
+        };
+        answer.map(|answer| self.loaded(answer))
     }
 
     /// What L1 has of each key, in the order of the keys. Never waits, never loads.
     pub fn get_many<'key, Q>(&self, keys: impl IntoIterator<Item = &'key Q>) -> Vec<Option<V>>
     where
-        Q: Hash + Equivalent<K> + ?Sized + 'key,
+        Q: KeyForm<K> + ?Sized + 'key,
     {
         keys.into_iter().map(|key| self.get(key)).collect()
     }
 
-    /// The value of `key`: from L1, or from a load that is under way, or from the remote tier, or
-    /// from `load`, which gives `Ok(None)` to say that there is no such thing.
+    /// The value of `key` from L1, from a load that is under way, or from the shared tiers. Calls no loader; `None` if
+    /// nobody knows of a value.
+    pub async fn read<Q: KeyForm<K> + ?Sized>(&self, key: &Q) -> Option<Loaded<V>> {
+        let probe = Probe::of(key);
+        if let Some(answer) = self.looked_at(&probe) {
+            return Some(self.loaded(answer));
+        }
+        let answer = Box::pin(self.store.peek_slow(key.to_owned(), &self.policy)).await?;
+        Some(self.loaded(answer))
+    }
+
+    /// The value of `key`: from L1, or from a load that is under way, or from the shared tiers, or from `load`, which
+    /// gives `Ok(None)` to say that there is no such thing.
     ///
-    /// A load runs on its own task, without the caller's task-locals but in its tracing span. If the
-    /// caller drops this future, the load goes on for the others and for the cache.
+    /// A load runs on its own task, without the caller's task-locals but in its tracing span. If the caller drops this
+    /// future, the load goes on for the others and for the cache.
     ///
     /// # Errors
     ///
-    /// Only what [`CacheError`] lists: the loader's own error, and limits of the policy. A failing
-    /// remote tier is none.
+    /// Only what [`CacheError`] lists: the loader's own error, and limits of the policy. A failing shared tier is none.
     ///
     /// # Panics
     ///
     /// On a miss, outside of a Tokio runtime.
-    pub async fn get_or_load<Q, F, Fut, E>(&self, key: &Q, load: F) -> Result<Option<V>, CacheError<E>>
+    pub async fn get_or_load<Q, F, Fut, A, E>(&self, key: &Q, load: F) -> Result<Option<V>, CacheError<E>>
     where
-        Q: Hash + Equivalent<K> + ToOwned<Owned = K> + ?Sized,
-        F: FnOnce(LoadContext) -> Fut + Send + 'static,
-        Fut: Future<Output = Result<Option<V>, E>> + Send + 'static,
+        Q: KeyForm<K> + ?Sized,
+        F: FnOnce(LoadContext<V>) -> Fut + Send + 'static,
+        Fut: Future<Output = Result<A, E>> + Send + 'static,
+        A: Into<Load<V>> + Send + 'static,
         E: Send + Sync + 'static,
     {
-        match self.store.look(key) {
-            Lookup::Hit(value) => return Ok(Some(value)),
-            Lookup::Absent => return Ok(None),
-            Lookup::Miss => {}
+        let probe = Probe::of(key);
+        match self.store.look(&probe) {
+            Look::Hit(entry) => {
+                self.count_hit(probe.hash, &entry);
+                Ok(Some(entry.value))
+            }
+            look => Box::pin(self.answer(key, look, load)).await.map(|answer| answer.value),
         }
-        let waiter = match self.store.board(key.to_owned()) {
-            Boarding::Found(Lookup::Hit(value)) => return Ok(Some(value)),
-            Boarding::Found(_) => return Ok(None),
-            Boarding::Joined(waiter) => {
-                count(&self.store.counters.joins);
-                waiter
-            }
-            Boarding::Lead(lead, waiter) => {
-                // Not aborted with the caller: the load is bounded by the policy's timeout.
-                drop(tokio::spawn(load::run(lead, load).in_current_span()));
-                waiter
-            }
-            Boarding::Full => {
-                count(&self.store.counters.overloads);
-                return Err(CacheError::Overloaded);
-            }
-        };
-        self.landed(waiter).await
     }
 
-    async fn landed<E: Send + Sync + 'static>(&self, waiter: Waiter<V>) -> Result<Option<V>, CacheError<E>> {
-        Err(match waiter.outcome().await {
-            Outcome::Loaded(value) => return Ok(value),
-            Outcome::Failed(error) => own_error(error),
-            Outcome::TimedOut => CacheError::Timeout { after: self.store.policy.load_timeout },
-            Outcome::Panicked => CacheError::Panicked,
-            Outcome::Stopped => CacheError::Stopped,
-        })
+    /// As [`get_or_load`](Self::get_or_load), and tells where the answer comes from, how old it is, and whether it is
+    /// past its lifetime.
+    ///
+    /// # Errors
+    ///
+    /// As [`get_or_load`](Self::get_or_load).
+    pub async fn get_or_load_entry<Q, F, Fut, A, E>(
+        &self,
+        key: &Q,
+        load: F,
+    ) -> Result<Loaded<V>, CacheError<E>>
+    where
+        Q: KeyForm<K> + ?Sized,
+        F: FnOnce(LoadContext<V>) -> Fut + Send + 'static,
+        Fut: Future<Output = Result<A, E>> + Send + 'static,
+        A: Into<Load<V>> + Send + 'static,
+        E: Send + Sync + 'static,
+    {
+        let look = self.store.look(&Probe::of(key));
+        let answer = Box::pin(self.answer(key, look, load)).await?;
+        Ok(self.loaded(answer))
+    }
+
+    /// The answer for somebody who can load.
+    async fn answer<Q, F, Fut, A, E>(
+        &self,
+        key: &Q,
+        look: Look<V>,
+        load: F,
+    ) -> Result<Answer<V>, CacheError<E>>
+    where
+        Q: KeyForm<K> + ?Sized,
+        F: FnOnce(LoadContext<V>) -> Fut + Send + 'static,
+        Fut: Future<Output = Result<A, E>> + Send + 'static,
+        A: Into<Load<V>> + Send + 'static,
+        E: Send + Sync + 'static,
+    {
+        self.count_look(hash_of(key), &look);
+        match self.store.settled_by(look) {
+            Some((answer, Standing::Due)) => {
+                self.store.refresh(&key.to_owned(), &self.policy, load);
+                Ok(answer)
+            }
+            Some((answer, _)) => Ok(answer),
+            None => self.store.read_slow(key.to_owned(), &self.policy, load).await,
+        }
+    }
+
+    /// The answer for somebody who cannot load, counted.
+    pub(crate) fn looked_at<Q: KeyForm<K> + ?Sized>(&self, probe: &Probe<'_, Q>) -> Option<Answer<V>> {
+        match self.store.look(probe) {
+            Look::Hit(entry) => {
+                self.count_hit(probe.hash, &entry);
+                Some(answer_of_hit(entry))
+            }
+            look => self.looked_closer(probe.hash, look),
+        }
+    }
+
+    #[cold]
+    fn looked_closer(&self, hash: u64, look: Look<V>) -> Option<Answer<V>> {
+        match look {
+            // Stale values are given to those who ask for them.
+            Look::Doubt(_, Standing::Resting) => {
+                count(&self.store.counters.misses);
+                None
+            }
+            look => self.counted(hash, look),
+        }
+    }
+
+    fn counted(&self, hash: u64, look: Look<V>) -> Option<Answer<V>> {
+        self.count_look(hash, &look);
+        self.store.settled_by(look).map(|(answer, _)| answer)
+    }
+
+    fn count_look(&self, hash: u64, look: &Look<V>) {
+        let counters = &self.store.counters;
+        match look {
+            Look::Hit(entry) => self.count_hit(hash, entry),
+            Look::Absent(_) => count(&counters.absent_hits),
+            Look::Doubt(_, Standing::Due | Standing::Unvouched | Standing::Resting) => {
+                counters.hits.count();
+            }
+            Look::Doubt(..) | Look::Miss => count(&counters.misses),
+        }
+    }
+
+    #[inline]
+    fn count_hit(&self, hash: u64, entry: &Entry<V>) {
+        if self.store.counters.hits.count() {
+            self.sample(hash, entry);
+        }
+    }
+
+    #[cold]
+    fn sample(&self, hash: u64, entry: &Entry<V>) {
+        self.store.heat.record(hash);
+        let age_us = self.store.clock.now_us().saturating_sub(entry.life.loaded_us);
+        self.store.counters.ages.record(age_us);
+    }
+
+    pub(crate) fn loaded(&self, answer: Answer<V>) -> Loaded<V> {
+        answer.into_loaded(self.store.clock.now_us())
     }
 
     /// The figures of this moment. Costs a lock per shard of L1.
@@ -143,49 +279,51 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
         self.store.stats()
     }
 
-    /// Has the remote tier confirm what is pending, takes leave of the other nodes and stops the
-    /// task that speaks to them. Waits for a few command timeouts at most. Reads go on working;
-    /// invalidations no longer reach other nodes.
+    /// Has the shared tiers and the writer confirm what is pending, takes leave of the other nodes and stops the tasks
+    /// of this cache. Waits for a few time limits at most. Reads go on working; invalidations no longer reach other nodes.
     pub async fn close(&self) {
+        if let Some(writes) = &self.store.writes {
+            writes.flush().await;
+        }
         self.owner.close().await;
     }
 }
 
-fn own_error<E: Send + Sync + 'static>(error: Arc<dyn Any + Send + Sync>) -> CacheError<E> {
-    error.downcast().map_or(CacheError::LoadElsewhere, CacheError::Load)
-}
-
-/// Owns the courier: it ends with the last handle.
-struct Owner {
-    outbound: Option<Arc<Outbound>>,
-    courier: Mutex<Option<JoinHandle<()>>>,
+/// Owns the tasks: they end with the last handle.
+pub(crate) struct Owner {
+    fleet: Arc<Fleet>,
+    /// The courier first.
+    pub(crate) tasks: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl Owner {
     async fn close(&self) {
-        let courier = lock(&self.courier).take();
-        let (Some(outbound), Some(mut courier)) = (&self.outbound, courier) else { return };
-        outbound.stop.notify_one();
-        if tokio::time::timeout(outbound.timing.confirmation, &mut courier).await.is_err() {
+        let mut tasks = std::mem::take(&mut *lock(&self.tasks));
+        if tasks.is_empty() {
+            return;
+        }
+        let mut courier = tasks.remove(0);
+        tasks.iter().for_each(JoinHandle::abort);
+        self.fleet.stop.notify_one();
+        if tokio::time::timeout(self.fleet.confirmation, &mut courier).await.is_err() {
             courier.abort();
         }
         self.report_undelivered();
     }
 
     fn report_undelivered(&self) {
-        if let Some(outbound) = &self.outbound
-            && outbound.outbox.pending() > 0
-        {
-            let pending = outbound.outbox.pending();
-            tracing::warn!(cache = %outbound.cache, pending, "other nodes were not told of all invalidations");
+        let pending = self.fleet.outbox.pending();
+        if pending > 0 {
+            tracing::warn!(cache = %self.fleet.cache, pending, "other nodes were not told of all invalidations");
         }
     }
 }
 
 impl Drop for Owner {
     fn drop(&mut self) {
-        if let Some(courier) = lock(&self.courier).take() {
-            courier.abort();
+        let tasks = std::mem::take(&mut *lock(&self.tasks));
+        if !tasks.is_empty() {
+            tasks.iter().for_each(JoinHandle::abort);
             self.report_undelivered();
         }
     }

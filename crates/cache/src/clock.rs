@@ -1,30 +1,75 @@
 //! Monotonic time as one number, so that it fits an atomic and a cache entry.
-//! Never reads the wall clock: a clock set back or forward changes no lifetime.
-//! Tokio's instant is used because a paused test clock then moves the cache too; outside of tests
-//! it is the standard instant.
+//! Never reads the wall clock: a clock set back or forward changes no lifetime. Coarse where the system
+//! has a coarse clock: a hit pays a few nanoseconds for it, and a lifetime ends up to one tick (4 ms) late.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Microseconds since the cache was built.
+/// Where a cache takes the time from. Cheap to copy.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Clock {
-    base: Instant,
+pub struct Clock {
+    source: Source,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Source {
+    /// The system's monotonic clock, as precise as it is cheap.
+    System(u64),
+    /// Tokio's, which a test can pause and move.
+    Tokio(Instant),
+}
+
+impl Default for Clock {
+    fn default() -> Self {
+        Self::system()
+    }
 }
 
 impl Clock {
-    pub(crate) fn start() -> Self {
-        Self { base: Instant::now() }
+    /// The system's monotonic clock. What caches use unless they are told otherwise.
+    pub fn system() -> Self {
+        // Counts from one second before now, so that no instant of a cache is zero.
+        Self { source: Source::System(system_us().saturating_sub(1_000_000)) }
     }
 
-    /// The present. Costs one `Instant::now`.
+    /// Tokio's clock: with `start_paused` or `tokio::time::pause` a test moves it, timers and all.
+    pub fn tokio() -> Self {
+        Self { source: Source::Tokio(Instant::now()) }
+    }
+
+    /// Microseconds since the clock was made.
     #[inline]
     pub(crate) fn now_us(self) -> u64 {
-        let elapsed = self.base.elapsed();
-        // A u64 of microseconds lasts for 584,000 years of uptime.
-        elapsed.as_secs() * 1_000_000 + u64::from(elapsed.subsec_micros())
+        match self.source {
+            Source::System(base_us) => system_us() - base_us,
+            Source::Tokio(base) => tokio_us(base),
+        }
     }
+}
+
+#[cold]
+fn tokio_us(base: Instant) -> u64 {
+    1_000_000 + micros(base.elapsed())
+}
+
+#[cfg(target_os = "linux")]
+#[inline]
+fn system_us() -> u64 {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    #[expect(unsafe_code, reason = "std reads the precise clock only, which costs more than the rest of a hit")]
+    // SAFETY: the pointer is to a timespec that lives through the call. The clock exists since Linux 2.6.32.
+    unsafe {
+        libc::clock_gettime(libc::CLOCK_MONOTONIC_COARSE, &raw mut now);
+    }
+    now.tv_sec.unsigned_abs() * 1_000_000 + now.tv_nsec.unsigned_abs() / 1_000
+}
+
+#[cfg(not(target_os = "linux"))]
+fn system_us() -> u64 {
+    use std::{sync::LazyLock, time::Instant};
+    static BASE: LazyLock<Instant> = LazyLock::new(Instant::now);
+    1_000_000 + micros(BASE.elapsed())
 }
 
 /// A duration in whole microseconds; one too long for the number becomes "for ever".

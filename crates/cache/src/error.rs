@@ -1,4 +1,4 @@
-//! Why a read did not come back with an answer. A failing remote tier is never among the reasons:
+//! Why a read did not come back with an answer. A failing shared tier is never among the reasons:
 //! it costs speed and is counted, and the loader is asked instead.
 
 use std::{sync::Arc, time::Duration};
@@ -6,13 +6,14 @@ use std::{sync::Arc, time::Duration};
 /// Why [`get_or_load`](crate::Cache::get_or_load) has no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum CacheError<E> {
-    /// The loader failed. Everyone who waited for that load gets the same error.
+    /// The loader failed. Everyone who waited for that load gets the same error, and so does whoever asks
+    /// while it is remembered.
     #[error("load failed: {0}")]
     Load(#[source] Arc<E>),
     /// This caller waited for a load that another caller's loader, with another error type, failed.
     #[error("load failed in a loader with another error type")]
     LoadElsewhere,
-    /// The loader took longer than the policy's `load_timeout` and was dropped.
+    /// The loader has taken longer than the policy's `load_timeout`. It goes on.
     #[error("load took longer than {after:?}")]
     Timeout {
         /// The limit.
@@ -21,6 +22,9 @@ pub enum CacheError<E> {
     /// The loader panicked. The next read loads again.
     #[error("loader panicked")]
     Panicked,
+    /// The loader said that the value has not changed, or answered fewer keys than it was asked for.
+    #[error("loader gave no answer to what it was asked")]
+    Unanswered,
     /// As many loads run and wait as the policy allows. Nothing was tried.
     #[error("too many loads in flight")]
     Overloaded,
@@ -33,5 +37,19 @@ impl<E> CacheError<E> {
     /// True if the same call may well succeed in a moment, because nothing is wrong with the key.
     pub fn is_retryable(&self) -> bool {
         matches!(self, Self::Timeout { .. } | Self::Overloaded | Self::Stopped)
+    }
+}
+
+impl<E> Clone for CacheError<E> {
+    fn clone(&self) -> Self {
+        match self {
+            Self::Load(error) => Self::Load(Arc::clone(error)),
+            Self::LoadElsewhere => Self::LoadElsewhere,
+            Self::Timeout { after } => Self::Timeout { after: *after },
+            Self::Panicked => Self::Panicked,
+            Self::Unanswered => Self::Unanswered,
+            Self::Overloaded => Self::Overloaded,
+            Self::Stopped => Self::Stopped,
+        }
     }
 }

@@ -1,28 +1,38 @@
 //! Single flight: for one key at most one load that may be stored runs; others wait for it.
 //! The lock of a key's shard is the one place where "may this still be stored" is decided: L1 is
 //! written, and loads are voided, only under it. It is never held across an await.
-//! Called by `store`, `load` and `invalidate`.
+//! Called by `store`, `read`, `load` and `invalidate`.
 
 use std::{
     any::Any,
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     hash::Hash,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
 
-use ahash::RandomState;
 use tokio::sync::watch;
+
+use crate::{
+    answer::Answer,
+    hash::{BuildAsGiven, Stored},
+};
 
 /// How a load ended, as its waiters learn it.
 pub(crate) enum Outcome<V> {
-    Loaded(Option<V>),
+    Loaded(Answer<V>),
     /// The loader's error; each waiter knows the type it expects.
     Failed(Arc<dyn Any + Send + Sync>),
     TimedOut,
     Panicked,
+    /// The loader gave no answer to what it was asked.
+    Unanswered,
+    /// The tiers have nothing, and the one who asked them has no loader.
+    NotLoaded,
+    /// Whoever had the lead went away before a loader ran: somebody else takes it.
+    Vacant,
     /// The task was dropped before it came to an end.
     Stopped,
 }
@@ -30,10 +40,13 @@ pub(crate) enum Outcome<V> {
 impl<V: Clone> Clone for Outcome<V> {
     fn clone(&self) -> Self {
         match self {
-            Self::Loaded(value) => Self::Loaded(value.clone()),
+            Self::Loaded(answer) => Self::Loaded(answer.clone()),
             Self::Failed(error) => Self::Failed(Arc::clone(error)),
             Self::TimedOut => Self::TimedOut,
             Self::Panicked => Self::Panicked,
+            Self::Unanswered => Self::Unanswered,
+            Self::NotLoaded => Self::NotLoaded,
+            Self::Vacant => Self::Vacant,
             Self::Stopped => Self::Stopped,
         }
     }
@@ -44,15 +57,27 @@ pub(crate) struct Flight<V> {
     outcome: watch::Sender<Option<Outcome<V>>>,
     /// Written only under the lock of the key's shard.
     voided: AtomicBool,
+    /// The last sweep that this load is sure to reflect.
+    pub(crate) stamp: u64,
+    pub(crate) begun_us: u64,
+    /// What its waiters may take instead of waiting longer.
+    pub(crate) fallback: OnceLock<Answer<V>>,
+    /// Until when a failure is remembered.
+    remembered_until_us: OnceLock<u64>,
 }
 
 /// The end of a flight, awaited.
-pub(crate) struct Waiter<V>(watch::Receiver<Option<Outcome<V>>>);
+pub(crate) struct Waiter<V> {
+    outcome: watch::Receiver<Option<Outcome<V>>>,
+    pub(crate) flight: Arc<Flight<V>>,
+    /// The last sweep when this waiter came.
+    pub(crate) joined: u64,
+}
 
 impl<V: Clone> Waiter<V> {
     /// Dropping this future leaves the load running for the others.
-    pub(crate) async fn outcome(mut self) -> Outcome<V> {
-        match self.0.wait_for(Option::is_some).await {
+    pub(crate) async fn outcome(&mut self) -> Outcome<V> {
+        match self.outcome.wait_for(Option::is_some).await {
             Ok(outcome) => outcome.clone().unwrap_or(Outcome::Stopped),
             Err(_closed) => Outcome::Stopped,
         }
@@ -60,12 +85,19 @@ impl<V: Clone> Waiter<V> {
 }
 
 impl<V> Flight<V> {
-    fn new() -> Self {
-        Self { outcome: watch::Sender::new(None), voided: AtomicBool::new(false) }
+    fn new(stamp: u64, begun_us: u64) -> Self {
+        Self {
+            outcome: watch::Sender::new(None),
+            voided: AtomicBool::new(false),
+            stamp,
+            begun_us,
+            fallback: OnceLock::new(),
+            remembered_until_us: OnceLock::new(),
+        }
     }
 
-    pub(crate) fn waiter(&self) -> Waiter<V> {
-        Waiter(self.outcome.subscribe())
+    pub(crate) fn waiter(self: &Arc<Self>, joined: u64) -> Waiter<V> {
+        Waiter { outcome: self.outcome.subscribe(), flight: Arc::clone(self), joined }
     }
 
     pub(crate) fn land(&self, outcome: Outcome<V>) {
@@ -76,9 +108,11 @@ impl<V> Flight<V> {
     pub(crate) fn is_voided(&self) -> bool {
         self.voided.load(Ordering::Relaxed)
     }
+
 }
 
 /// A place among the loads that may be in flight; given back when it is dropped.
+#[derive(Debug)]
 pub(crate) struct Seat(Arc<AtomicUsize>);
 
 impl Drop for Seat {
@@ -87,40 +121,75 @@ impl Drop for Seat {
     }
 }
 
+/// Failures remembered per shard: what a flood of failing keys may hold for the short time that they are.
+const REMEMBERED_MAX: usize = 256;
+
 /// The flights of one shard. At most one per key.
 pub(crate) struct Shard<K, V> {
-    flights: HashMap<K, Arc<Flight<V>>, RandomState>,
+    flights: HashMap<Stored<K>, Arc<Flight<V>>, BuildAsGiven>,
+    /// Flights that have failed and stay for a while, so that whoever asks gets their error. Oldest first.
+    remembered: VecDeque<(Stored<K>, Arc<Flight<V>>)>,
 }
 
-impl<K: Eq + Hash, V> Shard<K, V> {
-    pub(crate) fn find(&self, key: &K) -> Option<&Arc<Flight<V>>> {
-        self.flights.get(key)
+impl<K: Clone + Eq + Hash, V> Shard<K, V> {
+    /// The load of `key` on its way, or its failure if it is still remembered.
+    pub(crate) fn find(&mut self, key: &K, now_us: u64) -> Option<Arc<Flight<V>>> {
+        let key = Stored(key.clone());
+        let flight = self.flights.get(&key)?;
+        let is_over = flight.remembered_until_us.get().is_some_and(|until_us| now_us >= *until_us);
+        if is_over {
+            self.flights.remove(&key);
+            return None;
+        }
+        self.flights.get(&key).map(Arc::clone)
     }
 
-    pub(crate) fn begin(&mut self, key: K) -> Arc<Flight<V>> {
-        let flight = Arc::new(Flight::new());
-        self.flights.insert(key, Arc::clone(&flight));
+    pub(crate) fn begin(&mut self, key: K, stamp: u64, now_us: u64) -> Arc<Flight<V>> {
+        let flight = Arc::new(Flight::new(stamp, now_us));
+        self.flights.insert(Stored(key), Arc::clone(&flight));
         flight
     }
 
     /// Takes `flight` off the table, unless a later one has its place.
     pub(crate) fn end(&mut self, key: &K, flight: &Arc<Flight<V>>) {
-        if self.flights.get(key).is_some_and(|present| Arc::ptr_eq(present, flight)) {
-            self.flights.remove(key);
+        let key = Stored(key.clone());
+        if self.flights.get(&key).is_some_and(|present| Arc::ptr_eq(present, flight)) {
+            self.flights.remove(&key);
+        }
+    }
+
+    /// As `end`, but its failure stays until then. Within a bound: over it the oldest failure is forgotten.
+    pub(crate) fn end_remembered(&mut self, key: &K, flight: &Arc<Flight<V>>, now_us: u64, until_us: u64) {
+        let key = Stored(key.clone());
+        if !self.flights.get(&key).is_some_and(|present| Arc::ptr_eq(present, flight)) {
+            return;
+        }
+        let _set_once = flight.remembered_until_us.set(until_us);
+        self.remembered.push_back((key, Arc::clone(flight)));
+        while self.remembered.front().is_some_and(|(_, oldest)| {
+            let until_us = oldest.remembered_until_us.get().copied().unwrap_or(0);
+            self.remembered.len() > REMEMBERED_MAX || until_us <= now_us
+        }) {
+            let Some((key, oldest)) = self.remembered.pop_front() else { break };
+            self.end(&key.0, &oldest);
         }
     }
 
     /// Forbids the load of `key` to store anything, and lets the next reader begin a new one.
     pub(crate) fn void(&mut self, key: &K) {
-        if let Some(flight) = self.flights.remove(key) {
+        if let Some(flight) = self.flights.remove(&Stored(key.clone())) {
             flight.voided.store(true, Ordering::Relaxed);
         }
     }
 
-    pub(crate) fn void_all(&mut self) {
-        for (_, flight) in self.flights.drain() {
-            flight.voided.store(true, Ordering::Relaxed);
-        }
+    pub(crate) fn void_where(&mut self, is_meant: impl Fn(&K) -> bool) {
+        self.flights.retain(|key, flight| {
+            let is_voided = is_meant(&key.0);
+            if is_voided {
+                flight.voided.store(true, Ordering::Relaxed);
+            }
+            !is_voided
+        });
     }
 }
 
@@ -130,25 +199,18 @@ const SHARD_BITS: u32 = 6;
 /// All flights of one cache.
 pub(crate) struct Flights<K, V> {
     shards: Box<[Mutex<Shard<K, V>>]>,
-    hasher: RandomState,
     in_flight: Arc<AtomicUsize>,
     in_flight_max: usize,
 }
 
-impl<K: Eq + Hash, V> Flights<K, V> {
+impl<K: Clone + Eq + Hash, V> Flights<K, V> {
     pub(crate) fn new(in_flight_max: usize) -> Self {
-        let hasher = RandomState::new();
-        let shard = || Mutex::new(Shard { flights: HashMap::with_hasher(hasher.clone()) });
+        let shard = || Mutex::new(Shard { flights: HashMap::default(), remembered: VecDeque::new() });
         Self {
             shards: (0..1_usize << SHARD_BITS).map(|_| shard()).collect(),
-            hasher,
             in_flight: Arc::default(),
             in_flight_max,
         }
-    }
-
-    pub(crate) fn hash(&self, key: &K) -> u64 {
-        self.hasher.hash_one(key)
     }
 
     pub(crate) fn lock(&self, hash: u64) -> MutexGuard<'_, Shard<K, V>> {
@@ -156,19 +218,19 @@ impl<K: Eq + Hash, V> Flights<K, V> {
         lock(&self.shards[index])
     }
 
-    /// Voids every load of the cache, shard by shard.
-    pub(crate) fn void_all(&self) {
+    /// Voids the loads of all keys that are meant, shard by shard.
+    pub(crate) fn void_where(&self, is_meant: impl Fn(&K) -> bool) {
         for shard in &self.shards {
-            lock(shard).void_all();
+            lock(shard).void_where(&is_meant);
         }
     }
 
     /// A seat for one more load, if there is one.
-    pub(crate) fn take_seat(&self) -> Option<Seat> {
+    pub(crate) fn take_seat(&self) -> Option<Arc<Seat>> {
         // Raised first and given back by the drop, so that two callers cannot take the last one.
         let seat = Seat(Arc::clone(&self.in_flight));
         let taken = self.in_flight.fetch_add(1, Ordering::Relaxed);
-        (taken < self.in_flight_max).then_some(seat)
+        (taken < self.in_flight_max).then(|| Arc::new(seat))
     }
 }
 
@@ -185,12 +247,12 @@ mod tests {
     fn voided_flight_makes_room_for_a_new_one_and_cannot_end_it() {
         let flights = Flights::<u64, u64>::new(1);
         let mut shard = flights.lock(0);
-        let old = shard.begin(1);
+        let old = shard.begin(1, 0, 0);
         shard.void(&1);
-        let new = shard.begin(1);
+        let new = shard.begin(1, 0, 0);
         shard.end(&1, &old);
         assert!(old.is_voided() && !new.is_voided());
-        assert!(shard.find(&1).is_some_and(|found| Arc::ptr_eq(found, &new)));
+        assert!(shard.find(&1, 0).is_some_and(|found| Arc::ptr_eq(&found, &new)));
     }
 
     #[test]
@@ -201,5 +263,17 @@ mod tests {
         assert!(first.is_some() && second.is_some() && flights.take_seat().is_none());
         drop(first);
         assert!(flights.take_seat().is_some());
+    }
+
+    #[test]
+    fn failures_are_remembered_for_their_time_and_within_their_bound() {
+        let flights = Flights::<u64, u64>::new(1);
+        let mut shard = flights.lock(0);
+        for key in 0..1_000 {
+            let flight = shard.begin(key, 0, 0);
+            shard.end_remembered(&key, &flight, 0, 10);
+        }
+        assert_eq!(shard.flights.len(), REMEMBERED_MAX);
+        assert!(shard.find(&999, 9).is_some() && shard.find(&999, 10).is_none());
     }
 }

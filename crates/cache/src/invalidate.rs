@@ -1,6 +1,6 @@
-//! The verbs that void or replace what is cached. Each does its part on this node before it
-//! returns, without awaiting anything; what it returns can be awaited to learn how far it got.
-//! Dropping that takes nothing back: the other nodes are told by the courier in any case.
+//! The verbs that void or replace what is cached. Each does its part on this node before it returns, without awaiting
+//! anything; what it returns can be awaited to learn how far it got. Dropping that takes nothing back: the other nodes
+//! are told by the courier in any case.
 
 use std::{future::IntoFuture, sync::Arc};
 
@@ -8,38 +8,45 @@ use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt};
 
 use crate::{
-    Cache, CacheKey, Version,
-    remote::{courier::Outbound, outbox::Pushed},
+    Cache, CacheKey, Invalidation, Version, Write,
+    backplane::Swath,
+    codec::SealedFields,
+    fleet::Fleet,
+    hash::Probe,
+    invalidation::{KeyOrder, SweepOrder},
+    life::{Life, Span},
+    outbox::Putting,
     stats::count,
-    store::Store,
+    store::KeyForm,
+    tier::Void,
+    wire::Unreadable,
 };
 
 /// How far a change has got.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reach {
-    /// This node, and there is no other: the cache has no remote tier.
+    /// This node, and there is nobody else to be told.
     Node,
-    /// The remote tier has it and has sent it to every node that listens.
+    /// The shared tiers have it, and it was announced to every node that listens.
     Fleet,
-    /// This node only, so far. The remote tier did not confirm it in time; it is told again until it
-    /// does, and this node does not trust it with these keys until then.
+    /// This node only, so far. It was not confirmed in time; the others are told again until they are, and this node
+    /// does not trust the shared tiers with it until then.
     Queued,
 }
 
 /// A change that has been made on this node and is on its way to the others.
 ///
-/// Awaiting it takes until the remote tier confirms, and at most a few of its command timeouts.
-/// A caller that need not know can drop it.
+/// Awaiting it takes until they have it, and two seconds at most. A caller that need not know can drop it.
 #[derive(Debug)]
 pub struct Confirmation {
-    pending: Option<(Arc<Outbound>, Vec<Bytes>)>,
+    pending: Option<(Arc<Fleet>, u64)>,
 }
 
 impl Confirmation {
     async fn reach(self) -> Reach {
         match self.pending {
             None => Reach::Node,
-            Some((outbound, keys)) if outbound.is_confirmed(&keys).await => Reach::Fleet,
+            Some((fleet, number)) if fleet.is_done(number).await => Reach::Fleet,
             Some(_) => Reach::Queued,
         }
     }
@@ -55,73 +62,198 @@ impl IntoFuture for Confirmation {
 }
 
 impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
-    /// Voids `key`: when this returns, awaited or not, no read that starts later on this node sees a
-    /// value loaded before. Loads under way may still answer those who wait for them, but store nothing.
+    /// Voids `key`: when this returns, awaited or not, no read that starts later on this node sees a value loaded
+    /// before. Loads under way may still answer those who wait for them, but store nothing.
     ///
-    /// The write behind it has no number here, so loads are told to read from the authoritative
-    /// store ([`Version::LATEST`]) for a while; [`invalidate_many`](Self::invalidate_many) with the
-    /// version of the write spares that.
-    pub fn invalidate<Q>(&self, key: &Q) -> Confirmation
-    where
-        Q: ToOwned<Owned = K> + ?Sized,
-    {
+    /// The write behind it has no number here, so loads are told to read from the authoritative store
+    /// ([`Version::LATEST`]) for a while; [`invalidate_many`](Self::invalidate_many) with the version of the write
+    /// spares that.
+    pub fn invalidate<Q: KeyForm<K> + ?Sized>(&self, key: &Q) -> Confirmation {
         self.invalidate_many([key], Version::LATEST)
     }
 
-    /// Voids every key of `keys` because of the write `version`: as [`invalidate`](Self::invalidate),
-    /// and loads of these keys, on any node that has been told, must reflect that write.
-    pub fn invalidate_many<'key, Q>(
+    /// Voids every key of `keys` because of the write `version`: as [`invalidate`](Self::invalidate), and loads of these
+    /// keys, on any node that has been told, must reflect that write.
+    pub fn invalidate_many<'key, Q: KeyForm<K> + ?Sized + 'key>(
         &self,
         keys: impl IntoIterator<Item = &'key Q>,
         version: Version,
-    ) -> Confirmation
-    where
-        Q: ToOwned<Owned = K> + ?Sized + 'key,
-    {
-        let store = &*self.store;
-        let keys: Vec<K> = keys.into_iter().map(ToOwned::to_owned).collect();
-        let confirmation = announce(store, &keys, version);
-        let now_us = store.clock.now_us();
-        for key in &keys {
-            count(&store.counters.invalidations);
-            store.void(key, version, now_us);
-        }
-        confirmation
+    ) -> Confirmation {
+        self.void_keys(keys.into_iter().map(ToOwned::to_owned).collect(), Void::Remove, version)
+    }
+
+    /// As [`invalidate`](Self::invalidate), but the old value stays as a fallback for loads that fail or are slow, here
+    /// and in the shared tiers, if it was stored with a grace.
+    pub fn expire<Q: KeyForm<K> + ?Sized>(&self, key: &Q) -> Confirmation {
+        self.expire_many([key], Version::LATEST)
+    }
+
+    /// As [`invalidate_many`](Self::invalidate_many), but the old values stay as fallbacks.
+    pub fn expire_many<'key, Q: KeyForm<K> + ?Sized + 'key>(
+        &self,
+        keys: impl IntoIterator<Item = &'key Q>,
+        version: Version,
+    ) -> Confirmation {
+        self.void_keys(keys.into_iter().map(ToOwned::to_owned).collect(), Void::Expire, version)
+    }
+
+    /// The entries with this tag.
+    pub fn tag(&self, tag: impl AsRef<str>) -> Covered<'_, K, V> {
+        Covered { cache: self, swath: Swath::Tag(Arc::from(tag.as_ref())), version: Version::NONE }
+    }
+
+    /// The entries whose key, as [`CacheKey::encode`] spells it, begins so.
+    pub fn prefix(&self, prefix: impl AsRef<[u8]>) -> Covered<'_, K, V> {
+        let prefix = Bytes::copy_from_slice(prefix.as_ref());
+        Covered { cache: self, swath: Swath::Prefix(prefix), version: Version::NONE }
     }
 
     /// Voids every key. Raises no floor: it is an operator's order, not the mark of a write.
     pub fn clear(&self) -> Confirmation {
-        let store = &*self.store;
-        let pending = store.remote.as_ref().map(|side| {
-            side.outbound.outbox.push_clear(Version::NONE);
-            (Arc::clone(&side.outbound), Vec::new())
-        });
-        store.void_all(Version::NONE, store.clock.now_us());
-        Confirmation { pending }
+        self.sweep(Swath::All, Void::Remove, Version::NONE)
     }
 
-    /// Puts a value that the caller has just written as `version` into this node's L1, and voids
-    /// what the other nodes and the remote tier have of it.
+    /// As [`clear`](Self::clear), but the old values stay as fallbacks.
+    pub fn expire_all(&self) -> Confirmation {
+        self.sweep(Swath::All, Void::Expire, Version::NONE)
+    }
+
+    /// Does what `change` says, as if it had been asked for here and now.
+    pub fn invalidate_by(&self, change: &Invalidation) -> Confirmation {
+        // Other nodes are to take it for this node's: it does its own part here.
+        let keys = change.keys.iter().map(|order| (order.clone(), None)).collect();
+        let number = self.store.fleet.order(keys, change.sweeps.clone());
+        for order in &change.keys {
+            match K::decode(&order.key) {
+                Some(key) => {
+                    count(&self.store.counters.invalidations);
+                    self.store.void(&key, order.how, order.version, change.origin);
+                }
+                None => self.store.sweep(&Swath::All, Void::Remove, order.version),
+            }
+        }
+        for order in &change.sweeps {
+            self.store.sweep(&order.swath, order.how, order.version);
+        }
+        self.confirmation(number)
+    }
+
+    /// Does what the bytes of an [`Invalidation`] say: those of an outbox row, or of a notification that the database
+    /// sent with a commit. Applied twice it does nothing worse.
     ///
-    /// If something newer than `version` is known here, nothing is stored (and it is counted as a
-    /// refused stale set): then this is an invalidation.
+    /// # Errors
+    ///
+    /// If the bytes are none. Nothing was done then.
+    pub fn apply(&self, bytes: &[u8]) -> Result<Confirmation, Unreadable> {
+        Invalidation::decode(bytes).map(|change| self.invalidate_by(&change))
+    }
+
+    /// Puts a value that the caller has just written as `version` into this node's L1 and, as the policy says, into the
+    /// shared tiers; the other nodes drop what they have of it.
+    ///
+    /// If something newer than `version` is known here, nothing is stored (and it is counted as a refused stale set): then
+    /// this is an invalidation.
     pub fn set(&self, key: K, value: V, version: Version) -> Confirmation {
+        self.set_tagged(key, value, version, &[])
+    }
+
+    /// As [`set`](Self::set), with tags on the value.
+    pub fn set_tagged(&self, key: K, value: V, version: Version, tags: &[&str]) -> Confirmation {
+        let (store, policy) = (&self.store, &self.policy);
+        let span = Span::of_value(policy, None);
+        let now_us = store.clock.now_us();
+        let mark = store.fleet.horizon.mark();
+        let number = store.fleet.is_shared().then(|| {
+            let key_bytes = key.encode();
+            let put =
+                (policy.write != Write::Void).then(|| self.put(&key_bytes, &value, version, tags, span));
+            let order = KeyOrder { key: key_bytes, how: Void::Remove, version };
+            let put = put.flatten().filter(|_| mark.incarnation != 0 || store.fleet.line.is_none());
+            store.fleet.order(vec![(order, put)], vec![])
+        });
+        let life = Life::begin(policy, span, now_us, now_us, store.fleet.sweeps.stamp());
+        let interned = tags.iter().map(|tag| store.fleet.sweeps.tags.intern(tag)).collect();
+        let is_newest = store.put(&key, value.clone(), version, interned, life);
+        if let (Write::Behind, true, Some(writes)) = (policy.write, is_newest, &store.writes) {
+            writes.push(key, value, version);
+        }
+        self.confirmation(number.flatten())
+    }
+
+    fn put(
+        &self,
+        key: &Bytes,
+        value: &V,
+        version: Version,
+        tags: &[&str],
+        span: Span,
+    ) -> Option<Putting> {
+        let tags: Vec<Arc<str>> = tags.iter().map(|tag| Arc::from(*tag)).collect();
+        let mark = self.store.fleet.horizon.mark();
+        let fields = SealedFields {
+            key,
+            incarnation: mark.incarnation,
+            stamp: mark.sequence,
+            version,
+            grace: span.grace,
+            tags: &tags,
+            validator: None,
+        };
+        let codec = self.store.codec.as_ref().filter(|_| !span.shared.is_zero())?;
+        let bytes = codec.seal(&fields, Some(value)).ok()?;
+        Some(Putting { bytes, lifetime: span.shared.saturating_add(span.grace) })
+    }
+
+    fn void_keys(&self, keys: Vec<K>, how: Void, version: Version) -> Confirmation {
         let store = &*self.store;
-        let confirmation = announce(store, std::slice::from_ref(&key), version);
-        store.put(key, value, version);
-        confirmation
+        let order = |key: &K| (KeyOrder { key: key.encode(), how, version }, None);
+        let orders = if store.fleet.is_shared() { keys.iter().map(order).collect() } else { vec![] };
+        // Floors first of all: a load that another node begins once it is told must find them here too.
+        let now_us = store.clock.now_us();
+        keys.iter().for_each(|key| store.floors.raise(Probe::of(key).hash, version, now_us));
+        let number = store.fleet.order(orders, vec![]);
+        for key in &keys {
+            count(&store.counters.invalidations);
+            store.void(key, how, version, 0);
+        }
+        self.confirmation(number)
+    }
+
+    fn sweep(&self, swath: Swath, how: Void, version: Version) -> Confirmation {
+        let store = &*self.store;
+        let order = SweepOrder { swath: swath.clone(), how, version };
+        let number = store.fleet.order(vec![], vec![order]);
+        store.sweep(&swath, how, version);
+        self.confirmation(number)
+    }
+
+    fn confirmation(&self, number: Option<u64>) -> Confirmation {
+        Confirmation { pending: number.map(|number| (Arc::clone(&self.store.fleet), number)) }
     }
 }
 
-/// Blocks the keys' remote copies, before anything is voided, and has the other nodes told.
-fn announce<K: CacheKey, V>(store: &Store<K, V>, keys: &[K], version: Version) -> Confirmation {
-    let pending = store.remote.as_ref().map(|side| {
-        let keys: Vec<Bytes> = keys.iter().map(CacheKey::encode).collect();
-        if side.outbound.outbox.push(&keys, version) == Pushed::Overflowed {
-            tracing::warn!(cache = %store.name, "too many invalidations pending, remote tier will be emptied");
-            store.observer.pending_overflowed(&store.name);
-        }
-        (Arc::clone(&side.outbound), keys)
-    });
-    Confirmation { pending }
+/// Many entries at once, whether they are there or not, to be removed or expired. Costs the same however many they are.
+#[derive(Debug)]
+#[must_use = "nothing is done until it is told to remove or to expire"]
+pub struct Covered<'a, K, V> {
+    cache: &'a Cache<K, V>,
+    swath: Swath,
+    version: Version,
+}
+
+impl<K: CacheKey, V: Clone + Send + Sync + 'static> Covered<'_, K, V> {
+    /// Because of this write: loads must reflect it, those of all keys, because nobody knows which ones these are.
+    pub fn at(self, version: Version) -> Self {
+        Self { version, ..self }
+    }
+
+    /// Voids them: when this returns, awaited or not, no read that starts later on this node sees one loaded before.
+    pub fn remove(self) -> Confirmation {
+        self.cache.sweep(self.swath, Void::Remove, self.version)
+    }
+
+    /// As [`remove`](Self::remove), but the old values stay as fallbacks, if they were stored with a grace.
+    pub fn expire(self) -> Confirmation {
+        self.cache.sweep(self.swath, Void::Expire, self.version)
+    }
 }

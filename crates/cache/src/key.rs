@@ -6,6 +6,8 @@ use std::hash::Hash;
 
 use bytes::Bytes;
 
+use crate::wire::{Reader, put_bytes};
+
 /// A cache key.
 ///
 /// `encode` must be injective (two different keys never give the same bytes) and stable between
@@ -64,6 +66,32 @@ macro_rules! integer_keys {
 
 integer_keys!(u32, u64, u128, i32, i64, i128);
 
+/// Every part but the last with its length, so that no two tuples are spelled alike, and a prefix of whole parts is the
+/// prefix of the whole.
+macro_rules! tuple_keys {
+    ($($first:ident)*; $last:ident) => {
+        impl<$($first: CacheKey,)* $last: CacheKey> CacheKey for ($($first,)* $last,) {
+            fn encode(&self) -> Bytes {
+                #[expect(non_snake_case, reason = "each part is named as its type")]
+                let ($($first,)* $last,) = self;
+                let mut out = Vec::new();
+                $(put_bytes(&mut out, &$first.encode());)*
+                out.extend($last.encode());
+                out.into()
+            }
+
+            fn decode(bytes: &[u8]) -> Option<Self> {
+                let mut reader = Reader(bytes);
+                Some(($($first::decode(reader.bytes().ok()?)?,)* $last::decode(reader.0)?,))
+            }
+        }
+    };
+}
+
+tuple_keys!(A; B);
+tuple_keys!(A B; C);
+tuple_keys!(A B C; D);
+
 #[cfg(test)]
 mod tests {
     use super::CacheKey;
@@ -79,6 +107,8 @@ mod tests {
         check(u64::MAX);
         check(-1_i64);
         check([7_u8; 16]);
+        check((String::from("a"), 7_u64));
+        check((7_u32, String::new(), String::from("b")));
         check(bytes::Bytes::from_static(&[0, 255]));
     }
 

@@ -14,7 +14,7 @@
 //!     .build();
 //!
 //! // However many ask at once, one load runs. It is told how new its answer must be.
-//! let load = |context: paystrata_cache::LoadContext| async move {
+//! let load = |context: paystrata_cache::LoadContext<String>| async move {
 //!     Ok::<_, Infallible>(Some(format!("read at or after {:?}", context.floor())))
 //! };
 //! assert!(names.get_or_load(&7, load).await.unwrap().is_some());
@@ -78,51 +78,72 @@
 //!
 //! `redis` (default) adds [`RedisTier`]. Redis 6.0 or later.
 
-#![cfg_attr(
-    not(feature = "redis"),
-    expect(
-        dead_code,
-        reason = "the remote side is there for every remote tier, and Redis is the only one so far"
-    )
-)]
-
+mod answer;
+pub mod backplane;
+mod batch;
 mod builder;
 mod cache;
 mod clock;
+pub mod codec;
 mod consult;
+mod context;
+mod courier;
+mod epoch;
 mod error;
+mod explain;
+mod fleet;
 mod flight;
 mod floors;
+mod hash;
+mod hearing;
+mod horizon;
 mod invalidate;
+mod invalidation;
 mod key;
+mod lead;
+mod life;
 mod load;
 mod local;
 mod observer;
+mod outbox;
 mod policy;
-#[cfg(feature = "redis")]
-mod redis;
-mod remote;
+mod read;
 mod stats;
 mod store;
+mod sweeps;
+mod tags;
+#[cfg(any(test, feature = "testkit"))]
+pub mod testkit;
+pub mod tier;
+mod tier_side;
 mod version;
+mod warm;
+mod wire;
+mod wrap;
+mod write_back;
+mod write_behind;
 
-#[cfg(test)]
-mod hearing_tests;
-#[cfg(test)]
-mod model_tests;
-
+pub use answer::{Loaded, Origin};
 pub use builder::CacheBuilder;
 pub use cache::Cache;
+pub use clock::Clock;
+pub use context::{Load, LoadContext, Stale};
 pub use error::CacheError;
+pub use explain::{Explanation, LastInvalidation, LocalState, TierState};
+pub use fleet::LineOptions;
 pub use floors::FLOOR_LIFE;
-pub use invalidate::{Confirmation, Reach};
+pub use invalidate::{Confirmation, Covered, Reach};
+pub use invalidation::Invalidation;
 pub use key::CacheKey;
-pub use load::LoadContext;
 pub use local::Lookup;
 pub use observer::{GapCause, LoadEnd, Observer};
-pub use policy::Policy;
+pub use policy::{Policy, Silence, Write};
 pub use quick_cache::Equivalent;
-#[cfg(feature = "redis")]
-pub use redis::{RedisOptions, RedisTier, RedisTierError};
-pub use stats::Stats;
+pub use stats::{ServedAge, Stats, TierStats};
+pub use store::KeyForm;
+pub use tier_side::TierOptions;
 pub use version::Version;
+pub use warm::{Pace, Progress};
+pub use wire::Unreadable;
+pub use wrap::Cached;
+pub use write_behind::{WriteFailed, Writer};

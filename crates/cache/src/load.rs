@@ -1,94 +1,240 @@
-//! One load, on a task of its own: the remote tier, then the loader, then L1, then the remote tier.
+//! One load, on a task of its own: the loader, then L1 and those who wait, then the shared tiers.
 //! On a task of its own, so that a caller who goes away takes nothing from those who wait with it.
-//! Bounded by the policy's `load_timeout` and by the remote tier's command timeout. Spawned by `cache`.
+//! Bounded by the policy's `load_abandon` and by the tiers' time limits. Spawned by `read`, and shared by `batch`.
 
-use std::{hash::Hash, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{any::Any, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
 use tokio::time::{Instant, timeout};
 
 use crate::{
-    CacheKey, LoadEnd, Version,
-    consult::{Consulted, consult, write_back},
+    CacheKey, Load, LoadContext, LoadEnd, Stale,
+    answer::{Answer, Origin},
+    clock::micros,
+    codec::SealedFields,
+    consult::Plan,
+    context::{Edits, Keep},
     flight::Outcome,
+    lead::{Lead, Purpose, Storing},
+    life::{Life, Span},
+    local::Traits,
     stats::count,
-    store::{Lead, Store},
+    store::Store,
+    tier::Settlement,
+    write_back::{Writing, write_back},
 };
 
-/// What a loader is told.
-#[derive(Debug, Clone)]
-pub struct LoadContext {
-    floor: Version,
-}
-
-impl LoadContext {
-    /// The version that the loaded value must at least reflect. A loader that reads from a replica
-    /// must choose one that has replayed it, or read from the primary. [`Version::LATEST`] leaves
-    /// only the primary.
-    pub fn floor(&self) -> Version {
-        self.floor
-    }
+/// How a loader ended, without the type of its error.
+pub(crate) enum Ending<V> {
+    Answered(Load<V>),
+    Failed(Arc<dyn Any + Send + Sync>),
+    TimedOut,
+    Panicked,
+    /// It was asked, and said nothing about this key.
+    Unanswered,
 }
 
 /// Runs one load to its end.
-pub(crate) async fn run<K, V, F, Fut, E>(mut lead: Lead<K, V>, load: F)
+pub(crate) async fn run<K, V, F, Fut, A, E>(mut lead: Lead<K, V>, plan: Plan<V>, load: F)
 where
     K: CacheKey,
-    V: Clone,
-    F: FnOnce(LoadContext) -> Fut,
-    Fut: Future<Output = Result<Option<V>, E>>,
+    V: Clone + Send + Sync + 'static,
+    F: FnOnce(LoadContext<V>) -> Fut,
+    Fut: Future<Output = Result<A, E>>,
+    A: Into<Load<V>>,
     E: Send + Sync + 'static,
 {
     let store = Arc::clone(&lead.store);
-    match consult(&lead).await {
-        Consulted::Found { value, life } => lead.settle(Outcome::Loaded(value), life),
-        Consulted::Load { floor, lease } => {
-            let begun_us = store.clock.now_us();
-            let outcome = call(&store, LoadContext { floor }, load).await;
-            let loaded = match &outcome {
-                Outcome::Loaded(value) => Some(value.clone()),
-                _ => None,
-            };
-            let life = loaded.as_ref().and_then(|value| store.life(value.as_ref(), begun_us));
-            // The waiters first: the remote tier's trip is none of their business.
-            lead.settle(outcome, life);
-            if let Some(token) = lease {
-                write_back(&lead, token, loaded).await;
-            }
-        }
+    let context = LoadContext::new(plan.floor, plan.fallback.as_ref().and_then(stale_of));
+    let begun_us = store.clock.now_us();
+    let told = context.clone();
+    let ending = call(&store, &lead, async move { load(told).await.map(Into::into) }).await;
+    let ending = match ending {
+        Ok(Ok(load)) => Ending::Answered(load),
+        Ok(Err(error)) => Ending::Failed(Arc::new(error)),
+        Err(ending) => ending,
+    };
+    if let Some(writing) = finish(&mut lead, &plan, &context.edits(), ending, begun_us) {
+        write_back(&store.fleet, vec![writing]).await;
     }
 }
 
-/// Calls the loader when it is its turn, within the time limit.
-async fn call<K, V, F, Fut, E>(store: &Store<K, V>, context: LoadContext, load: F) -> Outcome<V>
-where
-    K: Clone + Eq + Hash,
-    V: Clone,
-    F: FnOnce(LoadContext) -> Fut,
-    Fut: Future<Output = Result<Option<V>, E>>,
-    E: Send + Sync + 'static,
-{
+/// What of a fallback the loader is shown.
+fn stale_of<V: Clone>(answer: &Answer<V>) -> Option<Stale<V>> {
+    let traits = answer.traits.as_ref();
+    Some(Stale {
+        value: answer.value.clone()?,
+        validator: traits.and_then(|traits| traits.validator.clone()),
+        version: traits.map_or_else(Default::default, |traits| traits.version),
+    })
+}
+
+/// Runs what a loader does when it is its turn, within the time limit.
+pub(crate) async fn call<K: CacheKey, V: Clone, T>(
+    store: &Store<K, V>,
+    lead: &Lead<K, V>,
+    work: impl Future<Output = T>,
+) -> Result<T, Ending<V>> {
+    let limit = lead.policy.load_abandon.max(lead.policy.load_timeout);
     let begun = Instant::now();
     let attempt = async {
         let _turn = store.loads.acquire().await.expect("the semaphore is never closed");
         count(&store.counters.loads);
-        // The closure itself may panic as well, so it is called inside.
-        AssertUnwindSafe(async { load(context).await }).catch_unwind().await
+        if lead.purpose == Purpose::Refresh {
+            count(&store.counters.refreshes);
+        }
+        AssertUnwindSafe(work).catch_unwind().await
     };
-    let (outcome, end) = match timeout(store.policy.load_timeout, attempt).await {
-        Ok(Ok(Ok(Some(value)))) => (Outcome::Loaded(Some(value)), LoadEnd::Found),
-        Ok(Ok(Ok(None))) => (Outcome::Loaded(None), LoadEnd::Absent),
-        Ok(Ok(Err(error))) => (Outcome::Failed(Arc::new(error)), LoadEnd::Failed),
-        Ok(Err(_panic)) => (Outcome::Panicked, LoadEnd::Panicked),
-        Err(_elapsed) => (Outcome::TimedOut, LoadEnd::TimedOut),
+    let ended = match timeout(limit, attempt).await {
+        Ok(Ok(given)) => Ok(given),
+        Ok(Err(_panic)) => Err(Ending::Panicked),
+        Err(_elapsed) => Err(Ending::TimedOut),
     };
-    report(store, end, begun.elapsed());
-    outcome
+    store.counters.load_us.fetch_add(micros(begun.elapsed()), std::sync::atomic::Ordering::Relaxed);
+    ended
 }
 
-fn report<K, V>(store: &Store<K, V>, end: LoadEnd, elapsed: Duration) {
-    if !matches!(end, LoadEnd::Found | LoadEnd::Absent) {
-        count(&store.counters.load_failures);
-    }
+/// Tells everyone how the load of one key ended, and gives what is to be done in the shared tiers.
+pub(crate) fn finish<K: CacheKey, V: Clone + Send + Sync + 'static>(
+    lead: &mut Lead<K, V>,
+    plan: &Plan<V>,
+    edits: &Edits,
+    ending: Ending<V>,
+    begun_us: u64,
+) -> Option<Writing> {
+    let store = Arc::clone(&lead.store);
+    let elapsed = Duration::from_micros(store.clock.now_us().saturating_sub(begun_us));
+    let end = match &ending {
+        Ending::Answered(Load::Found(_)) => LoadEnd::Found,
+        Ending::Answered(Load::Nothing) => LoadEnd::Absent,
+        Ending::Answered(Load::NotModified) => LoadEnd::NotModified,
+        Ending::Failed(_) => LoadEnd::Failed,
+        Ending::TimedOut => LoadEnd::TimedOut,
+        Ending::Panicked => LoadEnd::Panicked,
+        Ending::Unanswered => LoadEnd::Failed,
+    };
     store.observer.load_ended(&store.name, end, elapsed);
+    let (value, is_modified) = match ending {
+        Ending::Answered(Load::Found(value)) => (Some(value), true),
+        Ending::Answered(Load::Nothing) => (None, true),
+        Ending::Answered(Load::NotModified) => match plan.fallback.as_ref().and_then(|old| old.value.clone()) {
+            Some(value) => {
+                count(&store.counters.load_unmodified);
+                (Some(value), false)
+            }
+            None => return failed(lead, plan, Outcome::Unanswered),
+        },
+        Ending::Failed(error) => return failed(lead, plan, Outcome::Failed(error)),
+        Ending::TimedOut => return failed(lead, plan, Outcome::TimedOut),
+        Ending::Panicked => return failed(lead, plan, Outcome::Panicked),
+        Ending::Unanswered => return failed(lead, plan, Outcome::Unanswered),
+    };
+    let old = plan.fallback.as_ref().filter(|_| !is_modified).and_then(|old| old.traits.as_deref());
+    let span = span_of(lead, edits, value.as_ref());
+    let answer = answer(lead, edits, old, value, span, begun_us);
+    let storing = if edits.keep == Keep::Yes { Storing::Yes } else { Storing::No };
+    let sealed = seal(lead, &answer, span, plan.may_extend && !is_modified);
+    // The waiters first: the shared tiers' trip is none of their business.
+    let may_store = lead.settle(answer, storing);
+    let settlement = sealed.filter(|_| may_store).unwrap_or(Settlement::Release);
+    Some(Writing::of(lead, settlement))
+}
+
+fn span_of<K: CacheKey, V: Clone>(lead: &Lead<K, V>, edits: &Edits, value: Option<&V>) -> Span {
+    let span = match value {
+        Some(_) => Span::of_value(&lead.policy, edits.ttl),
+        None => Span::of_nothing(&lead.policy, edits.ttl),
+    };
+    match (value, edits.grace) {
+        (Some(_), Some(grace)) => Span { grace, ..span },
+        _ => span,
+    }
+}
+
+fn answer<K: CacheKey, V: Clone>(
+    lead: &Lead<K, V>,
+    edits: &Edits,
+    old: Option<&Traits>,
+    value: Option<V>,
+    span: Span,
+    begun_us: u64,
+) -> Answer<V> {
+    let store = &lead.store;
+    let intern = |tag: &Arc<str>| store.fleet.sweeps.tags.intern(tag);
+    let tags: Box<[_]> = match old {
+        Some(old) if edits.tags.is_empty() => old.tags.clone(),
+        _ => edits.tags.iter().map(intern).collect(),
+    };
+    let validator = edits.validator.clone().or_else(|| old.and_then(|old| old.validator.clone()));
+    let version = edits.version.max(old.map_or_else(Default::default, |old| old.version));
+    let traits = Traits { tags, version, validator, idle: lead.idle() };
+    let life = if span.local.is_zero() {
+        Life { grace_ends_us: 0, ..Life::begin(&lead.policy, span, begun_us, begun_us, lead.flight.stamp) }
+    } else {
+        Life::begin(&lead.policy, span, begun_us, store.clock.now_us(), lead.flight.stamp)
+    };
+    Answer { value, life, traits: traits.shared(), origin: Origin::Loader, is_stale: false }
+}
+
+/// What the shared tiers are to store, if anything.
+fn seal<K: CacheKey, V: Clone>(
+    lead: &Lead<K, V>,
+    answer: &Answer<V>,
+    span: Span,
+    may_extend: bool,
+) -> Option<Settlement> {
+    if lead.held.is_empty() || span.shared.is_zero() {
+        return None;
+    }
+    let lifetime = span.shared.saturating_add(span.grace);
+    if may_extend {
+        return Some(Settlement::Extend { lifetime });
+    }
+    let traits = answer.traits.as_deref();
+    let tags: Vec<Arc<str>> =
+        traits.map_or_else(Vec::new, |traits| traits.tags.iter().map(|tag| Arc::clone(&tag.name)).collect());
+    let fields = SealedFields {
+        key: &lead.key_bytes,
+        incarnation: lead.mark.incarnation,
+        stamp: lead.mark.sequence,
+        version: traits.map_or_else(Default::default, |traits| traits.version),
+        grace: span.grace,
+        tags: &tags,
+        validator: traits.and_then(|traits| traits.validator.as_deref()),
+    };
+    let codec = lead.store.codec.as_ref()?;
+    let bytes = codec.seal(&fields, answer.value.as_ref()).ok()?;
+    Some(Settlement::Value { bytes, lifetime })
+}
+
+/// A load that gave nothing: the fallback takes its place if there is one that may be used.
+fn failed<K: CacheKey, V: Clone + Send + Sync + 'static>(
+    lead: &mut Lead<K, V>,
+    plan: &Plan<V>,
+    outcome: Outcome<V>,
+) -> Option<Writing> {
+    let store = Arc::clone(&lead.store);
+    count(&store.counters.load_failures);
+    let release = Writing::of(lead, Settlement::Release);
+    let usable = plan.fallback.as_ref().filter(|answer| store.is_usable(&lead.key, answer));
+    match usable {
+        // It was not due yet, and goes on being served as it is.
+        Some(answer) if lead.purpose == Purpose::Refresh && !answer.is_stale => {
+            lead.settle(answer.clone(), Storing::No);
+        }
+        Some(answer) => {
+            let now_us = store.clock.now_us();
+            let retry_us = now_us.saturating_add(micros(lead.policy.grace_backoff));
+            let life = answer.life.as_fallback(retry_us.min(answer.life.grace_ends_us));
+            lead.settle(Answer { life, is_stale: true, ..answer.clone() }, Storing::Yes);
+        }
+        None => {
+            let remembered = match outcome {
+                Outcome::Failed(_) => lead.policy.error_ttl,
+                _ => Duration::ZERO,
+            };
+            lead.fail(outcome, remembered);
+        }
+    }
+    Some(release)
 }

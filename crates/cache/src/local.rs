@@ -1,6 +1,6 @@
 //! L1: what this process holds, bounded in bytes, with absent keys in a room of their own.
 //! Refuses to decide anything: who may install is settled by the caller under the shard lock of
-//! the flight table; reads take no lock of ours. Called by `store`, `load` and `invalidate`.
+//! the flight table; reads take no lock of ours. Called by `store`.
 
 use std::{
     hash::Hash,
@@ -10,13 +10,17 @@ use std::{
     },
 };
 
-use ahash::RandomState;
 use quick_cache::{
-    DefaultHashBuilder, Equivalent, Lifecycle, OptionsBuilder, UnitWeighter, Weighter,
+    Equivalent, Lifecycle, OptionsBuilder, UnitWeighter, Weighter,
     sync::{Cache as QuickCache, DefaultLifecycle},
 };
 
-use crate::Policy;
+use crate::{
+    Policy, Version,
+    hash::{BuildAsGiven, Probe, Stored},
+    life::Life,
+    tags::Tag,
+};
 
 /// What L1 knows about a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,46 +33,45 @@ pub enum Lookup<V> {
     Miss,
 }
 
-/// The span in which an entry may be served.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Life {
-    /// When its time to live ends.
-    pub(crate) expires_us: u64,
-    /// When its load began: it reflects every write that was known by then.
-    pub(crate) loaded_us: u64,
+/// What few entries have, kept apart so that the others do not pay for it.
+#[derive(Debug, Default)]
+pub(crate) struct Traits {
+    pub(crate) tags: Box<[Arc<Tag>]>,
+    pub(crate) version: Version,
+    pub(crate) validator: Option<Arc<str>>,
+    /// How long it may lie unread, and when it was last read.
+    pub(crate) idle: Option<Idle>,
 }
 
-/// The instant of a read, and how far back this node can vouch for what it holds.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Moment {
-    pub(crate) now_us: u64,
-    /// Every invalidation announced before this instant has been applied here.
-    pub(crate) vouched_us: u64,
-    pub(crate) max_stale_us: u64,
+#[derive(Debug)]
+pub(crate) struct Idle {
+    pub(crate) limit_us: u64,
+    pub(crate) used_us: AtomicU64,
 }
 
-impl Life {
-    #[inline]
-    fn is_served_at(self, moment: Moment) -> bool {
-        let fresh_us = self.loaded_us.max(moment.vouched_us);
-        moment.now_us < self.expires_us && moment.now_us <= fresh_us.saturating_add(moment.max_stale_us)
-    }
-
-    fn is_over_at(self, moment: Moment) -> bool {
-        self.expires_us <= moment.now_us
+impl Traits {
+    /// Kept only if there is something to keep.
+    pub(crate) fn shared(self) -> Option<Arc<Self>> {
+        let is_plain = self.tags.is_empty()
+            && self.version == Version::NONE
+            && self.validator.is_none()
+            && self.idle.is_none();
+        (!is_plain).then(|| Arc::new(self))
     }
 }
 
-#[derive(Clone)]
-struct Entry<V> {
-    value: V,
-    life: Life,
+/// A value, or the knowledge that there is none (`V = ()`), as it lies in L1.
+#[derive(Debug, Clone)]
+pub(crate) struct Entry<V> {
+    pub(crate) value: V,
+    pub(crate) life: Life,
+    pub(crate) traits: Option<Arc<Traits>>,
     /// Kept, because the weight of an entry must not change while it is stored.
     weight: u64,
 }
 
 #[derive(Clone)]
-struct ByWeight;
+pub(crate) struct ByWeight;
 
 impl<K, V> Weighter<K, Entry<V>> for ByWeight {
     fn weight(&self, _key: &K, entry: &Entry<V>) -> u64 {
@@ -78,18 +81,19 @@ impl<K, V> Weighter<K, Entry<V>> for ByWeight {
 
 /// Entries that left L1, to be dropped by the caller once it holds no lock: their drop is foreign code.
 pub(crate) struct Displaced<K, V> {
-    removed: Option<(K, Entry<V>)>,
-    evicted: Vec<(K, Entry<V>)>,
+    removed: Option<(Stored<K>, Entry<V>)>,
+    absence: Option<(Stored<K>, Entry<()>)>,
+    evicted: Vec<(Stored<K>, Entry<V>)>,
 }
 
 impl<K, V> Default for Displaced<K, V> {
     fn default() -> Self {
-        Self { removed: None, evicted: Vec::new() }
+        Self { removed: None, absence: None, evicted: Vec::new() }
     }
 }
 
 /// Counts evictions, and hands the evicted to [`Displaced`].
-struct Evictions<K, V> {
+pub(crate) struct Evictions<K, V> {
     count: Arc<AtomicU64>,
     entry: std::marker::PhantomData<fn(K, V)>,
 }
@@ -100,22 +104,23 @@ impl<K, V> Clone for Evictions<K, V> {
     }
 }
 
-impl<K, V> Lifecycle<K, Entry<V>> for Evictions<K, V> {
-    type RequestState = Vec<(K, Entry<V>)>;
+impl<K, V> Lifecycle<Stored<K>, Entry<V>> for Evictions<K, V> {
+    type RequestState = Vec<(Stored<K>, Entry<V>)>;
 
-    fn on_evict(&self, evicted: &mut Self::RequestState, key: K, entry: Entry<V>) {
+    fn on_evict(&self, evicted: &mut Self::RequestState, key: Stored<K>, entry: Entry<V>) {
         self.count.fetch_add(1, Relaxed);
         evicted.push((key, entry));
     }
 }
 
-type Values<K, V> = QuickCache<K, Entry<V>, ByWeight, RandomState, Evictions<K, V>>;
-type Absences<K> = QuickCache<K, Life, UnitWeighter, DefaultHashBuilder, DefaultLifecycle<K, Life>>;
+type Values<K, V> = QuickCache<Stored<K>, Entry<V>, ByWeight, BuildAsGiven, Evictions<K, V>>;
+type Absences<K> =
+    QuickCache<Stored<K>, Entry<()>, UnitWeighter, BuildAsGiven, DefaultLifecycle<Stored<K>, Entry<()>>>;
 
 /// Values and absences of one cache in this process.
 pub(crate) struct Local<K, V> {
-    values: Values<K, V>,
-    absences: Absences<K>,
+    pub(crate) values: Values<K, V>,
+    pub(crate) absences: Absences<K>,
     evictions: Arc<AtomicU64>,
 }
 
@@ -137,63 +142,61 @@ impl<K: Clone + Eq + Hash, V: Clone> Local<K, V> {
             .expect("both capacities are set");
         let evictions = Arc::new(AtomicU64::new(0));
         let lifecycle = Evictions { count: Arc::clone(&evictions), entry: std::marker::PhantomData };
+        let absences = policy.negative_entries_max;
         Self {
-            values: QuickCache::with_options(options, ByWeight, RandomState::new(), lifecycle),
-            absences: QuickCache::new(policy.negative_entries_max),
+            values: QuickCache::with_options(options, ByWeight, BuildAsGiven, lifecycle),
+            absences: QuickCache::with(
+                absences,
+                absences as u64,
+                UnitWeighter,
+                BuildAsGiven,
+                DefaultLifecycle::default(),
+            ),
             evictions,
         }
     }
 
-    /// What may be served of `key` now. Drops what has expired, and only that.
     #[inline]
-    pub(crate) fn get<Q>(&self, key: &Q, moment: Moment) -> Lookup<V>
-    where
-        Q: Hash + Equivalent<K> + ?Sized,
-    {
-        if let Some(entry) = self.values.get(key) {
-            if entry.life.is_served_at(moment) {
-                return Lookup::Hit(entry.value);
-            }
-            // Judged again under the lock: a fresh value may have come in between.
-            drop(self.values.remove_if(key, |entry| entry.life.is_over_at(moment)));
-        }
-        match self.absences.get(key) {
-            Some(life) if life.is_served_at(moment) => Lookup::Absent,
-            Some(_) => {
-                drop(self.absences.remove_if(key, |life| life.is_over_at(moment)));
-                Lookup::Miss
-            }
-            None => Lookup::Miss,
-        }
+    pub(crate) fn value<Q: Equivalent<K> + ?Sized>(&self, probe: &Probe<'_, Q>) -> Option<Entry<V>> {
+        self.values.get(probe)
     }
 
-    /// As `get`, but leaves everything in place, so that nothing foreign is dropped under a lock.
-    pub(crate) fn peek(&self, key: &K, moment: Moment) -> Lookup<V> {
-        match self.values.get(key) {
-            Some(entry) if entry.life.is_served_at(moment) => return Lookup::Hit(entry.value),
-            _ => {}
-        }
-        match self.absences.get(key) {
-            Some(life) if life.is_served_at(moment) => Lookup::Absent,
-            _ => Lookup::Miss,
-        }
+    #[inline]
+    pub(crate) fn absence<Q: Equivalent<K> + ?Sized>(&self, probe: &Probe<'_, Q>) -> Option<Entry<()>> {
+        self.absences.get(probe)
     }
 
     /// Puts what was found in the place of what was there. `heap_bytes` is the weigher's verdict.
-    pub(crate) fn install(&self, key: K, found: Option<(V, u64)>, life: Life, out: &mut Displaced<K, V>) {
-        self.remove(&key, out);
+    pub(crate) fn install(
+        &self,
+        probe: &Probe<'_, K>,
+        found: Option<(V, u64)>,
+        life: Life,
+        traits: Option<Arc<Traits>>,
+        out: &mut Displaced<K, V>,
+    ) {
+        self.remove(probe, out);
+        let key = Stored(probe.key.clone());
         match found {
             Some((value, heap_bytes)) => {
                 let weight = heap_bytes.saturating_add(slot_bytes::<K, V>() as u64);
-                self.values.insert_with_lifecycle(key, Entry { value, life, weight }, &mut out.evicted);
+                let entry = Entry { value, life, traits, weight };
+                self.values.insert_with_lifecycle(key, entry, &mut out.evicted);
             }
-            None => self.absences.insert(key, life),
+            None => self.absences.insert(key, Entry { value: (), life, traits, weight: 1 }),
         }
     }
 
-    pub(crate) fn remove(&self, key: &K, out: &mut Displaced<K, V>) {
-        out.removed = self.values.remove(key);
-        self.absences.remove(key);
+    /// Gives the entry of a value another life, if it is still the one that had `known`.
+    pub(crate) fn relive(&self, probe: &Probe<'_, K>, known: &Life, life: Life, out: &mut Displaced<K, V>) {
+        let Some((key, mut entry)) = self.values.remove_if(probe, |entry| entry.life == *known) else { return };
+        entry.life = life;
+        self.values.insert_with_lifecycle(key, entry, &mut out.evicted);
+    }
+
+    pub(crate) fn remove<Q: Equivalent<K> + ?Sized>(&self, probe: &Probe<'_, Q>, out: &mut Displaced<K, V>) {
+        out.removed = self.values.remove(probe);
+        out.absence = self.absences.remove(probe);
     }
 
     pub(crate) fn clear(&self) {
@@ -217,52 +220,32 @@ impl<K: Clone + Eq + Hash, V: Clone> Local<K, V> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn moment(now_us: u64) -> Moment {
-        Moment { now_us, vouched_us: u64::MAX, max_stale_us: 0 }
-    }
+    use crate::life::Span;
 
     fn local(l1_bytes_max: u64) -> Local<u64, u64> {
         Local::new(&Policy { l1_bytes_max, negative_entries_max: 100, ..Policy::default() })
     }
 
-    const FOR_TEN: Life = Life { expires_us: 10, loaded_us: 0 };
-
-    #[test]
-    fn entry_ends_with_its_time_to_live() {
-        let local = local(1 << 20);
-        local.install(1, Some((11, 0)), FOR_TEN, &mut Displaced::default());
-        local.install(2, None, FOR_TEN, &mut Displaced::default());
-        assert_eq!((local.get(&1, moment(9)), local.get(&2, moment(9))), (Lookup::Hit(11), Lookup::Absent));
-        assert_eq!((local.get(&1, moment(10)), local.get(&2, moment(10))), (Lookup::Miss, Lookup::Miss));
-        assert_eq!(local.entries(), 0);
-    }
-
-    #[test]
-    fn silence_hides_an_entry_and_a_sign_of_life_shows_it_again() {
-        let local = local(1 << 20);
-        local.install(1, Some((11, 0)), Life { expires_us: 100, loaded_us: 0 }, &mut Displaced::default());
-        let silent = Moment { now_us: 30, vouched_us: 0, max_stale_us: 20 };
-        assert_eq!(local.get(&1, silent), Lookup::Miss);
-        assert_eq!(local.get(&1, Moment { vouched_us: 10, ..silent }), Lookup::Hit(11));
+    fn put(local: &Local<u64, u64>, key: u64, found: Option<(u64, u64)>) {
+        let policy = Policy::default();
+        let life = Life::begin(&policy, Span::of_value(&policy, None), 0, 0, 0);
+        local.install(&Probe::of(&key), found, life, None, &mut Displaced::default());
     }
 
     #[test]
     fn value_and_absence_replace_each_other() {
-        let local = local(1 << 20);
-        local.install(1, None, FOR_TEN, &mut Displaced::default());
-        local.install(1, Some((11, 0)), FOR_TEN, &mut Displaced::default());
-        assert_eq!(local.get(&1, moment(0)), Lookup::Hit(11));
-        local.install(1, None, FOR_TEN, &mut Displaced::default());
-        assert_eq!(local.get(&1, moment(0)), Lookup::Absent);
+        let (local, probe) = (local(1 << 20), Probe::of(&1));
+        put(&local, 1, None);
+        put(&local, 1, Some((11, 0)));
+        assert!(local.value(&probe).is_some() && local.absence(&probe).is_none());
+        put(&local, 1, None);
+        assert!(local.value(&probe).is_none() && local.absence(&probe).is_some());
     }
 
     #[test]
     fn bytes_stay_within_the_room_and_evictions_are_counted() {
         let local = local(64 << 10);
-        for key in 0..1_000 {
-            local.install(key, Some((key, 1_000)), FOR_TEN, &mut Displaced::default());
-        }
+        (0..1_000).for_each(|key| put(&local, key, Some((key, 1_000))));
         assert!(local.bytes() <= 64 << 10, "{}", local.bytes());
         assert_eq!(local.entries() + local.evictions(), 1_000);
     }
@@ -270,11 +253,9 @@ mod tests {
     #[test]
     fn flood_of_absent_keys_pushes_out_no_value() {
         let local = local(1 << 20);
-        local.install(1, Some((11, 0)), FOR_TEN, &mut Displaced::default());
-        for key in 2..100_000 {
-            local.install(key, None, FOR_TEN, &mut Displaced::default());
-        }
-        assert_eq!(local.get(&1, moment(0)), Lookup::Hit(11));
+        put(&local, 1, Some((11, 0)));
+        (2..100_000).for_each(|key| put(&local, key, None));
+        assert!(local.value(&Probe::of(&1)).is_some());
         assert!(local.absences.len() <= 100, "{}", local.absences.len());
     }
 }

@@ -13,24 +13,24 @@ pub enum LoadEnd {
     Absent,
     /// With the loader's error.
     Failed,
-    /// At the policy's `load_timeout`.
+    /// At the policy's `load_abandon`, or with the runtime.
     TimedOut,
     /// With a panic.
     Panicked,
+    /// With word that the value has not changed.
+    NotModified,
 }
 
 /// Why a cache dropped everything it had in process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GapCause {
-    /// The subscription was lost and is up again: messages may have passed in between.
-    Resubscribed,
-    /// A publisher's sequence jumped: a message was lost on the way.
+    /// Announcements were missed, and are no longer to be had.
     Skipped,
-    /// A message could not be read.
+    /// The order of announcements is another: the store behind the line may have forgotten something.
+    OrderLost,
+    /// An announcement could not be read.
     Unreadable,
-    /// More messages came in than the node could take.
-    Overflowed,
-    /// A publisher fell silent without a goodbye: what it wanted to say last is unknown.
+    /// A node fell silent without a goodbye: what it wanted to say last is unknown.
     SilentPeer,
 }
 
@@ -46,18 +46,23 @@ pub trait Observer: Send + Sync + fmt::Debug {
         let _ = cache;
     }
 
-    /// A command to the remote tier failed or was not even tried; the loader was asked instead.
-    fn remote_failed(&self, cache: &str) {
+    /// A call to a shared tier failed; the loader was asked instead.
+    fn tier_failed(&self, cache: &str, kind: &'static str) {
+        let _ = (cache, kind);
+    }
+
+    /// A value past its lifetime was served, because the load failed or is slow.
+    fn stale_served(&self, cache: &str) {
         let _ = cache;
     }
 
-    /// Messages may have been missed, so L1 was dropped.
+    /// Announcements may have been missed, so L1 was dropped.
     fn gap_noticed(&self, cache: &str, cause: GapCause) {
         let _ = (cache, cause);
     }
 
-    /// More invalidations waited for the remote tier than there is room for; it will be emptied
-    /// as a whole before it is trusted again.
+    /// More changes waited to be told than there is room for; everything shared becomes void
+    /// before it is trusted again.
     fn pending_overflowed(&self, cache: &str) {
         let _ = cache;
     }

@@ -1,42 +1,97 @@
 //! The numbers a cache lives by, as one value with defaults that suit a payment service.
-//! Holds no behaviour beyond spreading lifetimes. Built by the caller, read everywhere.
+//! Holds no behaviour. Built by the caller once, edited per call through [`Cache::with`](crate::Cache::with),
+//! and read everywhere; `life` turns it into instants.
 
 use std::time::Duration;
 
 /// How long entries live, how much room they get, and how long anyone waits.
 ///
-/// Build one with `Policy { ttl: .., ..Policy::default() }`.
+/// Build one with `Policy { ttl: .., ..Policy::default() }`, keep it as a named value, and edit copies of it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Policy {
     /// How long a value lives, in every tier. Zero stores nothing. Default 60 s.
     pub ttl: Duration,
     /// How long a value lives in process; never longer than what is left of `ttl`. Default 60 s.
     pub l1_ttl: Duration,
-    /// Room in process for keys and values, in bytes as the weigher counts them. Default 64 MiB.
+    /// How long a value may lie in process without being read. `Duration::MAX` (default): as long as it lives.
+    /// Reads become dearer by some 10 ns with it.
+    pub tti: Duration,
+    /// The part of each lifetime that is added by chance, 0.0 to 1.0: a lifetime is lengthened by up to
+    /// this part and never shortened, so that keys stored together do not expire together. Default 0.1.
+    pub jitter: f64,
+    /// Room in process for keys and values, in bytes as the weigher counts them. Fixed when the cache is
+    /// built. Default 64 MiB.
     pub l1_bytes_max: u64,
+    /// The heaviest value kept in process, in bytes as the weigher counts it. Default 4 MiB.
+    pub l1_value_bytes_max: u64,
     /// How long "there is no such thing" is believed, in every tier. Default 5 s.
     pub negative_ttl: Duration,
     /// How many absent keys are remembered in process. They have their own room, so that a flood of
-    /// made-up keys cannot push out values. Default 10,000.
+    /// made-up keys cannot push out values. Fixed when the cache is built. Default 10,000.
     pub negative_entries_max: usize,
-    /// How long one load may take, waiting for its turn included. Default 5 s.
+
+    /// Fail-safe: for how long after its lifetime a value is kept as a fallback for loads that fail or are
+    /// slow. Must be set when the value is stored. Zero (default): not at all.
+    pub grace: Duration,
+    /// After a failed load: how long the fallback is served before the loader is asked again. Default 10 s.
+    pub grace_backoff: Duration,
+    /// How long a loader's error is remembered and given to whoever asks, where there is no fallback.
+    /// Zero forgets at once. Default 100 ms.
+    pub error_ttl: Duration,
+    /// With a fallback: how long a caller waits for a load before it takes the fallback; the load goes
+    /// on. `Duration::MAX` (default): until it ends.
+    pub soft_timeout: Duration,
+    /// How long a caller waits for one load, the wait for its turn included. The load goes on, and what it
+    /// gives is stored. Default 5 s.
     pub load_timeout: Duration,
-    /// How many loaders run at once over all keys: the load the source can bear. Default 64.
-    pub loads_max: usize,
-    /// How many loads may wait for their turn. One more is refused at once. Default 1,024.
-    pub loads_queued_max: usize,
-    /// How old a value in process may be without word from the backplane. An entry is served only
-    /// while its load, or the last message that went round, is younger. Default 5 s. Without a
-    /// remote tier nobody else can change the truth behind this node's back, and it is not used.
+    /// How long one load may take at all; then it is dropped. Never less than `load_timeout`. Default 30 s.
+    pub load_abandon: Duration,
+    /// The part of its lifetime after which a value that is read is loaded anew in the background, above 0.0
+    /// and below 1.0; anything else (default 0.0) turns it off. 0.8 is good for what is read often.
+    pub refresh_at: f64,
+    /// How often [`Cache::keep_fresh`](crate::Cache::keep_fresh) loads what has been read since the last time.
+    /// Default 30 s.
+    pub refresh_every: Duration,
+
+    /// How old a value in process may be without word from the backplane. An entry is served only while its
+    /// load, or the last pulse that went round, is younger. Not used without a backplane. Fixed when the
+    /// cache is built. Default 5 s.
     pub max_stale: Duration,
-    /// The part of each lifetime that is left to chance, 0.0 to 1.0: a lifetime is shortened by up
-    /// to this part, so that keys stored together do not expire together. Default 0.1.
-    pub jitter: f64,
-    /// How long to wait for another node that is loading the same key, before loading it as well
-    /// (without storing it remotely). Zero does not wait. Default 30 ms.
+    /// What becomes of entries older than `max_stale`. Default: they are not served.
+    pub on_silence: Silence,
+
+    /// How many loaders run at once over all keys: the load the source can bear. Fixed when the cache is
+    /// built. Default 64.
+    pub loads_max: usize,
+    /// How many loads may wait for their turn. One more is refused at once. Fixed when the cache is built.
+    /// Default 1,024.
+    pub loads_queued_max: usize,
+    /// How long to wait for another node that is loading the same key, before loading it as well (without
+    /// storing it in shared tiers). Zero does not wait. Default 30 ms.
     pub lease_wait: Duration,
-    /// The largest value stored in the remote tier, encoded, in bytes. Default 1 MiB.
-    pub l2_value_bytes_max: usize,
+    /// What [`Cache::set`](crate::Cache::set) does to the shared tiers. Default: writes through.
+    pub write: Write,
+}
+
+/// What a node does with what it holds when it has heard nothing for `max_stale`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Silence {
+    /// Fail closed: it loads anew.
+    Refuse,
+    /// Fail open: it serves what it has, flagged as stale.
+    Serve,
+}
+
+/// What becomes of a value that the caller sets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Write {
+    /// It is stored in this process, and voided in the shared tiers: the next node that asks loads it.
+    Void,
+    /// It is stored in every tier.
+    Through,
+    /// It is stored in every tier, and given to the cache's [`Writer`](crate::Writer) in the background, many
+    /// at a time.
+    Behind,
 }
 
 impl Default for Policy {
@@ -44,86 +99,26 @@ impl Default for Policy {
         Self {
             ttl: Duration::from_secs(60),
             l1_ttl: Duration::from_secs(60),
+            tti: Duration::MAX,
+            jitter: 0.1,
             l1_bytes_max: 64 << 20,
+            l1_value_bytes_max: 4 << 20,
             negative_ttl: Duration::from_secs(5),
             negative_entries_max: 10_000,
+            grace: Duration::ZERO,
+            grace_backoff: Duration::from_secs(10),
+            error_ttl: Duration::from_millis(100),
+            soft_timeout: Duration::MAX,
             load_timeout: Duration::from_secs(5),
+            load_abandon: Duration::from_secs(30),
+            refresh_at: 0.0,
+            refresh_every: Duration::from_secs(30),
+            max_stale: Duration::from_secs(5),
+            on_silence: Silence::Refuse,
             loads_max: 64,
             loads_queued_max: 1_024,
-            max_stale: Duration::from_secs(5),
-            jitter: 0.1,
             lease_wait: Duration::from_millis(30),
-            l2_value_bytes_max: 1 << 20,
+            write: Write::Through,
         }
-    }
-}
-
-/// What a lifetime is for: something that was found, or the knowledge that nothing is there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Found {
-    Value,
-    Nothing,
-}
-
-impl Found {
-    pub(crate) fn of<V>(value: Option<&V>) -> Self {
-        if value.is_some() { Self::Value } else { Self::Nothing }
-    }
-}
-
-impl Policy {
-    /// The lifetime of a new entry in process, before what the remote tier says is left.
-    pub(crate) fn local_lifetime(&self, found: Found) -> Duration {
-        match found {
-            Found::Value => self.spread(self.l1_ttl.min(self.ttl)),
-            Found::Nothing => self.spread(self.negative_ttl),
-        }
-    }
-
-    /// The lifetime of a new entry in the remote tier.
-    pub(crate) fn remote_lifetime(&self, found: Found) -> Duration {
-        match found {
-            Found::Value => self.spread(self.ttl),
-            Found::Nothing => self.spread(self.negative_ttl),
-        }
-    }
-
-    /// Shortens by a random part of at most `jitter`.
-    fn spread(&self, lifetime: Duration) -> Duration {
-        if self.jitter.is_nan() || self.jitter <= 0.0 || lifetime == Duration::MAX {
-            return lifetime;
-        }
-        let part = self.jitter.min(1.0) * rand::random::<f64>();
-        lifetime.saturating_sub(lifetime.mul_f64(part))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn jitter_spreads_lifetimes_within_its_bound_and_never_lengthens() {
-        let policy = Policy { jitter: 0.25, ..Policy::default() };
-        let lifetimes: Vec<_> = (0..1_000).map(|_| policy.local_lifetime(Found::Value)).collect();
-        let (shortest, longest) = (lifetimes.iter().min().unwrap(), lifetimes.iter().max().unwrap());
-        assert!(*longest <= policy.l1_ttl, "{longest:?}");
-        assert!(*shortest >= policy.l1_ttl.mul_f64(0.75), "{shortest:?}");
-        assert!(*longest - *shortest > Duration::from_secs(5), "nothing was spread");
-    }
-
-    #[test]
-    fn local_copy_never_outlives_the_value() {
-        let policy = Policy { ttl: Duration::from_secs(1), jitter: 0.0, ..Policy::default() };
-        assert_eq!(policy.local_lifetime(Found::Value), Duration::from_secs(1));
-        assert_eq!(policy.local_lifetime(Found::Nothing), policy.negative_ttl);
-    }
-
-    #[test]
-    fn endless_and_empty_lifetimes_survive_the_arithmetic() {
-        let policy = Policy { ttl: Duration::MAX, l1_ttl: Duration::MAX, ..Policy::default() };
-        assert_eq!(policy.local_lifetime(Found::Value), Duration::MAX);
-        let policy = Policy { ttl: Duration::ZERO, jitter: f64::NAN, ..Policy::default() };
-        assert_eq!(policy.remote_lifetime(Found::Value), Duration::ZERO);
     }
 }

@@ -1,6 +1,6 @@
-//! The state of one cache, and the moves that must be right in every race: look, begin a load,
-//! settle it, void it. The order "raise the floor, block the remote tier, then void under the
-//! shard lock" is what makes invalidation win. Knows no verbs of the caller; called by the rest.
+//! The state of one cache, and the moves that must be right in every race: look, begin a load, settle it, void it.
+//! The order "raise the floor, block the shared tiers, then void under the shard lock" is what makes invalidation
+//! win. Knows no verbs of the caller; called by the rest.
 
 use std::{
     hash::Hash,
@@ -13,29 +13,34 @@ use quick_cache::Equivalent;
 use tokio::sync::Semaphore;
 
 use crate::{
-    CacheKey, Observer, Policy, Stats, Version,
-    clock::{Clock, micros},
-    flight::{Flight, Flights, Outcome, Seat, Waiter},
+    CacheKey, Observer, Policy, Silence, Stats, TierStats, Version,
+    answer::{Answer, Origin},
+    backplane::Swath,
+    clock::Clock,
+    codec::Codec,
+    epoch::Left,
+    explain::Chronicle,
+    fleet::Fleet,
+    flight::Flights,
     floors::Floors,
-    local::{Displaced, Life, Local, Lookup, Moment},
-    remote::{backplane::Hearing, courier::Outbound, envelope::Codec},
+    hash::Probe,
+    life::{Life, State},
+    local::{Displaced, Entry, Local, Traits},
     stats::{Counters, count},
+    tags::Tag,
+    tier::Void,
+    tier_side::TierSide,
+    warm::Heat,
+    write_behind::WriteQueue,
 };
 
 /// Says how many bytes of heap a key and its value occupy.
 pub(crate) type Weigher<K, V> = Box<dyn Fn(&K, &V) -> usize + Send + Sync>;
 
-/// What a cache with a remote tier has besides.
-pub(crate) struct RemoteSide<V> {
-    pub(crate) outbound: Arc<Outbound>,
-    pub(crate) hearing: Hearing,
-    pub(crate) codec: Codec<V>,
-}
-
 /// One cache.
 pub(crate) struct Store<K, V> {
     pub(crate) name: Arc<str>,
-    pub(crate) policy: Policy,
+    pub(crate) policy: Arc<Policy>,
     pub(crate) clock: Clock,
     pub(crate) local: Local<K, V>,
     pub(crate) flights: Flights<K, V>,
@@ -44,94 +49,257 @@ pub(crate) struct Store<K, V> {
     pub(crate) counters: Arc<Counters>,
     pub(crate) observer: Arc<dyn Observer>,
     pub(crate) weigher: Weigher<K, V>,
-    pub(crate) remote: Option<RemoteSide<V>>,
-    pub(crate) max_stale_us: u64,
+    pub(crate) codec: Option<Codec<V>>,
+    pub(crate) fleet: Arc<Fleet>,
+    pub(crate) writes: Option<Arc<WriteQueue<K, V>>>,
+    pub(crate) chronicle: Chronicle,
+    pub(crate) heat: Heat,
 }
 
-/// What a reader that L1 could not answer has to do.
-pub(crate) enum Boarding<K: Clone + Eq + Hash, V> {
-    /// Nothing: somebody was quicker.
-    Found(Lookup<V>),
-    /// Wait.
-    Joined(Waiter<V>),
-    /// Run the load, and wait.
-    Lead(Lead<K, V>, Waiter<V>),
-    /// Give up: there are as many loads as there may be.
-    Full,
+/// What an entry is good for at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// To be served.
+    Fresh,
+    /// To be served, and to be loaded anew.
+    Due,
+    /// To be served with a flag: the line is silent, and the policy says to go on.
+    Unvouched,
+    /// A fallback whose load has just failed: to be served without asking again, with a flag.
+    Resting,
+    /// A fallback.
+    Fallback,
+    /// Not to be served, but it may be again when the line is heard.
+    Silent,
+    /// For nothing.
+    Over,
 }
 
-impl<K: Clone + Eq + Hash, V: Clone> Store<K, V> {
+/// A key, or what it is borrowed as.
+pub trait KeyForm<K>: Hash + Equivalent<K> + ToOwned<Owned = K> {}
+
+impl<K, Q: Hash + Equivalent<K> + ToOwned<Owned = K> + ?Sized> KeyForm<K> for Q {}
+
+/// Whether an entry that is good for nothing is taken off when it is seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reap {
+    Yes,
+    No,
+}
+
+/// What L1 says of a key.
+pub(crate) enum Look<V> {
+    Hit(Entry<V>),
+    Absent(Entry<()>),
+    /// Not to be served as it is; how it stands is told.
+    Doubt(Answer<V>, Standing),
+    Miss,
+}
+
+impl<K: CacheKey, V: Clone> Store<K, V> {
+    /// What L1 knows of `key`.
     #[inline]
-    pub(crate) fn moment(&self) -> Moment {
-        let now_us = self.clock.now_us();
-        let vouched_us = self.remote.as_ref().map_or(u64::MAX, |side| side.hearing.vouched_us());
-        Moment { now_us, vouched_us, max_stale_us: self.max_stale_us }
+    pub(crate) fn look<Q: KeyForm<K> + ?Sized>(&self, probe: &Probe<'_, Q>) -> Look<V> {
+        match self.local.value(probe) {
+            Some(entry) if self.is_plainly_fresh(&entry.life, entry.traits.as_deref()) => Look::Hit(entry),
+            Some(entry) => self.look_closer(probe, entry, Reap::Yes),
+            None => self.look_for_absence(probe, Reap::Yes),
+        }
     }
 
-    /// What L1 knows of `key`, counted.
-    #[inline]
-    pub(crate) fn look<Q: Hash + Equivalent<K> + ?Sized>(&self, key: &Q) -> Lookup<V> {
-        let found = self.local.get(key, self.moment());
-        match found {
-            Lookup::Hit(_) => self.counters.hits.count(),
-            Lookup::Absent => count(&self.counters.absent_hits),
-            Lookup::Miss => count(&self.counters.misses),
+    /// As `look`, but leaves everything in place, so that nothing foreign is dropped under a lock.
+    pub(crate) fn peek(&self, probe: &Probe<'_, K>) -> Look<V> {
+        match self.local.value(probe) {
+            Some(entry) => self.look_closer(probe, entry, Reap::No),
+            None => self.look_for_absence(probe, Reap::No),
         }
-        found
+    }
+
+    /// One clock, three loads, four comparisons: what a hit costs beyond the lookup.
+    #[inline]
+    fn is_plainly_fresh(&self, life: &Life, traits: Option<&Traits>) -> bool {
+        let now_us = self.clock.now_us();
+        let sweeps = &self.fleet.sweeps;
+        now_us < life.check_us
+            && now_us < self.fleet.horizon.trusted_until_us()
+            && (life.stamp >= sweeps.newest() || (traits.is_none() && life.stamp >= sweeps.newest_wide()))
+    }
+
+    #[cold]
+    fn look_closer<Q: KeyForm<K> + ?Sized>(
+        &self,
+        probe: &Probe<'_, Q>,
+        entry: Entry<V>,
+        reap: Reap,
+    ) -> Look<V> {
+        let key = || probe.key.to_owned().encode();
+        let standing = self.standing(key, &entry.life, entry.traits.as_deref());
+        match standing {
+            Standing::Fresh => Look::Hit(entry),
+            Standing::Over => {
+                // Judged again under the lock: a fresh value may have come in between.
+                let life = entry.life;
+                if reap == Reap::Yes {
+                    drop(self.local.values.remove_if(probe, |entry| entry.life == life));
+                }
+                Look::Miss
+            }
+            Standing::Due
+            | Standing::Unvouched
+            | Standing::Resting
+            | Standing::Fallback
+            | Standing::Silent => Look::Doubt(answer_of(entry, standing), standing),
+        }
+    }
+
+    fn look_for_absence<Q: KeyForm<K> + ?Sized>(&self, probe: &Probe<'_, Q>, reap: Reap) -> Look<V> {
+        let Some(entry) = self.local.absence(probe) else { return Look::Miss };
+        match self.standing(|| probe.key.to_owned().encode(), &entry.life, entry.traits.as_deref()) {
+            Standing::Fresh | Standing::Due | Standing::Unvouched => Look::Absent(entry),
+            Standing::Silent => Look::Miss,
+            Standing::Resting | Standing::Fallback | Standing::Over => {
+                let life = entry.life;
+                if reap == Reap::Yes {
+                    drop(self.local.absences.remove_if(probe, |entry| entry.life == life));
+                }
+                Look::Miss
+            }
+        }
+    }
+
+    pub(crate) fn standing(
+        &self,
+        key: impl FnOnce() -> Bytes,
+        life: &Life,
+        traits: Option<&Traits>,
+    ) -> Standing {
+        let now_us = self.clock.now_us();
+        let tags = traits.map_or(&[][..], |traits| &traits.tags);
+        let left = self.fleet.sweeps.left_here(key, tags, life.stamp);
+        let is_idle = traits.and_then(|traits| traits.idle.as_ref()).is_some_and(|idle| {
+            let used_us = idle.used_us.load(Relaxed);
+            let is_idle = now_us >= used_us.saturating_add(idle.limit_us);
+            // A sixty-fourth of the limit is precise enough, and spares the line that other readers share.
+            if !is_idle && now_us >= used_us.saturating_add(idle.limit_us / 64) {
+                idle.used_us.store(now_us, Relaxed);
+            }
+            is_idle
+        });
+        if left == Left::Nothing || is_idle || life.is_over_at(now_us) {
+            return Standing::Over;
+        }
+        let horizon = &self.fleet.horizon;
+        let vouched_until_us = life.loaded_us.saturating_add(horizon.max_stale_us());
+        let is_vouched = now_us < horizon.trusted_until_us() || now_us < vouched_until_us;
+        if !is_vouched && self.policy.on_silence == Silence::Refuse {
+            return Standing::Silent;
+        }
+        let is_fallback = left == Left::Fallback || life.state == State::Fallback || now_us >= life.expires_us;
+        if is_fallback {
+            let has_grace = life.state == State::Fallback || life.grace_ends_us > life.expires_us;
+            let is_resting =
+                life.state == State::Fallback && left == Left::Whole && now_us < life.expires_us;
+            return match () {
+                () if !has_grace => Standing::Over,
+                () if is_resting => Standing::Resting,
+                () => Standing::Fallback,
+            };
+        }
+        match () {
+            () if !is_vouched => Standing::Unvouched,
+            () if life.check_us > 0 && now_us >= life.check_us => Standing::Due,
+            () => Standing::Fresh,
+        }
+    }
+
+    /// True if `answer` may still be given to somebody who asks now, with a flag.
+    pub(crate) fn is_usable(&self, key: &K, answer: &Answer<V>) -> bool {
+        let standing = self.standing(|| key.encode(), &answer.life, answer.traits.as_deref());
+        !matches!(standing, Standing::Over | Standing::Silent)
     }
 
     /// Takes `key` off L1 and forbids loads that have begun to store it, here or remotely.
     ///
-    /// Where the remote tier has not been told yet, the caller has pushed the key to the outbox
-    /// before, so that a load begun after this returns does not ask the remote tier.
-    pub(crate) fn void(&self, key: &K, version: Version, now_us: u64) {
-        let hash = self.flights.hash(key);
-        self.floors.raise(hash, version, now_us);
+    /// Where the shared tiers have not been told yet, the caller has ordered it before, so that a load begun after
+    /// this returns does not trust them.
+    pub(crate) fn void(&self, key: &K, how: Void, version: Version, origin: u64) {
+        let probe = Probe::of(key);
+        let now_us = self.clock.now_us();
+        self.floors.raise(probe.hash, version, now_us);
+        self.chronicle.note(probe.hash, how, version, origin, now_us);
         let mut displaced = Displaced::default();
-        let mut shard = self.flights.lock(hash);
+        let mut shard = self.flights.lock(probe.hash);
         shard.void(key);
-        self.local.remove(key, &mut displaced);
+        let kept = match how {
+            Void::Remove => None,
+            Void::Expire => self.local.value(&probe).filter(|entry| {
+                entry.life.state == State::Fallback || entry.life.grace_ends_us > entry.life.expires_us
+            }),
+        };
+        match kept {
+            Some(entry) => {
+                self.local.relive(&probe, &entry.life, entry.life.as_fallback(0), &mut displaced);
+            }
+            None => self.local.remove(&probe, &mut displaced),
+        }
         drop(shard);
     }
 
-    /// As `void`, for every key. Loads are voided first: one begun before could otherwise store
-    /// after L1 was emptied.
-    pub(crate) fn void_all(&self, version: Version, now_us: u64) {
-        self.floors.raise_all(version, now_us);
-        self.flights.void_all();
+    /// Voids what this node holds of the swath. As with `void`, the caller has ordered it before.
+    pub(crate) fn sweep(&self, swath: &Swath, how: Void, version: Version) {
+        count(&self.counters.sweeps);
+        if version != Version::NONE {
+            self.floors.raise_all(version, self.clock.now_us());
+        }
+        self.fleet.sweeps.sweep_here(swath, how);
+        match swath {
+            // Whatever tags a load will come back with, `settle` and `landed` judge them.
+            Swath::Tag(_) => {}
+            Swath::All => {
+                self.flights.void_where(|_| true);
+                if how == Void::Remove {
+                    self.local.clear();
+                }
+            }
+            Swath::Prefix(prefix) => self.flights.void_where(|key| key.encode().starts_with(prefix)),
+        }
+    }
+
+    /// Forgets what is held and loading. Loads are voided first: one begun before could otherwise store after L1
+    /// was emptied.
+    pub(crate) fn start_afresh(&self) {
+        let now_us = self.clock.now_us();
+        self.fleet.horizon.excuse_silence(now_us);
+        self.floors.go_blind(now_us);
+        self.fleet.sweeps.sweep_here(&Swath::All, Void::Remove);
+        self.flights.void_where(|_| true);
         self.local.clear();
     }
 
-    /// Puts a value that the caller knows, with its version, in the place of whatever was there,
-    /// unless something newer is known of: then nothing is left in its place.
-    pub(crate) fn put(&self, key: K, value: V, version: Version) {
+    /// Puts a value that the caller knows, with its version, in the place of whatever was there, unless something
+    /// newer is known of: then nothing is left in its place, and false is given.
+    pub(crate) fn put(&self, key: &K, value: V, version: Version, tags: Box<[Arc<Tag>]>, life: Life) -> bool {
+        let probe = Probe::of(key);
         let now_us = self.clock.now_us();
-        let hash = self.flights.hash(&key);
-        let heap_bytes = self.heap_bytes(&key, &value);
-        let life = self.life(Some(&value), now_us);
+        let heap_bytes = self.heap_bytes(key, &value);
+        let is_small = heap_bytes <= self.policy.l1_value_bytes_max;
+        let traits = Traits { version, tags, ..Traits::default() }.shared();
         let mut displaced = Displaced::default();
-        let mut shard = self.flights.lock(hash);
-        shard.void(&key);
+        let mut shard = self.flights.lock(probe.hash);
+        shard.void(key);
         // Under the lock, so that of two callers the one with the newer version decides.
-        let is_newest = version >= self.floors.floor(hash, now_us);
-        self.floors.raise(hash, version, now_us);
-        match life {
-            Some(life) if is_newest => {
-                self.local.install(key, Some((value, heap_bytes)), life, &mut displaced);
-            }
-            _ => self.local.remove(&key, &mut displaced),
+        let is_newest = version >= self.floors.floor(probe.hash, now_us);
+        self.floors.raise(probe.hash, version, now_us);
+        if is_newest && is_small && life.expires_us > now_us {
+            self.local.install(&probe, Some((value, heap_bytes)), life, traits, &mut displaced);
+        } else {
+            self.local.remove(&probe, &mut displaced);
         }
         drop(shard);
         if !is_newest {
             self.refuse_stale_set();
         }
-    }
-
-    /// The life of something found just now whose load began at `loaded_us`; none if it has no life.
-    pub(crate) fn life(&self, value: Option<&V>, loaded_us: u64) -> Option<Life> {
-        let lifetime = self.policy.local_lifetime(crate::policy::Found::of(value));
-        let expires_us = self.clock.now_us().saturating_add(micros(lifetime));
-        (!lifetime.is_zero()).then_some(Life { expires_us, loaded_us })
+        is_newest
     }
 
     pub(crate) fn refuse_stale_set(&self) {
@@ -139,101 +307,60 @@ impl<K: Clone + Eq + Hash, V: Clone> Store<K, V> {
         self.observer.stale_set_refused(&self.name);
     }
 
-    fn heap_bytes(&self, key: &K, value: &V) -> u64 {
+    pub(crate) fn heap_bytes(&self, key: &K, value: &V) -> u64 {
         (self.weigher)(key, value) as u64
     }
+}
 
-    fn silence(&self, hearing: &Hearing) -> Option<Duration> {
-        let vouched_us = hearing.vouched_us();
-        let silence_us = self.clock.now_us().saturating_sub(vouched_us);
-        (vouched_us > 0).then_some(Duration::from_micros(silence_us))
+fn answer_of<V>(entry: Entry<V>, standing: Standing) -> Answer<V> {
+    let is_stale = !matches!(standing, Standing::Fresh | Standing::Due);
+    Answer {
+        value: Some(entry.value),
+        life: entry.life,
+        traits: entry.traits,
+        origin: Origin::Local,
+        is_stale,
     }
+}
 
+impl<K: Clone + Eq + Hash, V: Clone> Store<K, V> {
     pub(crate) fn stats(&self) -> Stats {
-        let outbox = self.remote.as_ref().map(|side| &side.outbound.outbox);
+        let (fleet, now_us) = (&self.fleet, self.clock.now_us());
+        let vouched_us = fleet.horizon.vouched_us();
+        let silence = Duration::from_micros(now_us.saturating_sub(vouched_us));
         Stats {
             evictions: self.local.evictions(),
             entries: self.local.entries(),
             bytes: self.local.bytes(),
-            pending_invalidations: outbox.map_or(0, |outbox| outbox.pending() as u64),
-            backplane_silence: self.remote.as_ref().and_then(|side| self.silence(&side.hearing)),
-            pending_overflows: outbox.map_or(0, |outbox| outbox.overflows() as u64),
+            pending_invalidations: fleet.outbox.pending() as u64,
+            pending_overflows: fleet.outbox.overflows() as u64,
+            backplane_silence: (vouched_us > 0).then_some(silence),
+            pending_writes: self.writes.as_ref().map_or(0, |writes| writes.pending() as u64),
+            tiers: fleet.tiers.iter().map(tier_stats).collect(),
             ..self.counters.snapshot()
         }
     }
 }
 
-impl<K: CacheKey, V: Clone> Store<K, V> {
-    /// Joins the load of `key`, or becomes the one who loads.
-    pub(crate) fn board(self: &Arc<Self>, key: K) -> Boarding<K, V> {
-        let hash = self.flights.hash(&key);
-        let mut shard = self.flights.lock(hash);
-        // A load may have ended since L1 was asked; it stores and leaves the table under this lock.
-        match self.local.peek(&key, self.moment()) {
-            Lookup::Miss => {}
-            found => return Boarding::Found(found),
-        }
-        if let Some(flight) = shard.find(&key) {
-            return Boarding::Joined(flight.waiter());
-        }
-        let Some(seat) = self.flights.take_seat() else { return Boarding::Full };
-        let flight = shard.begin(key.clone());
-        drop(shard);
-        let waiter = flight.waiter();
-        let key_bytes = self.remote.as_ref().map_or_else(Bytes::new, |_| key.encode());
-        let store = Arc::clone(self);
-        Boarding::Lead(Lead { store, key, key_bytes, hash, flight, settled: false, _seat: seat }, waiter)
-    }
-}
-
-/// The right to say how a load ended. Dropped without having said so, it says that the load was stopped.
-pub(crate) struct Lead<K: Clone + Eq + Hash, V> {
-    pub(crate) store: Arc<Store<K, V>>,
-    pub(crate) key: K,
-    /// Empty without a remote tier.
-    pub(crate) key_bytes: Bytes,
-    pub(crate) hash: u64,
-    pub(crate) flight: Arc<Flight<V>>,
-    settled: bool,
-    _seat: Seat,
-}
-
-impl<K: Clone + Eq + Hash, V: Clone> Lead<K, V> {
-    /// Stores what was loaded, if it has a life and nothing has overtaken it, and tells the waiters.
-    pub(crate) fn settle(&mut self, outcome: Outcome<V>, life: Option<Life>) {
-        let store = &self.store;
-        // Foreign code (clone, weigher) runs before the lock is taken.
-        let storable = match (&outcome, life) {
-            (Outcome::Loaded(Some(value)), Some(life)) => {
-                Some((Some((value.clone(), store.heap_bytes(&self.key, value))), life))
-            }
-            (Outcome::Loaded(None), Some(life)) => Some((None, life)),
-            _ => None,
-        };
-        let key = self.key.clone();
-        let mut displaced = Displaced::default();
-        let mut shard = store.flights.lock(self.hash);
-        let voided = self.flight.is_voided();
-        match storable {
-            Some((found, life)) if !voided => store.local.install(key, found, life, &mut displaced),
-            _ => {}
-        }
-        shard.end(&self.key, &self.flight);
-        drop(shard);
-        if voided && matches!(outcome, Outcome::Loaded(_)) {
-            store.refuse_stale_set();
-        }
-        self.settled = true;
-        self.flight.land(outcome);
-    }
-}
-
-impl<K: Clone + Eq + Hash, V> Drop for Lead<K, V> {
-    fn drop(&mut self) {
-        if !self.settled {
-            self.store.flights.lock(self.hash).end(&self.key, &self.flight);
-            self.flight.land(Outcome::Stopped);
-        }
+fn tier_stats(tier: &TierSide) -> TierStats {
+    let counters = &tier.counters;
+    TierStats {
+        kind: tier.kind(),
+        is_up: tier.is_up(),
+        hits: counters.hits.load(Relaxed),
+        misses: counters.misses.load(Relaxed),
+        stale: counters.stale.load(Relaxed),
+        swept: counters.swept.load(Relaxed),
+        held: counters.held.load(Relaxed),
+        errors: counters.errors.load(Relaxed),
+        bypassed: counters.bypassed.load(Relaxed),
+        poisoned: counters.poisoned.load(Relaxed),
+        stored: counters.stored.load(Relaxed),
+        refused: counters.refused.load(Relaxed),
+        oversize: counters.oversize.load(Relaxed),
+        round_trips: counters.round_trips.load(Relaxed),
+        waited: Duration::from_micros(counters.waited_us.load(Relaxed)),
+        opened: counters.opened.load(Relaxed),
     }
 }
 

@@ -1,0 +1,216 @@
+//! Reads of many keys: one trip to each tier for all that L1 does not have, and one call of the loader for all that no
+//! tier has. Joins the loads of single keys that are under way, and is joined by them. Called through `Cache`.
+
+use std::{collections::HashMap, sync::Arc};
+
+use futures_util::future::join_all;
+use tracing::Instrument;
+
+use crate::{
+    Cache, CacheError, CacheKey, Load, LoadContext, Version,
+    consult::{Plan, Verdict, consult},
+    flight::Waiter,
+    hash::Probe,
+    lead::{Boarding, Lead, Purpose, Storing},
+    load::{Ending, call, finish},
+    read::Landed,
+    stats::count,
+    store::{KeyForm, Store},
+    write_back::write_back,
+};
+
+/// Keys of one round through the tiers and the loader. More are taken in several rounds, side by side.
+const ROUND_MAX: usize = 512;
+
+/// One key's answer.
+type Answered<V, E> = Result<Option<V>, CacheError<E>>;
+
+impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
+    /// The values of `keys`, in their order: each from L1, from a load that is under way, from the shared tiers (one trip
+    /// to each for all keys), or from `load`, which is called at most once per 512 keys that nobody has, and answers them
+    /// in the order in which it is given them. A key that is named several times is looked up once.
+    ///
+    /// `load` gives one result per key, or one error for all of them. Tags and the rest of what it says to its context
+    /// hold for all of them.
+    pub async fn get_or_load_many<'key, Q, F, Fut, A, E>(
+        &self,
+        keys: impl IntoIterator<Item = &'key Q>,
+        load: F,
+    ) -> Vec<Answered<V, E>>
+    where
+        Q: KeyForm<K> + ?Sized + 'key,
+        F: Fn(Vec<K>, LoadContext<V>) -> Fut + Clone + Send + Sync + 'static,
+        Fut: Future<Output = Result<Vec<Result<A, E>>, E>> + Send + 'static,
+        A: Into<Load<V>> + Send + 'static,
+        E: Send + Sync + 'static,
+    {
+        let mut places: HashMap<K, usize> = HashMap::new();
+        let mut answers: Vec<Option<Answered<V, E>>> = Vec::new();
+        let mut order = Vec::new();
+        let mut missing = Vec::new();
+        for key in keys {
+            let key = key.to_owned();
+            let next = answers.len();
+            let place = *places.entry(key.clone()).or_insert(next);
+            order.push(place);
+            if place < next {
+                continue;
+            }
+            let answer = self.looked_at(&Probe::of(&key));
+            if answer.is_none() {
+                missing.push((place, key));
+            }
+            answers.push(answer.map(|answer| Ok(answer.value)));
+        }
+        let rounds = missing.chunks(ROUND_MAX).map(|round| self.round(round.to_vec(), load.clone()));
+        for (place, answer) in join_all(rounds).await.into_iter().flatten() {
+            answers[place] = Some(answer);
+        }
+        let answer_at = |place: usize| match &answers[place] {
+            Some(Ok(value)) => Ok(value.clone()),
+            Some(Err(error)) => Err(error.clone()),
+            None => Err(CacheError::Stopped),
+        };
+        order.into_iter().map(answer_at).collect()
+    }
+
+    async fn round<F, Fut, A, E>(
+        &self,
+        mut wanted: Vec<(usize, K)>,
+        load: F,
+    ) -> Vec<(usize, Answered<V, E>)>
+    where
+        F: Fn(Vec<K>, LoadContext<V>) -> Fut + Clone + Send + Sync + 'static,
+        Fut: Future<Output = Result<Vec<Result<A, E>>, E>> + Send + 'static,
+        A: Into<Load<V>> + Send + 'static,
+        E: Send + Sync + 'static,
+    {
+        let store = &self.store;
+        let mut done = Vec::new();
+        while !wanted.is_empty() {
+            let mut waiting = self.board_all(&wanted, &mut done);
+            let verdicts = consult(&mut waiting.leads).await;
+            let mut to_load = Vec::new();
+            let leads = std::mem::take(&mut waiting.leads).into_iter().zip(waiting.places.drain(..));
+            for ((mut lead, place), verdict) in leads.zip(verdicts) {
+                match verdict {
+                    Verdict::Found(answer) => {
+                        lead.settle(answer.clone(), Storing::Yes);
+                        done.push((place, Ok(answer.value)));
+                    }
+                    Verdict::Stale(answer) => {
+                        let answer = store.serve_stale(answer);
+                        lead.settle(answer.clone(), Storing::No);
+                        done.push((place, Ok(answer.value)));
+                    }
+                    Verdict::Load(plan) => {
+                        waiting.waiters.push((place, lead.key.clone(), lead.waiter()));
+                        if let Some(fallback) = plan.fallback.clone() {
+                            let _first = lead.flight.fallback.set(fallback);
+                        }
+                        to_load.push((lead, plan));
+                    }
+                }
+            }
+            if !to_load.is_empty() {
+                drop(tokio::spawn(run(Arc::clone(store), to_load, load.clone()).in_current_span()));
+            }
+            let landed = waiting.waiters.into_iter().map(|(place, key, waiter)| async move {
+                let landed = store.landed(&key, &self.policy, waiter).await;
+                (place, key, landed)
+            });
+            wanted = Vec::new();
+            for (place, key, landed) in join_all(landed).await {
+                match landed {
+                    Landed::Answered(answer) => done.push((place, Ok(answer.value))),
+                    Landed::Refused(error) => done.push((place, Err(error))),
+                    Landed::Nothing | Landed::Again => wanted.push((place, key)),
+                }
+            }
+        }
+        done
+    }
+
+    /// Joins and leads; what is answered by then goes to `done`.
+    fn board_all<E>(&self, wanted: &[(usize, K)], done: &mut Vec<(usize, Answered<V, E>)>) -> Waiting<K, V> {
+        let store = &self.store;
+        let mut waiting = Waiting { leads: Vec::new(), places: Vec::new(), waiters: Vec::new() };
+        let seat = store.flights.take_seat();
+        for (place, key) in wanted {
+            let boarding = match &seat {
+                Some(seat) => store.board(key, &self.policy, Purpose::Read, Some(seat)),
+                None => Boarding::Full,
+            };
+            match boarding {
+                Boarding::Found(look) => match store.settled_by(look) {
+                    Some((answer, _)) => done.push((*place, Ok(answer.value))),
+                    None => done.push((*place, Err(CacheError::Stopped))),
+                },
+                Boarding::Joined(waiter) => {
+                    count(&store.counters.joins);
+                    waiting.waiters.push((*place, key.clone(), waiter));
+                }
+                Boarding::Lead(lead) => {
+                    waiting.leads.push(lead);
+                    waiting.places.push(*place);
+                }
+                Boarding::Full => {
+                    count(&store.counters.overloads);
+                    done.push((*place, Err(CacheError::Overloaded)));
+                }
+            }
+        }
+        waiting
+    }
+}
+
+/// What one round has to do and to wait for.
+struct Waiting<K: CacheKey, V: Clone> {
+    leads: Vec<Lead<K, V>>,
+    places: Vec<usize>,
+    waiters: Vec<(usize, K, Waiter<V>)>,
+}
+
+/// Runs one load of many keys to its end.
+async fn run<K, V, F, Fut, A, E>(store: Arc<Store<K, V>>, mut to_load: Vec<(Lead<K, V>, Plan<V>)>, load: F)
+where
+    K: CacheKey,
+    V: Clone + Send + Sync + 'static,
+    F: Fn(Vec<K>, LoadContext<V>) -> Fut,
+    Fut: Future<Output = Result<Vec<Result<A, E>>, E>>,
+    A: Into<Load<V>>,
+    E: Send + Sync + 'static,
+{
+    let Some((first, _)) = to_load.first() else { return };
+    let floor = to_load.iter().map(|(_, plan)| plan.floor).max().unwrap_or(Version::NONE);
+    let context = LoadContext::new(floor, None);
+    let keys: Vec<K> = to_load.iter().map(|(lead, _)| lead.key.clone()).collect();
+    let begun_us = store.clock.now_us();
+    let told = context.clone();
+    let ended = call(&store, first, async move { load(keys, told).await }).await;
+    let edits = context.edits();
+    let endings: Vec<Ending<V>> = match ended {
+        Ok(Ok(answers)) => answers.into_iter().map(ending_of).collect(),
+        Ok(Err(error)) => {
+            let error = Arc::new(error);
+            to_load.iter().map(|_| Ending::Failed(Arc::<E>::clone(&error))).collect()
+        }
+        Err(Ending::TimedOut) => to_load.iter().map(|_| Ending::TimedOut).collect(),
+        Err(_) => to_load.iter().map(|_| Ending::Panicked).collect(),
+    };
+    // A loader that answers too few keys has not answered the last ones.
+    let endings = endings.into_iter().chain(std::iter::repeat_with(|| Ending::Unanswered));
+    let mut writings = Vec::new();
+    for ((lead, plan), ending) in to_load.iter_mut().zip(endings) {
+        writings.extend(finish(lead, plan, &edits, ending, begun_us));
+    }
+    drop(to_load);
+    write_back(&store.fleet, writings).await;
+}
+
+fn ending_of<V, A: Into<Load<V>>, E: Send + Sync + 'static>(answer: Result<A, E>) -> Ending<V> {
+    match answer {
+        Ok(answer) => Ending::Answered(answer.into()),
+        Err(error) => Ending::Failed(Arc::new(error)),
+    }
+}

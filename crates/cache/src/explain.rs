@@ -1,0 +1,226 @@
+//! What is known of one key, for a person who asks why a read gave what it gave: here, in every shared tier, on the way
+//! to the other nodes, and who voided it last. Changes nothing and claims nothing.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use bytes::Bytes;
+
+use crate::{
+    Cache, CacheKey, Version,
+    backplane::Mark,
+    epoch::Left,
+    flight::lock,
+    hash::Probe,
+    life::Life,
+    local::Traits,
+    store::{KeyForm, Standing, Store},
+    tier::{Found, Void},
+    tier_side::TierSide,
+};
+
+/// What is known of one key.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Explanation {
+    /// What this process holds.
+    pub local: Option<LocalState>,
+    /// What the shared tiers say, in their order.
+    pub tiers: Vec<TierState>,
+    /// True if a load is under way, or its failure is remembered.
+    pub is_loading: bool,
+    /// True if this node has changed the key and the others have not been told yet.
+    pub is_pending: bool,
+    /// What a load must at least reflect.
+    pub floor: Version,
+    /// The last invalidation of this key by name that this node knows of (or of one that shares its slot of 1,024).
+    pub invalidated: Option<LastInvalidation>,
+    /// How far this node has heard.
+    pub mark: Mark,
+}
+
+/// An entry of this process.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct LocalState {
+    /// `fresh`, `due` for refresh, `fallback`, `resting` while the loader is left alone, `unvouched` or `silent` because
+    /// the line is, or `over`.
+    pub standing: &'static str,
+    /// True if there is a value, false if it is known that there is none.
+    pub has_value: bool,
+    /// Since its load began.
+    pub age: Duration,
+    /// Until its time to live ends; zero if it has.
+    pub remaining: Duration,
+    /// Until it is no fallback any more.
+    pub grace: Duration,
+    /// As its loader said.
+    pub version: Version,
+    /// As its loader said.
+    pub tags: Vec<Arc<str>>,
+    /// As its loader said.
+    pub validator: Option<Arc<str>>,
+}
+
+/// A record of a shared tier.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct TierState {
+    /// What the tier is made of.
+    pub kind: &'static str,
+    /// `fresh`, `past its lifetime`, `swept`, `unreadable`, `nothing`, `not trusted`, or `down`.
+    pub state: &'static str,
+    /// What the tier says is left of its life, its grace included.
+    pub remaining: Duration,
+    /// As its loader said.
+    pub version: Version,
+    /// As its loader said.
+    pub tags: Vec<Arc<str>>,
+}
+
+/// An invalidation of one key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LastInvalidation {
+    /// What it left.
+    pub how: Void,
+    /// Of the write behind it.
+    pub version: Version,
+    /// Who announced it; zero: this node, or whoever wrote it to an outbox.
+    pub origin: u64,
+    /// How long ago this node did its part.
+    pub ago: Duration,
+}
+
+/// The last invalidations, by slots that keys share by hash.
+#[derive(Debug)]
+pub(crate) struct Chronicle(Box<[Mutex<Option<Note>>]>);
+
+#[derive(Debug, Clone, Copy)]
+struct Note {
+    hash: u64,
+    how: Void,
+    version: Version,
+    origin: u64,
+    at_us: u64,
+}
+
+/// 1,024 x 56 bytes.
+const SLOTS: u64 = 1_024;
+
+impl Chronicle {
+    pub(crate) fn new() -> Self {
+        Self((0..SLOTS).map(|_| Mutex::default()).collect())
+    }
+
+    pub(crate) fn note(&self, hash: u64, how: Void, version: Version, origin: u64, at_us: u64) {
+        *lock(self.slot(hash)) = Some(Note { hash, how, version, origin, at_us });
+    }
+
+    fn last(&self, hash: u64, now_us: u64) -> Option<LastInvalidation> {
+        let note = (*lock(self.slot(hash))).filter(|note| note.hash == hash)?;
+        let ago = Duration::from_micros(now_us.saturating_sub(note.at_us));
+        Some(LastInvalidation { how: note.how, version: note.version, origin: note.origin, ago })
+    }
+
+    fn slot(&self, hash: u64) -> &Mutex<Option<Note>> {
+        &self.0[usize::try_from((hash >> 20) % SLOTS).unwrap_or(0)]
+    }
+}
+
+impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
+    /// What is known of `key`, here and in the shared tiers. Costs a read of each tier.
+    pub async fn explain<Q: KeyForm<K> + ?Sized>(&self, key: &Q) -> Explanation {
+        let store = &*self.store;
+        let key = key.to_owned();
+        let (probe, bytes, now_us) = (Probe::of(&key), key.encode(), store.clock.now_us());
+        let local = match (store.local.value(&probe), store.local.absence(&probe)) {
+            (Some(entry), _) => Some(store.local_state(&bytes, true, &entry.life, entry.traits.as_deref())),
+            (_, Some(entry)) => Some(store.local_state(&bytes, false, &entry.life, entry.traits.as_deref())),
+            (None, None) => None,
+        };
+        let mut tiers = Vec::new();
+        for tier in &store.fleet.tiers {
+            tiers.push(store.tier_state(tier, &bytes).await);
+        }
+        Explanation {
+            local,
+            tiers,
+            is_loading: store.flights.lock(probe.hash).find(&key, now_us).is_some(),
+            is_pending: store.fleet.outbox.blocks(&bytes) || store.fleet.sweeps.is_pending_over(&bytes),
+            floor: store.floors.floor(probe.hash, now_us),
+            invalidated: store.chronicle.last(probe.hash, now_us),
+            mark: store.fleet.horizon.mark(),
+        }
+    }
+}
+
+impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
+    fn local_state(
+        &self,
+        key: &Bytes,
+        has_value: bool,
+        life: &Life,
+        traits: Option<&Traits>,
+    ) -> LocalState {
+        let now_us = self.clock.now_us();
+        let until = |us: u64| Duration::from_micros(us.saturating_sub(now_us));
+        let standing = match self.standing(|| key.clone(), life, traits) {
+            Standing::Fresh => "fresh",
+            Standing::Due => "due",
+            Standing::Unvouched => "unvouched",
+            Standing::Resting => "resting",
+            Standing::Fallback => "fallback",
+            Standing::Silent => "silent",
+            Standing::Over => "over",
+        };
+        LocalState {
+            standing,
+            has_value,
+            age: Duration::from_micros(now_us.saturating_sub(life.loaded_us)),
+            remaining: until(life.expires_us),
+            grace: until(life.grace_ends_us),
+            version: traits.map_or_else(Default::default, |traits| traits.version),
+            tags: traits
+                .map_or_else(Vec::new, |traits| traits.tags.iter().map(|tag| Arc::clone(&tag.name)).collect()),
+            validator: traits.and_then(|traits| traits.validator.clone()),
+        }
+    }
+
+    async fn tier_state(&self, tier: &TierSide, key: &Bytes) -> TierState {
+        let state = |state| TierState {
+            kind: tier.kind(),
+            state,
+            remaining: Duration::ZERO,
+            version: Version::NONE,
+            tags: vec![],
+        };
+        let mark = self.fleet.horizon.mark();
+        if !self.fleet.trusts_tiers_with(key, mark) {
+            return state("not trusted");
+        }
+        let payload = match tier.read(std::slice::from_ref(key), None).await.as_deref() {
+            Ok([Found::Value(payload)]) => payload.clone(),
+            Ok(_) => return state("nothing"),
+            Err(_) => return state("down"),
+        };
+        let opened = self.codec.as_ref().map(|codec| codec.open(key, &payload.bytes));
+        let Some(Ok(opened)) = opened else { return state("unreadable") };
+        let sweeps = &self.fleet.sweeps;
+        let tags: Vec<_> = opened.tags.iter().map(|tag| sweeps.tags.intern(tag)).collect();
+        let is_ours = opened.incarnation == mark.incarnation;
+        let left = if is_ours { sweeps.left_there(key, &tags, opened.stamp) } else { Left::Nothing };
+        let stands = match left {
+            Left::Nothing | Left::Fallback => "swept",
+            Left::Whole if payload.remaining <= opened.grace => "past its lifetime",
+            Left::Whole => "fresh",
+        };
+        TierState {
+            remaining: payload.remaining,
+            version: opened.version,
+            tags: opened.tags,
+            ..state(stands)
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! What a cache does when it hears from the other nodes, or finds that it has missed something.
+//! Never writes to a shared tier: whoever announces a change has made it there already.
+//! Called by the line (on its task) and by the courier.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::{
+    CacheKey, GapCause, Invalidation, Version,
+    backplane::{Heard, Interruption, Listener, Mark, Snapshot, Swath},
+    courier::Ward,
+    horizon::Step,
+    stats::count,
+    store::Store,
+    tier::Void,
+    wire::Pulse,
+};
+
+impl<K, V> Listener for Store<K, V>
+where
+    K: CacheKey,
+    V: Clone + Send + Sync + 'static,
+{
+    fn heard(&self, heard: Heard) {
+        match heard {
+            Heard::Announcement { mark, body } => self.announced(mark, &body),
+            Heard::Pulse { mark, body } => self.pulsed(mark, &body),
+            // If it was an announcement, the next number will show that it is missing.
+            Heard::Unreadable => count(&self.counters.unreadable),
+        }
+    }
+
+    fn interrupted(&self, cause: Interruption) {
+        tracing::debug!(cache = %self.name, ?cause, "the line was interrupted");
+        match cause {
+            Interruption::Lost => {}
+            Interruption::Subscribed | Interruption::Overflowed => {
+                self.fleet.horizon.excuse_silence(self.clock.now_us());
+                self.catch_up();
+            }
+        }
+    }
+}
+
+impl<K, V> Ward for Store<K, V>
+where
+    K: CacheKey,
+    V: Clone + Send + Sync + 'static,
+{
+    fn announced(&self, mark: Mark, body: &Bytes) {
+        let step = self.fleet.horizon.announced(mark, body, || self.apply(mark, body));
+        if step == Step::Gap {
+            self.wake();
+        }
+    }
+
+    fn attached(&self, snapshot: &Snapshot) {
+        let fleet = &self.fleet;
+        let meanwhile = fleet.horizon.attached(snapshot.mark, || fleet.sweeps.adopt(snapshot));
+        self.start_afresh();
+        for (mark, body) in meanwhile {
+            self.announced(mark, &body);
+        }
+        fleet.pulse.notify_one();
+    }
+
+    fn missed(&self) {
+        self.gap(GapCause::Skipped);
+    }
+}
+
+impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
+    fn wake(&self) {
+        self.fleet.outbox.wake.notify_one();
+    }
+
+    fn catch_up(&self) {
+        self.fleet.horizon.want();
+        self.wake();
+        self.fleet.pulse.notify_one();
+    }
+
+    fn gap(&self, cause: GapCause) {
+        count(&self.counters.gaps);
+        tracing::debug!(cache = %self.name, ?cause, "drop L1, announcements may be missing");
+        self.start_afresh();
+        self.observer.gap_noticed(&self.name, cause);
+    }
+
+    fn pulsed(&self, mark: Mark, body: &Bytes) {
+        let now_us = self.clock.now_us();
+        let pulse = Pulse::decode(body).ok();
+        if pulse.is_none() {
+            count(&self.counters.unreadable);
+        }
+        let own = self.fleet.origin;
+        if self.fleet.horizon.pulsed(mark, pulse, own, now_us) {
+            self.fleet.horizon.want();
+            self.wake();
+        }
+        let is_own = pulse.is_some_and(|pulse| pulse.origin == own);
+        if is_own && self.fleet.horizon.forget_silent(now_us) > 0 {
+            self.gap(GapCause::SilentPeer);
+        }
+    }
+
+    /// Does what an announcement says.
+    fn apply(&self, mark: Mark, body: &Bytes) {
+        let Ok(change) = Invalidation::decode(body) else {
+            // Another release may have written it. It voids something: it may be anything.
+            count(&self.counters.unreadable);
+            self.observer.gap_noticed(&self.name, GapCause::Unreadable);
+            self.fleet.sweeps.sweep_there(&Swath::All, Void::Remove, mark.sequence);
+            return self.sweep(&Swath::All, Void::Remove, Version::LATEST);
+        };
+        let is_own = change.origin == self.fleet.origin;
+        for order in &change.sweeps {
+            self.fleet.sweeps.sweep_there(&order.swath, order.how, mark.sequence);
+            // Done here when it was ordered; what was loaded since need not go.
+            if !is_own {
+                self.sweep(&order.swath, order.how, order.version);
+            }
+        }
+        if is_own {
+            return;
+        }
+        for order in &change.keys {
+            count(&self.counters.remote_invalidations);
+            match K::decode(&order.key) {
+                Some(key) => self.void(&key, order.how, order.version, change.origin),
+                // A key of another release's shape: some key of ours may be meant.
+                None => self.sweep(&Swath::All, Void::Remove, order.version),
+            }
+        }
+    }
+}
+
+/// The listener of a store, for the line.
+pub(crate) fn listener<K, V>(store: &Arc<Store<K, V>>) -> Arc<dyn Listener>
+where
+    K: CacheKey,
+    V: Clone + Send + Sync + 'static,
+{
+    Arc::<Store<K, V>>::clone(store)
+}

@@ -1,0 +1,236 @@
+//! What is to be void, as a value that can be built without effect, spelled as bytes, kept in an outbox row or
+//! sent with a NOTIFY inside the caller's own transaction, and applied on any node later.
+//! The same bytes are what nodes announce to each other. Refuses nothing; applied by `invalidate`.
+//!
+//! ```text
+//! "PA" format u8 | origin u64 | count u32, count x (how u8, version u64, key) | count u32, count x (swath u8, how u8, version u64, bytes)
+//! ```
+//! Keys and names are a length u32 and their bytes; numbers are big-endian. Bytes after the last field are an
+//! error, so that a longer message of a later release is not taken for a shorter one.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::{CacheKey, Version, backplane::Swath, tier::Void, wire::{Reader, Unreadable, put_bytes}};
+
+const HEAD: [u8; 3] = *b"PA\x01";
+
+/// Keys, tags, prefixes, or everything, to be removed or expired.
+///
+/// ```
+/// # use paystrata_cache::{Invalidation, Version};
+/// let change = Invalidation::at(Version(42)).remove(&7_u64).expire_tag("org:9");
+/// let bytes = change.encode();
+/// assert_eq!(Invalidation::decode(&bytes), Ok(change));
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Invalidation {
+    /// Who announces it; zero while nobody has.
+    pub(crate) origin: u64,
+    pub(crate) version: Version,
+    pub(crate) keys: Vec<KeyOrder>,
+    pub(crate) sweeps: Vec<SweepOrder>,
+}
+
+/// One key to be voided.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct KeyOrder {
+    pub(crate) key: Bytes,
+    pub(crate) how: Void,
+    pub(crate) version: Version,
+}
+
+/// One sweep to be made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct SweepOrder {
+    pub(crate) swath: Swath,
+    pub(crate) how: Void,
+    pub(crate) version: Version,
+}
+
+impl Invalidation {
+    /// Of nothing yet, because of the write `version`.
+    pub fn at(version: Version) -> Self {
+        Self { version, ..Self::default() }
+    }
+
+    /// And of this key: nobody reads its old value again.
+    #[must_use]
+    pub fn remove<K: CacheKey>(self, key: &K) -> Self {
+        self.key(key.encode(), Void::Remove)
+    }
+
+    /// And of this key: its old value stays a fallback for loads that fail.
+    #[must_use]
+    pub fn expire<K: CacheKey>(self, key: &K) -> Self {
+        self.key(key.encode(), Void::Expire)
+    }
+
+    /// And of all entries with this tag.
+    #[must_use]
+    pub fn remove_tag(self, tag: &str) -> Self {
+        self.sweep(Swath::Tag(Arc::from(tag)), Void::Remove)
+    }
+
+    /// And of all entries with this tag, which stay fallbacks.
+    #[must_use]
+    pub fn expire_tag(self, tag: &str) -> Self {
+        self.sweep(Swath::Tag(Arc::from(tag)), Void::Expire)
+    }
+
+    /// And of all keys whose encoded form begins so.
+    #[must_use]
+    pub fn remove_prefix(self, prefix: impl AsRef<[u8]>) -> Self {
+        self.sweep(Swath::Prefix(Bytes::copy_from_slice(prefix.as_ref())), Void::Remove)
+    }
+
+    /// And of all keys whose encoded form begins so, which stay fallbacks.
+    #[must_use]
+    pub fn expire_prefix(self, prefix: impl AsRef<[u8]>) -> Self {
+        self.sweep(Swath::Prefix(Bytes::copy_from_slice(prefix.as_ref())), Void::Expire)
+    }
+
+    /// And of everything.
+    #[must_use]
+    pub fn remove_all(self) -> Self {
+        self.sweep(Swath::All, Void::Remove)
+    }
+
+    /// True if it voids nothing.
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty() && self.sweeps.is_empty()
+    }
+
+    pub(crate) fn key(mut self, key: Bytes, how: Void) -> Self {
+        let version = self.version;
+        self.keys.push(KeyOrder { key, how, version });
+        self
+    }
+
+    pub(crate) fn sweep(mut self, swath: Swath, how: Void) -> Self {
+        let version = self.version;
+        self.sweeps.push(SweepOrder { swath, how, version });
+        self
+    }
+
+    /// As bytes, for an outbox row, or for a NOTIFY if they are few.
+    pub fn encode(&self) -> Bytes {
+        let mut out = Vec::with_capacity(64);
+        out.extend(HEAD);
+        out.extend(self.origin.to_be_bytes());
+        out.extend(self.version.0.to_be_bytes());
+        out.extend(length(self.keys.len()).to_be_bytes());
+        for order in &self.keys {
+            out.push(how_byte(order.how));
+            out.extend(order.version.0.to_be_bytes());
+            put_bytes(&mut out, &order.key);
+        }
+        out.extend(length(self.sweeps.len()).to_be_bytes());
+        for order in &self.sweeps {
+            let (kind, bytes): (u8, &[u8]) = match &order.swath {
+                Swath::All => (0, &[]),
+                Swath::Prefix(prefix) => (1, prefix),
+                Swath::Tag(tag) => (2, tag.as_bytes()),
+            };
+            out.push(kind);
+            out.push(how_byte(order.how));
+            out.extend(order.version.0.to_be_bytes());
+            put_bytes(&mut out, bytes);
+        }
+        out.into()
+    }
+
+    /// What [`encode`](Self::encode) spelled so.
+    ///
+    /// # Errors
+    ///
+    /// If the bytes are not an invalidation as this release writes them.
+    pub fn decode(bytes: &[u8]) -> Result<Self, Unreadable> {
+        let mut reader = Reader(bytes);
+        if reader.array()? != HEAD {
+            return Err(Unreadable);
+        }
+        let (origin, version) = (reader.number()?, Version(reader.number()?));
+        // Grown as they are found: a count that lies must not reserve memory.
+        let (mut keys, mut sweeps) = (Vec::new(), Vec::new());
+        for _ in 0..reader.count()? {
+            let (how, version) = (how_of(reader.array()?)?, Version(reader.number()?));
+            keys.push(KeyOrder { key: Bytes::copy_from_slice(reader.bytes()?), how, version });
+        }
+        for _ in 0..reader.count()? {
+            let [kind] = reader.array()?;
+            let (how, version) = (how_of(reader.array()?)?, Version(reader.number()?));
+            let bytes = reader.bytes()?;
+            let swath = match kind {
+                0 => Swath::All,
+                1 => Swath::Prefix(Bytes::copy_from_slice(bytes)),
+                2 => Swath::Tag(std::str::from_utf8(bytes).map_err(|_| Unreadable)?.into()),
+                _ => return Err(Unreadable),
+            };
+            sweeps.push(SweepOrder { swath, how, version });
+        }
+        reader.end()?;
+        Ok(Self { origin, version, keys, sweeps })
+    }
+}
+
+fn how_byte(how: Void) -> u8 {
+    match how {
+        Void::Remove => 0,
+        Void::Expire => 1,
+    }
+}
+
+fn how_of([byte]: [u8; 1]) -> Result<Void, Unreadable> {
+    match byte {
+        0 => Ok(Void::Remove),
+        1 => Ok(Void::Expire),
+        _ => Err(Unreadable),
+    }
+}
+
+/// More than four billion would be unreadable, which makes the receivers drop everything.
+fn length(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn all_kinds() -> Invalidation {
+        Invalidation::at(Version(7))
+            .remove(&String::from("a"))
+            .expire(&String::new())
+            .remove_tag("t")
+            .expire_tag("u")
+            .remove_prefix("p:")
+            .expire_prefix("")
+            .remove_all()
+    }
+
+    #[test]
+    fn every_invalidation_is_read_back() {
+        for change in [Invalidation::default(), all_kinds()] {
+            assert_eq!(Invalidation::decode(&change.encode()), Ok(change));
+        }
+    }
+
+    #[test]
+    fn cut_or_lengthened_bytes_are_unreadable() {
+        let bytes = all_kinds().encode();
+        for length in 0..bytes.len() {
+            assert_eq!(Invalidation::decode(&bytes[..length]), Err(Unreadable), "{length}");
+        }
+        assert_eq!(Invalidation::decode(&[&bytes[..], &[0]].concat()), Err(Unreadable));
+    }
+
+    #[test]
+    fn count_that_lies_reserves_no_memory() {
+        let mut bytes = Invalidation::default().encode().to_vec();
+        let end = bytes.len();
+        bytes[end - 8..end - 4].fill(0xff);
+        assert_eq!(Invalidation::decode(&bytes), Err(Unreadable));
+    }
+}

@@ -1,0 +1,236 @@
+//! The right to load one key: got by being first, held until the load's end is told to those who wait, and given
+//! back if its holder goes away. Decides under the shard lock whether what was loaded may still be stored.
+//! Got by `read` and `batch`, carried by `load`.
+
+use std::sync::{Arc, atomic::AtomicU64};
+
+use bytes::Bytes;
+
+use crate::{
+    CacheKey, Policy,
+    answer::Answer,
+    backplane::Mark,
+    clock::micros,
+    flight::{Flight, Outcome, Seat, Waiter},
+    hash::Probe,
+    life::ENDLESS,
+    local::{Displaced, Idle},
+    stats::count,
+    store::{Look, Standing, Store},
+    tier::{Settlement, Token},
+};
+
+/// What a reader that L1 could not answer has to do.
+pub(crate) enum Boarding<K: CacheKey, V: Clone> {
+    /// Nothing: somebody was quicker.
+    Found(Look<V>),
+    /// Wait.
+    Joined(Waiter<V>),
+    /// Load, and let the others know.
+    Lead(Lead<K, V>),
+    /// Give up: there are as many loads as there may be.
+    Full,
+}
+
+/// Why somebody boards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// L1 has no answer.
+    Read,
+    /// L1 has no answer, and there is no loader.
+    Peek,
+    /// L1 has an answer that is to be replaced, if nobody sees to it yet.
+    Refresh,
+}
+
+/// A claim held at a shared tier.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Held {
+    pub(crate) tier: usize,
+    pub(crate) token: Token,
+}
+
+/// The right to say how a load ended. Dropped without having said so, it lets somebody else take it.
+pub(crate) struct Lead<K: CacheKey, V: Clone> {
+    pub(crate) store: Arc<Store<K, V>>,
+    pub(crate) policy: Arc<Policy>,
+    pub(crate) key: K,
+    /// Empty without shared tiers.
+    pub(crate) key_bytes: Bytes,
+    pub(crate) hash: u64,
+    pub(crate) flight: Arc<Flight<V>>,
+    /// What the fleet had announced, and this node heard, when the load began.
+    pub(crate) mark: Mark,
+    pub(crate) purpose: Purpose,
+    pub(crate) held: Vec<Held>,
+    settled: bool,
+    /// Shared by the loads of one batch.
+    seat: Option<Arc<Seat>>,
+}
+
+impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
+    /// Joins the load of `key`, or becomes the one who loads. Without a seat one is taken, if there is one.
+    pub(crate) fn board(
+        self: &Arc<Self>,
+        key: &K,
+        policy: &Arc<Policy>,
+        purpose: Purpose,
+        seat: Option<&Arc<Seat>>,
+    ) -> Boarding<K, V> {
+        let probe = Probe::of(key);
+        let mut fallback = None;
+        let mut shard = self.flights.lock(probe.hash);
+        let now_us = self.clock.now_us();
+        // A load may have ended since L1 was asked; it stores and leaves the table under this lock.
+        match self.peek(&probe) {
+            Look::Doubt(answer, Standing::Fallback) => fallback = Some(answer),
+            Look::Doubt(answer, Standing::Due) if purpose == Purpose::Refresh => fallback = Some(answer),
+            Look::Hit(entry) if purpose == Purpose::Refresh => {
+                drop(shard);
+                return Boarding::Found(Look::Hit(entry));
+            }
+            Look::Miss | Look::Doubt(_, Standing::Silent) => {}
+            found => {
+                drop(shard);
+                return Boarding::Found(found);
+            }
+        }
+        let stamp = self.fleet.sweeps.stamp();
+        if let Some(flight) = shard.find(key, now_us) {
+            return Boarding::Joined(flight.waiter(stamp));
+        }
+        let Some(seat) = seat.map(Arc::clone).or_else(|| self.flights.take_seat()) else {
+            drop(shard);
+            return match fallback {
+                Some(answer) => Boarding::Found(Look::Doubt(answer, Standing::Resting)),
+                None => Boarding::Full,
+            };
+        };
+        let mark = self.fleet.horizon.mark();
+        let flight = shard.begin(key.clone(), stamp, now_us);
+        if let Some(answer) = fallback {
+            let life = answer.life;
+            let _first = flight.fallback.set(answer);
+            if purpose == Purpose::Refresh {
+                // Once: who reads from now on until it expires does not come here.
+                let mut displaced = Displaced::default();
+                let next = crate::life::Life { check_us: life.expires_us, ..life };
+                self.local.relive(&probe, &life, next, &mut displaced);
+                drop(shard);
+                drop(displaced);
+            } else {
+                drop(shard);
+            }
+        } else {
+            drop(shard);
+        }
+        let key_bytes = if self.fleet.tiers.is_empty() { Bytes::new() } else { key.encode() };
+        Boarding::Lead(Lead {
+            store: Arc::clone(self),
+            policy: Arc::clone(policy),
+            key: key.clone(),
+            key_bytes,
+            hash: probe.hash,
+            flight,
+            mark,
+            purpose,
+            held: Vec::new(),
+            settled: false,
+            seat: Some(seat),
+        })
+    }
+}
+
+impl<K: CacheKey, V: Clone> Lead<K, V> {
+    pub(crate) fn waiter(&self) -> Waiter<V> {
+        self.flight.waiter(self.flight.stamp)
+    }
+
+    /// Stores what was loaded, if it has a life and nothing has overtaken it, and tells the waiters. True if it may
+    /// be stored in shared tiers too.
+    pub(crate) fn settle(&mut self, answer: Answer<V>, keep: Storing) -> bool {
+        let store = &self.store;
+        let now_us = store.clock.now_us();
+        // Foreign code (clone, weigher) runs before the lock is taken.
+        let heap_bytes = answer.value.as_ref().map(|value| store.heap_bytes(&self.key, value));
+        let is_small = heap_bytes.is_none_or(|bytes| bytes <= store.policy.l1_value_bytes_max);
+        if !is_small {
+            count(&store.counters.oversize);
+        }
+        let has_life = !answer.life.is_over_at(now_us);
+        let stored = (keep == Storing::Yes && has_life && is_small).then(|| {
+            let found = answer.value.clone().zip(heap_bytes);
+            (found, answer.life, answer.traits.clone())
+        });
+        let probe = Probe { key: &self.key, hash: self.hash };
+        let mut displaced = Displaced::default();
+        let mut shard = store.flights.lock(self.hash);
+        let is_voided = self.flight.is_voided();
+        if let (Some((found, life, traits)), false) = (stored, is_voided) {
+            store.local.install(&probe, found, life, traits, &mut displaced);
+        }
+        shard.end(&self.key, &self.flight);
+        drop(shard);
+        if is_voided && keep == Storing::Yes {
+            store.refuse_stale_set();
+        }
+        self.land(Outcome::Loaded(answer));
+        keep == Storing::Yes && !is_voided
+    }
+
+    /// Tells the waiters that there is no answer; whoever asks until then is told the same.
+    pub(crate) fn fail(&mut self, outcome: Outcome<V>, remembered: std::time::Duration) {
+        let now_us = self.store.clock.now_us();
+        let until_us = now_us.saturating_add(micros(remembered));
+        let mut shard = self.store.flights.lock(self.hash);
+        if until_us > now_us {
+            shard.end_remembered(&self.key, &self.flight, now_us, until_us);
+        } else {
+            shard.end(&self.key, &self.flight);
+        }
+        drop(shard);
+        self.land(outcome);
+    }
+
+    fn land(&mut self, outcome: Outcome<V>) {
+        self.settled = true;
+        self.seat = None;
+        self.flight.land(outcome);
+    }
+
+    /// The time to idle of what is stored under this lead.
+    pub(crate) fn idle(&self) -> Option<Idle> {
+        let now_us = self.store.clock.now_us();
+        (self.policy.tti < ENDLESS)
+            .then(|| Idle { limit_us: micros(self.policy.tti), used_us: AtomicU64::new(now_us) })
+    }
+}
+
+/// Whether an answer is stored in process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Storing {
+    Yes,
+    No,
+}
+
+impl<K: CacheKey, V: Clone> Drop for Lead<K, V> {
+    fn drop(&mut self) {
+        if !self.settled {
+            self.store.flights.lock(self.hash).end(&self.key, &self.flight);
+            self.land(Outcome::Vacant);
+        }
+        if self.held.is_empty() {
+            return;
+        }
+        // Nobody else may load for the fleet while the claims stand, so they are given back.
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        let (fleet, key) = (Arc::clone(&self.store.fleet), self.key_bytes.clone());
+        let held = std::mem::take(&mut self.held);
+        drop(runtime.spawn(async move {
+            for held in held {
+                let release = [(key.clone(), held.token, Settlement::Release)];
+                let _lost = fleet.tiers[held.tier].settle(&release).await;
+            }
+        }));
+    }
+}

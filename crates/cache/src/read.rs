@@ -1,0 +1,262 @@
+//! The slow path of a read, once L1 has no plain answer: join a load or lead one, ask the shared tiers, and wait
+//! within the policy's limits. Called by `cache` and `under`.
+
+use std::{any::Any, sync::Arc, time::Duration};
+
+use tokio::time::timeout;
+use tracing::Instrument;
+
+use crate::{
+    CacheError, CacheKey, Load, LoadContext, Policy,
+    answer::{Answer, Origin},
+    clock::micros,
+    consult::{Verdict, consult},
+    flight::{Outcome, Waiter},
+    lead::{Boarding, Purpose, Storing},
+    life::ENDLESS,
+    load,
+    local::Entry,
+    stats::count,
+    store::{Look, Standing, Store},
+};
+
+/// How waiting for a load ended.
+pub(crate) enum Landed<V, E> {
+    Answered(Answer<V>),
+    Refused(CacheError<E>),
+    /// The tiers have nothing, and there was no loader.
+    Nothing,
+    /// The load's answer is not for this waiter, or there is none: ask again.
+    Again,
+}
+
+pub(crate) fn answer_of_hit<V>(entry: Entry<V>) -> Answer<V> {
+    Answer {
+        value: Some(entry.value),
+        life: entry.life,
+        traits: entry.traits,
+        origin: Origin::Local,
+        is_stale: false,
+    }
+}
+
+pub(crate) fn answer_of_absence<V>(entry: Entry<()>) -> Answer<V> {
+    Answer {
+        value: None,
+        life: entry.life,
+        traits: entry.traits,
+        origin: Origin::Local,
+        is_stale: false,
+    }
+}
+
+impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
+    /// The answer that a look gives to somebody who can load: `None` if there is none. Whoever gets one that is due has
+    /// to see to its refresh.
+    pub(crate) fn settled_by(&self, look: Look<V>) -> Option<(Answer<V>, Standing)> {
+        match look {
+            Look::Hit(entry) => Some((answer_of_hit(entry), Standing::Fresh)),
+            Look::Absent(entry) => Some((answer_of_absence(entry), Standing::Fresh)),
+            Look::Doubt(answer, Standing::Due) => Some((answer, Standing::Due)),
+            Look::Doubt(answer, standing @ (Standing::Resting | Standing::Unvouched)) => {
+                Some((self.serve_stale(answer), standing))
+            }
+            Look::Doubt(..) | Look::Miss => None,
+        }
+    }
+
+    pub(crate) fn serve_stale(&self, answer: Answer<V>) -> Answer<V> {
+        count(&self.counters.stale);
+        self.observer.stale_served(&self.name);
+        Answer { is_stale: true, ..answer }
+    }
+
+    /// Reads `key` past L1. The loader is called at most once.
+    pub(crate) async fn read_slow<F, Fut, A, E>(
+        self: &Arc<Self>,
+        key: K,
+        policy: &Arc<Policy>,
+        load: F,
+    ) -> Result<Answer<V>, CacheError<E>>
+    where
+        F: FnOnce(LoadContext<V>) -> Fut + Send + 'static,
+        Fut: Future<Output = Result<A, E>> + Send + 'static,
+        A: Into<Load<V>> + Send + 'static,
+        E: Send + Sync + 'static,
+    {
+        let mut load = Some(load);
+        loop {
+            let waiter = match self.board(&key, policy, Purpose::Read, None) {
+                Boarding::Found(look) => match self.settled_by(look) {
+                    Some((answer, _)) => return Ok(answer),
+                    None => continue,
+                },
+                Boarding::Full => {
+                    count(&self.counters.overloads);
+                    return Err(CacheError::Overloaded);
+                }
+                Boarding::Joined(waiter) => {
+                    count(&self.counters.joins);
+                    waiter
+                }
+                Boarding::Lead(mut lead) => {
+                    let mut verdicts = consult(std::slice::from_mut(&mut lead)).await;
+                    match verdicts.pop() {
+                        Some(Verdict::Found(answer)) => {
+                            lead.settle(answer.clone(), Storing::Yes);
+                            return Ok(answer);
+                        }
+                        Some(Verdict::Stale(answer)) => {
+                            let answer = self.serve_stale(answer);
+                            lead.settle(answer.clone(), Storing::No);
+                            return Ok(answer);
+                        }
+                        Some(Verdict::Load(plan)) => {
+                            let waiter = lead.waiter();
+                            if let Some(fallback) = plan.fallback.clone() {
+                                let _first = lead.flight.fallback.set(fallback);
+                            }
+                            let load = load.take().expect("a load that was led to its task is not left");
+                            // Not aborted with the caller: the load is bounded by the policy.
+                            drop(tokio::spawn(load::run(lead, plan, load).in_current_span()));
+                            waiter
+                        }
+                        None => continue,
+                    }
+                }
+            };
+            match self.landed(&key, policy, waiter).await {
+                Landed::Answered(answer) => return Ok(answer),
+                Landed::Refused(error) => return Err(error),
+                Landed::Nothing | Landed::Again if load.is_none() => return Err(CacheError::Stopped),
+                Landed::Nothing | Landed::Again => {}
+            }
+        }
+    }
+
+    /// Reads `key` in L1, loads under way and the shared tiers; calls no loader.
+    pub(crate) async fn peek_slow(self: &Arc<Self>, key: K, policy: &Arc<Policy>) -> Option<Answer<V>> {
+        loop {
+            let waiter = match self.board(&key, policy, Purpose::Peek, None) {
+                Boarding::Found(look) => return self.settled_by(look).map(|(answer, _)| answer),
+                Boarding::Full => return None,
+                Boarding::Joined(waiter) => waiter,
+                Boarding::Lead(mut lead) => {
+                    return match consult(std::slice::from_mut(&mut lead)).await.pop() {
+                        Some(Verdict::Found(answer)) => {
+                            lead.settle(answer.clone(), Storing::Yes);
+                            Some(answer)
+                        }
+                        _ => {
+                            lead.fail(Outcome::NotLoaded, Duration::ZERO);
+                            None
+                        }
+                    };
+                }
+            };
+            match self.landed::<()>(&key, policy, waiter).await {
+                Landed::Answered(answer) => return Some(answer),
+                Landed::Refused(_) | Landed::Nothing => return None,
+                Landed::Again => {}
+            }
+        }
+    }
+
+    /// Loads `key` anew in the background, if nobody does so yet. What is there is served meanwhile.
+    pub(crate) fn refresh<F, Fut, A, E>(self: &Arc<Self>, key: &K, policy: &Arc<Policy>, load: F)
+    where
+        F: FnOnce(LoadContext<V>) -> Fut + Send + 'static,
+        Fut: Future<Output = Result<A, E>> + Send + 'static,
+        A: Into<Load<V>> + Send + 'static,
+        E: Send + Sync + 'static,
+    {
+        let Boarding::Lead(lead) = self.board(key, policy, Purpose::Refresh, None) else { return };
+        let refresh = async move {
+            let mut lead = lead;
+            match consult(std::slice::from_mut(&mut lead)).await.pop() {
+                Some(Verdict::Found(answer)) => drop(lead.settle(answer, Storing::Yes)),
+                Some(Verdict::Load(plan)) => load::run(lead, plan, load).await,
+                // Another node refreshes it; this one goes on with what it has.
+                Some(Verdict::Stale(answer)) => {
+                    lead.settle(Answer { is_stale: true, ..answer }, Storing::No);
+                }
+                None => {}
+            }
+        };
+        drop(tokio::spawn(refresh.in_current_span()));
+    }
+
+    /// Waits for a load, until it ends or the policy says that it has taken too long.
+    pub(crate) async fn landed<E: Send + Sync + 'static>(
+        &self,
+        key: &K,
+        policy: &Policy,
+        mut waiter: Waiter<V>,
+    ) -> Landed<V, E> {
+        let flight = Arc::clone(&waiter.flight);
+        let waited = Duration::from_micros(self.clock.now_us().saturating_sub(flight.begun_us));
+        let fallback = || flight.fallback.get().filter(|answer| self.is_usable(key, answer)).cloned();
+        let mut outcome = None;
+        if policy.soft_timeout < ENDLESS && flight.fallback.get().is_some() {
+            match timeout(policy.soft_timeout.saturating_sub(waited), waiter.outcome()).await {
+                Ok(landed) => outcome = Some(landed),
+                Err(_elapsed) => {
+                    if let Some(answer) = fallback() {
+                        return Landed::Answered(self.serve_stale(answer));
+                    }
+                }
+            }
+        }
+        let waited_us = self.clock.now_us().saturating_sub(flight.begun_us);
+        let left = Duration::from_micros(micros(policy.load_timeout).saturating_sub(waited_us));
+        let outcome = match outcome {
+            Some(outcome) => outcome,
+            None => match timeout(left, waiter.outcome()).await {
+                Ok(outcome) => outcome,
+                Err(_elapsed) => {
+                    return match fallback() {
+                        Some(answer) => Landed::Answered(self.serve_stale(answer)),
+                        None => Landed::Refused(CacheError::Timeout { after: policy.load_timeout }),
+                    };
+                }
+            },
+        };
+        self.judged(key, policy, &waiter, outcome)
+    }
+
+    fn judged<E: Send + Sync + 'static>(
+        &self,
+        key: &K,
+        policy: &Policy,
+        waiter: &Waiter<V>,
+        outcome: Outcome<V>,
+    ) -> Landed<V, E> {
+        let error = match outcome {
+            // A sweep may have come between the load's beginning and this reader: then it is not for this one.
+            Outcome::Loaded(answer) if waiter.joined > waiter.flight.stamp => {
+                let sweeps = &self.fleet.sweeps;
+                let tags = answer.traits.as_ref().map_or(&[][..], |traits| &traits.tags);
+                let left = sweeps.left_here(|| key.encode(), tags, answer.life.stamp);
+                let is_for_all = left == crate::epoch::Left::Whole || (answer.is_stale && self.is_usable(key, &answer));
+                return if is_for_all { Landed::Answered(self.flagged(answer)) } else { Landed::Again };
+            }
+            Outcome::Loaded(answer) => return Landed::Answered(self.flagged(answer)),
+            Outcome::NotLoaded => return Landed::Nothing,
+            Outcome::Vacant => return Landed::Again,
+            Outcome::Failed(error) => own_error(error),
+            Outcome::TimedOut => CacheError::Timeout { after: policy.load_abandon.max(policy.load_timeout) },
+            Outcome::Panicked => CacheError::Panicked,
+            Outcome::Unanswered => CacheError::Unanswered,
+            Outcome::Stopped => CacheError::Stopped,
+        };
+        Landed::Refused(error)
+    }
+
+    fn flagged(&self, answer: Answer<V>) -> Answer<V> {
+        if answer.is_stale { self.serve_stale(answer) } else { answer }
+    }
+}
+
+fn own_error<E: Send + Sync + 'static>(error: Arc<dyn Any + Send + Sync>) -> CacheError<E> {
+    error.downcast().map_or(CacheError::LoadElsewhere, CacheError::Load)
+}

@@ -1,0 +1,117 @@
+//! What can be wrong with one node's way to the servers, and the dice that decide when it strikes.
+
+use std::{
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use rand::{RngExt, SeedableRng, rngs::StdRng};
+
+use crate::{flight::lock, tier::TierError};
+
+/// What is wrong with one node's way. Set at any time, from any thread.
+#[derive(Debug)]
+pub struct Faults {
+    down: AtomicBool,
+    lost_answers: AtomicU64,
+    lost_messages: AtomicU64,
+    swapped_messages: AtomicU64,
+    delay_us_max: AtomicU64,
+}
+
+impl Faults {
+    pub(crate) fn new() -> Self {
+        Self {
+            down: AtomicBool::new(false),
+            lost_answers: AtomicU64::new(0),
+            lost_messages: AtomicU64::new(0),
+            swapped_messages: AtomicU64::new(0),
+            delay_us_max: AtomicU64::new(3_000),
+        }
+    }
+
+    /// Nothing gets through while this is set.
+    pub fn set_down(&self, is_down: bool) {
+        self.down.store(is_down, SeqCst);
+    }
+
+    /// Out of 100 calls, so many are carried out and their answer is lost.
+    pub fn lose_answers(&self, percent: u64) {
+        self.lost_answers.store(percent, SeqCst);
+    }
+
+    /// Out of 100 announcements and pulses, so many vanish without a trace.
+    pub fn lose_messages(&self, percent: u64) {
+        self.lost_messages.store(percent, SeqCst);
+    }
+
+    /// Out of 100 announcements and pulses, so many are overtaken by the next.
+    pub fn swap_messages(&self, percent: u64) {
+        self.swapped_messages.store(percent, SeqCst);
+    }
+
+    /// Each way takes up to this long. 3 ms unless set.
+    pub fn delay(&self, longest: Duration) {
+        self.delay_us_max.store(crate::clock::micros(longest), SeqCst);
+    }
+
+    /// Ends all of them but the delay.
+    pub fn mend(&self) {
+        self.set_down(false);
+        self.lose_answers(0);
+        self.lose_messages(0);
+        self.swap_messages(0);
+    }
+
+    pub(crate) fn is_down(&self) -> bool {
+        self.down.load(SeqCst)
+    }
+
+    pub(crate) fn loses_message(&self, dice: &Dice) -> bool {
+        self.is_down() || dice.roll(100) < self.lost_messages.load(SeqCst)
+    }
+
+    pub(crate) fn swaps_message(&self, dice: &Dice) -> bool {
+        dice.roll(100) < self.swapped_messages.load(SeqCst)
+    }
+
+    pub(crate) async fn travel(&self, dice: &Dice) {
+        let longest = self.delay_us_max.load(SeqCst);
+        if longest > 0 {
+            tokio::time::sleep(Duration::from_micros(dice.roll(longest))).await;
+        }
+    }
+
+    /// Travels there, acts, and travels back, with whatever goes wrong on the way.
+    pub(crate) async fn call<T>(&self, dice: &Dice, act: impl FnOnce() -> T) -> Result<T, TierError> {
+        self.travel(dice).await;
+        if self.is_down() {
+            return Err(TierError::Failed);
+        }
+        let answer = act();
+        self.travel(dice).await;
+        let is_lost = dice.roll(100) < self.lost_answers.load(SeqCst);
+        if is_lost { Err(TierError::TimedOut) } else { Ok(answer) }
+    }
+}
+
+/// Seeded chance.
+#[derive(Debug)]
+pub(crate) struct Dice(Mutex<StdRng>);
+
+impl Dice {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(Mutex::new(StdRng::seed_from_u64(seed)))
+    }
+
+    pub(crate) fn roll(&self, sides: u64) -> u64 {
+        lock(&self.0).random_range(0..sides)
+    }
+
+    pub(crate) fn number(&self) -> u64 {
+        lock(&self.0).random()
+    }
+}

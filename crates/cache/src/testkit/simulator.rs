@@ -1,0 +1,548 @@
+//! Many nodes, one source with a lagging replica, random reads, writes and faults, all from one seed, on Tokio's
+//! paused clock; and a checker of what this crate promises:
+//!
+//! - A read that starts after its node was told of a change sees nothing that was loaded before that change, and
+//!   nothing older than the version it was told of (P5), whether it was told by its own call or by the line.
+//! - A read sees every change that was announced longer ago than `max_stale`, whatever its node could hear (P6). Who
+//!   joins a load sees what that load saw, so the time that a load may take is added.
+//! - When all is mended and quiet, every node sees the last write of every key.
+//!
+//! An answer that is flagged as stale may be older than what was *expired*, never than what was *removed*.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use futures_util::future::BoxFuture;
+use rand::{RngExt, SeedableRng, rngs::StdRng};
+use serde::{Deserialize, Serialize};
+use tokio::time::{Instant, sleep};
+
+use super::{Link, Site};
+use crate::{
+    Cache, CacheKey, Clock, Confirmation, LineOptions, LoadContext, Loaded, Policy, Stats, TierOptions, Version,
+    backplane::Swath, flight::lock, tier::Void,
+};
+
+/// What the source holds of a key: the version of its last write that the reader saw, and when it was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seen {
+    /// Of the last write.
+    pub version: u64,
+    /// In ticks, which are in the order of all that happens in the simulation.
+    pub read_tick: u64,
+}
+
+/// The truth: versions of writes in commit order, and a replica that lags behind.
+#[derive(Debug, Default)]
+pub struct Source {
+    /// By key, the versions of its writes.
+    writes: Mutex<HashMap<u64, Vec<u64>>>,
+    version: AtomicU64,
+    replayed: AtomicU64,
+    tick: AtomicU64,
+}
+
+impl Source {
+    /// Reads as a good loader does: from the replica if it has replayed `floor`, else from the primary.
+    pub fn read(&self, key: u64, floor: Version) -> Seen {
+        let replayed = self.replayed.load(SeqCst);
+        let visible = if Version(replayed) >= floor { replayed } else { u64::MAX };
+        let writes = lock(&self.writes);
+        let versions = writes.get(&key).into_iter().flatten();
+        let version = versions.filter(|version| **version <= visible).max().copied().unwrap_or(0);
+        Seen { version, read_tick: self.tick() }
+    }
+
+    fn commit(&self, key: u64) -> u64 {
+        let version = self.version.fetch_add(1, SeqCst) + 1;
+        lock(&self.writes).entry(key).or_default().push(version);
+        version
+    }
+
+    fn tick(&self) -> u64 {
+        self.tick.fetch_add(1, SeqCst) + 1
+    }
+}
+
+/// A loader did not answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the simulated source failed")]
+pub struct SimulationError;
+
+/// A loader to be run in the simulation: yours, around the source it is given.
+pub trait SimulatedLoader: Send + Sync + 'static {
+    /// Loads one key.
+    fn load(
+        &self,
+        key: u64,
+        context: LoadContext<Seen>,
+        source: Arc<Source>,
+    ) -> BoxFuture<'static, Result<Option<Seen>, SimulationError>>;
+}
+
+/// Reads what the floor demands, and puts two tags on the answer: `key:<key>` and `odd` or `even`.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct HonestLoader;
+
+impl SimulatedLoader for HonestLoader {
+    fn load(
+        &self,
+        key: u64,
+        context: LoadContext<Seen>,
+        source: Arc<Source>,
+    ) -> BoxFuture<'static, Result<Option<Seen>, SimulationError>> {
+        Box::pin(async move {
+            for tag in tags(key) {
+                context.tag(tag);
+            }
+            Ok(Some(source.read(key, context.floor())))
+        })
+    }
+}
+
+/// A simulation to be run.
+#[derive(Debug, Clone)]
+pub struct Simulation {
+    /// Everything is drawn from it.
+    pub seed: u64,
+    /// How many caches.
+    pub nodes: usize,
+    /// How many users at each.
+    pub users: usize,
+    /// What each of them does, one after the other.
+    pub steps: usize,
+    /// How many keys they share.
+    pub keys: u64,
+    /// Out of 100 loads, so many fail.
+    pub failures: u64,
+    /// Of all caches.
+    pub policy: Policy,
+}
+
+/// What was seen in a simulation, to tell whether it was where it is dangerous.
+#[derive(Debug, Clone, Default)]
+pub struct Report {
+    /// Of each node.
+    pub stats: Vec<Stats>,
+    /// Answers that were flagged as stale.
+    pub stale: u64,
+    /// Answers that were checked.
+    pub reads: u64,
+}
+
+impl Simulation {
+    /// A small one: two nodes, three users each, four keys.
+    pub fn new(seed: u64) -> Self {
+        let policy = Policy {
+            load_timeout: Duration::from_millis(60),
+            lease_wait: Duration::from_millis(15),
+            jitter: 0.0,
+            max_stale: MAX_STALE,
+            error_ttl: Duration::from_millis(1),
+            ..Policy::default()
+        };
+        Self { seed, nodes: 2, users: 3, steps: 25, keys: 4, failures: 5, policy }
+    }
+
+    /// Runs it on a runtime of its own, whose clock is paused.
+    ///
+    /// # Panics
+    ///
+    /// If a promise was broken; the message names the seed.
+    pub fn run(self, loader: Arc<dyn SimulatedLoader>) -> Report {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+        let runtime = runtime.expect("a runtime without drivers needs nothing of the system");
+        // Inside, because caches start their tasks when they are built.
+        runtime.block_on(async { World::new(self, loader).run().await })
+    }
+}
+
+/// Long against the ways of the line, short against a simulation.
+const MAX_STALE: Duration = Duration::from_millis(40);
+
+/// What a way there, a look and a way back may take besides.
+const SLACK: Duration = Duration::from_millis(15);
+
+/// Longer than the longest pause of anything that is tried again.
+const SETTLING: Duration = Duration::from_millis(1_500);
+
+/// What must not be seen any more: versions below, and what was read at or before the tick.
+#[derive(Debug, Clone, Copy, Default)]
+struct Bar {
+    version: u64,
+    tick: u64,
+}
+
+impl Bar {
+    fn raise(&mut self, other: Self) {
+        self.version = self.version.max(other.version);
+        self.tick = self.tick.max(other.tick);
+    }
+
+    fn admits(self, seen: Seen) -> bool {
+        seen.version >= self.version && (self.tick == 0 || seen.read_tick > self.tick)
+    }
+}
+
+/// What one node has been told, by key.
+#[derive(Debug, Default)]
+struct Told {
+    removed: HashMap<u64, Bar>,
+    expired: HashMap<u64, Bar>,
+}
+
+struct Node {
+    cache: Cache<u64, Seen>,
+    link: Link,
+    told: Arc<Mutex<Told>>,
+    origin: u64,
+}
+
+/// What the line has taken.
+#[derive(Debug, Clone, Copy)]
+struct Announced {
+    at: Instant,
+    origin: u64,
+    key: u64,
+    bar: Bar,
+    how: Void,
+}
+
+/// Changes by the version that names them: the key that was written, and what they demand.
+#[derive(Debug, Default)]
+struct Changes {
+    by_version: HashMap<u64, (u64, Bar)>,
+    announced: Vec<Announced>,
+}
+
+impl Changes {
+    /// What the change demands of a key: of another one than was written, only that it be read after it.
+    fn bar(&self, version: u64, key: u64) -> Bar {
+        match self.by_version.get(&version) {
+            Some((written, bar)) if *written == key => *bar,
+            Some((_, bar)) => Bar { version: 0, ..*bar },
+            None => Bar::default(),
+        }
+    }
+}
+
+#[derive(Clone)]
+struct World {
+    plan: Arc<Simulation>,
+    site: Site,
+    source: Arc<Source>,
+    nodes: Arc<Vec<Node>>,
+    changes: Arc<Mutex<Changes>>,
+    loader: Arc<dyn SimulatedLoader>,
+    report: Arc<Mutex<Report>>,
+}
+
+/// The tags that an honest loader puts on a key.
+fn tags(key: u64) -> [String; 2] {
+    [format!("key:{key}"), if key % 2 == 0 { "even".to_owned() } else { "odd".to_owned() }]
+}
+
+/// The keys that a sweep goes over, of those there are.
+fn covered(swath: &Swath, keys: u64) -> Vec<u64> {
+    let is_covered = |key: &u64| match swath {
+        Swath::All => true,
+        Swath::Prefix(prefix) => key.encode().starts_with(prefix),
+        Swath::Tag(tag) => tags(*key).iter().any(|own| **own == **tag),
+    };
+    (0..keys).filter(is_covered).collect()
+}
+
+impl World {
+    fn new(plan: Simulation, loader: Arc<dyn SimulatedLoader>) -> Self {
+        let plan = Arc::new(plan);
+        let mut world = Self {
+            site: Site::new(plan.seed),
+            source: Arc::default(),
+            nodes: Arc::new(vec![]),
+            changes: Arc::default(),
+            loader,
+            report: Arc::default(),
+            plan,
+        };
+        // Nothing ever goes wrong with the witness: what it hears has been announced by then.
+        world.site.wire.witness({
+            let (changes, keys) = (Arc::clone(&world.changes), world.plan.keys);
+            move |overheard| {
+                let mut changes = lock(&changes);
+                for (key, version, how) in orders(&overheard.change, keys) {
+                    let bar = changes.bar(version, key);
+                    let origin = overheard.change.origin;
+                    changes.announced.push(Announced { at: Instant::now(), origin, key, bar, how });
+                }
+            }
+        });
+        world.nodes = Arc::new((0..world.plan.nodes).map(|index| world.node(index)).collect());
+        world
+    }
+
+    fn node(&self, index: usize) -> Node {
+        let origin = self.plan.seed.wrapping_mul(31).wrapping_add(index as u64 * 2) | 1;
+        let link = self.site.link();
+        let told = Arc::<Mutex<Told>>::default();
+        link.overhear({
+            let (told, changes, keys) = (Arc::clone(&told), Arc::clone(&self.changes), self.plan.keys);
+            move |overheard| {
+                // It was told by its own calls. What it announces may be more, when it had to give up keys.
+                if overheard.change.origin == origin {
+                    return;
+                }
+                for (key, version, how) in orders(&overheard.change, keys) {
+                    let bar = lock(&changes).bar(version, key);
+                    tell(&told, key, bar, how);
+                }
+            }
+        });
+        let tier = Arc::new(link.clone());
+        let cache = Cache::builder("simulated")
+            .clock(Clock::tokio())
+            .policy(self.plan.policy.clone())
+            .tier_with(
+                Arc::<Link>::clone(&tier),
+                TierOptions {
+                    timeout: Duration::from_millis(20),
+                    breaker_pause: Duration::from_millis(100),
+                    ..TierOptions::default()
+                },
+            )
+            .backplane_with(tier, LineOptions { timeout: Duration::from_millis(20), ..LineOptions::default() })
+            .pending_keys_max(3)
+            .origin(origin)
+            .build();
+        Node { cache, link, told, origin }
+    }
+
+    async fn run(self) -> Report {
+        let seed = self.plan.seed;
+        let mut dice = StdRng::seed_from_u64(seed);
+        let mut next = || StdRng::seed_from_u64(dice.random());
+        let background =
+            [tokio::spawn(self.clone().replica(next())), tokio::spawn(self.clone().trouble(next()))];
+        let users = self.plan.nodes * self.plan.users;
+        let users: Vec<_> =
+            (0..users).map(|user| tokio::spawn(self.clone().user(user % self.plan.nodes, next()))).collect();
+        for user in users {
+            user.await.unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+        }
+        background.iter().for_each(tokio::task::JoinHandle::abort);
+        self.check_convergence().await;
+        let mut report = lock(&self.report).clone();
+        report.stats = self.nodes.iter().map(|node| node.cache.stats()).collect();
+        report
+    }
+
+    /// What a read on this node must reflect if it starts now: if its answer is flagged, and if not.
+    fn bars(&self, node: &Node, key: u64) -> (Bar, Bar) {
+        let told = lock(&node.told);
+        let mut removed = told.removed.get(&key).copied().unwrap_or_default();
+        let mut expired = told.expired.get(&key).copied().unwrap_or_default();
+        drop(told);
+        let now = Instant::now();
+        let bound = self.plan.policy.max_stale + self.plan.policy.load_timeout + SLACK;
+        let told_by_now = |announced: &&Announced| {
+            announced.key == key && announced.origin != node.origin && announced.at + bound < now
+        };
+        for announced in lock(&self.changes).announced.iter().filter(told_by_now) {
+            match announced.how {
+                Void::Remove => removed.raise(announced.bar),
+                Void::Expire => expired.raise(announced.bar),
+            }
+        }
+        expired.raise(removed);
+        (removed, expired)
+    }
+
+    async fn read(&self, node: usize, key: u64, pauses: (u64, u64), fails: Fails) -> Option<Loaded<Seen>> {
+        let node = &self.nodes[node];
+        let (removed, expired) = self.bars(node, key);
+        let (source, loader) = (Arc::clone(&self.source), Arc::clone(&self.loader));
+        let load = move |context: LoadContext<Seen>| async move {
+            sleep(Duration::from_micros(pauses.0)).await;
+            let seen = match fails {
+                Fails::Yes => Err(SimulationError),
+                Fails::No => loader.load(key, context, source).await,
+            };
+            sleep(Duration::from_micros(pauses.1)).await;
+            seen
+        };
+        let loaded = node.cache.get_or_load_entry(&key, load).await.ok()?;
+        let seen = loaded.value?;
+        let bar = if loaded.is_stale { removed } else { expired };
+        assert!(
+            bar.admits(seen),
+            "seed {}: key {key}: a read that starts beyond {bar:?} saw {seen:?} ({loaded:?})",
+            self.plan.seed
+        );
+        let mut report = lock(&self.report);
+        report.reads += 1;
+        report.stale += u64::from(loaded.is_stale);
+        drop(report);
+        Some(loaded)
+    }
+
+    /// Commits, and voids or sets, and says what this node must not see any more.
+    fn write(&self, node: usize, key: u64, dice: &mut StdRng) -> Confirmation {
+        let node = &self.nodes[node];
+        let version = self.source.commit(key);
+        let is_set = dice.random_range(0..10) < 3;
+        let tick = if is_set { 0 } else { self.source.tick() };
+        // A value set before the write of a later version is not older than what that one voided.
+        let bar = Bar { version, tick };
+        lock(&self.changes).by_version.insert(version, (key, bar));
+        let (confirmation, how) = match (is_set, dice.random_range(0..4)) {
+            (true, _) => {
+                let seen = Seen { version, read_tick: self.source.tick() };
+                let [one, other] = tags(key);
+                let tags = [one.as_str(), other.as_str()];
+                (node.cache.set_tagged(key, seen, Version(version), &tags), Void::Remove)
+            }
+            (false, 0) => (node.cache.expire_many([&key], Version(version)), Void::Expire),
+            (false, _) => (node.cache.invalidate_many([&key], Version(version)), Void::Remove),
+        };
+        tell(&node.told, key, bar, how);
+        confirmation
+    }
+
+    fn sweep(&self, node: usize, dice: &mut StdRng) -> Confirmation {
+        let node = &self.nodes[node];
+        let key = dice.random_range(0..self.plan.keys);
+        let version = self.source.commit(u64::MAX);
+        let bar = Bar { version: 0, tick: self.source.tick() };
+        lock(&self.changes).by_version.insert(version, (u64::MAX, bar));
+        let swath = match dice.random_range(0..5) {
+            0 => Swath::All,
+            1 => Swath::Prefix(key.encode()),
+            2 => Swath::Prefix(key.encode().slice(..7)),
+            3 => Swath::Tag(Arc::from("even")),
+            _ => Swath::Tag(Arc::from(format!("key:{key}"))),
+        };
+        let covering = match &swath {
+            Swath::All => node.cache.prefix([]),
+            Swath::Prefix(prefix) => node.cache.prefix(prefix),
+            Swath::Tag(tag) => node.cache.tag(tag),
+        };
+        let covering = covering.at(Version(version));
+        let (confirmation, how) = match dice.random_range(0..3) {
+            0 => (covering.expire(), Void::Expire),
+            _ => (covering.remove(), Void::Remove),
+        };
+        covered(&swath, self.plan.keys).iter().for_each(|key| tell(&node.told, *key, bar, how));
+        confirmation
+    }
+
+    async fn user(self, node: usize, mut dice: StdRng) {
+        for _ in 0..self.plan.steps {
+            let key = dice.random_range(0..self.plan.keys);
+            match dice.random_range(0..20) {
+                0..12 => {
+                    let pauses = (dice.random_range(0..5_000), dice.random_range(0..5_000));
+                    let fails = if dice.random_range(0..100) < self.plan.failures { Fails::Yes } else { Fails::No };
+                    let read = self.read(node, key, pauses, fails);
+                    // A caller who goes away must take nothing with it.
+                    let patience = Duration::from_micros(dice.random_range(0..40_000));
+                    let _left = tokio::time::timeout(patience, read).await;
+                }
+                12..15 => drop(self.write(node, key, &mut dice)),
+                15..17 => {
+                    let _reach = self.write(node, key, &mut dice).await;
+                }
+                17..19 => drop(self.sweep(node, &mut dice)),
+                _ => {
+                    let _reach = self.sweep(node, &mut dice).await;
+                }
+            }
+            sleep(Duration::from_micros(dice.random_range(0..3_000))).await;
+        }
+    }
+
+    async fn replica(self, mut dice: StdRng) {
+        loop {
+            sleep(Duration::from_micros(dice.random_range(0..20_000))).await;
+            let (replayed, version) = (&self.source.replayed, self.source.version.load(SeqCst));
+            let known = replayed.load(SeqCst);
+            replayed.store(dice.random_range(known..=version), SeqCst);
+        }
+    }
+
+    async fn trouble(self, mut dice: StdRng) {
+        loop {
+            sleep(Duration::from_micros(dice.random_range(0..30_000))).await;
+            let link = &self.nodes[dice.random_range(0..self.plan.nodes)].link;
+            match dice.random_range(0..10) {
+                0 => link.faults.set_down(true),
+                1 => link.deafen(),
+                2 => link.faults.lose_answers(30),
+                3 => link.faults.lose_messages(30),
+                4 => link.faults.swap_messages(30),
+                5 => self.site.restart(),
+                6 => self.site.shelf.restart(),
+                7 => self.site.wire.forget_log(),
+                _ => link.mend(),
+            }
+        }
+    }
+
+    /// What a reader sees who is not content with a fallback, in a few attempts.
+    async fn read_fresh(&self, node: usize, key: u64) -> Option<Seen> {
+        for _ in 0..10 {
+            match self.read(node, key, (0, 0), Fails::No).await {
+                Some(Loaded { value, is_stale: false, .. }) => return value,
+                _ => sleep(SLACK).await,
+            }
+        }
+        None
+    }
+
+    /// When all is mended and quiet, every node sees the last write of every key.
+    async fn check_convergence(&self) {
+        self.nodes.iter().for_each(|node| node.link.mend());
+        self.source.replayed.store(self.source.version.load(SeqCst), SeqCst);
+        sleep(SETTLING).await;
+        for node in 0..self.plan.nodes {
+            let pending = self.nodes[node].cache.stats().pending_invalidations;
+            assert_eq!(pending, 0, "seed {}: node {node} has told all", self.plan.seed);
+            for key in 0..self.plan.keys {
+                let seen = self.read_fresh(node, key).await;
+                let last = self.source.read(key, Version::LATEST).version;
+                let seen = seen.map(|seen| seen.version);
+                assert_eq!(seen, Some(last), "seed {}: node {node} kept key {key}", self.plan.seed);
+            }
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fails {
+    Yes,
+    No,
+}
+
+fn tell(told: &Mutex<Told>, key: u64, bar: Bar, how: Void) {
+    let mut told = lock(told);
+    let bars = match how {
+        Void::Remove => &mut told.removed,
+        Void::Expire => &mut told.expired,
+    };
+    bars.entry(key).or_default().raise(bar);
+}
+
+/// What an announcement voids, of the keys there are: key, version, how.
+fn orders(change: &crate::Invalidation, keys: u64) -> Vec<(u64, u64, Void)> {
+    let named = change.keys.iter().filter_map(|order| {
+        u64::decode(&order.key).map(|key| (key, order.version.0, order.how))
+    });
+    let swept = change.sweeps.iter().flat_map(|order| {
+        covered(&order.swath, keys).into_iter().map(|key| (key, order.version.0, order.how))
+    });
+    named.chain(swept).collect()
+}

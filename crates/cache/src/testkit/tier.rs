@@ -1,0 +1,228 @@
+//! A shared tier in memory: the states and moves that every tier has, on Tokio's clock.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use super::faults::{Dice, Faults};
+use crate::{
+    FLOOR_LIFE, Version,
+    flight::lock,
+    tier::{Claim, Found, Over, Payload, Put, Settlement, Stored, TierFuture, TierShare, Token, Void, Voiding},
+};
+
+/// The records of all caches.
+#[derive(Debug, Clone)]
+pub struct Shelf {
+    records: Arc<Mutex<Records>>,
+    dice: Arc<Dice>,
+}
+
+#[derive(Debug, Default)]
+struct Records {
+    by_key: HashMap<(Arc<str>, Bytes), Record>,
+    /// Until when floors may have been forgotten.
+    forgetful_until: Option<Instant>,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Record {
+    floor: Version,
+    floor_until: Option<Instant>,
+    put: Version,
+    payload: Option<(Bytes, Instant)>,
+    state: State,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+enum State {
+    #[default]
+    Free,
+    Claimed(Token, Instant),
+    Value,
+}
+
+impl Shelf {
+    /// An empty one.
+    pub fn new(seed: u64) -> Self {
+        Self { records: Arc::default(), dice: Arc::new(Dice::new(seed)) }
+    }
+
+    /// Loses everything, floors too: loads are told to read the latest until any floor would have ended.
+    pub fn restart(&self) {
+        let mut records = lock(&self.records);
+        records.by_key.clear();
+        records.forgetful_until = Some(Instant::now() + FLOOR_LIFE);
+    }
+
+    /// Overwrites every value of a cache with these bytes.
+    pub fn poison(&self, cache: &str, bytes: &Bytes) {
+        for ((name, _), record) in &mut lock(&self.records).by_key {
+            if let (true, Some((payload, _))) = (**name == *cache, &mut record.payload) {
+                *payload = bytes.clone();
+            }
+        }
+    }
+
+    /// How many records of a cache hold a value that is read.
+    pub fn values(&self, cache: &str) -> usize {
+        let records = lock(&self.records);
+        records.by_key.iter().filter(|((name, _), record)| **name == *cache && record.state == State::Value).count()
+    }
+
+    pub(crate) fn share(&self, cache: &str, faults: &Arc<Faults>) -> Share {
+        Share { shelf: self.clone(), cache: Arc::from(cache), faults: Arc::clone(faults) }
+    }
+}
+
+/// One cache's records, by one node's way.
+#[derive(Debug)]
+pub(crate) struct Share {
+    shelf: Shelf,
+    cache: Arc<str>,
+    faults: Arc<Faults>,
+}
+
+impl Record {
+    fn floor(&self, forgetful_until: Option<Instant>, now: Instant) -> Version {
+        let own = if self.floor_until.is_some_and(|until| until > now) { self.floor } else { Version::NONE };
+        if forgetful_until.is_some_and(|until| until > now) { Version::LATEST } else { own }
+    }
+
+    fn payload(&self, now: Instant) -> Option<Payload> {
+        let (bytes, until) = self.payload.as_ref().filter(|(_, until)| *until > now)?;
+        Some(Payload { bytes: bytes.clone(), remaining: *until - now })
+    }
+
+    fn read(&mut self, claim: Option<Claim>, forgetful_until: Option<Instant>, now: Instant) -> Found {
+        let floor = self.floor(forgetful_until, now);
+        let payload = self.payload(now);
+        let is_value = self.state == State::Value && payload.is_some();
+        let over = claim.map_or(Over::Nothing, |claim| claim.over);
+        if let (true, Over::Nothing, Some(payload)) = (is_value, over, &payload) {
+            return Found::Value(payload.clone());
+        }
+        let is_claimed = matches!(self.state, State::Claimed(_, until) if until > now);
+        let Some(claim) = claim else { return Found::Nothing };
+        if is_claimed {
+            return Found::Held { floor, fallback: payload };
+        }
+        if over == Over::Poison {
+            self.payload = None;
+        }
+        self.state = State::Claimed(claim.token, now + claim.lease);
+        Found::Claimed { floor, fallback: self.payload(now) }
+    }
+
+    fn settle(&mut self, token: Token, settlement: &Settlement, now: Instant) -> Stored {
+        if !matches!(self.state, State::Claimed(held, until) if held == token && until > now) {
+            return Stored::Refused;
+        }
+        match settlement {
+            Settlement::Value { bytes, lifetime } => {
+                self.payload = Some((bytes.clone(), end(now, *lifetime)));
+                self.state = State::Value;
+            }
+            Settlement::Extend { lifetime } => {
+                let Some((_, until)) = &mut self.payload else { return Stored::Refused };
+                *until = end(now, *lifetime);
+                self.state = State::Value;
+            }
+            Settlement::Release => self.state = State::Free,
+        }
+        Stored::Yes
+    }
+
+    fn void(&mut self, voiding: &Voiding, now: Instant) {
+        self.floor = self.floor(None, now).max(voiding.version);
+        self.floor_until = Some(now + FLOOR_LIFE);
+        self.state = State::Free;
+        if voiding.how == Void::Remove {
+            self.payload = None;
+        }
+    }
+
+    fn put(&mut self, put: &Put, now: Instant) -> Stored {
+        if put.version < self.floor(None, now).max(self.put) {
+            return Stored::Refused;
+        }
+        self.put = put.version;
+        self.floor = put.version;
+        self.floor_until = Some(now + FLOOR_LIFE);
+        self.payload = Some((put.bytes.clone(), end(now, put.lifetime)));
+        self.state = State::Value;
+        Stored::Yes
+    }
+}
+
+/// A hundred years are for ever, and fit an instant.
+fn end(now: Instant, lifetime: Duration) -> Instant {
+    now + lifetime.min(Duration::from_secs(86_400 * 36_500))
+}
+
+impl Share {
+    fn records(&self) -> MutexGuard<'_, Records> {
+        lock(&self.shelf.records)
+    }
+
+    fn each<T>(
+        &self,
+        keys: impl Iterator<Item = Bytes>,
+        mut act: impl FnMut(usize, &mut Record, Option<Instant>, Instant) -> T,
+    ) -> Vec<T> {
+        let now = Instant::now();
+        let mut records = self.records();
+        let forgetful_until = records.forgetful_until;
+        keys.enumerate()
+            .map(|(index, key)| {
+                let record = records.by_key.entry((Arc::clone(&self.cache), key)).or_default();
+                act(index, record, forgetful_until, now)
+            })
+            .collect()
+    }
+}
+
+impl TierShare for Share {
+    fn kind(&self) -> &'static str {
+        "memory"
+    }
+
+    fn is_up(&self) -> bool {
+        !self.faults.is_down()
+    }
+
+    fn read<'a>(&'a self, keys: &'a [Bytes], claim: Option<Claim>) -> TierFuture<'a, Vec<Found>> {
+        Box::pin(self.faults.call(&self.shelf.dice, move || {
+            self.each(keys.iter().cloned(), |_, record, forgetful, now| record.read(claim, forgetful, now))
+        }))
+    }
+
+    fn settle<'a>(&'a self, claims: &'a [(Bytes, Token, Settlement)]) -> TierFuture<'a, Vec<Stored>> {
+        Box::pin(self.faults.call(&self.shelf.dice, move || {
+            let keys = claims.iter().map(|(key, _, _)| key.clone());
+            self.each(keys, |index, record, _, now| {
+                let (_, token, settlement) = &claims[index];
+                record.settle(*token, settlement, now)
+            })
+        }))
+    }
+
+    fn void<'a>(&'a self, keys: &'a [Voiding]) -> TierFuture<'a, ()> {
+        Box::pin(self.faults.call(&self.shelf.dice, move || {
+            let names = keys.iter().map(|voiding| voiding.key.clone());
+            self.each(names, |index, record, _, now| record.void(&keys[index], now));
+        }))
+    }
+
+    fn put<'a>(&'a self, values: &'a [Put]) -> TierFuture<'a, Vec<Stored>> {
+        Box::pin(self.faults.call(&self.shelf.dice, move || {
+            let keys = values.iter().map(|put| put.key.clone());
+            self.each(keys, |index, record, _, now| record.put(&values[index], now))
+        }))
+    }
+}

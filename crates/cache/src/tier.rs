@@ -1,0 +1,174 @@
+//! What the cache asks of a tier that all nodes share: Redis, memcached, a table. A tier keeps one
+//! record per key and moves it between its states atomically:
+//!
+//! ```text
+//! nothing     never stored, or forgotten (a tier may forget anything at any time)
+//! value       payload with a life
+//! free        voided: a floor, and perhaps the old payload as a fallback
+//! claimed     somebody loads: token, floor, and perhaps the old payload as a fallback
+//! ```
+//! Refuses to know what a payload means, and to judge whether a value may be served: payloads are
+//! bytes here. Implemented by `redis`, `memcached`, `postgres` and the test kit; called by `consult`,
+//! `write_back` and `courier`, which stand behind its breaker, timeout and concurrency bound.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+
+use crate::Version;
+
+/// Names one claim. Random, so that no two nodes and no two loads ever hold the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Token(pub u64);
+
+impl Token {
+    /// A new one.
+    pub fn random() -> Self {
+        Self(rand::random())
+    }
+}
+
+/// The wish to load what is not there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Claim {
+    /// Names the claim.
+    pub token: Token,
+    /// After this long without a `settle` anybody may claim the key again.
+    pub lease: Duration,
+    /// What a value that is there does to the claim.
+    pub over: Over,
+}
+
+/// What may be claimed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Over {
+    /// Only what is not a value. Taken in the round trip of the read.
+    Nothing,
+    /// A value too, which stays readable as a fallback: it is being refreshed.
+    Value,
+    /// A value too, which is thrown away: its bytes are no good.
+    Poison,
+}
+
+/// Bytes of a value and what is left of their life by the tier's own clock.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Payload {
+    /// As they were stored.
+    pub bytes: Bytes,
+    /// Rounded down.
+    pub remaining: Duration,
+}
+
+/// What a read found under one key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Found {
+    /// A value.
+    Value(Payload),
+    /// No value, and no claim was wished for.
+    Nothing,
+    /// No value (or one that was claimed over). The claim stands; what is loaded must reflect `floor`.
+    Claimed { floor: Version, fallback: Option<Payload> },
+    /// No value, and somebody else has claimed the key.
+    Held { floor: Version, fallback: Option<Payload> },
+}
+
+/// What a claim is exchanged for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Settlement {
+    /// What was loaded.
+    Value { bytes: Bytes, lifetime: Duration },
+    /// The fallback, which is as good as new, with another life.
+    Extend { lifetime: Duration },
+    /// Nothing: the load failed. The next reader may try; a fallback stays what it was.
+    Release,
+}
+
+/// Whether a write was still wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stored {
+    /// It was.
+    Yes,
+    /// The claim was voided or has run out, or something newer is there.
+    Refused,
+}
+
+/// How a record is voided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Void {
+    /// Nobody reads the old value again.
+    Remove,
+    /// The old value is kept as a fallback for loads that fail.
+    Expire,
+}
+
+/// One key's order to be voided: claims end, the floor rises to `version` and never falls.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Voiding {
+    /// Of the record.
+    pub key: Bytes,
+    /// Of the write behind it.
+    pub version: Version,
+    /// How much is left of it.
+    pub how: Void,
+}
+
+/// A value that its writer puts in place without having claimed the key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Put {
+    /// Of the record.
+    pub key: Bytes,
+    /// Of the write. Below the record's floor, or below the version put last, it is refused.
+    pub version: Version,
+    /// What is put.
+    pub bytes: Bytes,
+    /// From now.
+    pub lifetime: Duration,
+}
+
+/// The tier did not do what it was asked, as far as this node can tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum TierError {
+    /// There is no connection; nothing was sent.
+    #[error("not connected")]
+    Down,
+    /// Whether it was done is not known.
+    #[error("no answer in time")]
+    TimedOut,
+    /// An answer that is none, or an error.
+    #[error("refused or broken")]
+    Failed,
+}
+
+/// What a tier gives for an asynchronous call.
+pub type TierFuture<'a, T> = BoxFuture<'a, Result<T, TierError>>;
+
+/// A tier to which caches are attached by name.
+pub trait Tier: Send + Sync + fmt::Debug {
+    /// The share of the cache with this name. Keys of two names never meet.
+    fn share(&self, cache: &str) -> Arc<dyn TierShare>;
+}
+
+/// One cache's share of a tier. Futures may be dropped at any point: what was sent may have been done.
+///
+/// Batches keep their order: answer `i` belongs to key `i`. Keys of one batch are distinct.
+pub trait TierShare: Send + Sync + fmt::Debug {
+    /// For figures and spans: `redis`, `memcached`, `postgres`.
+    fn kind(&self) -> &'static str;
+
+    /// False while there is no point in asking.
+    fn is_up(&self) -> bool;
+
+    /// Reads, and claims what can be claimed. One round trip for a batch without claims, and for
+    /// one whose claims are `Over::Nothing` (a record that is `free` may take a second one).
+    fn read<'a>(&'a self, keys: &'a [Bytes], claim: Option<Claim>) -> TierFuture<'a, Vec<Found>>;
+
+    /// Exchanges claims, each fenced by its token.
+    fn settle<'a>(&'a self, claims: &'a [(Bytes, Token, Settlement)]) -> TierFuture<'a, Vec<Stored>>;
+
+    /// Voids. Done again it does nothing worse: the courier repeats it until it succeeds.
+    fn void<'a>(&'a self, keys: &'a [Voiding]) -> TierFuture<'a, ()>;
+
+    /// Puts values without a claim, ending claims there are.
+    fn put<'a>(&'a self, values: &'a [Put]) -> TierFuture<'a, Vec<Stored>>;
+}

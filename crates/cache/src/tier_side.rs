@@ -1,0 +1,173 @@
+//! A shared tier as this node sees it: behind a bound on calls at once, a time limit and a breaker, and counted.
+//! Refuses to know keys and values. Bytes that cannot be read never open the breaker: it does not see them.
+//! Called by `consult`, `write_back` and `courier`.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{
+            AtomicU32, AtomicU64,
+            Ordering::{AcqRel, Relaxed},
+        },
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use tokio::{sync::Semaphore, time::timeout};
+
+use crate::{
+    clock::{Clock, micros},
+    stats::count,
+    tier::{Claim, Found, Put, Settlement, Stored, TierError, TierFuture, TierShare, Token, Voiding},
+};
+
+/// How a shared tier is used. Build one with `TierOptions { timeout: .., ..TierOptions::default() }`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TierOptions {
+    /// How long a value lives in this tier, if that is shorter than the policy's `ttl`. Default: as long as the
+    /// policy says.
+    pub ttl: Duration,
+    /// What one call may take, the wait for its turn included. Default 100 ms.
+    pub timeout: Duration,
+    /// After so many failures in a row the tier is left alone. Default 5.
+    pub breaker_failures: u32,
+    /// For how long, until one call tries it again. Default 1 s.
+    pub breaker_pause: Duration,
+    /// Calls at once. Default 1,024.
+    pub calls_max: usize,
+    /// The largest value stored here, encoded, in bytes. Default 1 MiB.
+    pub value_bytes_max: usize,
+}
+
+impl Default for TierOptions {
+    fn default() -> Self {
+        Self {
+            ttl: Duration::MAX,
+            timeout: Duration::from_millis(100),
+            breaker_failures: 5,
+            breaker_pause: Duration::from_secs(1),
+            calls_max: 1_024,
+            value_bytes_max: 1 << 20,
+        }
+    }
+}
+
+/// What happened at one tier.
+#[derive(Debug, Default)]
+pub(crate) struct TierCounters {
+    pub(crate) hits: AtomicU64,
+    pub(crate) misses: AtomicU64,
+    pub(crate) stale: AtomicU64,
+    pub(crate) swept: AtomicU64,
+    pub(crate) held: AtomicU64,
+    pub(crate) errors: AtomicU64,
+    pub(crate) bypassed: AtomicU64,
+    pub(crate) poisoned: AtomicU64,
+    pub(crate) stored: AtomicU64,
+    pub(crate) refused: AtomicU64,
+    pub(crate) oversize: AtomicU64,
+    pub(crate) round_trips: AtomicU64,
+    pub(crate) waited_us: AtomicU64,
+    pub(crate) opened: AtomicU64,
+}
+
+/// A tier and what stands before it.
+#[derive(Debug)]
+pub(crate) struct TierSide {
+    pub(crate) options: TierOptions,
+    pub(crate) counters: TierCounters,
+    share: Arc<dyn TierShare>,
+    calls: Semaphore,
+    failures: AtomicU32,
+    /// Until when nobody calls; zero while the breaker is closed.
+    open_until_us: AtomicU64,
+    clock: Clock,
+}
+
+impl TierSide {
+    pub(crate) fn new(share: Arc<dyn TierShare>, options: TierOptions, clock: Clock) -> Self {
+        Self {
+            calls: Semaphore::new(options.calls_max.clamp(1, Semaphore::MAX_PERMITS)),
+            options,
+            share,
+            counters: TierCounters::default(),
+            failures: AtomicU32::new(0),
+            open_until_us: AtomicU64::new(0),
+            clock,
+        }
+    }
+
+    pub(crate) fn kind(&self) -> &'static str {
+        self.share.kind()
+    }
+
+    /// False while there is no point in asking.
+    pub(crate) fn is_up(&self) -> bool {
+        self.share.is_up() && self.clock.now_us() >= self.open_until_us.load(Relaxed)
+    }
+
+    pub(crate) async fn read(&self, keys: &[Bytes], claim: Option<Claim>) -> Result<Vec<Found>, TierError> {
+        self.call(self.share.read(keys, claim)).await
+    }
+
+    pub(crate) async fn settle(
+        &self,
+        claims: &[(Bytes, Token, Settlement)],
+    ) -> Result<Vec<Stored>, TierError> {
+        self.call(self.share.settle(claims)).await
+    }
+
+    pub(crate) async fn void(&self, keys: &[Voiding]) -> Result<(), TierError> {
+        self.call(self.share.void(keys)).await
+    }
+
+    pub(crate) async fn put(&self, values: &[Put]) -> Result<Vec<Stored>, TierError> {
+        self.call(self.share.put(values)).await
+    }
+
+    async fn call<T>(&self, call: TierFuture<'_, T>) -> Result<T, TierError> {
+        if !self.share.is_up() || !self.may_try() {
+            return Err(TierError::Down);
+        }
+        let begun_us = self.clock.now_us();
+        let in_turn = async {
+            let _turn = self.calls.acquire().await.expect("the semaphore is never closed");
+            call.await
+        };
+        let ended = timeout(self.options.timeout, in_turn).await.unwrap_or(Err(TierError::TimedOut));
+        count(&self.counters.round_trips);
+        self.counters.waited_us.fetch_add(self.clock.now_us().saturating_sub(begun_us), Relaxed);
+        match &ended {
+            Ok(_) => {
+                self.failures.store(0, Relaxed);
+                self.open_until_us.store(0, Relaxed);
+            }
+            Err(error) => self.failed(*error),
+        }
+        ended
+    }
+
+    /// True for everyone while the breaker is closed, and for one caller at a time after its pause.
+    fn may_try(&self) -> bool {
+        let (until_us, now_us) = (self.open_until_us.load(Relaxed), self.clock.now_us());
+        if until_us == 0 {
+            return true;
+        }
+        let next_us = now_us + micros(self.options.breaker_pause);
+        now_us >= until_us
+            && self.open_until_us.compare_exchange(until_us, next_us, AcqRel, Relaxed).is_ok()
+    }
+
+    fn failed(&self, error: TierError) {
+        count(&self.counters.errors);
+        tracing::debug!(tier = self.kind(), %error, "ask a shared tier");
+        let failures = self.failures.fetch_add(1, Relaxed).saturating_add(1);
+        if failures >= self.options.breaker_failures {
+            let until_us = self.clock.now_us() + micros(self.options.breaker_pause);
+            if self.open_until_us.swap(until_us, Relaxed) == 0 {
+                count(&self.counters.opened);
+            }
+        }
+    }
+}

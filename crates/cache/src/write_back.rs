@@ -1,0 +1,87 @@
+//! Exchanging claims for what was loaded: one call per tier for however many keys. A claim that was voided
+//! meanwhile is refused by the tier, and nothing is stored. Called by `load`, `batch` and `consult`.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::future::join_all;
+
+use crate::{
+    CacheKey,
+    fleet::Fleet,
+    lead::{Held, Lead},
+    stats::count,
+    tier::{Settlement, Stored, Token},
+};
+
+/// What becomes of the claims on one key.
+#[derive(Debug)]
+pub(crate) struct Writing {
+    key: Bytes,
+    held: Vec<Held>,
+    settlement: Settlement,
+}
+
+impl Writing {
+    /// Takes the claims off the lead.
+    pub(crate) fn of<K: CacheKey, V: Clone>(lead: &mut Lead<K, V>, settlement: Settlement) -> Self {
+        Self { key: lead.key_bytes.clone(), held: std::mem::take(&mut lead.held), settlement }
+    }
+}
+
+/// Carries them out in the background.
+pub(crate) fn spawn(fleet: &Arc<Fleet>, mut writings: Vec<Writing>) {
+    writings.retain(|writing| !writing.held.is_empty());
+    if !writings.is_empty() {
+        let fleet = Arc::clone(fleet);
+        drop(tokio::spawn(async move { write_back(&fleet, writings).await }));
+    }
+}
+
+/// Carries them out. A tier that fails is not asked again: the lease ends by itself.
+pub(crate) async fn write_back(fleet: &Fleet, writings: Vec<Writing>) {
+    let tiers = fleet.tiers.iter().enumerate().map(|(index, tier)| {
+        let mut claims: Vec<(Bytes, Token, Settlement)> = Vec::new();
+        for writing in &writings {
+            let held = writing.held.iter().filter(|held| held.tier == index);
+            claims.extend(held.map(|held| (writing.key.clone(), held.token, writing.settlement.clone())));
+        }
+        for (key, _, settlement) in &mut claims {
+            *settlement = fitting(fleet, index, key, settlement.clone());
+        }
+        async move {
+            if claims.is_empty() {
+                return;
+            }
+            let Ok(stored) = tier.settle(&claims).await else { return };
+            for ((_, _, settlement), stored) in claims.iter().zip(stored) {
+                match (settlement, stored) {
+                    (Settlement::Release, _) => {}
+                    (_, Stored::Yes) => count(&tier.counters.stored),
+                    (_, Stored::Refused) => count(&tier.counters.refused),
+                }
+            }
+        }
+    });
+    join_all(tiers).await;
+}
+
+/// The settlement as this tier takes it.
+fn fitting(fleet: &Fleet, index: usize, key: &Bytes, settlement: Settlement) -> Settlement {
+    let tier = &fleet.tiers[index];
+    // What voids the claim is on its way.
+    if fleet.outbox.blocks(key) {
+        return Settlement::Release;
+    }
+    match settlement {
+        Settlement::Value { bytes, .. } if bytes.len() > tier.options.value_bytes_max => {
+            count(&tier.counters.oversize);
+            Settlement::Release
+        }
+        Settlement::Value { bytes, lifetime } => {
+            Settlement::Value { bytes, lifetime: lifetime.min(tier.options.ttl) }
+        }
+        Settlement::Extend { lifetime } => Settlement::Extend { lifetime: lifetime.min(tier.options.ttl) },
+        Settlement::Release => Settlement::Release,
+    }
+}

@@ -1,0 +1,140 @@
+//! Reads of many keys, and single flight over single and many.
+
+use std::sync::{Arc, Mutex};
+
+use paystrata_cache::{CacheError, LoadContext, Pace, Policy, testkit::Site};
+
+use crate::kit::{Broken, Gate, Numbers, Teller, alone, node, settle, trips};
+
+/// Loads a key's own number, and fails for those that say so; notes what it was asked.
+async fn read_many(
+    cache: &Numbers,
+    keys: &[String],
+    asked: &Arc<Mutex<Vec<Vec<String>>>>,
+) -> Vec<Result<Option<u64>, CacheError<Broken>>> {
+    let asked = Arc::clone(asked);
+    let load = move |keys: Vec<String>, _: LoadContext<u64>| {
+        asked.lock().unwrap().push(keys.clone());
+        let tell = |key: &String| if key == "107" { Err(Broken) } else { Ok(key.parse::<u64>().ok()) };
+        let answers: Vec<Result<Option<u64>, Broken>> = keys.iter().map(tell).collect();
+        async move { Ok(answers) }
+    };
+    cache.get_or_load_many(keys.iter().map(String::as_str), load).await
+}
+
+// T73
+#[tokio::test(start_paused = true)]
+async fn batch_takes_each_key_from_the_nearest_place_with_one_trip_and_one_load() {
+    let site = Site::new(1);
+    let ((one, _), (other, _)) = (node(&site, Policy::default()).await, node(&site, Policy::default()).await);
+    let teller = Teller::default();
+    for key in 10..100 {
+        teller.value(&one, &key.to_string(), key).await;
+    }
+    trips().await;
+    for key in 40..100 {
+        teller.value(&other, &key.to_string(), key).await;
+    }
+    trips().await;
+    let trips_before = other.stats().tiers[0].round_trips;
+    let (asked, keys) = (Arc::default(), (10..110_u64).map(|key| key.to_string()).collect::<Vec<_>>());
+    let answers = read_many(&other, &keys, &asked).await;
+    for (key, answer) in (10..110_u64).zip(&answers) {
+        match key {
+            107 => assert!(matches!(answer, Err(CacheError::Load(_)))),
+            _ => assert_eq!(answer.as_ref().unwrap(), &Some(key)),
+        }
+    }
+    assert_eq!(answers.len(), 100);
+    assert_eq!(*asked.lock().unwrap(), [(100..110_u64).map(|key| key.to_string()).collect::<Vec<_>>()]);
+    assert_eq!(other.stats().tiers[0].round_trips, trips_before + 1, "one read before the load");
+}
+
+// T74
+#[tokio::test(start_paused = true)]
+async fn key_that_is_named_thrice_is_looked_up_once() {
+    let (cache, asked) = (alone(Policy::default()), Arc::default());
+    let keys = ["1", "2", "1", "1"].map(str::to_owned);
+    let answers = read_many(&cache, &keys, &asked).await;
+    let values: Vec<_> = answers.into_iter().map(|answer| answer.unwrap().unwrap()).collect();
+    assert_eq!(values, [1, 2, 1, 1]);
+    assert_eq!(*asked.lock().unwrap(), [["1", "2"]]);
+}
+
+// T2
+#[tokio::test(start_paused = true)]
+async fn batch_and_single_reads_share_their_loads() {
+    let (cache, gate, asked) = (alone(Policy::default()), Gate::default(), Arc::default());
+    let single = gate.read(&cache, "1", Ok(Some(1)));
+    gate.begun.notified().await;
+    let batch = tokio::spawn({
+        let (cache, asked) = (cache.clone(), Arc::clone(&asked));
+        async move { read_many(&cache, &["1", "2"].map(str::to_owned), &asked).await }
+    });
+    settle().await;
+    gate.go.notify_one();
+    assert_eq!(single.await.unwrap().unwrap().value, Some(1));
+    assert_eq!(batch.await.unwrap().len(), 2);
+    assert_eq!((gate.calls(), asked.lock().unwrap().clone()), (1, vec![vec!["2".to_owned()]]));
+}
+
+// T7, H20
+#[tokio::test(start_paused = true)]
+async fn readers_with_a_loader_join_a_read_without_one_and_load_once() {
+    let site = Site::new(2);
+    let ((cache, _), teller) = (node(&site, Policy::default()).await, Teller::default());
+    let plain = tokio::spawn({
+        let cache = cache.clone();
+        async move { cache.read("k").await }
+    });
+    settle().await;
+    let readers: Vec<_> = (0..50)
+        .map(|_| {
+            let (cache, teller) = (cache.clone(), teller.clone());
+            tokio::spawn(async move { teller.value(&cache, "k", 1).await })
+        })
+        .collect();
+    for reader in readers {
+        assert_eq!(reader.await.unwrap(), 1);
+    }
+    assert!(plain.await.unwrap().is_none_or(|loaded| loaded.value == Some(1)));
+    assert_eq!(teller.calls(), 1);
+}
+
+// H14: whoever leads goes away while it asks the tiers; the next one takes over.
+#[tokio::test(start_paused = true)]
+async fn leader_that_goes_away_during_the_read_of_a_tier_hands_over() {
+    let site = Site::new(3);
+    let ((cache, _), teller) = (node(&site, Policy::default()).await, Teller::default());
+    let reader = |teller: &Teller| {
+        let (cache, teller) = (cache.clone(), teller.clone());
+        tokio::spawn(async move { teller.value(&cache, "k", 1).await })
+    };
+    let leader = reader(&teller);
+    settle().await;
+    let others: Vec<_> = (0..10).map(|_| reader(&teller)).collect();
+    settle().await;
+    leader.abort();
+    for other in others {
+        assert_eq!(other.await.unwrap(), 1);
+    }
+    assert_eq!(teller.calls(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn warming_loads_in_paced_batches_and_hot_keys_are_found_again() {
+    let cache = alone(Policy::default());
+    let keys = futures_util::stream::iter((0..200_u64).map(|key| key.to_string()));
+    let load = |keys: Vec<String>, _: LoadContext<u64>| async move {
+        Ok::<_, Broken>(keys.iter().map(|key| Ok(key.parse::<u64>().ok())).collect::<Vec<_>>())
+    };
+    let begun = tokio::time::Instant::now();
+    let mut told = Vec::new();
+    let pace = Pace { batch: 50, every: std::time::Duration::from_millis(100) };
+    let done = cache.warm(keys, pace, load, |progress| told.push(progress.keys)).await;
+    assert_eq!((told, done.found, begun.elapsed().as_millis()), (vec![50, 100, 150, 200], 200, 300));
+    for _ in 0..10_000 {
+        assert_eq!(cache.get("7"), Some(7));
+    }
+    assert_eq!(cache.hot_keys(1), [bytes::Bytes::from_static(b"7")]);
+}

@@ -1,0 +1,15 @@
+//! What the cache does in the situations that users of other caches know, each as a test that says so. The numbers in
+//! comments are those of the project's list of scenarios. On the paused clock, with tiers and a line in memory.
+
+#![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test, in shared functions too")]
+
+mod batch;
+mod expiry;
+mod failsafe;
+mod fleet;
+mod invalidation;
+mod kit;
+mod refresh;
+mod sweeps;
+mod tiers;
+mod writes;

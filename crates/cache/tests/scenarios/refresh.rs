@@ -1,0 +1,134 @@
+//! Refresh ahead, and what a loader may say besides its answer.
+
+use std::{sync::Arc, time::Duration};
+
+use paystrata_cache::{Load, LoadContext, Policy, Version};
+use tokio::time::advance;
+
+use crate::kit::{Broken, Gate, SECOND, Teller, alone, settle};
+
+fn eager() -> Policy {
+    Policy { ttl: 10 * SECOND, l1_ttl: 10 * SECOND, refresh_at: 0.8, ..Policy::default() }
+}
+
+// T28, T38
+#[tokio::test(start_paused = true)]
+async fn hit_late_in_a_lifetime_is_answered_at_once_and_loads_once_in_the_background() {
+    let (cache, gate) = (alone(eager()), Gate::default());
+    Teller::default().value(&cache, "k", 1).await;
+    advance(9 * SECOND).await;
+    for _ in 0..10 {
+        assert_eq!(gate.read(&cache, "k", Ok(Some(2))).await.unwrap().unwrap().value, Some(1));
+    }
+    gate.go.notify_one();
+    settle().await;
+    assert_eq!((cache.get("k"), gate.calls(), cache.stats().refreshes), (Some(2), 1, 1));
+}
+
+// T29
+#[tokio::test(start_paused = true)]
+async fn nobody_loads_what_nobody_reads() {
+    let (cache, teller) = (alone(eager()), Teller::default());
+    teller.value(&cache, "k", 1).await;
+    advance(20 * SECOND).await;
+    settle().await;
+    assert_eq!(teller.calls(), 1);
+}
+
+// T30
+#[tokio::test(start_paused = true)]
+async fn who_comes_after_the_end_of_a_lifetime_joins_the_refresh_that_runs() {
+    let (cache, gate) = (alone(eager()), Gate::default());
+    Teller::default().value(&cache, "k", 1).await;
+    advance(9 * SECOND).await;
+    gate.read(&cache, "k", Ok(Some(2))).await.unwrap().unwrap();
+    gate.begun.notified().await;
+    advance(2 * SECOND).await;
+    let late = gate.read(&cache, "k", Ok(Some(3)));
+    settle().await;
+    gate.go.notify_one();
+    assert_eq!((late.await.unwrap().unwrap().value, gate.calls()), (Some(2), 1));
+}
+
+// T38
+#[tokio::test(start_paused = true)]
+async fn refresh_that_an_invalidation_overtakes_stores_nothing() {
+    let (cache, gate) = (alone(eager()), Gate::default());
+    Teller::default().value(&cache, "k", 1).await;
+    advance(9 * SECOND).await;
+    gate.read(&cache, "k", Ok(Some(2))).await.unwrap().unwrap();
+    gate.begun.notified().await;
+    drop(cache.invalidate("k"));
+    gate.go.notify_one();
+    settle().await;
+    assert_eq!(cache.get("k"), None);
+}
+
+// T33
+#[tokio::test(start_paused = true)]
+async fn endless_lifetime_is_never_due() {
+    let endless = Policy { ttl: Duration::MAX, l1_ttl: Duration::MAX, refresh_at: 0.8, ..Policy::default() };
+    let (cache, teller) = (alone(endless), Teller::default());
+    teller.value(&cache, "k", 1).await;
+    advance(86_400 * 365 * SECOND).await;
+    assert_eq!((teller.value(&cache, "k", 2).await, teller.calls()), (1, 1));
+}
+
+// T34
+#[tokio::test(start_paused = true)]
+async fn loader_says_how_long_its_answer_lives_and_whether_it_is_kept() {
+    let policy = Policy::default();
+    let cache = alone(policy);
+    let short = |context: LoadContext<u64>| async move {
+        context.ttl(SECOND);
+        Ok::<_, Broken>(Some(1))
+    };
+    cache.get_or_load("short", short).await.unwrap();
+    let unkept = |context: LoadContext<u64>| async move {
+        context.do_not_store();
+        Ok::<_, Broken>(Some(1))
+    };
+    assert_eq!(cache.get_or_load("unkept", unkept).await.unwrap(), Some(1));
+    assert_eq!((cache.get("short"), cache.get("unkept")), (Some(1), None));
+    advance(SECOND).await;
+    assert_eq!(cache.get("short"), None);
+    assert_eq!(cache.policy().ttl, Policy::default().ttl);
+}
+
+// T35, T36
+#[tokio::test(start_paused = true)]
+async fn loader_is_shown_what_is_there_and_may_say_that_it_has_not_changed() {
+    let policy = Policy { grace: 60 * SECOND, ttl: SECOND, l1_ttl: SECOND, ..Policy::default() };
+    let cache = alone(policy);
+    let first = |context: LoadContext<u64>| async move {
+        assert_eq!(context.stale(), None);
+        context.validator("etag-1").version(Version(7));
+        Ok::<_, Broken>(Some(1))
+    };
+    cache.get_or_load("k", first).await.unwrap();
+    for _ in 0..3 {
+        advance(SECOND).await;
+        assert_eq!(cache.get("k"), None);
+        let unchanged = |context: LoadContext<u64>| async move {
+            let stale = context.stale().unwrap();
+            assert_eq!((stale.value, stale.version), (1, Version(7)));
+            assert_eq!(stale.validator, Some(Arc::from("etag-1")));
+            Ok::<_, Broken>(Load::<u64>::NotModified)
+        };
+        assert_eq!(cache.get_or_load("k", unchanged).await.unwrap(), Some(1));
+        assert_eq!(cache.get("k"), Some(1));
+    }
+    assert_eq!(cache.stats().load_unmodified, 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn value_that_nobody_reads_ends_with_its_time_to_idle() {
+    let (cache, teller) = (alone(Policy { tti: 10 * SECOND, ..Policy::default() }), Teller::default());
+    teller.value(&cache, "k", 1).await;
+    for _ in 0..5 {
+        advance(8 * SECOND).await;
+        assert_eq!(cache.get("k"), Some(1));
+    }
+    advance(10 * SECOND).await;
+    assert_eq!(cache.get("k"), None);
+}

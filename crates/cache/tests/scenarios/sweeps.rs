@@ -1,0 +1,135 @@
+//! Invalidation of many at once: by tag, by prefix, of everything; removed or expired.
+
+use paystrata_cache::{LoadContext, Policy};
+use tokio::time::advance;
+
+use crate::kit::{Broken, Gate, Numbers, SECOND, Teller, alone, settle};
+
+async fn load_tagged(cache: &Numbers, key: &str, value: u64, tags: &'static [&'static str]) {
+    let load = move |context: LoadContext<u64>| async move {
+        for tag in tags {
+            context.tag(tag);
+        }
+        Ok::<_, Broken>(Some(value))
+    };
+    cache.get_or_load(key, load).await.unwrap();
+}
+
+// T45
+#[tokio::test(start_paused = true)]
+async fn removed_tag_takes_what_has_it_and_nothing_else_and_what_is_stored_after_it_stays() {
+    let cache = alone(Policy::default());
+    load_tagged(&cache, "a", 1, &["org:1", "red"]).await;
+    load_tagged(&cache, "b", 2, &["org:2"]).await;
+    load_tagged(&cache, "c", 3, &[]).await;
+    drop(cache.tag("org:1").remove());
+    assert_eq!((cache.get("a"), cache.get("b"), cache.get("c")), (None, Some(2), Some(3)));
+    // In the same instant: the clock does not move.
+    load_tagged(&cache, "a", 4, &["org:1", "red"]).await;
+    assert_eq!(cache.get("a"), Some(4));
+    assert_eq!(cache.get("b"), Some(2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn prefix_takes_the_keys_that_begin_so_and_no_others() {
+    let cache = alone(Policy::default());
+    for key in ["user:1", "user:12", "user:*", "used"] {
+        load_tagged(&cache, key, 1, &[]).await;
+    }
+    drop(cache.prefix("user:").remove());
+    assert_eq!(cache.get_many(["user:1", "user:12", "user:*", "used"]), [None, None, None, Some(1)]);
+    load_tagged(&cache, "user:1", 2, &[]).await;
+    assert_eq!(cache.get("user:1"), Some(2));
+}
+
+// T41: a load that began before a sweep of its tag, of its prefix or of everything stores nothing that is read, and
+// who comes after the sweep does not get its value.
+async fn check_sweep_during_load(sweep: impl Fn(&Numbers)) {
+    let (cache, old, new) = (alone(Policy::default()), Gate::default(), Gate::default());
+    let early = old.read_tagged(&cache, "user:1", Ok(Some(1)), "t");
+    old.begun.notified().await;
+    sweep(&cache);
+    let late = new.read_tagged(&cache, "user:1", Ok(Some(2)), "t");
+    settle().await;
+    old.go.notify_one();
+    assert_eq!(early.await.unwrap().unwrap().value, Some(1), "one who came before may see it");
+    settle().await;
+    new.go.notify_one();
+    assert_eq!(late.await.unwrap().unwrap().value, Some(2));
+    assert_eq!(cache.get("user:1"), Some(2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn sweep_during_a_load_wins() {
+    check_sweep_during_load(|cache| drop(cache.tag("t").remove())).await;
+    check_sweep_during_load(|cache| drop(cache.tag("t").expire())).await;
+    check_sweep_during_load(|cache| drop(cache.prefix("user:").remove())).await;
+    check_sweep_during_load(|cache| drop(cache.clear())).await;
+    check_sweep_during_load(|cache| drop(cache.expire_all())).await;
+}
+
+fn graceful() -> Policy {
+    Policy { grace: 60 * SECOND, ..Policy::default() }
+}
+
+// T50 in process
+#[tokio::test(start_paused = true)]
+async fn expired_swath_stays_a_fallback_and_a_removed_one_does_not() {
+    for (expire, left) in [(true, Some(1)), (false, None)] {
+        for swath in ["tag", "prefix", "all", "key"] {
+            let (cache, teller) = (alone(graceful()), Teller::default());
+            load_tagged(&cache, "user:1", 1, &["t"]).await;
+            match (swath, expire) {
+                ("tag", true) => drop(cache.tag("t").expire()),
+                ("tag", false) => drop(cache.tag("t").remove()),
+                ("prefix", true) => drop(cache.prefix("user:").expire()),
+                ("prefix", false) => drop(cache.prefix("user:").remove()),
+                ("all", true) => drop(cache.expire_all()),
+                ("all", false) => drop(cache.clear()),
+                (_, true) => drop(cache.expire("user:1")),
+                (_, false) => drop(cache.invalidate("user:1")),
+            }
+            assert_eq!(cache.get("user:1"), None, "{swath}");
+            let found = teller.read(&cache, "user:1", Err(Broken)).await;
+            assert_eq!(found.ok().and_then(|loaded| loaded.value), left, "{swath} {expire}");
+            assert_eq!(teller.calls(), 1, "{swath}");
+        }
+    }
+}
+
+// H21: a fallback that is served while the loader fails ends with its removal.
+#[tokio::test(start_paused = true)]
+async fn removal_takes_the_fallback_that_is_being_served_too() {
+    let policy = Policy { ttl: SECOND, l1_ttl: SECOND, ..graceful() };
+    let (cache, teller) = (alone(policy), Teller::default());
+    load_tagged(&cache, "k", 1, &["t"]).await;
+    advance(SECOND).await;
+    assert!(teller.read(&cache, "k", Err(Broken)).await.unwrap().is_stale);
+    drop(cache.tag("t").remove());
+    assert!(teller.read(&cache, "k", Err(Broken)).await.is_err());
+}
+
+// T52
+#[tokio::test(start_paused = true)]
+async fn loads_after_a_sweep_of_many_keys_stay_within_the_bound() {
+    let cache = alone(Policy { loads_max: 4, loads_queued_max: 10_000, ..Policy::default() });
+    for key in 0..1_000 {
+        load_tagged(&cache, &key.to_string(), key, &["t"]).await;
+    }
+    drop(cache.tag("t").remove());
+    let gate = Gate::default();
+    let readers: Vec<_> = (0..1_000).map(|key: u64| gate.read(&cache, &key.to_string(), Ok(Some(key)))).collect();
+    settle().await;
+    assert_eq!(gate.calls(), 4);
+    for _ in 0..1_000 {
+        gate.go.notify_one();
+        tokio::task::yield_now().await;
+    }
+    for reader in readers {
+        while !reader.is_finished() {
+            gate.go.notify_one();
+            tokio::task::yield_now().await;
+        }
+        reader.await.unwrap().unwrap();
+    }
+}

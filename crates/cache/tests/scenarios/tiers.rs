@@ -1,0 +1,197 @@
+//! Shared tiers that are down, slow, full of garbage, or two.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use paystrata_cache::{
+    Cache, Clock, Load, LoadContext, Origin, Policy, TierOptions, Version,
+    testkit::{Link, Site},
+};
+use tokio::time::sleep;
+
+use crate::kit::{Broken, Numbers, SECOND, Teller, exact, node, trips, wait_for};
+
+// T53, T57, H19
+#[tokio::test(start_paused = true)]
+async fn tier_that_hangs_costs_its_time_limit_a_few_times_and_is_then_left_alone_until_it_answers() {
+    let site = Site::new(1);
+    let ((cache, link), teller) = (node(&site, Policy::default()).await, Teller::default());
+    teller.value(&cache, "hit", 1).await;
+    // Slower than any time limit; the line too, but within `max_stale`.
+    link.faults.delay(3_600 * SECOND);
+    for key in 0..6 {
+        teller.value(&cache, &key.to_string(), key).await;
+    }
+    let stats = &cache.stats().tiers[0];
+    assert_eq!((stats.is_up, stats.opened, stats.errors), (false, 1, 5));
+    assert_eq!(cache.get("hit"), Some(1));
+    link.faults.delay(Duration::from_millis(1));
+    wait_for(|| cache.stats().tiers[0].is_up).await;
+    sleep(2 * SECOND).await;
+    teller.value(&cache, "again", 1).await;
+    assert!(cache.stats().tiers[0].is_up);
+}
+
+// T66, T58, H12
+#[tokio::test(start_paused = true)]
+async fn bytes_that_cannot_be_read_are_a_counted_miss_and_are_overwritten() {
+    let site = Site::new(2);
+    let ((one, _), (other, _)) = (node(&site, Policy::default()).await, node(&site, Policy::default()).await);
+    let teller = Teller::default();
+    for key in 0..10 {
+        teller.value(&one, &key.to_string(), key).await;
+    }
+    trips().await;
+    site.shelf.poison("numbers", &Bytes::from_static(b"garbage"));
+    for key in 0..10 {
+        assert_eq!(teller.value(&other, &key.to_string(), key + 100).await, key + 100);
+    }
+    trips().await;
+    let stats = &other.stats().tiers[0];
+    assert_eq!((stats.poisoned, stats.opened, stats.is_up), (10, 0, true));
+    let (third, _) = node(&site, Policy::default()).await;
+    assert_eq!(teller.value(&third, "3", 7).await, 103);
+}
+
+fn two_tiers(one: &Link, other: &Link) -> Numbers {
+    Cache::builder("numbers")
+        .policy(exact(Policy { l1_ttl: SECOND, ..Policy::default() }))
+        .clock(Clock::tokio())
+        .tier(Arc::new(one.clone()))
+        .tier_with(Arc::new(other.clone()), TierOptions { ttl: 30 * SECOND, ..TierOptions::default() })
+        .backplane(Arc::new(one.clone()))
+        .build()
+}
+
+// T57
+#[tokio::test(start_paused = true)]
+async fn either_tier_can_be_lost_and_what_one_has_is_taken_up_by_the_one_above() {
+    let (near, far) = (Site::new(3), Site::new(4));
+    let (one, other) = (near.link(), far.link());
+    let (cache, teller) = (two_tiers(&one, &other), Teller::default());
+    wait_for(|| cache.stats().backplane_silence.is_some()).await;
+    teller.value(&cache, "k", 1).await;
+    trips().await;
+    assert_eq!((near.shelf.values("numbers"), far.shelf.values("numbers")), (1, 1));
+    near.shelf.restart();
+    sleep(SECOND).await;
+    let found = teller.read(&cache, "k", Ok(Some(2))).await.unwrap();
+    assert_eq!((found.value, found.origin), (Some(1), Origin::Tier(1)));
+    trips().await;
+    assert_eq!(near.shelf.values("numbers"), 1, "taken up");
+    other.faults.set_down(true);
+    sleep(SECOND).await;
+    let found = teller.read(&cache, "k", Ok(Some(2))).await.unwrap();
+    assert_eq!((found.value, found.origin), (Some(1), Origin::Tier(0)));
+    // A change reaches the near tier only when it reaches both, and neither is believed until then.
+    drop(cache.invalidate_many(["k"], Version(5)));
+    assert_eq!(teller.value(&cache, "k", 3).await, 3);
+    other.faults.set_down(false);
+    wait_for(|| cache.stats().pending_invalidations == 0).await;
+}
+
+// T50 in shared tiers, H21
+#[tokio::test(start_paused = true)]
+async fn expired_value_is_a_fallback_from_the_shared_tier_too_and_a_removed_one_is_not() {
+    for (expire, left) in [(true, Some(1)), (false, None)] {
+        for by_tag in [true, false] {
+            let site = Site::new(5);
+            let policy = || Policy { grace: 60 * SECOND, ..Policy::default() };
+            let ((one, _), (other, _)) = (node(&site, policy()).await, node(&site, policy()).await);
+            let tagged = |context: LoadContext<u64>| async move {
+                context.tag("t");
+                Ok::<_, Broken>(Some(1))
+            };
+            one.get_or_load("k", tagged).await.unwrap();
+            trips().await;
+            match (by_tag, expire) {
+                (true, true) => one.tag("t").expire().await,
+                (true, false) => one.tag("t").remove().await,
+                (false, true) => one.expire("k").await,
+                (false, false) => one.invalidate("k").await,
+            };
+            trips().await;
+            let found = Teller::default().read(&other, "k", Err(Broken)).await;
+            let found = found.ok().map(|loaded| (loaded.value, loaded.is_stale));
+            assert_eq!(found, left.map(|value| (Some(value), true)), "{expire} {by_tag}");
+        }
+    }
+}
+
+// T35 in shared tiers, T36
+#[tokio::test(start_paused = true)]
+async fn unchanged_value_lives_anew_in_the_shared_tier_without_being_written_again() {
+    let site = Site::new(6);
+    let policy = || Policy { ttl: 10 * SECOND, l1_ttl: 10 * SECOND, grace: 60 * SECOND, ..Policy::default() };
+    let ((one, _), (other, _)) = (node(&site, policy()).await, node(&site, policy()).await);
+    let first = |context: LoadContext<u64>| async move {
+        context.validator("etag-1");
+        Ok::<_, Broken>(Some(1))
+    };
+    one.get_or_load("k", first).await.unwrap();
+    sleep(11 * SECOND).await;
+    // The other node has never had it: what it is shown comes from the tier.
+    let unchanged = |context: LoadContext<u64>| async move {
+        assert_eq!(context.stale().unwrap().validator.as_deref(), Some("etag-1"));
+        Ok::<_, Broken>(Load::<u64>::NotModified)
+    };
+    assert_eq!(other.get_or_load("k", unchanged).await.unwrap(), Some(1));
+    trips().await;
+    let teller = Teller::default();
+    let found = teller.read(&one, "k", Ok(Some(2))).await.unwrap();
+    assert_eq!((found.value, found.is_stale, teller.calls()), (Some(1), false, 0));
+}
+
+// T68
+#[tokio::test(start_paused = true)]
+async fn value_too_large_for_the_tier_is_given_and_kept_in_process_only() {
+    let site = Site::new(7);
+    let link = Arc::new(site.link());
+    let cache: Cache<String, String> = Cache::builder("texts")
+        .clock(Clock::tokio())
+        .tier_with(
+            Arc::<Link>::clone(&link),
+            TierOptions { value_bytes_max: 1_000, ..TierOptions::default() },
+        )
+        .backplane(link)
+        .build();
+    wait_for(|| cache.stats().backplane_silence.is_some()).await;
+    cache.get_or_load("k", |_| async { Ok::<_, Broken>(Some("x".repeat(2_000))) }).await.unwrap();
+    trips().await;
+    assert_eq!((cache.stats().tiers[0].oversize, site.shelf.values("texts")), (1, 0));
+    assert!(cache.get("k").is_some());
+}
+
+// T72
+#[tokio::test(start_paused = true)]
+async fn any_key_works_in_every_tier() {
+    let site = Site::new(8);
+    let ((one, _), (other, _)) = (node(&site, Policy::default()).await, node(&site, Policy::default()).await);
+    let long = "x".repeat(300);
+    let keys = ["", "a b", "a\nb", "*", "{a}b", "\u{e9}\u{1f980}", long.as_str()];
+    let teller = Teller::default();
+    for (value, key) in (0_u64..).zip(keys) {
+        teller.value(&one, key, value).await;
+    }
+    trips().await;
+    for (value, key) in (0_u64..).zip(keys) {
+        assert_eq!(teller.value(&other, key, 99).await, value, "{key:?}");
+    }
+}
+
+// T80
+#[tokio::test(start_paused = true)]
+async fn hits_and_misses_are_all_the_calls() {
+    let site = Site::new(9);
+    let ((cache, _), teller) = (node(&site, Policy::default()).await, Teller::default());
+    for round in 0..3 {
+        for key in 0..10_u64 {
+            let told = if key % 3 == 0 { None } else { Some(key) };
+            teller.read(&cache, &key.to_string(), Ok(told)).await.unwrap();
+        }
+        let stats = cache.stats();
+        assert_eq!(stats.hits + stats.absent_hits + stats.misses, (round + 1) * 10);
+        assert_eq!((stats.misses, stats.loads), (10, 10));
+    }
+    assert!((cache.stats().hit_ratio() - 2.0 / 3.0).abs() < 1e-9);
+}
