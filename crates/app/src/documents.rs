@@ -74,7 +74,7 @@ impl Documents {
         Fut: Future<Output = Result<Option<Document>, AccountReadError>> + Send + 'static,
     {
         let timeline = self.timeline.load(Ordering::Relaxed);
-        let loader = move |context: LoadContext| async move {
+        let loader = move |context: LoadContext<Arc<Document>>| async move {
             load(floor_token(&context, timeline)).await.map(|found| found.map(Arc::new))
         };
         self.accounts.get_or_load(id.as_bytes(), loader).await.map_err(ReadError::cached)
@@ -95,7 +95,7 @@ impl Documents {
         Fut: Future<Output = Result<Option<Document>, OperationError>> + Send + 'static,
     {
         let timeline = self.timeline.load(Ordering::Relaxed);
-        let loader = move |context: LoadContext| async move {
+        let loader = move |context: LoadContext<Arc<Document>>| async move {
             load(floor_token(&context, timeline)).await.map(|found| found.map(Arc::new))
         };
         self.payments.get_or_load(&payment_key(merchant.0, id), loader).await.map_err(ReadError::cached)
@@ -144,7 +144,7 @@ fn payment_key(merchant: Uuid, id: Uuid) -> PaymentKey {
 
 /// The node a load must read from: one that has reached the write that last voided the key, or any when nothing ever
 /// did. "The latest" is a position of the far future, which only the primary may answer.
-fn floor_token(context: &LoadContext, timeline: u32) -> Option<Token> {
+fn floor_token(context: &LoadContext<Arc<Document>>, timeline: u32) -> Option<Token> {
     match context.floor() {
         Version::NONE => None,
         Version(lsn) => Some(Token { timeline, lsn }),

@@ -138,6 +138,17 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> CacheBuilder<K, V> {
         self
     }
 
+    /// Shares values and changes with other nodes through Redis: as a [`tier`](Self::tier) and as the
+    /// [`backplane`](Self::backplane).
+    #[cfg(feature = "redis")]
+    #[must_use]
+    pub fn redis(self, tier: &crate::RedisTier) -> Self
+    where
+        V: Serialize + DeserializeOwned,
+    {
+        self.tier(Arc::new(tier.clone())).backplane(Arc::new(tier.clone()))
+    }
+
     /// Sets how values become bytes in shared tiers.
     #[must_use]
     pub fn codec(mut self, codec: Codec<V>) -> Self {

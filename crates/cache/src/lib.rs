@@ -108,6 +108,8 @@ mod observer;
 mod outbox;
 mod policy;
 mod read;
+#[cfg(feature = "redis")]
+mod redis;
 mod stats;
 mod store;
 mod sweeps;
@@ -139,6 +141,8 @@ pub use local::Lookup;
 pub use observer::{GapCause, LoadEnd, Observer};
 pub use policy::{Policy, Silence, Write};
 pub use quick_cache::Equivalent;
+#[cfg(feature = "redis")]
+pub use redis::{RedisOptions, RedisServers, RedisTier, RedisTierError, YoungServer};
 pub use stats::{ServedAge, Stats, TierStats};
 pub use store::KeyForm;
 pub use tier_side::TierOptions;

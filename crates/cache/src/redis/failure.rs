@@ -1,0 +1,107 @@
+//! Why Redis did not do what it was asked, and what follows from it for the caller and the connection.
+//! Refuses to repeat what a library or a server says about itself: addresses and passwords may be in it.
+
+use std::fmt;
+
+use redis::{RedisError, ServerError};
+
+use crate::tier::TierError;
+
+/// A cause.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// The client library failed, or the server answered with an error.
+    Redis(RedisError),
+    /// Took longer than it may.
+    Slow,
+    /// An answer that is none.
+    Unreadable,
+    /// The server is a replica.
+    NotPrimary,
+    /// No one says where the primary is.
+    Nowhere,
+}
+
+impl From<RedisError> for Failure {
+    fn from(error: RedisError) -> Self {
+        Self::Redis(error)
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Redis(error) => error.code().unwrap_or_else(|| error.category()),
+            Self::Slow => "no answer in time",
+            Self::Unreadable => "unreadable answer",
+            Self::NotPrimary => "not a primary",
+            Self::Nowhere => "no primary known",
+        })
+    }
+}
+
+impl Failure {
+    /// What the caller is told.
+    pub(super) fn told(&self) -> TierError {
+        match self {
+            Self::Redis(error) if error.is_timeout() => TierError::TimedOut,
+            Self::Slow => TierError::TimedOut,
+            Self::Redis(_) | Self::Unreadable => TierError::Failed,
+            Self::NotPrimary | Self::Nowhere => TierError::Down,
+        }
+    }
+
+    pub(super) fn is_timeout(&self) -> bool {
+        self.told() == TierError::TimedOut
+    }
+
+    /// True if no later command on the same connection can do better.
+    pub(super) fn is_fatal(&self) -> bool {
+        match self {
+            Self::Redis(error) => {
+                let unfit = error.code().is_some_and(is_unfit);
+                unfit
+                    || error.is_io_error()
+                    || error.is_connection_dropped()
+                    || error.is_unrecoverable_error()
+            }
+            Self::NotPrimary => true,
+            Self::Slow | Self::Unreadable | Self::Nowhere => false,
+        }
+    }
+}
+
+/// True if a server that says so has been demoted, or is not ready to serve.
+pub(super) fn is_unfit(code: &str) -> bool {
+    matches!(code, "READONLY" | "LOADING" | "MASTERDOWN")
+}
+
+/// Where the server sends a caller who asked the wrong one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Redirect {
+    pub(super) kind: Turn,
+    /// Empty if it is the host that was asked.
+    pub(super) host: String,
+    pub(super) port: u16,
+}
+
+/// For how long a redirection holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// For good.
+    Moved,
+    /// This once: the slot is on its way.
+    Ask,
+}
+
+impl Redirect {
+    pub(super) fn from_error(error: &ServerError) -> Option<Self> {
+        let kind = match error.code() {
+            "MOVED" => Turn::Moved,
+            "ASK" => Turn::Ask,
+            _ => return None,
+        };
+        let (host, port) = error.details()?.split(' ').nth(1)?.rsplit_once(':')?;
+        Some(Self { kind, host: host.to_owned(), port: port.parse().ok()? })
+    }
+}

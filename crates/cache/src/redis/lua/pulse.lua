@@ -1,0 +1,3 @@
+-- ARGV[3..]: channel, body.  Returns the mark.
+redis.call('PUBLISH', ARGV[3], frame('P', ARGV[4]))
+return mark()

@@ -1,0 +1,141 @@
+//! How a record lies in Redis: a header of text and tokens, then the payload as it was given.
+//!
+//! ```text
+//! magic 2 | state 1 | server 8 | token 8 | deadline 13 | expiry 13 | floor 16 | floor_until 13 | payload
+//! ```
+//! States: `V`alue, `F`ree, `C`laimed. `server` is the witness of the server that wrote it, and on any
+//! other server only the floor counts. Times are that server's milliseconds. The scripts in `lua/` read
+//! and write the same; here it is read for plain reads, and written for claims that need no script.
+//! Refuses to judge payloads. Called by `reads`.
+
+use std::time::Duration;
+
+use bytes::{Buf, Bytes};
+
+use super::witness::ServerId;
+use crate::{
+    Version,
+    tier::{Payload, Token},
+};
+
+const MAGIC: &[u8] = b"P2";
+const HEADER: usize = 74;
+
+/// A claim made without a script ends when its key does, and then the deadline need not be known.
+const AS_LONG_AS_THE_KEY: &[u8] = b"9999999999999";
+
+/// What a record says, to a reader that knows the server and its time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Record {
+    /// A value with some life left.
+    Value(Payload),
+    /// Claimed.
+    Claimed { token: Token, floor: Version, fallback: Option<Payload> },
+    /// Anything else: free, run out, another server's, or none of ours.
+    Other,
+}
+
+impl Record {
+    /// Reads a record. `now_ms` must not be earlier than the server's present, so that a life is
+    /// rounded down.
+    pub(super) fn decode(mut raw: Bytes, server: ServerId, now_ms: u64) -> Self {
+        if raw.len() < HEADER || &raw[..2] != MAGIC || raw[3..11] != server.0 {
+            return Self::Other;
+        }
+        let mut header = [0; HEADER];
+        header.copy_from_slice(&raw[..HEADER]);
+        // Moves a pointer; splitting would allocate.
+        raw.advance(HEADER);
+        let remaining_ms = number(&header[32..45]).saturating_sub(now_ms);
+        let payload = (remaining_ms > 0)
+            .then(|| Payload { bytes: raw, remaining: Duration::from_millis(remaining_ms) });
+        match (header[2], payload) {
+            (b'V', Some(payload)) => Self::Value(payload),
+            (b'C', fallback) if number(&header[19..32]) > now_ms => Self::Claimed {
+                token: token(&header[11..19]),
+                floor: if number(&header[61..74]) > now_ms {
+                    version(&header[45..61])
+                } else {
+                    Version::NONE
+                },
+                fallback,
+            },
+            _ => Self::Other,
+        }
+    }
+
+    /// The record of a claim on a key of which nothing is known.
+    pub(super) fn fresh_claim(server: ServerId, token: Token) -> [u8; HEADER] {
+        let mut record = [b'0'; HEADER];
+        record[..2].copy_from_slice(MAGIC);
+        record[2] = b'C';
+        record[3..11].copy_from_slice(&server.0);
+        record[11..19].copy_from_slice(&token.0.to_be_bytes());
+        record[19..32].copy_from_slice(AS_LONG_AS_THE_KEY);
+        record
+    }
+}
+
+fn number(digits: &[u8]) -> u64 {
+    digits.iter().fold(0, |number, digit| number * 10 + u64::from(digit.wrapping_sub(b'0') % 10))
+}
+
+fn token(bytes: &[u8]) -> Token {
+    Token(bytes.iter().fold(0, |number, byte| number << 8 | u64::from(*byte)))
+}
+
+/// A version as the scripts compare it: 16 hex digits.
+pub(super) fn hex(version: Version) -> String {
+    format!("{:016x}", version.0)
+}
+
+/// The version of 16 hex digits; anything else is the highest, which is never too low for a floor.
+pub(super) fn version(hex: &[u8]) -> Version {
+    let number = std::str::from_utf8(hex).ok().and_then(|hex| u64::from_str_radix(hex, 16).ok());
+    number.map_or(Version::LATEST, Version)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SERVER: ServerId = ServerId([7; 8]);
+
+    fn record(state: u8, deadline: u64, expiry: u64, payload: &[u8]) -> Bytes {
+        let mut record = b"P2".to_vec();
+        record.push(state);
+        record.extend(SERVER.0);
+        record.extend(9_u64.to_be_bytes());
+        record.extend(format!("{deadline:013}{expiry:013}{:016x}{:013}", 5, 2_000).into_bytes());
+        record.extend(payload);
+        record.into()
+    }
+
+    fn payload(remaining_ms: u64) -> Payload {
+        Payload { bytes: Bytes::from_static(b"old"), remaining: Duration::from_millis(remaining_ms) }
+    }
+
+    #[test]
+    fn record_is_read_by_its_state_and_the_time() {
+        let check = |raw: Bytes, now_ms, expected| assert_eq!(Record::decode(raw, SERVER, now_ms), expected);
+        let claimed = |floor, fallback| Record::Claimed { token: Token(9), floor: Version(floor), fallback };
+        check(record(b'V', 0, 1_500, b"old"), 1_000, Record::Value(payload(500)));
+        check(record(b'V', 0, 1_500, b"old"), 1_500, Record::Other);
+        check(record(b'F', 0, 1_500, b"old"), 1_000, Record::Other);
+        check(record(b'C', 1_200, 1_500, b"old"), 1_000, claimed(5, Some(payload(500))));
+        check(record(b'C', 1_200, 0, b""), 1_000, claimed(5, None));
+        check(record(b'C', 3_000, 0, b""), 2_000, claimed(0, None));
+        check(record(b'C', 1_200, 1_500, b"old"), 1_200, Record::Other);
+        check(Record::fresh_claim(SERVER, Token(9)).to_vec().into(), 1_000, claimed(0, None));
+    }
+
+    #[test]
+    fn record_of_another_server_or_of_nobody_is_none() {
+        let raw = record(b'V', 0, 1_500, b"old");
+        assert_eq!(Record::decode(raw.clone(), ServerId([8; 8]), 1_000), Record::Other);
+        for length in 0..HEADER {
+            assert_eq!(Record::decode(raw.slice(..length), SERVER, 1_000), Record::Other);
+        }
+        assert_eq!(Record::decode(Bytes::from(vec![0xff; 200]), SERVER, 1_000), Record::Other);
+    }
+}

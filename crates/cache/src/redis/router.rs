@@ -1,0 +1,212 @@
+//! Which link a key's commands go over: the only one, or that of the cluster node that has its slot.
+//! Keeps the map of a cluster up to date, and a link to each of its primaries. It does so itself because
+//! a client that follows a failover in silence would read what the new primary remembers as if nothing
+//! had been lost; here each primary is known by its witness.
+//! Refuses to send anything to replicas. Called by `exec`; its tasks are owned by `RedisTier`.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use arc_swap::ArcSwap;
+use futures_util::future::join_all;
+use redis::{AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, Value};
+use tokio::{
+    sync::{Notify, watch},
+    task::JoinSet,
+    time::{sleep, timeout},
+};
+
+use super::{
+    RedisOptions,
+    link::Link,
+    origin::{Origin, at},
+    slots::{Place, SlotMap},
+};
+
+/// Between two looks at the map of a cluster in which nothing seems amiss.
+const REFRESH_EVERY: Duration = Duration::from_secs(10);
+
+/// Between two looks while a primary is down or a slot was not where it should be.
+const REFRESH_AMISS: Duration = Duration::from_millis(100);
+
+/// Where the links are.
+pub(super) enum Router {
+    One(Arc<Link>),
+    Cluster(Cluster),
+}
+
+/// The links to a cluster's primaries.
+pub(super) struct Cluster {
+    seeds: Vec<ConnectionInfo>,
+    options: RedisOptions,
+    chart: ArcSwap<Chart>,
+    /// Counts the charts, for those who wait for the next.
+    drawn: watch::Sender<u64>,
+    amiss: Arc<Notify>,
+}
+
+/// A map with the links that belong to it.
+struct Chart {
+    map: Option<SlotMap>,
+    links: Vec<Arc<Link>>,
+}
+
+impl Router {
+    pub(super) fn one(origin: Origin, options: &RedisOptions) -> Self {
+        Self::One(Arc::new(Link::new(origin, options, Arc::default())))
+    }
+
+    pub(super) fn cluster(seeds: Vec<ConnectionInfo>, options: &RedisOptions) -> Self {
+        Self::Cluster(Cluster {
+            seeds,
+            options: options.clone(),
+            chart: ArcSwap::from_pointee(Chart { map: None, links: Vec::new() }),
+            drawn: watch::Sender::new(0),
+            amiss: Arc::default(),
+        })
+    }
+
+    /// True while some server can be asked.
+    pub(super) fn is_up(&self) -> bool {
+        match self {
+            Self::One(link) => link.is_up(),
+            Self::Cluster(cluster) => cluster.chart.load().links.iter().any(|link| link.is_up()),
+        }
+    }
+
+    /// The link to the primary of a slot; none if it is not known.
+    pub(super) fn link(&self, slot: u16) -> Option<Arc<Link>> {
+        match self {
+            Self::One(link) => Some(Arc::clone(link)),
+            Self::Cluster(cluster) => {
+                let chart = cluster.chart.load();
+                let owner = chart.map.as_ref()?.owner(slot)?;
+                chart.links.get(owner).map(Arc::clone)
+            }
+        }
+    }
+
+    /// The link to the primary at a place; none if there is none yet, and then the map is looked at.
+    pub(super) fn link_at(&self, place: &Place) -> Option<Arc<Link>> {
+        let Self::Cluster(cluster) = self else { return None };
+        let chart = cluster.chart.load();
+        let number = chart.map.as_ref()?.primaries.iter().position(|primary| primary == place)?;
+        chart.links.get(number).map(Arc::clone)
+    }
+
+    /// Commands of several slots may not go together.
+    pub(super) fn is_cluster(&self) -> bool {
+        matches!(self, Self::Cluster(_))
+    }
+
+    /// Has the map looked at soon.
+    pub(super) fn doubt(&self) {
+        if let Self::Cluster(cluster) = self {
+            cluster.amiss.notify_one();
+        }
+    }
+
+    /// Waits for the next map, but not for long.
+    pub(super) async fn next_map(&self) {
+        if let Self::Cluster(cluster) = self {
+            let mut drawn = cluster.drawn.subscribe();
+            cluster.amiss.notify_one();
+            let _late = timeout(REFRESH_AMISS * 2, drawn.changed()).await;
+        }
+    }
+
+    /// A server to subscribe at, near to the primary of the slot.
+    pub(super) fn subscribe_at(&self, slot: u16) -> Option<ConnectionInfo> {
+        if let Some(live) = self.link(slot).and_then(|link| link.live()) {
+            return Some(live.info.clone());
+        }
+        let Self::Cluster(cluster) = self else { return None };
+        let chart = cluster.chart.load();
+        chart.links.iter().find_map(|link| link.live()).map(|live| live.info.clone())
+    }
+
+    /// Keeps the links up. Never returns; dropped with the tier.
+    pub(super) async fn supervise(self: Arc<Self>) {
+        match &*self {
+            Self::One(link) => Arc::clone(link).supervise().await,
+            Self::Cluster(cluster) => cluster.supervise().await,
+        }
+    }
+}
+
+/// The links under supervision, each with what ends it.
+#[derive(Default)]
+struct Kept {
+    links: HashMap<Place, (Arc<Link>, tokio::task::AbortHandle)>,
+    tasks: JoinSet<()>,
+}
+
+impl Cluster {
+    async fn supervise(&self) {
+        let mut kept = Kept::default();
+        loop {
+            if let Some(map) = self.look().await {
+                self.follow(map, &mut kept);
+            }
+            // One look answers all who doubted until now; those who doubt later ask for another.
+            let is_sound = !kept.links.is_empty() && kept.links.values().all(|(link, _)| link.is_up());
+            sleep(REFRESH_AMISS.mul_f64(0.5 + 0.5 * rand::random::<f64>())).await;
+            if is_sound {
+                let _late = timeout(REFRESH_EVERY, self.amiss.notified()).await;
+            }
+        }
+    }
+
+    fn follow(&self, map: SlotMap, kept: &mut Kept) {
+        kept.links.retain(|place, (_, task)| {
+            let stays = map.primaries.contains(place);
+            if !stays {
+                task.abort();
+            }
+            stays
+        });
+        while kept.tasks.try_join_next().is_some() {}
+        let links = map.primaries.iter().map(|place| {
+            let (link, _) = kept.links.entry(place.clone()).or_insert_with(|| {
+                let origin = Origin::Fixed(at(&self.seeds[0], &place.0, place.1));
+                let link = Arc::new(Link::new(origin, &self.options, Arc::clone(&self.amiss)));
+                let task = kept.tasks.spawn(Arc::clone(&link).supervise());
+                (link, task)
+            });
+            Arc::clone(link)
+        });
+        let links = links.collect();
+        self.chart.store(Arc::new(Chart { map: Some(map), links }));
+        self.drawn.send_modify(|count| *count += 1);
+    }
+
+    /// The map as most nodes that answer see it; a node that is cut off may have an old one.
+    async fn look(&self) -> Option<SlotMap> {
+        let known = self.chart.load().map.as_ref().map(|map| map.primaries.clone()).unwrap_or_default();
+        let known = known.iter().map(|(host, port)| at(&self.seeds[0], host, *port));
+        let mut places = known.collect::<Vec<_>>();
+        for seed in &self.seeds {
+            if places.iter().all(|place| place.addr() != seed.addr()) {
+                places.push(seed.clone());
+            }
+        }
+        let answers = join_all(places.iter().map(|place| self.ask(place))).await;
+        let maps: Vec<SlotMap> = answers.into_iter().flatten().collect();
+        let votes = |map: &SlotMap| maps.iter().filter(|other| *other == map).count();
+        maps.iter().max_by_key(|map| votes(map)).cloned()
+    }
+
+    async fn ask(&self, place: &ConnectionInfo) -> Option<SlotMap> {
+        let host = match place.addr() {
+            ConnectionAddr::Tcp(host, _) | ConnectionAddr::TcpTls { host, .. } => host.as_str(),
+            _ => "",
+        };
+        let limit = self.options.connect_timeout;
+        let asking = async {
+            let config = AsyncConnectionConfig::new().set_connection_timeout(Some(limit));
+            let client = Client::open(place.clone())?;
+            let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
+            redis::cmd("CLUSTER").arg("SLOTS").query_async::<Value>(&mut connection).await
+        };
+        SlotMap::from_answer(timeout(limit, asking).await.ok()?.ok()?, host)
+    }
+}

@@ -1,0 +1,12 @@
+//! Redis as a tier and as a line, on real servers, each started by its test on free ports and killed with it.
+
+#![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test, in shared functions too")]
+
+mod clusters;
+mod fixture;
+mod lines;
+mod model;
+mod outages;
+mod proxy;
+mod records;
+mod server;
