@@ -5,11 +5,17 @@
 //! Refuses to know what an announcement says beyond what must outlive every entry: its sweeps.
 //! Implemented by `redis`, `postgres` and the test kit; called by `courier` and `horizon`.
 
-use std::{fmt, sync::{Arc, Weak}};
+use std::{
+    fmt,
+    sync::{Arc, Weak},
+};
 
 use bytes::Bytes;
 
-use crate::{Version, tier::{TierFuture, Void}};
+use crate::{
+    Version,
+    tier::{TierFuture, Void},
+};
 
 /// A place in the order of all announcements of one cache.
 ///

@@ -74,11 +74,7 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
         order.into_iter().map(answer_at).collect()
     }
 
-    async fn round<F, Fut, A, E>(
-        &self,
-        mut wanted: Vec<(usize, K)>,
-        load: F,
-    ) -> Vec<(usize, Answered<V, E>)>
+    async fn round<F, Fut, A, E>(&self, mut wanted: Vec<(usize, K)>, load: F) -> Vec<(usize, Answered<V, E>)>
     where
         F: Fn(Vec<K>, LoadContext<V>) -> Fut + Clone + Send + Sync + 'static,
         Fut: Future<Output = Result<Vec<Result<A, E>>, E>> + Send + 'static,

@@ -1,6 +1,10 @@
 //! Puts a cache together. Starts the tasks that shared tiers and a line need, and nothing without them.
 
-use std::{fmt, sync::{Arc, Weak}, time::Duration};
+use std::{
+    fmt,
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::{Notify, Semaphore};

@@ -57,7 +57,10 @@ fn tokio_us(base: Instant) -> u64 {
 #[inline]
 fn system_us() -> u64 {
     let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    #[expect(unsafe_code, reason = "std reads the precise clock only, which costs more than the rest of a hit")]
+    #[expect(
+        unsafe_code,
+        reason = "std reads the precise clock only, which costs more than the rest of a hit"
+    )]
     // SAFETY: the pointer is to a timespec that lives through the call. The clock exists since Linux 2.6.32.
     unsafe {
         libc::clock_gettime(libc::CLOCK_MONOTONIC_COARSE, &raw mut now);

@@ -210,7 +210,7 @@ async fn ask_group<K: CacheKey, V: Clone + Send + Sync + 'static>(
     for (at, found) in group.iter().zip(answers) {
         let (lead, quest) = (&mut leads[*at], &mut quests[*at]);
         quest.is_held = false;
-        let next = take_answer(Asked { store, tier, index, asked_us, token }, lead, quest, found);
+        let next = take_answer(&Asked { store, tier, index, asked_us, token }, lead, quest, found);
         if next == Next::AskAgain {
             again.push(*at);
         }
@@ -234,7 +234,7 @@ enum Next {
 }
 
 fn take_answer<K: CacheKey, V: Clone + Send + Sync + 'static>(
-    asked: Asked<'_, K, V>,
+    asked: &Asked<'_, K, V>,
     lead: &mut Lead<K, V>,
     quest: &mut Quest<V>,
     found: Found,
@@ -242,7 +242,7 @@ fn take_answer<K: CacheKey, V: Clone + Send + Sync + 'static>(
     let counters = &asked.tier.counters;
     let may_claim = lead.purpose != Purpose::Peek;
     match found {
-        Found::Value(payload) => match read_payload(&asked, lead, &payload) {
+        Found::Value(payload) => match read_payload(asked, lead, &payload) {
             Read::Fresh(answer) => {
                 count(&counters.hits);
                 quest.found = Some((answer, payload));
@@ -265,13 +265,13 @@ fn take_answer<K: CacheKey, V: Clone + Send + Sync + 'static>(
                 count(&counters.misses);
             }
             lead.held.push(Held { tier: asked.index, token: asked.token });
-            learn(&asked, lead, quest, floor, fallback);
+            learn(asked, lead, quest, floor, fallback);
             quest.over = if lead.purpose == Purpose::Refresh { Over::Value } else { Over::Nothing };
             Next::GoOn
         }
         Found::Held { floor, fallback } => {
             count(&counters.held);
-            learn(&asked, lead, quest, floor, fallback);
+            learn(asked, lead, quest, floor, fallback);
             // Only the first tier decides who loads for the fleet.
             quest.is_held = asked.index == 0;
             let is_waiting = quest.is_held && quest.fallback.is_none();
@@ -297,7 +297,9 @@ fn learn<K: CacheKey, V: Clone + Send + Sync + 'static>(
     let Some(payload) = fallback else { return };
     let (answer, may_extend) = match read_payload(asked, lead, &payload) {
         // It is as good as it was, but somebody has found that it is to be loaded anew.
-        Read::Fresh(answer) if answer.value.is_some() && answer.life.grace_ends_us > answer.life.expires_us => {
+        Read::Fresh(answer)
+            if answer.value.is_some() && answer.life.grace_ends_us > answer.life.expires_us =>
+        {
             (Answer { life: answer.life.as_fallback(0), is_stale: true, ..answer }, true)
         }
         Read::Fallback(answer, may_extend) => (answer, may_extend),
@@ -339,15 +341,12 @@ fn read_payload<K: CacheKey, V: Clone + Send + Sync + 'static>(
         count(&counters.swept);
         return Read::Void;
     }
-    let traits = Traits {
-        tags,
-        version: opened.version,
-        validator: opened.validator.clone(),
-        idle: lead.idle(),
-    };
+    let traits =
+        Traits { tags, version: opened.version, validator: opened.validator.clone(), idle: lead.idle() };
     let fresh_left = payload.remaining.saturating_sub(opened.grace);
     let is_fresh = left == Left::Whole && !fresh_left.is_zero();
-    let life = life_of(&lead.policy, &opened, fresh_left, asked.asked_us, lead.flight.stamp, payload.remaining);
+    let life =
+        life_of(&lead.policy, &opened, fresh_left, asked.asked_us, lead.flight.stamp, payload.remaining);
     // It was judged by what had been announced when the line was heard last.
     let loaded_us = match &store.fleet.line {
         Some(_) => life.loaded_us.min(store.fleet.horizon.vouched_us()),

@@ -228,7 +228,12 @@ async fn carry_to(tier: &TierSide, batch: &Batch) -> Result<(), TierError> {
         match put {
             Some(put) if put.bytes.len() <= tier.options.value_bytes_max => {
                 let lifetime = put.lifetime.min(tier.options.ttl);
-                let put = Put { key: order.key.clone(), version: order.version, bytes: put.bytes.clone(), lifetime };
+                let put = Put {
+                    key: order.key.clone(),
+                    version: order.version,
+                    bytes: put.bytes.clone(),
+                    lifetime,
+                };
                 puts.push(put);
             }
             _ => voids.push(Voiding { key: order.key.clone(), version: order.version, how: order.how }),

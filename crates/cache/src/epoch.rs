@@ -88,9 +88,8 @@ impl Epoch {
 
     /// What is left in shared tiers of something with this stamp.
     pub(crate) fn left_there(&self, stamp: u64) -> Left {
-        let swept = |numbers: &Numbers| {
-            numbers.pending.load(Acquire) > 0 || numbers.fleet.load(Acquire) > stamp
-        };
+        let swept =
+            |numbers: &Numbers| numbers.pending.load(Acquire) > 0 || numbers.fleet.load(Acquire) > stamp;
         match () {
             () if swept(&self.removed) => Left::by(Void::Remove),
             () if swept(&self.expired) => Left::by(Void::Expire),

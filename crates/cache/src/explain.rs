@@ -157,13 +157,7 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
 }
 
 impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
-    fn local_state(
-        &self,
-        key: &Bytes,
-        has_value: bool,
-        life: &Life,
-        traits: Option<&Traits>,
-    ) -> LocalState {
+    fn local_state(&self, key: &Bytes, has_value: bool, life: &Life, traits: Option<&Traits>) -> LocalState {
         let now_us = self.clock.now_us();
         let until = |us: u64| Duration::from_micros(us.saturating_sub(now_us));
         let standing = match self.standing(|| key.clone(), life, traits) {
@@ -182,8 +176,9 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
             remaining: until(life.expires_us),
             grace: until(life.grace_ends_us),
             version: traits.map_or_else(Default::default, |traits| traits.version),
-            tags: traits
-                .map_or_else(Vec::new, |traits| traits.tags.iter().map(|tag| Arc::clone(&tag.name)).collect()),
+            tags: traits.map_or_else(Vec::new, |traits| {
+                traits.tags.iter().map(|tag| Arc::clone(&tag.name)).collect()
+            }),
             validator: traits.and_then(|traits| traits.validator.clone()),
         }
     }

@@ -69,9 +69,7 @@ impl Fleet {
             Some(_) => mark.incarnation != 0 && self.clock.now_us() < self.horizon.trusted_until_us(),
             None => true,
         };
-        can_judge
-            && !self.outbox.blocks(key)
-            && !self.sweeps.is_pending_over(key)
+        can_judge && !self.outbox.blocks(key) && !self.sweeps.is_pending_over(key)
     }
 
     /// The first part of every change: blocks the shared tiers for what it is about, and has the others told.

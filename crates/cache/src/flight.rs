@@ -108,7 +108,6 @@ impl<V> Flight<V> {
     pub(crate) fn is_voided(&self) -> bool {
         self.voided.load(Ordering::Relaxed)
     }
-
 }
 
 /// A place among the loads that may be in flight; given back when it is dropped.

@@ -50,8 +50,13 @@ where
 {
     fn announced(&self, mark: Mark, body: &Bytes) {
         let step = self.fleet.horizon.announced(mark, body, || self.apply(mark, body));
-        if step == Step::Gap {
-            self.wake();
+        match step {
+            Step::Apply | Step::Known => {}
+            Step::Gap => self.wake(),
+            Step::OrderLost => {
+                self.gap(GapCause::OrderLost);
+                self.wake();
+            }
         }
     }
 

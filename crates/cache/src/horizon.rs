@@ -61,6 +61,8 @@ pub(crate) enum Step {
     Known,
     /// Do what it says; one before it is missing.
     Gap,
+    /// Do what it says; it belongs to another order than those before it.
+    OrderLost,
 }
 
 impl Horizon {
@@ -143,9 +145,13 @@ impl Horizon {
             return Step::Apply;
         }
         if mark.incarnation != heard.mark.incarnation {
+            // Whatever this node judges shared tiers by belongs to an order that is over.
+            let was_known = heard.mark.incarnation != 0;
+            heard.mark = Mark::default();
+            *lock(&self.mark) = Mark::default();
             apply();
             self.want();
-            return Step::Gap;
+            return if was_known { Step::OrderLost } else { Step::Gap };
         }
         heard.highest = heard.highest.max(mark.sequence);
         if mark.sequence <= heard.mark.sequence {
@@ -168,6 +174,10 @@ impl Horizon {
         let is_behind = mark.incarnation != heard.mark.incarnation || mark.sequence > heard.mark.sequence;
         if mark.incarnation == heard.mark.incarnation {
             heard.highest = heard.highest.max(mark.sequence);
+        }
+        if mark.incarnation != heard.mark.incarnation && heard.meanwhile.is_none() {
+            heard.mark = Mark::default();
+            *lock(&self.mark) = Mark::default();
         }
         let Some(pulse) = pulse else { return is_behind };
         if pulse.origin == own {
@@ -261,6 +271,18 @@ mod tests {
     }
 
     #[test]
+    fn nothing_is_judged_by_an_order_that_is_known_to_be_over() {
+        let horizon = attached();
+        let other = Mark { incarnation: 2, sequence: 1 };
+        assert_eq!(horizon.announced(other, &Bytes::new(), || {}), Step::OrderLost);
+        assert_eq!((horizon.mark(), horizon.take_want()), (Mark::default(), true));
+
+        let horizon = attached();
+        assert!(horizon.pulsed(other, None, 1, 0));
+        assert_eq!(horizon.mark(), Mark::default());
+    }
+
+    #[test]
     fn own_pulse_vouches_only_when_nothing_is_missing() {
         let horizon = attached();
         let pulse = Some(Pulse { origin: 1, sent_us: 100, stays: Stays::Yes });
@@ -286,7 +308,10 @@ mod tests {
         horizon.pulsed(mark(5), pulse(2, Stays::Yes), 1, 0);
         horizon.pulsed(mark(5), pulse(3, Stays::Yes), 1, 0);
         horizon.pulsed(mark(5), pulse(3, Stays::No), 1, 5);
-        assert_eq!((horizon.forget_silent(10), horizon.forget_silent(11), horizon.forget_silent(99)), (0, 1, 0));
+        assert_eq!(
+            (horizon.forget_silent(10), horizon.forget_silent(11), horizon.forget_silent(99)),
+            (0, 1, 0)
+        );
         horizon.pulsed(mark(5), pulse(2, Stays::Yes), 1, 100);
         horizon.excuse_silence(200);
         assert_eq!(horizon.forget_silent(210), 0);

@@ -79,7 +79,7 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
         keys: impl IntoIterator<Item = &'key Q>,
         version: Version,
     ) -> Confirmation {
-        self.void_keys(keys.into_iter().map(ToOwned::to_owned).collect(), Void::Remove, version)
+        self.void_keys(&keys.into_iter().map(ToOwned::to_owned).collect::<Vec<K>>(), Void::Remove, version)
     }
 
     /// As [`invalidate`](Self::invalidate), but the old value stays as a fallback for loads that fail or are slow, here
@@ -94,7 +94,7 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
         keys: impl IntoIterator<Item = &'key Q>,
         version: Version,
     ) -> Confirmation {
-        self.void_keys(keys.into_iter().map(ToOwned::to_owned).collect(), Void::Expire, version)
+        self.void_keys(&keys.into_iter().map(ToOwned::to_owned).collect::<Vec<K>>(), Void::Expire, version)
     }
 
     /// The entries with this tag.
@@ -110,12 +110,12 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
 
     /// Voids every key. Raises no floor: it is an operator's order, not the mark of a write.
     pub fn clear(&self) -> Confirmation {
-        self.sweep(Swath::All, Void::Remove, Version::NONE)
+        self.sweep(&Swath::All, Void::Remove, Version::NONE)
     }
 
     /// As [`clear`](Self::clear), but the old values stay as fallbacks.
     pub fn expire_all(&self) -> Confirmation {
-        self.sweep(Swath::All, Void::Expire, Version::NONE)
+        self.sweep(&Swath::All, Void::Expire, Version::NONE)
     }
 
     /// Does what `change` says, as if it had been asked for here and now.
@@ -180,14 +180,7 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
         self.confirmation(number.flatten())
     }
 
-    fn put(
-        &self,
-        key: &Bytes,
-        value: &V,
-        version: Version,
-        tags: &[&str],
-        span: Span,
-    ) -> Option<Putting> {
+    fn put(&self, key: &Bytes, value: &V, version: Version, tags: &[&str], span: Span) -> Option<Putting> {
         let tags: Vec<Arc<str>> = tags.iter().map(|tag| Arc::from(*tag)).collect();
         let mark = self.store.fleet.horizon.mark();
         let fields = SealedFields {
@@ -204,7 +197,7 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
         Some(Putting { bytes, lifetime: span.shared.saturating_add(span.grace) })
     }
 
-    fn void_keys(&self, keys: Vec<K>, how: Void, version: Version) -> Confirmation {
+    fn void_keys(&self, keys: &[K], how: Void, version: Version) -> Confirmation {
         let store = &*self.store;
         let order = |key: &K| (KeyOrder { key: key.encode(), how, version }, None);
         let orders = if store.fleet.is_shared() { keys.iter().map(order).collect() } else { vec![] };
@@ -212,18 +205,18 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
         let now_us = store.clock.now_us();
         keys.iter().for_each(|key| store.floors.raise(Probe::of(key).hash, version, now_us));
         let number = store.fleet.order(orders, vec![]);
-        for key in &keys {
+        for key in keys {
             count(&store.counters.invalidations);
             store.void(key, how, version, 0);
         }
         self.confirmation(number)
     }
 
-    fn sweep(&self, swath: Swath, how: Void, version: Version) -> Confirmation {
+    fn sweep(&self, swath: &Swath, how: Void, version: Version) -> Confirmation {
         let store = &*self.store;
         let order = SweepOrder { swath: swath.clone(), how, version };
         let number = store.fleet.order(vec![], vec![order]);
-        store.sweep(&swath, how, version);
+        store.sweep(swath, how, version);
         self.confirmation(number)
     }
 
@@ -249,11 +242,11 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Covered<'_, K, V> {
 
     /// Voids them: when this returns, awaited or not, no read that starts later on this node sees one loaded before.
     pub fn remove(self) -> Confirmation {
-        self.cache.sweep(self.swath, Void::Remove, self.version)
+        self.cache.sweep(&self.swath, Void::Remove, self.version)
     }
 
     /// As [`remove`](Self::remove), but the old values stay as fallbacks, if they were stored with a grace.
     pub fn expire(self) -> Confirmation {
-        self.cache.sweep(self.swath, Void::Expire, self.version)
+        self.cache.sweep(&self.swath, Void::Expire, self.version)
     }
 }

@@ -12,7 +12,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::{CacheKey, Version, backplane::Swath, tier::Void, wire::{Reader, Unreadable, put_bytes}};
+use crate::{
+    CacheKey, Version,
+    backplane::Swath,
+    tier::Void,
+    wire::{Reader, Unreadable, put_bytes},
+};
 
 const HEAD: [u8; 3] = *b"PA\x01";
 

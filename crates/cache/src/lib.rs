@@ -28,55 +28,49 @@
 //! # }
 //! ```
 //!
-//! With Redis, `.redis(&RedisTier::connect(url, RedisOptions::default())?)` before `.build()`.
+//! With shared tiers and a line to the other nodes, `.tier(..)` (as often as there are tiers) and `.backplane(..)`
+//! before `.build()`; [`testkit`] has both in memory.
 //!
 //! # Guarantees
 //!
-//! - **Invalidate wins, here.** Once [`invalidate`](Cache::invalidate), [`invalidate_many`](Cache::invalidate_many),
-//!   [`set`](Cache::set) or [`clear`](Cache::clear) has returned (not: has been awaited), no read that
-//!   starts later on this node sees a value loaded before. Loads under way may answer those who wait
-//!   for them; they store nothing, here or remotely.
-//! - **And elsewhere, once told.** A write to the remote tier needs a lease, and an invalidation voids
-//!   the lease in the same step in which it tells the other nodes. A loader is told the version it must
-//!   reflect, so that a replica that lags cannot bring an old value back.
-//! - **Staleness has a bound.** A node that may have missed a message drops its L1. While it hears
-//!   nothing, it serves an entry for at most [`Policy::max_stale`] after its load or after the last
-//!   message that went round. The bound counts from when the remote tier has the invalidation: a
-//!   node that is cut off from it can tell nobody, and neither can one that dies before it tells.
-//! - **Losing Redis costs speed only.** Commands time out; after a few the tier is left alone until it
-//!   answers again. What is invalidated meanwhile is remembered (within a bound, beyond which the whole
-//!   cache is voided remotely), and this node does not trust the remote tier with it until it is told.
-//!   A Redis that restarts with old data, or another that takes over, is recognised by its run id, and
-//!   everything that it remembers is void.
-//! - **One load per key and node.** Its error is shared by those who waited. It runs on its own task:
-//!   a caller who goes away takes nothing from the others. The number of loads has a bound; one more is
-//!   refused at once.
+//! - **Invalidate wins, here.** Once a verb that voids (by key, [`tag`](Cache::tag), [`prefix`](Cache::prefix) or
+//!   [`clear`](Cache::clear)) has returned (not: has been awaited), no read that starts later on this node sees a value
+//!   loaded before. Loads under way may answer those who came before; they store nothing that is read, here or in a tier.
+//! - **And elsewhere, once told.** A write to a shared tier needs a claim, and an invalidation ends the claim before it is
+//!   announced. Sweeps are numbered by the store behind the line and outlive every entry, node and restart. A loader is
+//!   told the version it must reflect, so that a replica that lags cannot bring an old value back.
+//! - **Staleness has a bound.** Announcements are numbered without gaps: a node that missed one asks for it, and drops
+//!   what it holds if it is no longer to be had. While it hears nothing, it serves an entry for at most
+//!   [`Policy::max_stale`] after its load or after the last pulse that went round, and trusts no shared tier.
+//! - **Losing a helper costs speed only.** Calls have time limits, and each tier a breaker. What is changed meanwhile is
+//!   remembered (within a bound, beyond which everything shared becomes void), and this node does not trust the shared
+//!   tiers with it until they are told.
+//! - **One load per key and node**, single or in a batch, and one in the fleet where a tier gives claims. Its error is
+//!   shared by those who waited. It runs on its own task; its number has a bound, and one more is refused at once.
 //! - **Dropped futures are safe**, all of them, at any point.
 //!
 //! # Costs
 //!
-//! - A hit reads the clock once, takes the read lock of one shard and clones the value. It allocates
-//!   nothing, so use values that are cheap to clone (`Arc<T>`).
-//! - An entry costs its key, its value, 32 bytes and quick_cache's 21, and what the weigher says. A
-//!   cache costs about 30 KiB when empty.
-//! - A miss costs a task; with Redis, one round trip to read and claim, and one to store, which nobody waits for.
-//! - An invalidation costs a share of a script call: all that are pending go together, up to 512 keys.
-//!   In Redis it leaves a record of some 80 bytes for [`FLOOR_LIFE`].
-//! - Redis: two connections per node and tier, and two heartbeats per second, cache and node.
+//! - A hit reads a coarse clock once, takes the read lock of one shard and clones the value. It allocates nothing, so use
+//!   values that are cheap to clone (`Arc<T>`). Tags, versions and validators add one more reference count.
+//! - An entry costs its key, its value, 64 bytes and quick_cache's 21, and what the weigher says.
+//! - A miss costs a task; with tiers, one round trip to read and claim, and one to store, which nobody waits for.
+//! - An invalidation costs a share of one call per tier and of one announcement: all that are pending go together.
+//! - A sweep costs the same however many entries it goes over.
 //!
 //! # What it does not do
 //!
-//! - It is not the store: nothing in it outlives what it was loaded from, and Redis may forget
-//!   anything at any time. If Redis evicts for want of memory, it may evict a tombstone, and then a
-//!   replica that lags behind could be read; give it room.
-//! - After first contact with a Redis server that does not know the cache, loaders are told
-//!   [`Version::LATEST`] for [`FLOOR_LIFE`]: tombstones may have been lost with the one before it.
-//! - Redis Cluster is not supported: scripts touch the key's record and the cache's.
-//! - Values in Redis are JSON.
+//! - It is not the store: nothing in it outlives what it was loaded from, and a tier may forget anything at any time.
+//! - Without a line, nodes do not hear of each other's changes, and a sweep makes all that lies in shared tiers void for
+//!   the node that made it, and for that node only.
+//! - A node that is cut off can tell nobody of its changes, and neither can one that dies before it tells; the others
+//!   notice its silence and drop what they hold once.
+//! - While a shared tier that this node has a change for is down, the change is not announced either.
 //!
 //! # Features
 //!
-//! `redis` (default) adds [`RedisTier`]. Redis 6.0 or later.
+//! `testkit` adds tiers and a line in memory whose faults are at the test's command, and a simulator of many nodes that
+//! checks these guarantees against your loader.
 
 mod answer;
 pub mod backplane;

@@ -142,7 +142,8 @@ mod tests {
 
     #[test]
     fn endless_and_empty_lifetimes_survive_the_arithmetic() {
-        let endless = Policy { ttl: Duration::MAX, l1_ttl: Duration::MAX, refresh_at: 0.8, ..Policy::default() };
+        let endless =
+            Policy { ttl: Duration::MAX, l1_ttl: Duration::MAX, refresh_at: 0.8, ..Policy::default() };
         let span = Span::of_value(&endless, None);
         assert_eq!(Life::begin(&endless, span, 1, 1, 0).expires_us, u64::MAX);
         let policy = Policy { ttl: Duration::ZERO, jitter: f64::NAN, ..Policy::default() };

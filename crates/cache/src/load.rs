@@ -117,7 +117,8 @@ pub(crate) fn finish<K: CacheKey, V: Clone + Send + Sync + 'static>(
     let (value, is_modified) = match ending {
         Ending::Answered(Load::Found(value)) => (Some(value), true),
         Ending::Answered(Load::Nothing) => (None, true),
-        Ending::Answered(Load::NotModified) => match plan.fallback.as_ref().and_then(|old| old.value.clone()) {
+        Ending::Answered(Load::NotModified) => match plan.fallback.as_ref().and_then(|old| old.value.clone())
+        {
             Some(value) => {
                 count(&store.counters.load_unmodified);
                 (Some(value), false)

@@ -189,7 +189,9 @@ impl<K: Clone + Eq + Hash, V: Clone> Local<K, V> {
 
     /// Gives the entry of a value another life, if it is still the one that had `known`.
     pub(crate) fn relive(&self, probe: &Probe<'_, K>, known: &Life, life: Life, out: &mut Displaced<K, V>) {
-        let Some((key, mut entry)) = self.values.remove_if(probe, |entry| entry.life == *known) else { return };
+        let Some((key, mut entry)) = self.values.remove_if(probe, |entry| entry.life == *known) else {
+            return;
+        };
         entry.life = life;
         self.values.insert_with_lifecycle(key, entry, &mut out.evicted);
     }

@@ -274,9 +274,8 @@ mod tests {
     }
 
     fn push(outbox: &Outbox, sweeps: &Sweeps, keys: &[Bytes], version: u64) -> (u64, Pushed) {
-        let order = |key: &Bytes| {
-            (KeyOrder { key: key.clone(), how: Void::Remove, version: Version(version) }, None)
-        };
+        let order =
+            |key: &Bytes| (KeyOrder { key: key.clone(), how: Void::Remove, version: Version(version) }, None);
         outbox.push(keys.iter().map(order).collect::<Vec<_>>(), vec![], sweeps)
     }
 

@@ -49,9 +49,6 @@ pub struct Policy {
     /// The part of its lifetime after which a value that is read is loaded anew in the background, above 0.0
     /// and below 1.0; anything else (default 0.0) turns it off. 0.8 is good for what is read often.
     pub refresh_at: f64,
-    /// How often [`Cache::keep_fresh`](crate::Cache::keep_fresh) loads what has been read since the last time.
-    /// Default 30 s.
-    pub refresh_every: Duration,
 
     /// How old a value in process may be without word from the backplane. An entry is served only while its
     /// load, or the last pulse that went round, is younger. Not used without a backplane. Fixed when the
@@ -112,7 +109,6 @@ impl Default for Policy {
             load_timeout: Duration::from_secs(5),
             load_abandon: Duration::from_secs(30),
             refresh_at: 0.0,
-            refresh_every: Duration::from_secs(30),
             max_stale: Duration::from_secs(5),
             on_silence: Silence::Refuse,
             loads_max: 64,

@@ -41,13 +41,7 @@ pub(crate) fn answer_of_hit<V>(entry: Entry<V>) -> Answer<V> {
 }
 
 pub(crate) fn answer_of_absence<V>(entry: Entry<()>) -> Answer<V> {
-    Answer {
-        value: None,
-        life: entry.life,
-        traits: entry.traits,
-        origin: Origin::Local,
-        is_stale: false,
-    }
+    Answer { value: None, life: entry.life, traits: entry.traits, origin: Origin::Local, is_stale: false }
 }
 
 impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
@@ -237,7 +231,8 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
                 let sweeps = &self.fleet.sweeps;
                 let tags = answer.traits.as_ref().map_or(&[][..], |traits| &traits.tags);
                 let left = sweeps.left_here(|| key.encode(), tags, answer.life.stamp);
-                let is_for_all = left == crate::epoch::Left::Whole || (answer.is_stale && self.is_usable(key, &answer));
+                let is_for_all =
+                    left == crate::epoch::Left::Whole || (answer.is_stale && self.is_usable(key, &answer));
                 return if is_for_all { Landed::Answered(self.flagged(answer)) } else { Landed::Again };
             }
             Outcome::Loaded(answer) => return Landed::Answered(self.flagged(answer)),

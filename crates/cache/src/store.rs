@@ -194,11 +194,11 @@ impl<K: CacheKey, V: Clone> Store<K, V> {
         if !is_vouched && self.policy.on_silence == Silence::Refuse {
             return Standing::Silent;
         }
-        let is_fallback = left == Left::Fallback || life.state == State::Fallback || now_us >= life.expires_us;
+        let is_fallback =
+            left == Left::Fallback || life.state == State::Fallback || now_us >= life.expires_us;
         if is_fallback {
             let has_grace = life.state == State::Fallback || life.grace_ends_us > life.expires_us;
-            let is_resting =
-                life.state == State::Fallback && left == Left::Whole && now_us < life.expires_us;
+            let is_resting = life.state == State::Fallback && left == Left::Whole && now_us < life.expires_us;
             return match () {
                 () if !has_grace => Standing::Over,
                 () if is_resting => Standing::Resting,

@@ -169,6 +169,8 @@ pub trait TierShare: Send + Sync + fmt::Debug {
     /// Voids. Done again it does nothing worse: the courier repeats it until it succeeds.
     fn void<'a>(&'a self, keys: &'a [Voiding]) -> TierFuture<'a, ()>;
 
-    /// Puts values without a claim, ending claims there are.
+    /// Puts values without a claim, ending claims there are. For [`FLOOR_LIFE`](crate::FLOOR_LIFE) after it may have
+    /// forgotten floors a tier voids the record instead and answers `Refused`: it cannot tell whether the value was
+    /// overtaken. A value that is refused for any other reason leaves nothing older than itself in its place.
     fn put<'a>(&'a self, values: &'a [Put]) -> TierFuture<'a, Vec<Stored>>;
 }

@@ -155,8 +155,7 @@ impl TierSide {
             return true;
         }
         let next_us = now_us + micros(self.options.breaker_pause);
-        now_us >= until_us
-            && self.open_until_us.compare_exchange(until_us, next_us, AcqRel, Relaxed).is_ok()
+        now_us >= until_us && self.open_until_us.compare_exchange(until_us, next_us, AcqRel, Relaxed).is_ok()
     }
 
     fn failed(&self, error: TierError) {

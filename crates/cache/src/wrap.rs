@@ -18,11 +18,7 @@ pub struct Cached<K, V, E> {
 
 impl<K, V, E> Clone for Cached<K, V, E> {
     fn clone(&self) -> Self {
-        Self {
-            cache: self.cache.clone(),
-            function: Arc::clone(&self.function),
-            tags: Arc::clone(&self.tags),
-        }
+        Self { cache: self.cache.clone(), function: Arc::clone(&self.function), tags: Arc::clone(&self.tags) }
     }
 }
 

@@ -64,12 +64,15 @@ pub struct Overheard {
     pub change: Invalidation,
 }
 
+/// A cache and who listens for it.
+type Listening = (Arc<str>, Weak<dyn Listener>);
+
 type Hook = Box<dyn Fn(&Overheard) + Send + Sync>;
 
 /// What one node hears.
 pub(crate) struct Ear {
     faults: Arc<Faults>,
-    listeners: Mutex<Vec<(Arc<str>, Weak<dyn Listener>)>>,
+    listeners: Mutex<Vec<Listening>>,
     hook: Mutex<Option<Arc<Hook>>>,
     is_deaf: AtomicBool,
     /// Rises with each loss of the subscription; what was queued before is lost with it.
@@ -151,7 +154,12 @@ impl Wire {
                 drop(tokio::spawn(bring(weak, arrivals, Arc::clone(&self.dice))));
             }
         }
-        Share { wire: self.clone(), cache: Arc::from(cache), faults: Arc::clone(faults), ear: Arc::clone(ear) }
+        Share {
+            wire: self.clone(),
+            cache: Arc::from(cache),
+            faults: Arc::clone(faults),
+            ear: Arc::clone(ear),
+        }
     }
 
     fn mark(&self, cache: &Arc<str>) -> Mark {

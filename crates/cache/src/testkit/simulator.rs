@@ -25,8 +25,8 @@ use tokio::time::{Instant, sleep};
 
 use super::{Link, Site};
 use crate::{
-    Cache, CacheKey, Clock, Confirmation, LineOptions, LoadContext, Loaded, Policy, Stats, TierOptions, Version,
-    backplane::Swath, flight::lock, tier::Void,
+    Cache, CacheKey, Clock, Confirmation, LineOptions, LoadContext, Loaded, Policy, Stats, TierOptions,
+    Version, backplane::Swath, flight::lock, tier::Void,
 };
 
 /// What the source holds of a key: the version of its last write that the reader saw, and when it was read.
@@ -245,7 +245,7 @@ struct World {
 
 /// The tags that an honest loader puts on a key.
 fn tags(key: u64) -> [String; 2] {
-    [format!("key:{key}"), if key % 2 == 0 { "even".to_owned() } else { "odd".to_owned() }]
+    [format!("key:{key}"), if key.is_multiple_of(2) { "even".to_owned() } else { "odd".to_owned() }]
 }
 
 /// The keys that a sweep goes over, of those there are.
@@ -315,7 +315,10 @@ impl World {
                     ..TierOptions::default()
                 },
             )
-            .backplane_with(tier, LineOptions { timeout: Duration::from_millis(20), ..LineOptions::default() })
+            .backplane_with(
+                tier,
+                LineOptions { timeout: Duration::from_millis(20), ..LineOptions::default() },
+            )
             .pending_keys_max(3)
             .origin(origin)
             .build();
@@ -446,7 +449,8 @@ impl World {
             match dice.random_range(0..20) {
                 0..12 => {
                     let pauses = (dice.random_range(0..5_000), dice.random_range(0..5_000));
-                    let fails = if dice.random_range(0..100) < self.plan.failures { Fails::Yes } else { Fails::No };
+                    let fails =
+                        if dice.random_range(0..100) < self.plan.failures { Fails::Yes } else { Fails::No };
                     let read = self.read(node, key, pauses, fails);
                     // A caller who goes away must take nothing with it.
                     let patience = Duration::from_micros(dice.random_range(0..40_000));
@@ -538,9 +542,10 @@ fn tell(told: &Mutex<Told>, key: u64, bar: Bar, how: Void) {
 
 /// What an announcement voids, of the keys there are: key, version, how.
 fn orders(change: &crate::Invalidation, keys: u64) -> Vec<(u64, u64, Void)> {
-    let named = change.keys.iter().filter_map(|order| {
-        u64::decode(&order.key).map(|key| (key, order.version.0, order.how))
-    });
+    let named = change
+        .keys
+        .iter()
+        .filter_map(|order| u64::decode(&order.key).map(|key| (key, order.version.0, order.how)));
     let swept = change.sweeps.iter().flat_map(|order| {
         covered(&order.swath, keys).into_iter().map(|key| (key, order.version.0, order.how))
     });

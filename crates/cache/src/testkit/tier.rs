@@ -13,7 +13,9 @@ use super::faults::{Dice, Faults};
 use crate::{
     FLOOR_LIFE, Version,
     flight::lock,
-    tier::{Claim, Found, Over, Payload, Put, Settlement, Stored, TierFuture, TierShare, Token, Void, Voiding},
+    tier::{
+        Claim, Found, Over, Payload, Put, Settlement, Stored, TierFuture, TierShare, Token, Void, Voiding,
+    },
 };
 
 /// The records of all caches.
@@ -72,7 +74,11 @@ impl Shelf {
     /// How many records of a cache hold a value that is read.
     pub fn values(&self, cache: &str) -> usize {
         let records = lock(&self.records);
-        records.by_key.iter().filter(|((name, _), record)| **name == *cache && record.state == State::Value).count()
+        records
+            .by_key
+            .iter()
+            .filter(|((name, _), record)| **name == *cache && record.state == State::Value)
+            .count()
     }
 
     pub(crate) fn share(&self, cache: &str, faults: &Arc<Faults>) -> Share {
@@ -147,8 +153,16 @@ impl Record {
         }
     }
 
-    fn put(&mut self, put: &Put, now: Instant) -> Stored {
+    fn put(&mut self, put: &Put, forgetful_until: Option<Instant>, now: Instant) -> Stored {
+        if forgetful_until.is_some_and(|until| until > now) {
+            self.void(&Voiding { key: put.key.clone(), version: put.version, how: Void::Remove }, now);
+            return Stored::Refused;
+        }
         if put.version < self.floor(None, now).max(self.put) {
+            // What is there as a fallback was overtaken by this value, whatever has overtaken that.
+            if self.state != State::Value {
+                self.payload = None;
+            }
             return Stored::Refused;
         }
         self.put = put.version;
@@ -222,7 +236,7 @@ impl TierShare for Share {
     fn put<'a>(&'a self, values: &'a [Put]) -> TierFuture<'a, Vec<Stored>> {
         Box::pin(self.faults.call(&self.shelf.dice, move || {
             let keys = values.iter().map(|put| put.key.clone());
-            self.each(keys, |index, record, _, now| record.put(&values[index], now))
+            self.each(keys, |index, record, forgetful, now| record.put(&values[index], forgetful, now))
         }))
     }
 }

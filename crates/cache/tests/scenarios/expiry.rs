@@ -84,8 +84,11 @@ async fn absence_has_its_own_lifetime_in_every_tier() {
 #[tokio::test(start_paused = true)]
 async fn scan_of_ten_times_the_room_leaves_the_hot_keys() {
     let policy = Policy { l1_bytes_max: 256 << 10, ..Policy::default() };
-    let cache: Cache<u64, Arc<[u8]>> =
-        Cache::builder("scan").policy(policy).clock(Clock::tokio()).weigher(|_, value: &Arc<[u8]>| value.len()).build();
+    let cache: Cache<u64, Arc<[u8]>> = Cache::builder("scan")
+        .policy(policy)
+        .clock(Clock::tokio())
+        .weigher(|_, value: &Arc<[u8]>| value.len())
+        .build();
     let load = |_| async { Ok::<_, Broken>(Some(Arc::from([0_u8; 256]))) };
     for _ in 0..20 {
         for key in 0..50 {

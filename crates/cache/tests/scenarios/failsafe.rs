@@ -8,7 +8,13 @@ use tokio::time::{advance, sleep};
 use crate::kit::{Broken, Gate, SECOND, Teller, alone, settle};
 
 fn graceful() -> Policy {
-    Policy { ttl: SECOND, l1_ttl: SECOND, grace: 60 * SECOND, grace_backoff: 10 * SECOND, ..Policy::default() }
+    Policy {
+        ttl: SECOND,
+        l1_ttl: SECOND,
+        grace: 60 * SECOND,
+        grace_backoff: 10 * SECOND,
+        ..Policy::default()
+    }
 }
 
 // T17

@@ -92,7 +92,8 @@ async fn sweep_outlives_the_nodes_that_heard_it() {
 #[tokio::test(start_paused = true)]
 async fn node_that_hears_nothing_serves_nothing_older_than_the_bound() {
     let site = Site::new(6);
-    let policy = || Policy { max_stale: 2 * SECOND, ttl: 3_600 * SECOND, l1_ttl: 3_600 * SECOND, ..Policy::default() };
+    let policy =
+        || Policy { max_stale: 2 * SECOND, ttl: 3_600 * SECOND, l1_ttl: 3_600 * SECOND, ..Policy::default() };
     let ((one, link), (other, _)) = (node(&site, policy()).await, node(&site, policy()).await);
     let teller = Teller::default();
     teller.value(&one, "k", 1).await;
@@ -111,7 +112,8 @@ async fn node_that_hears_nothing_serves_nothing_older_than_the_bound() {
 #[tokio::test(start_paused = true)]
 async fn announcement_that_was_lost_is_asked_for_and_only_what_it_voids_is_dropped() {
     let site = Site::new(7);
-    let ((one, link), (other, _)) = (node(&site, Policy::default()).await, node(&site, Policy::default()).await);
+    let ((one, link), (other, _)) =
+        (node(&site, Policy::default()).await, node(&site, Policy::default()).await);
     let teller = Teller::default();
     teller.value(&one, "a", 1).await;
     teller.value(&one, "b", 1).await;
@@ -125,7 +127,8 @@ async fn announcement_that_was_lost_is_asked_for_and_only_what_it_voids_is_dropp
 #[tokio::test(start_paused = true)]
 async fn announcement_that_is_no_longer_to_be_had_drops_everything() {
     let site = Site::new(8);
-    let ((one, link), (other, _)) = (node(&site, Policy::default()).await, node(&site, Policy::default()).await);
+    let ((one, link), (other, _)) =
+        (node(&site, Policy::default()).await, node(&site, Policy::default()).await);
     let teller = Teller::default();
     teller.value(&one, "b", 1).await;
     link.deafen();
@@ -140,7 +143,8 @@ async fn announcement_that_is_no_longer_to_be_had_drops_everything() {
 async fn peer_that_vanishes_is_missed_once_and_one_that_takes_leave_never() {
     let site = Site::new(9);
     let (stays, _) = node(&site, Policy::default()).await;
-    let ((polite, _), (lost, _)) = (node(&site, Policy::default()).await, node(&site, Policy::default()).await);
+    let ((polite, _), (lost, _)) =
+        (node(&site, Policy::default()).await, node(&site, Policy::default()).await);
     sleep(5 * SECOND).await;
     polite.close().await;
     sleep(60 * SECOND).await;
@@ -154,7 +158,8 @@ async fn peer_that_vanishes_is_missed_once_and_one_that_takes_leave_never() {
 #[tokio::test(start_paused = true)]
 async fn change_while_the_servers_are_down_is_queued_and_told_when_they_are_back() {
     let site = Site::new(10);
-    let ((one, link), (other, _)) = (node(&site, Policy::default()).await, node(&site, Policy::default()).await);
+    let ((one, link), (other, _)) =
+        (node(&site, Policy::default()).await, node(&site, Policy::default()).await);
     let teller = Teller::default();
     teller.value(&one, "k", 1).await;
     trips().await;

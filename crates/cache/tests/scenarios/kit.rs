@@ -24,8 +24,9 @@ pub(crate) struct Broken;
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
 
 /// Without chance.
-pub(crate) fn exact(policy: Policy) -> Policy {
-    Policy { jitter: 0.0, ..policy }
+pub(crate) fn exact(mut policy: Policy) -> Policy {
+    policy.jitter = 0.0;
+    policy
 }
 
 pub(crate) fn alone(policy: Policy) -> Numbers {
@@ -108,7 +109,12 @@ impl Gate {
         self.calls.load(SeqCst)
     }
 
-    pub(crate) fn read(&self, cache: &Numbers, key: &str, told: Result<Option<u64>, Broken>) -> JoinHandle<Answer> {
+    pub(crate) fn read(
+        &self,
+        cache: &Numbers,
+        key: &str,
+        told: Result<Option<u64>, Broken>,
+    ) -> JoinHandle<Answer> {
         self.read_tagged(cache, key, told, "")
     }
 

@@ -118,7 +118,8 @@ async fn loads_after_a_sweep_of_many_keys_stay_within_the_bound() {
     }
     drop(cache.tag("t").remove());
     let gate = Gate::default();
-    let readers: Vec<_> = (0..1_000).map(|key: u64| gate.read(&cache, &key.to_string(), Ok(Some(key)))).collect();
+    let readers: Vec<_> =
+        (0..1_000).map(|key: u64| gate.read(&cache, &key.to_string(), Ok(Some(key)))).collect();
     settle().await;
     assert_eq!(gate.calls(), 4);
     for _ in 0..1_000 {

@@ -28,7 +28,8 @@ async fn value_that_is_set_is_stored_in_every_tier_or_voids_what_is_there() {
 #[tokio::test(start_paused = true)]
 async fn write_that_is_repeated_late_does_not_replace_what_a_peer_wrote_meanwhile() {
     let site = Site::new(2);
-    let ((one, link), (other, _)) = (node(&site, Policy::default()).await, node(&site, Policy::default()).await);
+    let ((one, link), (other, _)) =
+        (node(&site, Policy::default()).await, node(&site, Policy::default()).await);
     link.faults.set_down(true);
     drop(one.set("k".to_owned(), 5, Version(5)));
     settle().await;
@@ -48,10 +49,7 @@ struct Table {
 }
 
 impl Writer<String, u64> for Table {
-    fn write<'a>(
-        &'a self,
-        values: &'a [(String, u64, Version)],
-    ) -> BoxFuture<'a, Result<(), WriteFailed>> {
+    fn write<'a>(&'a self, values: &'a [(String, u64, Version)]) -> BoxFuture<'a, Result<(), WriteFailed>> {
         async move {
             let mut fails = self.fails.lock().unwrap();
             if *fails > 0 {
