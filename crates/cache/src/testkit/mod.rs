@@ -23,13 +23,15 @@
 mod faults;
 mod line;
 mod simulator;
+mod source;
 mod tier;
 
 use std::sync::Arc;
 
 pub use faults::Faults;
 pub use line::{Overheard, Wire};
-pub use simulator::{HonestLoader, Report, Seen, SimulatedLoader, Simulation, SimulationError, Source};
+pub use simulator::{Report, Simulation};
+pub use source::{HonestLoader, Seen, SimulatedLoader, SimulationError, Source};
 pub use tier::Shelf;
 
 use crate::{

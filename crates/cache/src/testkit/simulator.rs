@@ -11,100 +11,21 @@
 
 use std::{
     collections::HashMap,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicU64, Ordering::SeqCst},
-    },
+    sync::{Arc, Mutex, atomic::Ordering::SeqCst},
     time::Duration,
 };
 
-use futures_util::future::BoxFuture;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
-use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep};
 
-use super::{Link, Site};
+use super::{
+    Link, Site,
+    source::{Seen, SimulatedLoader, SimulationError, Source, tags},
+};
 use crate::{
     Cache, CacheKey, Clock, Confirmation, LineOptions, LoadContext, Loaded, Policy, Stats, TierOptions,
     Version, backplane::Swath, flight::lock, tier::Void,
 };
-
-/// What the source holds of a key: the version of its last write that the reader saw, and when it was read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Seen {
-    /// Of the last write.
-    pub version: u64,
-    /// In ticks, which are in the order of all that happens in the simulation.
-    pub read_tick: u64,
-}
-
-/// The truth: versions of writes in commit order, and a replica that lags behind.
-#[derive(Debug, Default)]
-pub struct Source {
-    /// By key, the versions of its writes.
-    writes: Mutex<HashMap<u64, Vec<u64>>>,
-    version: AtomicU64,
-    replayed: AtomicU64,
-    tick: AtomicU64,
-}
-
-impl Source {
-    /// Reads as a good loader does: from the replica if it has replayed `floor`, else from the primary.
-    pub fn read(&self, key: u64, floor: Version) -> Seen {
-        let replayed = self.replayed.load(SeqCst);
-        let visible = if Version(replayed) >= floor { replayed } else { u64::MAX };
-        let writes = lock(&self.writes);
-        let versions = writes.get(&key).into_iter().flatten();
-        let version = versions.filter(|version| **version <= visible).max().copied().unwrap_or(0);
-        Seen { version, read_tick: self.tick() }
-    }
-
-    fn commit(&self, key: u64) -> u64 {
-        let version = self.version.fetch_add(1, SeqCst) + 1;
-        lock(&self.writes).entry(key).or_default().push(version);
-        version
-    }
-
-    fn tick(&self) -> u64 {
-        self.tick.fetch_add(1, SeqCst) + 1
-    }
-}
-
-/// A loader did not answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the simulated source failed")]
-pub struct SimulationError;
-
-/// A loader to be run in the simulation: yours, around the source it is given.
-pub trait SimulatedLoader: Send + Sync + 'static {
-    /// Loads one key.
-    fn load(
-        &self,
-        key: u64,
-        context: LoadContext<Seen>,
-        source: Arc<Source>,
-    ) -> BoxFuture<'static, Result<Option<Seen>, SimulationError>>;
-}
-
-/// Reads what the floor demands, and puts two tags on the answer: `key:<key>` and `odd` or `even`.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct HonestLoader;
-
-impl SimulatedLoader for HonestLoader {
-    fn load(
-        &self,
-        key: u64,
-        context: LoadContext<Seen>,
-        source: Arc<Source>,
-    ) -> BoxFuture<'static, Result<Option<Seen>, SimulationError>> {
-        Box::pin(async move {
-            for tag in tags(key) {
-                context.tag(tag);
-            }
-            Ok(Some(source.read(key, context.floor())))
-        })
-    }
-}
 
 /// A simulation to be run.
 #[derive(Debug, Clone)]
@@ -241,11 +162,6 @@ struct World {
     changes: Arc<Mutex<Changes>>,
     loader: Arc<dyn SimulatedLoader>,
     report: Arc<Mutex<Report>>,
-}
-
-/// The tags that an honest loader puts on a key.
-fn tags(key: u64) -> [String; 2] {
-    [format!("key:{key}"), if key.is_multiple_of(2) { "even".to_owned() } else { "odd".to_owned() }]
 }
 
 /// The keys that a sweep goes over, of those there are.
