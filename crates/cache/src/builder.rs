@@ -125,7 +125,8 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> CacheBuilder<K, V> {
         V: Serialize + DeserializeOwned,
     {
         self.tiers.push((tier, options));
-        self.codec.get_or_insert_with(Codec::json);
+        #[cfg(feature = "messagepack")]
+        self.codec.get_or_insert_with(Codec::messagepack);
         self
     }
 

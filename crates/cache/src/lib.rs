@@ -98,9 +98,13 @@ mod lead;
 mod life;
 mod load;
 mod local;
+#[cfg(feature = "memcached")]
+pub mod memcached;
 mod observer;
 mod outbox;
 mod policy;
+#[cfg(feature = "postgres")]
+pub mod postgres;
 mod read;
 #[cfg(feature = "redis")]
 mod redis;

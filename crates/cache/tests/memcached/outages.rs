@@ -1,0 +1,90 @@
+//! Servers that die and come back.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use paystrata_cache::{
+    Version,
+    tier::{Claim, Found, Over, Put, Settlement, Stored, Tier, TierError, Token, Void, Voiding},
+};
+
+use crate::server::{Server, tier, until_up};
+
+const LIFE: Duration = Duration::from_secs(600);
+
+fn put(key: &Bytes) -> Put {
+    Put { key: key.clone(), version: Version(1), bytes: key.clone(), lifetime: LIFE }
+}
+
+fn void(key: &Bytes) -> Voiding {
+    Voiding { key: key.clone(), version: Version(2), how: Void::Remove }
+}
+
+#[tokio::test]
+async fn keys_of_a_dead_server_are_absent_and_their_voids_fail_until_it_is_back() {
+    let mut servers = [Server::start().await, Server::start().await];
+    let tier = tier(&servers.iter().map(Server::address).collect::<Vec<_>>());
+    let share = tier.share("c");
+    until_up(&tier, &[true, true]).await;
+    let keys: Vec<Bytes> = (0..40).map(|number| Bytes::from(format!("k{number}"))).collect();
+    share.put(&keys.iter().map(put).collect::<Vec<_>>()).await.unwrap();
+
+    servers[0].kill();
+    until_up(&tier, &[false, true]).await;
+    assert!(share.is_up());
+    let found = share.read(&keys, None).await.unwrap();
+    let here: Vec<bool> = found.iter().map(|found| matches!(found, Found::Value(_))).collect();
+    let (absent, present): (Vec<_>, Vec<_>) =
+        keys.iter().cloned().zip(&here).partition(|(_, is_here)| !**is_here);
+    assert!(!absent.is_empty() && !present.is_empty());
+    let absent: Vec<Bytes> = absent.into_iter().map(|(key, _)| key).collect();
+    let present: Vec<Bytes> = present.into_iter().map(|(key, _)| key).collect();
+    // Asked for alone, it is told why.
+    assert_eq!(share.read(&absent, None).await, Err(TierError::Down));
+    // Everything that can be voided is, and the whole is not done.
+    let voidings: Vec<_> = keys.iter().map(void).collect();
+    assert_eq!(share.void(&voidings).await, Err(TierError::Down));
+    assert_eq!(share.read(&present, None).await.unwrap(), vec![Found::Nothing; present.len()]);
+
+    servers[0].run().await;
+    until_up(&tier, &[true, true]).await;
+    share.void(&voidings).await.unwrap();
+    let claim = Claim { token: Token::random(), lease: LIFE, over: Over::Nothing };
+    let claimed = Found::Claimed { floor: Version(2), fallback: None };
+    assert_eq!(share.read(&keys, Some(claim)).await.unwrap(), vec![claimed; keys.len()]);
+
+    servers.iter_mut().for_each(Server::kill);
+    until_up(&tier, &[false, false]).await;
+    assert!(!share.is_up());
+    assert_eq!(share.read(&keys, None).await, Err(TierError::Down));
+}
+
+#[tokio::test]
+async fn a_claim_from_before_a_restart_is_worth_nothing_after_it() {
+    let mut server = Server::start().await;
+    let tier = tier(&[server.address()]);
+    let share = tier.share("c");
+    until_up(&tier, &[true]).await;
+    let keys = [Bytes::from_static(b"k")];
+    let claim = Claim { token: Token::random(), lease: LIFE, over: Over::Nothing };
+    assert_eq!(
+        share.read(&keys, Some(claim)).await.unwrap(),
+        [Found::Claimed { floor: Version::NONE, fallback: None }]
+    );
+    let cas = async |server: &Server| {
+        let said = server.say("mg ppaystrata:c:k c\r\n").await.unwrap();
+        said.split_whitespace().nth(1).unwrap().to_owned()
+    };
+    let cas_before = cas(&server).await;
+
+    server.kill();
+    until_up(&tier, &[false]).await;
+    server.run().await;
+    until_up(&tier, &[true]).await;
+    share.void(&[void(&keys[0])]).await.unwrap();
+    // The server counts anew: the record of the void has the very number that the claim had.
+    assert_eq!(cas(&server).await, cas_before);
+    let settlement = Settlement::Value { bytes: Bytes::from_static(b"stale"), lifetime: LIFE };
+    assert_eq!(share.settle(&[(keys[0].clone(), claim.token, settlement)]).await, Ok(vec![Stored::Refused]));
+    assert_eq!(share.read(&keys, None).await.unwrap(), [Found::Nothing]);
+}

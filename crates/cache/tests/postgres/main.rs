@@ -1,0 +1,13 @@
+//! The Postgres tier and line on a real server.
+
+#![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test, in shared functions too")]
+#![expect(clippy::print_stdout, reason = "a failing seed is printed")]
+
+mod coupling;
+mod crashes;
+mod ear;
+mod line;
+#[path = "../memcached/record_model.rs"]
+mod record_model;
+mod records;
+mod server;
