@@ -35,8 +35,9 @@ pub async fn get(
 async fn load(db: &Db, id: Uuid, after: Option<Token>) -> Result<Option<Document>, AccountReadError> {
     let find = |connection: Arc<Connection>| async move { find_account(&connection, id).await };
     let mut record = db.read_with(after, find).await?;
-    if record.is_none() && after.is_none() {
-        // Its commit may not have reached the replica: only the primary can say that there is no such account.
+    if record.is_none() {
+        // `after` may tell of an older write, and the replica may not have replayed this one's: only the primary can
+        // say that there is no such account.
         record = find_account(&db.write().await?, id).await?;
     }
     Ok(record.as_ref().map(document))

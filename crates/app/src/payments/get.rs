@@ -44,8 +44,9 @@ async fn load(
 ) -> Result<Option<Document>, OperationError> {
     let find = |connection: Arc<Connection>| async move { find_payment(&connection, merchant.0, id).await };
     let mut record = db.read_with(after, find).await?;
-    if record.is_none() && after.is_none() {
-        // Its commit may not have reached the replica: only the primary can say that there is no such payment.
+    if record.is_none() {
+        // `after` may tell of an older write, and the replica may not have replayed this one's: only the primary can
+        // say that there is no such payment.
         record = find_payment(&db.write().await?, merchant.0, id).await?;
     }
     Ok(record.as_ref().map(document))

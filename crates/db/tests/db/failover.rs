@@ -183,7 +183,9 @@ fn a_replica_that_stops_replaying_loses_its_reads_and_gets_them_back() {
 fn a_restarted_primary_is_used_again_without_handing_out_old_connections() {
     on_cluster(|cluster, config| async move {
         let db = connected(config).await;
-        insert(&db, 1).await;
+        let token = insert(&db, 1).await;
+        // Replication is asynchronous: what the replica has not got by then, it never will.
+        until(&db, |status| status.nodes[1].lsn.is_some_and(|lsn| lsn >= token.lsn)).await;
         cluster.crash("primary");
         until(&db, |status| status.nodes[0].state == NodeState::Down).await;
         let read = db.read().await.expect("the replica reads on");
