@@ -144,9 +144,15 @@ fn start_that_cannot_succeed_removes_nothing_and_fresh_removes_everything() {
     let refusal = place.refused(&["--fresh", "--programs", "/nonexistent"]);
     assert!(refusal.contains("/nonexistent/paystrata"), "{refusal}");
 
+    // As if the data had been made by a version with another text of its first migration.
     let run = Run::start(&place, &[]);
     assert_eq!(read_back(&place, &payment), payment);
+    let psql = "PATH=$PATH:$(ls -d /usr/lib/postgresql/*/bin | tail -1) psql -v ON_ERROR_STOP=1";
+    let edit = "UPDATE schema_migrations SET checksum = decode(repeat('00', 32), 'hex') WHERE version = 1";
+    shell(&format!("{psql} {} -c \"{edit}\"", place.primary_url()));
     run.stop();
+    let refusal = place.refused(&[]);
+    assert!(refusal.contains("was changed after it was applied") && refusal.contains("--fresh"), "{refusal}");
 
     let run = Run::start(&place, &["--fresh"]);
     assert_eq!(read_back(&place, &payment)["status"], 404);

@@ -8,6 +8,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::bodies::Budget;
 use crate::config::Config;
 use crate::documents::Documents;
 use crate::engine::Engine;
@@ -40,7 +41,7 @@ pub struct App {
     /// Requests that may be in flight.
     pub in_flight: Arc<Semaphore>,
     /// Bytes that the bodies of requests may have together.
-    pub bodies: Arc<Semaphore>,
+    pub bodies: Budget,
     /// Which background tasks are running.
     pub watch: Watch,
     /// Set once shutdown has begun.

@@ -80,9 +80,22 @@ async fn forget_keys(app: &App) {
 /// Also called once at the start, before anybody is answered. A failure is counted and told; the last list stays in force,
 /// and until there is one no payment is taken.
 pub async fn read_blocklist(app: &App) {
-    if let Err(error) = refresh_blocklist(app.fraud.blocklist(), &app.db).await {
+    let blocklist = app.fraud.blocklist();
+    if let Err(error) = refresh_blocklist(blocklist, &app.db).await {
         let help = "Reads of the stored blocklist that failed; the last list stays in force.";
         app.monitor.counter("fraud.blocklist.failures", help).increment();
-        tracing::warn!(?error, is_read = app.fraud.blocklist().is_read(), "refresh blocklist");
+        let is_read = blocklist.is_read();
+        match error.mend() {
+            // It does not pass by itself.
+            Some(mend) => tracing::error!(%error, mend, is_read, "refresh blocklist"),
+            None => tracing::warn!(?error, is_read, "refresh blocklist"),
+        }
     }
+    let help = "Entries of the blocklist in force; of the table at most a million.";
+    app.monitor.gauge("fraud.blocklist.entries", help).set(float(blocklist.len()));
+}
+
+/// Exact: a list is far shorter than 2^32.
+fn float(count: usize) -> f64 {
+    u32::try_from(count).map_or(f64::INFINITY, f64::from)
 }

@@ -22,6 +22,7 @@ pub mod engine;
 pub mod gateways;
 
 pub mod app;
+pub mod bodies;
 pub mod config;
 pub mod housekeeping;
 pub mod migrations;

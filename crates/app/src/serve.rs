@@ -22,6 +22,7 @@ use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use crate::app::App;
+use crate::bodies::Budget;
 use crate::config::{Config, DatabaseConfig, SecretUrl};
 use crate::documents::{Documents, DocumentsConfig};
 use crate::engine::{Engine, EngineConfig, EngineObserver, Render};
@@ -244,7 +245,7 @@ fn compose(config: Config, db: Db, monitor: Monitor) -> anyhow::Result<App> {
         charges: TaskTracker::new(),
         watch: Watch::default(),
         in_flight: Arc::new(Semaphore::new(config.http.in_flight_max.get())),
-        bodies: Arc::new(Semaphore::new(config.http.bodies_bytes_max)),
+        bodies: Budget::new(config.http.bodies_bytes_max, config.http.batch_body_bytes_max),
         draining: CancellationToken::new(),
         db,
         monitor,

@@ -104,7 +104,12 @@ fn story(
         let mut command = Command::new(&programs.service);
         let status = process::foreground(command.arg("migrate").envs(settings.iter().cloned()))?;
         if !status.success() {
-            bail!("`paystrata migrate` failed ({status})");
+            bail!(
+                "`paystrata migrate` failed ({status}). If it names a migration that was changed or that it does not know, \
+                 the data in {} was made by another version: the same command with --fresh (`cargo xtask run --fresh`) \
+                 removes the data of earlier runs and starts anew",
+                directory.display()
+            );
         }
         Ok(())
     })?;

@@ -330,6 +330,10 @@ pub enum Refusal {
     /// More than is left to capture or refund; the largest amount possible.
     #[error("at most {0} minor units are left")]
     MoreThanLeft(i64),
+    /// More than is left to refund while other refunds are under way, and not more if they come to nothing; the largest
+    /// amount possible now.
+    #[error("at most {0} minor units are left until other refunds end")]
+    RefundUnderWay(i64),
     /// The account that must give does not have it.
     #[error("insufficient funds")]
     InsufficientFunds,
@@ -357,7 +361,14 @@ impl Refusal {
     /// Whether it is the answer to this request for good. The others speak of something that is still under way, or of
     /// another request under the key.
     pub(super) fn is_lasting(&self) -> bool {
-        !matches!(self, Self::KeyReused(_) | Self::MemberDecided | Self::StaleFence)
+        !self.is_passing() && !matches!(self, Self::KeyReused(_) | Self::MemberDecided | Self::StaleFence)
+    }
+
+    /// Whether a gateway's word that is awaited may remove the cause: the same request may then be accepted.
+    #[must_use]
+    pub fn is_passing(&self) -> bool {
+        use PaymentStatus::{Processing, RequiresReview};
+        matches!(self, Self::WrongState(Processing | RequiresReview) | Self::RefundUnderWay(_))
     }
 }
 

@@ -374,7 +374,10 @@ fn refund(book: &mut Book, render: &Render, claim: Option<&KeyClaim>, command: &
     let left = payment.refundable();
     let amount = command.amount.map_or(left, |amount| amount.get());
     if amount > left || left == 0 {
-        return Decision::Refused(Refusal::MoreThanLeft(left));
+        let at_best = left + payment.refunding;
+        let may_pass = amount.max(1) <= at_best;
+        let refusal = if may_pass { Refusal::RefundUnderWay(left) } else { Refusal::MoreThanLeft(left) };
+        return Decision::Refused(refusal);
     }
     let giver = book.accounts.get(&payment.to).expect("the accounts of a loaded payment are loaded with it");
     if giver.available() < i128::from(amount) {

@@ -1,8 +1,9 @@
 //! One lane of the engine: takes whatever waits, runs it as a batch, and answers after the commit. Keeps its own
 //! connection, reruns what was certainly rolled back, asks after what is not known, and splits a batch in which the
 //! database refuses a command until that command stands alone. A command that needs a row which somebody else holds is
-//! refused alone; a panic ends its batch and not the lane. All of it is bounded by one deadline per batch. No idle timer:
-//! the first command starts a batch.
+//! refused alone; a panic ends its batch and not the lane. One deadline per batch bounds all of it, but for what began
+//! to be written before: that may take one batch time more, and asking after it another. No idle timer: the first command
+//! starts a batch.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -192,7 +193,7 @@ impl Lane {
                 Outcome::Unknown { decided, mut commit, xid, proof, cause } => {
                     tracing::warn!(%cause, %xid, lane = %self.name, "ask after commit");
                     // `None` means that it was rolled back, so that it can be run again.
-                    if let Some(token) = self.ask_after(&xid, proof.as_ref()).await? {
+                    if let Some(token) = self.ask_after(&xid, proof.as_ref(), deadline).await? {
                         commit.token = token;
                         return Ok(self.committed(decided, &commit, jobs.len(), started));
                     }
@@ -260,7 +261,7 @@ impl Lane {
     async fn find_blocked(&mut self, jobs: &[Job]) -> AHashSet<Uuid> {
         let Some(connection) = &self.connection else { return AHashSet::new() };
         let submissions = jobs.iter().map(|job| &job.submission);
-        let asking = timeout(self.config.lock_wait(), blocked(connection.session.client(), submissions));
+        let asking = timeout(self.config.batch_timeout, blocked(connection.session.client(), submissions));
         match asking.await {
             Ok(Ok(rows)) => rows,
             told => {
@@ -285,17 +286,22 @@ impl Lane {
 
     /// Asks the primary whether the batch was committed: a token past it, or `None` if it was rolled back. The
     /// connection that ran it is given up first.
-    async fn ask_after(&mut self, xid: &str, proof: Option<&Proof>) -> Result<Option<Token>, Failure> {
+    async fn ask_after(
+        &mut self,
+        xid: &str,
+        proof: Option<&Proof>,
+        deadline: Instant,
+    ) -> Result<Option<Token>, Failure> {
         self.connection = None;
-        let deadline = Instant::now() + self.config.queue_timeout + self.config.batch_timeout;
+        let deadline = deadline.max(Instant::now()) + self.config.batch_timeout;
         let mut pause = PAUSE_MIN;
         while Instant::now() < deadline {
-            if let Ok(connection) = self.open().await {
+            if let Ok(Ok(connection)) = timeout_at(deadline, self.open()).await {
                 let asking = async {
                     let fate = proof::ask(connection.session.client(), xid, proof).await?;
                     Ok::<_, OpenError>((fate, connection.session.token().await?))
                 };
-                match timeout(self.config.batch_timeout, asking).await {
+                match timeout_at(deadline, asking).await {
                     Ok(Ok((Fate::Committed, token))) => {
                         self.connection = Some(connection);
                         return Ok(Some(token));

@@ -70,6 +70,8 @@ static HAND_OVER: Statement = Statement::new(
     &[Type::UUID, Type::INT4],
 );
 
+/// Those that this version does not understand are told in the log and left out: they fall due again.
+///
 /// # Errors
 /// The database refused or was not reached; the operations stay due.
 pub async fn claim_due_operations(
@@ -78,7 +80,15 @@ pub async fn claim_due_operations(
     count_max: i64,
 ) -> Result<Vec<DueOperation>, OperationError> {
     let rows = connection.query(&CLAIM_DUE, &[&lease_ms, &count_max]).await?;
-    rows.iter().map(due_from_row).collect()
+    let read = |row: &Row| match due_from_row(row) {
+        Ok(operation) => Some(operation),
+        // The others were claimed with it and must not wait for it.
+        Err(error) => {
+            tracing::error!(?error, operation = %row.get::<_, Uuid>(0), "read due operation");
+            None
+        }
+    };
+    Ok(rows.iter().filter_map(read).collect())
 }
 
 fn due_from_row(row: &Row) -> Result<DueOperation, OperationError> {

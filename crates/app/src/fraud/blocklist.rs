@@ -29,8 +29,21 @@ pub enum BlocklistError {
     #[error("read fraud_blocklist")]
     Database(#[from] paystrata_db::Error),
     /// A part of the list is no list: whom it leaves out would pay.
-    #[error("fraud_blocklist holds more than {ENTRIES_MAX} entries")]
+    #[error("fraud_blocklist holds more than {ENTRIES_MAX} entries in force")]
     TooManyEntries,
+}
+
+impl BlocklistError {
+    /// What ends it, where only a person can.
+    #[must_use]
+    pub fn mend(&self) -> Option<&'static str> {
+        match self {
+            Self::Database(_) => None,
+            Self::TooManyEntries => Some(
+                "delete or expire entries: new ones are not in force, and after a restart no payment is taken",
+            ),
+        }
+    }
 }
 
 impl Blocklist {
@@ -51,10 +64,25 @@ impl Blocklist {
         self.stored.store(Some(Arc::new(entries)));
     }
 
+    /// As [`Self::replace_stored`], if they are no more than are held at most.
+    fn accept(&self, entries: Vec<String>) -> Result<(), BlocklistError> {
+        if entries.len() > ENTRIES_MAX {
+            return Err(BlocklistError::TooManyEntries);
+        }
+        self.replace_stored(entries.into_iter().collect());
+        Ok(())
+    }
+
+    /// Entries in force, those of the configuration included.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.configured.len() + self.stored.load().as_ref().map_or(0, |stored| stored.len())
+    }
+
     /// Whether there is nothing to look for.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.configured.is_empty() && self.stored.load().as_ref().is_none_or(|stored| stored.is_empty())
+        self.len() == 0
     }
 
     /// Whether the entry is blocked.
@@ -74,9 +102,22 @@ pub async fn refresh_blocklist(blocklist: &Blocklist, db: &Db) -> Result<(), Blo
     // One more than is held, to see that there are more.
     let rows_max = i64::try_from(ENTRIES_MAX + 1).expect("a million fits");
     let entries = read_blocklist(&db.write().await?, rows_max).await?;
-    if entries.len() > ENTRIES_MAX {
-        return Err(BlocklistError::TooManyEntries);
+    blocklist.accept(entries)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_that_is_too_long_leaves_the_last_one_in_force_and_says_what_ends_it() {
+        let blocklist = Blocklist::new(&["bin:411111".to_owned()]);
+        let refused = blocklist.accept(vec![String::new(); ENTRIES_MAX + 1]).unwrap_err();
+        assert!(!blocklist.is_read(), "half a list is none");
+        assert!(refused.to_string().contains("more than 1000000 entries"), "{refused}");
+        assert!(refused.mend().is_some_and(|mend| mend.contains("delete or expire")));
+        blocklist.accept(vec!["account:a".to_owned(), "account:b".to_owned()]).unwrap();
+        blocklist.accept(vec![String::new(); ENTRIES_MAX + 1]).unwrap_err();
+        assert!(blocklist.contains("account:a") && blocklist.len() == 3);
     }
-    blocklist.replace_stored(entries.into_iter().collect());
-    Ok(())
 }

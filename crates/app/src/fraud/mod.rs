@@ -11,6 +11,7 @@ mod rules;
 mod store;
 mod velocity;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub use blocklist::{Blocklist, BlocklistError, refresh_blocklist};
@@ -51,7 +52,7 @@ pub enum Switch {
 pub struct Fraud {
     config: FraudConfig,
     blocklist: Blocklist,
-    velocity: Velocity,
+    velocity: Arc<Velocity>,
 }
 
 /// The stored blocklist was not read yet: whoever is on it would pay.
@@ -70,7 +71,7 @@ pub struct Rules<'fraud> {
 pub struct Scored {
     /// For the command.
     pub decision: FraudDecision,
-    /// Gives the count back if no payment comes of it.
+    /// To be kept if a payment comes of it.
     pub ticket: Option<Ticket>,
 }
 
@@ -79,7 +80,7 @@ impl Fraud {
     #[must_use]
     pub fn new(config: FraudConfig) -> Self {
         let blocklist = Blocklist::new(&config.blocklist);
-        let velocity = Velocity::new(config.velocity_window);
+        let velocity = Arc::new(Velocity::new(config.velocity_window));
         Self { config, blocklist, velocity }
     }
 
@@ -96,13 +97,6 @@ impl Fraud {
     pub fn rules(&self) -> Result<Rules<'_>, BlocklistUnread> {
         let is_complete = self.config.enabled == Switch::Off || self.blocklist.is_read();
         if is_complete { Ok(Rules { fraud: self }) } else { Err(BlocklistUnread) }
-    }
-
-    /// Gives a count back: the request was a replay or was refused.
-    pub fn forget(&self, ticket: Option<Ticket>) {
-        if let Some(ticket) = ticket {
-            self.velocity.forget(&ticket);
-        }
     }
 }
 
@@ -182,19 +176,25 @@ mod tests {
         let fraud = fraud(1_000, 3, &[]);
         let sender = AccountId::new();
         for _ in 0..3 {
-            assert_eq!(score(&fraud, &facts(sender, 1)).decision.verdict, Verdict::Allow);
+            let scored = score(&fraud, &facts(sender, 1));
+            assert_eq!(scored.decision.verdict, Verdict::Allow);
+            scored.ticket.expect("the rules are on").keep();
         }
         assert_eq!(score(&fraud, &facts(sender, 1)).decision.verdict, Verdict::Reject);
         assert_eq!(score(&fraud, &facts(AccountId::new(), 1)).decision.verdict, Verdict::Allow);
     }
 
     #[test]
-    fn a_forgotten_count_makes_room_again() {
+    fn only_a_count_that_is_kept_stays() {
         let fraud = fraud(1_000, 1, &[]);
         let sender = AccountId::new();
+        for _ in 0..2 {
+            drop(score(&fraud, &facts(sender, 1)));
+        }
         let scored = score(&fraud, &facts(sender, 1));
-        fraud.forget(scored.ticket);
-        assert_eq!(score(&fraud, &facts(sender, 1)).decision.verdict, Verdict::Allow);
+        assert_eq!(scored.decision.verdict, Verdict::Allow);
+        scored.ticket.expect("the rules are on").keep();
+        assert_eq!(score(&fraud, &facts(sender, 1)).decision.verdict, Verdict::Reject);
     }
 
     #[test]

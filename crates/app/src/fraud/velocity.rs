@@ -2,7 +2,7 @@
 //! Bounded: an account that has been silent for two windows is forgotten, and a full shard forgets its oldest.
 //! Counts in this process only.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use ahash::AHashMap;
@@ -27,15 +27,32 @@ struct Buckets {
     previous: u64,
 }
 
-/// One counted payment.
+/// One counted payment. Gives its count back when it is dropped, unless it was kept: whatever becomes of a request, only
+/// a payment that came to be counts.
 #[derive(Debug)]
+#[must_use = "a ticket that is dropped gives its count back"]
 pub struct Ticket {
+    /// Taken away when the count is to stay.
+    velocity: Option<Arc<Velocity>>,
     account: Uuid,
     index: u64,
     count: u64,
 }
 
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        if let Some(velocity) = self.velocity.take() {
+            velocity.forget(self);
+        }
+    }
+}
+
 impl Ticket {
+    /// The payment came to be: its count stays.
+    pub fn keep(mut self) {
+        self.velocity = None;
+    }
+
     /// Payments in the window, this one included.
     #[must_use]
     pub fn count(&self) -> u64 {
@@ -51,7 +68,7 @@ impl Velocity {
     }
 
     /// Counts one payment and tells how many there are now.
-    pub(super) fn count(&self, account: Uuid, now: Instant) -> Ticket {
+    pub(super) fn count(self: &Arc<Self>, account: Uuid, now: Instant) -> Ticket {
         let elapsed_ms = now.saturating_duration_since(self.start).as_millis();
         let window_ms = self.window.as_millis();
         let index = u64::try_from(elapsed_ms / window_ms).unwrap_or(u64::MAX);
@@ -65,10 +82,10 @@ impl Velocity {
         buckets.current += 1;
         let fading = u128::from(buckets.previous) * (window_ms - into_ms) / window_ms;
         let count = buckets.current.saturating_add(u64::try_from(fading).unwrap_or(u64::MAX));
-        Ticket { account, index, count }
+        Ticket { velocity: Some(Arc::clone(self)), account, index, count }
     }
 
-    pub(super) fn forget(&self, ticket: &Ticket) {
+    fn forget(&self, ticket: &Ticket) {
         let mut shard = self.shard(ticket.account).lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(buckets) = shard.get_mut(&ticket.account) {
             if buckets.index == ticket.index {
@@ -110,14 +127,17 @@ mod tests {
 
     #[test]
     fn the_window_slides() {
-        let velocity = Velocity::new(Duration::from_secs(10));
+        let velocity = Arc::new(Velocity::new(Duration::from_secs(10)));
         let account = Uuid::now_v7();
         let at = |seconds| velocity.start + Duration::from_secs(seconds);
         for _ in 0..4 {
-            velocity.count(account, at(0));
+            velocity.count(account, at(0)).keep();
         }
         // Half of the older bucket is still in the window, then none of it.
-        assert_eq!(velocity.count(account, at(15)).count(), 3);
+        for _ in 0..2 {
+            let ticket = velocity.count(account, at(15));
+            assert_eq!(ticket.count(), 3, "one that was dropped does not count");
+        }
         assert_eq!(velocity.count(account, at(40)).count(), 1);
     }
 

@@ -27,9 +27,18 @@ pub struct Fields {
 impl Fields {
     /// # Errors
     /// `malformed_json` (400) for what is not JSON, `invalid_request` (422) for what is no object, names a field twice, or
-    /// holds a number that cannot be kept.
+    /// holds a number that cannot be kept, wherever in the body: the whole is refused for it, for which of two readings
+    /// was meant cannot be told.
     pub fn parse(body: &[u8]) -> Result<Self, Problem> {
-        let map = read_object(body).map_err(describe)?;
+        Self::parse_items(body, usize::MAX)
+    }
+
+    /// As [`Self::parse`], but no array in a field of the body has more than `items_max` items.
+    ///
+    /// # Errors
+    /// Also `batch_size` (413), from the first item too many on; what follows it is not read.
+    pub fn parse_items(body: &[u8], items_max: usize) -> Result<Self, Problem> {
+        let map = read_object(body, items_max).map_err(|unreadable| describe(unreadable, items_max))?;
         Ok(Self { map, pointer: String::new() })
     }
 
@@ -164,8 +173,9 @@ impl Fields {
 }
 
 /// What is wrong with a body, without repeating any of it but names: a card number in the wrong place must not come back.
-fn describe(unreadable: Unreadable) -> Problem {
+fn describe(unreadable: Unreadable, items_max: usize) -> Problem {
     match unreadable {
+        Unreadable::TooMany { pointer } => batch_size(StatusCode::PAYLOAD_TOO_LARGE, pointer, items_max),
         Unreadable::Refused { pointer, detail } => Problem::invalid(pointer, detail),
         Unreadable::NotAnObject => Problem::invalid("", "The body is not a JSON object."),
         Unreadable::Malformed { line, column } => {
@@ -174,6 +184,12 @@ fn describe(unreadable: Unreadable) -> Problem {
             Problem::new(StatusCode::BAD_REQUEST, "malformed_json", detail)
         }
     }
+}
+
+/// A list of items that is empty or too long.
+#[must_use]
+pub fn batch_size(status: StatusCode, pointer: String, items_max: usize) -> Problem {
+    Problem::new(status, "batch_size", format!("must hold 1 to {items_max} items")).at(pointer)
 }
 
 /// An amount, limit or balance outside what the service keeps.

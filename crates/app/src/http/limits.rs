@@ -3,17 +3,20 @@
 
 use std::sync::Arc;
 
-use axum::body::to_bytes;
 use axum::extract::{FromRequest, Request, State};
 use axum::middleware::Next;
 use axum::response::Response;
 use bytes::Bytes;
+use futures_util::StreamExt as _;
 use http::{StatusCode, header};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::problem::Problem;
 use super::request_id::RequestId;
 use crate::app::App;
+use crate::bodies::{Budget, Share};
+
+/// The first room that is made for a body in pieces; it doubles from there, so that no byte is copied more than twice.
+const ROOM_BYTES_MIN: usize = 64 * 1024;
 
 /// A whole request body within the bound of its route. Its bytes count against the bound of all bodies until the last
 /// copy is dropped.
@@ -21,14 +24,14 @@ use crate::app::App;
 pub struct Body(pub Bytes);
 
 /// A body with its share of the bound of all bodies.
-struct Held {
-    body: Bytes,
-    _share: OwnedSemaphorePermit,
+struct Held<T> {
+    body: T,
+    _share: Share,
 }
 
-impl AsRef<[u8]> for Held {
+impl<T: AsRef<[u8]>> AsRef<[u8]> for Held<T> {
     fn as_ref(&self) -> &[u8] {
-        &self.body
+        self.body.as_ref()
     }
 }
 
@@ -42,42 +45,58 @@ impl FromRequest<Arc<App>> for Body {
     }
 }
 
-async fn read(request: Request, bytes_max: usize, bodies: &Arc<Semaphore>) -> Result<Bytes, Problem> {
-    let too_large = || {
-        let detail = format!("The body may have at most {bytes_max} bytes.");
-        Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail)
-    };
-    let announced =
+async fn read(request: Request, bytes_max: usize, bodies: &Budget) -> Result<Bytes, Problem> {
+    let announced: Option<usize> =
         request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
-    if announced.is_some_and(|bytes: usize| bytes > bytes_max) {
-        return Err(too_large());
+    if announced.is_some_and(|bytes| bytes > bytes_max) {
+        return Err(too_large(bytes_max));
     }
-    // What announces no length may be as long as its route allows.
-    let share = share_of(bodies, announced.unwrap_or(bytes_max))?;
-    let read = to_bytes(request.into_body(), bytes_max).await.map_err(|error| {
-        // The limiter's error is the only one that is not a broken connection.
-        let over =
-            std::error::Error::source(&error).is_some_and(|cause| cause.to_string().contains("length limit"));
-        if over {
-            return too_large();
+    // Who would not fit is told before sending; but what is only announced holds no memory, so it is not reserved.
+    if announced.is_some_and(|bytes| !bodies.has_room(bytes)) {
+        return Err(full());
+    }
+    let mut share = bodies.share();
+    let mut pieces = request.into_body().into_data_stream();
+    let mut first = Bytes::new();
+    let mut body = Vec::new();
+    while let Some(piece) = pieces.next().await {
+        let piece = piece.map_err(|_| {
+            let detail = "The body ended before its announced length.";
+            Problem::new(StatusCode::BAD_REQUEST, "incomplete_body", detail)
+        })?;
+        let bytes = first.len().max(body.len()) + piece.len();
+        if bytes > bytes_max {
+            return Err(too_large(bytes_max));
         }
-        Problem::new(
-            StatusCode::BAD_REQUEST,
-            "incomplete_body",
-            "The body ended before its announced length.",
-        )
-    });
-    Ok(Bytes::from_owner(Held { body: read?, _share: share }))
+        if first.is_empty() {
+            // Most bodies are one piece and are never copied.
+            share.grow_to(bytes).map_err(|_| full())?;
+            first = piece;
+            continue;
+        }
+        if bytes > body.capacity() {
+            let room = bytes.next_power_of_two().max(ROOM_BYTES_MIN).min(announced.unwrap_or(bytes_max));
+            share.grow_to(room.max(bytes)).map_err(|_| full())?;
+            body.reserve_exact(room.max(bytes) - body.len());
+        }
+        if body.is_empty() {
+            body.extend_from_slice(&first);
+        }
+        body.extend_from_slice(&piece);
+    }
+    if body.is_empty() {
+        return Ok(Bytes::from_owner(Held { body: first, _share: share }));
+    }
+    Ok(Bytes::from_owner(Held { body, _share: share }))
 }
 
-/// The permits of `bodies` are bytes. Not waited for: whoever holds some may be as slow as its caller.
-fn share_of(bodies: &Arc<Semaphore>, bytes: usize) -> Result<OwnedSemaphorePermit, Problem> {
-    let bytes = u32::try_from(bytes).expect("no setting lets a body have more than 2^30 bytes");
-    Arc::clone(bodies).try_acquire_many_owned(bytes).map_err(|_| {
-        Problem::unavailable(
-            "The bodies of other requests fill the memory set aside for them. Nothing was done.",
-        )
-    })
+fn too_large(bytes_max: usize) -> Problem {
+    let detail = format!("The body may have at most {bytes_max} bytes.");
+    Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail)
+}
+
+fn full() -> Problem {
+    Problem::unavailable("The bodies of other requests fill the memory set aside for them. Nothing was done.")
 }
 
 /// What a connection over the bound is told, as it goes over the wire: nobody reads its request.
@@ -129,16 +148,44 @@ mod tests {
         assert_ne!(too_many_connections(), refusal.into_bytes(), "each has an id of its own");
     }
 
-    #[test]
-    fn the_bytes_of_a_body_count_until_its_last_copy_is_dropped() {
-        let bodies = Arc::new(Semaphore::new(10));
-        let share = share_of(&bodies, 6).unwrap();
-        let body = Bytes::from_owner(Held { body: Bytes::from_static(b"sixsix"), _share: share });
+    fn post(framing: Option<usize>, pieces: &[&'static [u8]]) -> Request {
+        let pieces: Vec<_> =
+            pieces.iter().map(|piece| Ok::<_, std::io::Error>(Bytes::from_static(piece))).collect();
+        let body = axum::body::Body::from_stream(futures_util::stream::iter(pieces));
+        let mut request = Request::new(body);
+        if let Some(bytes) = framing {
+            request.headers_mut().insert(header::CONTENT_LENGTH, bytes.into());
+        }
+        request
+    }
+
+    #[tokio::test]
+    async fn the_bytes_of_a_body_count_until_its_last_copy_is_dropped() {
+        let bodies = Budget::new(10, 10);
+        let body = read(post(None, &[b"sixsix"]), 10, &bodies).await.unwrap();
         let copy = body.slice(2..4);
         drop(body);
-        assert_eq!(share_of(&bodies, 5).unwrap_err().status, StatusCode::SERVICE_UNAVAILABLE);
-        assert!(share_of(&bodies, 4).is_ok());
+        let refused = read(post(Some(5), &[b"fives"]), 10, &bodies).await.unwrap_err();
+        assert_eq!(refused.status, StatusCode::SERVICE_UNAVAILABLE);
+        assert!(read(post(Some(4), &[b"four"]), 10, &bodies).await.is_ok());
         drop(copy);
-        assert!(share_of(&bodies, 10).is_ok());
+        assert_eq!(bodies.left(), 10);
+    }
+
+    #[tokio::test]
+    async fn pieces_are_put_together_in_order_whatever_was_announced() {
+        let bodies = Budget::new(1 << 20, 1 << 20);
+        let whole: Vec<u8> = [[b'a'; 40_000], [b'b'; 40_000], [b'c'; 40_000]].concat();
+        let pieces: [&[u8]; 5] = [b"", &[b'a'; 40_000], &[b'b'; 40_000], b"", &[b'c'; 40_000]];
+        for announced in [None, Some(120_000)] {
+            let body = read(post(announced, &pieces), 200_000, &bodies).await.unwrap();
+            assert!(body == whole, "{announced:?}");
+        }
+        for bytes_max in [119_999, 50_000, 39_999] {
+            let refused = read(post(None, &pieces), bytes_max, &bodies).await.unwrap_err();
+            assert_eq!(refused.status, StatusCode::PAYLOAD_TOO_LARGE);
+        }
+        assert!(read(post(None, &[]), 10, &bodies).await.unwrap().is_empty());
+        assert_eq!(bodies.left(), 1 << 20);
     }
 }

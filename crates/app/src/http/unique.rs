@@ -24,17 +24,20 @@ pub(super) enum Unreadable {
     Malformed { line: usize, column: usize },
     /// It is JSON, but no object.
     NotAnObject,
+    /// The array in this field of the outermost object holds more than were asked for.
+    TooMany { pointer: String },
     /// What stands at this JSON pointer is not taken.
     Refused { pointer: String, detail: String },
 }
 
 /// Reads a whole body. A second pass is made only when a number with a point or exponent, or beyond 64 bits, stands under
-/// `metadata`.
+/// `metadata`. An array in a field of the outermost object ends the reading at its first item beyond `items_max`: a tree
+/// takes many times the memory of its text.
 ///
 /// # Errors
 /// As the variants say.
-pub(super) fn read_object(body: &[u8]) -> Result<Map<String, Value>, Unreadable> {
-    let mut reader = Reader::default();
+pub(super) fn read_object(body: &[u8], items_max: usize) -> Result<Map<String, Value>, Unreadable> {
+    let mut reader = Reader { items_max, ..Reader::default() };
     let map = reader.read(body)?;
     if reader.floats_kept == 0 {
         return Ok(map);
@@ -43,7 +46,7 @@ pub(super) fn read_object(body: &[u8]) -> Result<Map<String, Value>, Unreadable>
     if changed.is_empty() {
         return Ok(map);
     }
-    Reader { changed, ..Reader::default() }.read(body)
+    Reader { items_max, changed, ..Reader::default() }.read(body)
 }
 
 /// One level of the way to a value.
@@ -58,6 +61,10 @@ enum Step {
 struct Reader {
     /// The way to the value that is being read. An error leaves it where it is, which is how its place is known.
     path: Vec<Step>,
+    /// Items that an array in a field of the outermost object may hold.
+    items_max: usize,
+    /// It held more.
+    is_over: bool,
     /// Numbers met so far.
     numbers: usize,
     /// Positions of numbers that would not come back as the same value, ascending.
@@ -76,6 +83,9 @@ impl Reader {
     }
 
     fn describe(&mut self, error: &serde_json::Error, body: &[u8]) -> Unreadable {
+        if self.is_over {
+            return Unreadable::TooMany { pointer: self.pointer() };
+        }
         if let Some(detail) = self.refusal.take() {
             return Unreadable::Refused { pointer: self.pointer(), detail };
         }
@@ -124,7 +134,13 @@ impl Reader {
 
     fn array<'de, A: SeqAccess<'de>>(&mut self, mut access: A) -> Result<Vec<Value>, A::Error> {
         let mut values = Vec::new();
+        let is_bounded = self.path.len() == 1;
         loop {
+            if is_bounded && values.len() == self.items_max {
+                // Well-formed so far; whether an item more follows decides.
+                self.is_over = access.next_element::<IgnoredAny>()?.is_some();
+                return if self.is_over { Err(A::Error::custom("too many items")) } else { Ok(values) };
+            }
             self.path.push(Step::Item(values.len()));
             let value = access.next_element_seed(ValueVisitor(self))?;
             self.path.pop();
@@ -236,7 +252,7 @@ mod tests {
     use super::*;
 
     fn refused(text: &str) -> (String, String) {
-        match read_object(text.as_bytes()) {
+        match read_object(text.as_bytes(), usize::MAX) {
             Err(Unreadable::Refused { pointer, detail }) => (pointer, detail),
             other => panic!("{text}: {other:?}"),
         }
@@ -268,7 +284,11 @@ mod tests {
             r#"{"a":123456789012345678901234567890}"#,
             r#"{"metadata":{"a":[0.30000000000000004,1.10,18446744073709551615,100000000000000000000]}}"#,
         ] {
-            assert_eq!(read_object(text.as_bytes()), Ok(serde_json::from_str(text).unwrap()), "{text}");
+            assert_eq!(
+                read_object(text.as_bytes(), usize::MAX),
+                Ok(serde_json::from_str(text).unwrap()),
+                "{text}"
+            );
         }
     }
 
@@ -294,14 +314,30 @@ mod tests {
             ("/a/1/b".to_owned(), BEYOND_RANGE.to_owned())
         );
         let broken = r#"{"a":[1,{"b":-1e400}],"c":[[}"#;
-        assert!(matches!(read_object(broken.as_bytes()), Err(Unreadable::Malformed { line: 1, .. })));
+        assert!(matches!(
+            read_object(broken.as_bytes(), usize::MAX),
+            Err(Unreadable::Malformed { line: 1, .. })
+        ));
+    }
+
+    #[test]
+    fn items_beyond_the_bound_end_the_reading_and_inner_arrays_are_not_counted() {
+        let full = r#"{"payments":[{"metadata":{"a":[1,2,3,4]}},[5,6,7]],"a":0.5}"#;
+        assert!(read_object(full.as_bytes(), 2).is_ok());
+        for over in [r#"{"a":1,"payments":[[],[],"#, r#"{"payments":[1,2,"#] {
+            let whole = format!("{over}3],\"b\":[");
+            let expected = Unreadable::TooMany { pointer: "/payments".to_owned() };
+            assert_eq!(read_object(whole.as_bytes(), 2), Err(expected), "what follows is not read");
+            let cut = read_object(over.as_bytes(), 2);
+            assert!(matches!(cut, Err(Unreadable::Malformed { line: 1, .. })), "{cut:?}");
+        }
     }
 
     #[test]
     fn nesting_beyond_the_parsers_bound_is_refused() {
         let deep =
             |depth: usize| format!("{{\"a\":{}{}}}", "[".repeat(depth), "]".repeat(depth)).into_bytes();
-        assert!(read_object(&deep(100)).is_ok());
-        assert!(matches!(read_object(&deep(1_000_000)), Err(Unreadable::Malformed { .. })));
+        assert!(read_object(&deep(100), 1).is_ok());
+        assert!(matches!(read_object(&deep(1_000_000), 1), Err(Unreadable::Malformed { .. })));
     }
 }

@@ -2,13 +2,18 @@
 //! (fraud, then one engine commit), charge (with no database connection held), settle (one engine commit). The charge
 //! goes on when the caller hangs up.
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::thread::panicking;
 use std::time::Duration;
 
 use paystrata_db::Token;
 use paystrata_gateway::{Method, Overloaded, Patience, Reference, Slot};
 use rand::RngExt as _;
+use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep};
+use tokio_util::task::TaskTracker;
 
 use super::charge;
 use super::model::{CardSource, Done, NewPayment, Occasion, PaymentError};
@@ -66,13 +71,48 @@ pub async fn create_in(
         let asked = Instant::now();
         let reply = submit_and_wait(&shared, submission, &mut means).await;
         // Only a payment that came to be counts; a replay or a refusal does not.
-        if !matches!(&reply, Ok(Reply { decision: Decision::Answered(_) | Decision::Send(_), .. })) {
-            shared.fraud.forget(ticket);
+        if matches!(&reply, Ok(Reply { decision: Decision::Answered(_) | Decision::Send(_), .. })) {
+            ticket.into_iter().for_each(Ticket::keep);
         }
         finish(&shared, reply?, means, asked).await
     };
-    // One commit is all of a book payment; anything else must go on when its caller hangs up.
-    if is_book { work.await } else { outlive(app, work).await }
+    // One commit is all of a book payment: it needs a task of its own only when its caller hangs up.
+    if is_book { GoesOn::new(&app.charges, work).await } else { outlive(app, work).await }
+}
+
+/// Work that is done in its caller's task, and in one of its own from when the caller hangs up: whoever watches it learns
+/// what came of it either way. Shutdown waits for it.
+pub(super) struct GoesOn<Work: Future<Output: Send> + Send + 'static> {
+    tasks: TaskTracker,
+    work: Option<Pin<Box<Work>>>,
+}
+
+impl<Work: Future<Output: Send> + Send + 'static> GoesOn<Work> {
+    pub(super) fn new(tasks: &TaskTracker, work: Work) -> Self {
+        Self { tasks: tasks.clone(), work: Some(Box::pin(work)) }
+    }
+}
+
+impl<Work: Future<Output: Send> + Send + 'static> Future for GoesOn<Work> {
+    type Output = Work::Output;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let work = self.work.as_mut().expect("not polled after its end");
+        let ended = work.as_mut().poll(context);
+        if ended.is_ready() {
+            self.work = None;
+        }
+        ended
+    }
+}
+
+impl<Work: Future<Output: Send> + Send + 'static> Drop for GoesOn<Work> {
+    fn drop(&mut self) {
+        // Without a runtime the whole process ends, and so would a new task. What panicked is not polled again.
+        if let (Some(work), Ok(runtime), false) = (self.work.take(), Handle::try_current(), panicking()) {
+            drop(self.tasks.spawn_on(work, &runtime));
+        }
+    }
 }
 
 /// Runs work that must go on when its caller hangs up, and that shutdown waits for.
@@ -131,6 +171,26 @@ pub(super) async fn known(app: &App, claim: &KeyClaim) -> Result<Option<Reply>, 
     let decision = find_answer(&connection, claim).await.map_err(unavailable)?;
     // A replay promises nothing new: any node that has the key has its effects.
     Ok(decision.map(|decision| Reply { decision, token: Token { timeline: 0, lsn: 0 } }))
+}
+
+/// What becomes of a request: an answer that was kept under its key stands, whatever today's service says before it looks
+/// at the key. A rail is switched off, a gateway has no place free, the rules are not loaded: a replay needs none of them.
+///
+/// # Errors
+/// The given one, or the primary could not be asked.
+pub(super) async fn or_kept(
+    app: &Arc<App>,
+    claim: &KeyClaim,
+    done: Result<Done, PaymentError>,
+) -> Result<Done, PaymentError> {
+    use PaymentError::{Overloaded, RailUnavailable, Unjudged};
+    match done {
+        Err(error @ (Overloaded | RailUnavailable(_) | Unjudged(_))) => match known(app, claim).await? {
+            Some(reply) => finish(app, reply, Means::default(), Instant::now()).await,
+            None => Err(error),
+        },
+        done => done,
+    }
 }
 
 /// Charges what has to be charged; anything else is decided already. `asked` is when the engine was asked: the lease of

@@ -51,19 +51,15 @@ pub async fn create(
     answered(&app, &claim, wire::CREATE, done).await
 }
 
-/// The answer, or the problem; or what was answered before, when the rail was still configured and the rules loaded.
+/// The answer, or what was answered before, or the problem.
 async fn answered(
     app: &Arc<App>,
     claim: &KeyClaim,
     route: KeyedRoute,
     done: Result<Done, PaymentError>,
 ) -> Result<Response, Problem> {
-    match done {
-        Err(error @ (PaymentError::RailUnavailable(_) | PaymentError::Unjudged(_))) => {
-            kept_or(app, claim, route, problem_of(error, route)).await
-        }
-        done => done.map(respond).map_err(|error| problem_of(error, route)),
-    }
+    let done = create::or_kept(app, claim, done).await;
+    done.map(respond).map_err(|error| problem_of(error, route))
 }
 
 /// The answer that was kept under the key when the same request was still acceptable: a card expires, a rail is switched

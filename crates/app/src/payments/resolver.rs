@@ -2,11 +2,11 @@
 //! has come: those that timed out, those whose sender died, those held for review. Guesses nothing: an operation that
 //! a gateway does not know is given up only after it denied it twice, long after it could still have been on its way.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::StreamExt as _;
-use futures_util::stream;
+use futures_util::{FutureExt as _, StreamExt as _, stream};
 use paystrata_gateway::{Lookup, LookupOutcome, Reference, TransactionId};
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -30,6 +30,8 @@ const PAUSE_MIN_MS: i64 = 2_000;
 const PAUSE_MAX_MS: i64 = 300_000;
 /// What a look-up and its settlement may take before another node may claim the operation.
 const LEASE_MARGIN: Duration = Duration::from_secs(10);
+
+const PANICS: &str = "resolver.panics";
 
 /// Looks every interval until stopped; first at once, for what a crash left behind.
 pub async fn run(app: Arc<App>) {
@@ -68,9 +70,16 @@ pub async fn resolve_due(app: &Arc<App>) -> Result<usize, OperationError> {
     let taken = due.len();
     let asked = stream::iter(due).for_each_concurrent(PARALLEL_MAX, |operation| async move {
         let id = operation.id;
-        if let Err(error) = resolve(app, operation).await {
-            // It stays open and falls due again when this claim's lease ends.
-            tracing::warn!(?error, operation = %id, "resolve operation");
+        // Either way it stays open and falls due again when this claim's lease ends, and the others go on.
+        match AssertUnwindSafe(resolve(app, operation)).catch_unwind().await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(?error, operation = %id, "resolve operation"),
+            Err(_) => {
+                tracing::error!(operation = %id, "resolve operation: caught a panic");
+                app.monitor
+                    .counter(PANICS, "Panics caught while a gateway operation was resolved.")
+                    .increment();
+            }
         }
     });
     asked.await;

@@ -75,13 +75,19 @@ async fn bodies_over_the_bound_of_all_are_refused_before_they_are_sent() {
     ])
     .await;
     let (from, to) = (stage.account("USD", 10).await, stage.account("USD", 0).await);
-    let left = || async { json!(stage.service.app.bodies.available_permits()) };
+    let left = || async { json!(stage.service.app.bodies.left()) };
     let mut slow = TcpStream::connect(stage.service.address).await.expect("connect");
-    slow.write_all(&head("content-length: 65000")).await.expect("send");
-    until("the share of the slow one", left, |left| *left == json!(BODIES_BYTES_MAX - 65_000)).await;
-    // Neither body is ever sent; a length that is not announced may be the longest.
-    for framing in ["content-length: 1000", "transfer-encoding: chunked"] {
-        let (status, body) = raw(&stage, &head(framing)).await;
+    let mut most = head("content-length: 65000");
+    most.resize(most.len() + 64_900, b' ');
+    slow.write_all(&most).await.expect("send");
+    let is_small = |left: &Value| left.as_u64().is_some_and(|left| left <= 636);
+    until("the share of the slow one", left, is_small).await;
+    // What is announced is refused before it is sent, what is not as soon as it passes what is left.
+    let mut chunk = head("transfer-encoding: chunked");
+    chunk.extend_from_slice(b"3e8\r\n");
+    chunk.resize(chunk.len() + 1_000, b' ');
+    for request in [head("content-length: 1000"), chunk] {
+        let (status, body) = raw(&stage, &request).await;
         assert_eq!(
             (status, &body["code"], &body["retryable"]),
             (503, &json!("unavailable"), &json!(true)),
@@ -99,6 +105,38 @@ async fn bodies_over_the_bound_of_all_are_refused_before_they_are_sent() {
     drop(slow);
     until("all shares back", left, |left| *left == json!(BODIES_BYTES_MAX)).await;
     assert_eq!(send().await.json()["status"], "succeeded");
+    until("all shares back", left, |left| *left == json!(BODIES_BYTES_MAX)).await;
+}
+
+/// A length that is only announced holds nothing, and batches that did send much leave room for payments.
+#[tokio::test]
+async fn slow_batches_keep_no_payment_out() {
+    const BODIES_BYTES_MAX: usize = 4 << 20;
+    let stage = Stage::start_with(&[
+        ("PAYSTRATA__HTTP__BATCH_BODY_BYTES_MAX", "3145728"),
+        ("PAYSTRATA__HTTP__BODIES_BYTES_MAX", &BODIES_BYTES_MAX.to_string()),
+    ])
+    .await;
+    let (from, to) = (stage.account("USD", 10).await, stage.account("USD", 0).await);
+    let batch = |framing: &str| {
+        String::from_utf8(head(framing)).expect("it is text").replace("/v1/payments ", "/v1/payments/batch ")
+    };
+    let mut slow = Vec::new();
+    for framing in [["content-length: 3145728"; 4], ["transfer-encoding: chunked"; 4]].concat() {
+        let mut stream = TcpStream::connect(stage.service.address).await.expect("connect");
+        stream.write_all(batch(framing).as_bytes()).await.expect("send");
+        slow.push(stream);
+    }
+    slow[0].write_all(&vec![b' '; 3_100_000]).await.expect("send");
+    let left = || async { json!(stage.service.app.bodies.left()) };
+    let is_held = |left: &Value| left.as_u64().is_some_and(|left| left <= 1_094_304);
+    until("the share of the one that sends", left, is_held).await;
+    let (status, body) = raw(&stage, batch("content-length: 1048577").as_bytes()).await;
+    assert_eq!((status, &body["code"]), (503, &json!("unavailable")), "{body}");
+    let body = transfer(&from, &to, 1).to_string().into_bytes();
+    let paid = stage.send(Method::POST, "/v1/payments", &[("idempotency-key", &new_key())], Some(body)).await;
+    assert_eq!(paid.json()["status"], "succeeded", "{}", paid.json());
+    drop(slow);
     until("all shares back", left, |left| *left == json!(BODIES_BYTES_MAX)).await;
 }
 

@@ -4,10 +4,14 @@
 use std::collections::BTreeSet;
 
 use futures_util::future::join_all;
+use paystrata_app::engine::Rail;
+use paystrata_gateway::Patience;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use crate::scene::{Caller, balance, change, check_problem, id_of, new_key, pay, transfer, with};
+use crate::scene::{
+    Caller, balance, change, check_problem, id_of, new_key, pay, transfer, velocity_payment, with,
+};
 use crate::stage::{KEY, Stage};
 
 const OTHER_KEY: &str = "sk_other_0123456789abcdef0123456789abcdef";
@@ -305,4 +309,29 @@ async fn the_quoted_form_of_a_key_is_the_same_key() {
     assert_eq!(raw.status, StatusCode::CREATED);
     let quoted = stage.post("/v1/payments", &format!("\"{key}\""), &body).await;
     assert_eq!((&quoted.bytes, quoted.headers.contains_key("idempotent-replayed")), (&raw.bytes, true));
+}
+
+/// A gateway that has no place free says nothing about what was done before.
+#[tokio::test]
+async fn a_replay_on_a_full_gateway_gets_its_kept_answer() {
+    let stage = Stage::start_with(&[("PAYSTRATA__GATEWAYS__VELOCITY_PAY__IN_FLIGHT_MAX", "1")]).await;
+    let (from, to) = accounts(&stage).await;
+    let (key, body) = (new_key(), velocity_payment(&from, &to, 100));
+    let first = stage.post("/v1/payments", &key, &body).await;
+    assert_eq!(first.json()["status"], "succeeded", "{}", first.json());
+    let (path, refund_key) = (format!("/v1/payments/{}/refunds", id_of(&first)), new_key());
+    let refund = stage.post(&path, &refund_key, &json!({})).await;
+    assert_eq!(refund.status, StatusCode::CREATED, "{}", refund.json());
+    let gateway = stage.service.app.gateways.of(Rail::VelocityPay).expect("it is configured");
+    let place = gateway.reserve(Patience::Brief).await.expect("the only place");
+    for (path, key, body, kept) in
+        [("/v1/payments", &key, &body, &first), (path.as_str(), &refund_key, &json!({}), &refund)]
+    {
+        check_problem(&stage.post(path, &new_key(), body).await, 503, "overloaded", None);
+        let replay = stage.post(path, key, body).await;
+        assert_eq!((replay.status, &replay.bytes), (kept.status, &kept.bytes), "{path}");
+        assert_eq!(replay.headers["idempotent-replayed"], "true");
+    }
+    drop(place);
+    stage.verify().await;
 }

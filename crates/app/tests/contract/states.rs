@@ -188,6 +188,7 @@ pub(crate) fn told(decision: &Decision) -> String {
         Decision::Send(dispatch) => format!("asks, {}", dispatch.payment.status.as_str()),
         Decision::Refused(Refusal::WrongState(_)) => "refused".to_owned(),
         Decision::Refused(Refusal::MoreThanLeft(left)) => format!("at most {left}"),
+        Decision::Refused(Refusal::RefundUnderWay(left)) => format!("now at most {left}"),
         Decision::Refused(Refusal::StaleFence) => "stale".to_owned(),
         other => format!("{other:?}"),
     }
@@ -238,7 +239,7 @@ const TABLE: &[(State, &str, [&str; 5])] = &[
     (State::SucceededBook,     "succeeded",          [NO,                 NO,                 NO,                 "refunded",         "partially_refunded"]),
     (State::SucceededGateway,  "succeeded",          [NO,                 NO,                 NO,                 "asks, succeeded",  "asks, succeeded"]),
     (State::CapturedInPart,    "succeeded",          ["succeeded",        "succeeded",        NO,                 "refunded",         "refunded"]),
-    (State::Refunding,         "succeeded",          [NO,                 NO,                 NO,                 "asks, succeeded",  "at most 40"]),
+    (State::Refunding,         "succeeded",          [NO,                 NO,                 NO,                 "asks, succeeded",  "now at most 40"]),
     (State::Failed,            "failed",             [NO,                 NO,                 NO,                 NO,                 NO]),
     (State::Cancelled,         "cancelled",          [NO,                 NO,                 "cancelled",        NO,                 NO]),
     (State::PartiallyRefunded, "partially_refunded", [NO,                 NO,                 NO,                 "refunded",         "at most 40"]),

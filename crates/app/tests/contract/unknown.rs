@@ -6,7 +6,7 @@ use reqwest::StatusCode;
 use serde_json::{Value, json};
 
 use crate::scene::{
-    balance, card_payment, change, check_problem, count, id_of, new_key, pay, payment, reference, until,
+    balance, card_payment, change, check_problem, count, id_of, new_key, pay, payment, reference, sql, until,
     until_status, velocity_payment, with,
 };
 use crate::stage::{Reply, Stage};
@@ -130,8 +130,17 @@ async fn a_payment_whose_outcome_is_unknown_can_be_changed_by_nobody() {
     for name in ["capture", "void", "refunds"] {
         check_problem(&change(&stage, &id_of(&first), name, &json!({})).await, 409, "wrong_state", None);
     }
+    let (path, key) = (format!("/v1/payments/{}/refunds", id_of(&first)), new_key());
+    let early = stage.post(&path, &key, &json!({})).await.json();
+    assert_eq!((&early["code"], &early["retryable"]), (&json!("wrong_state"), &json!(true)), "{early}");
     stage.simulator.clear_faults();
     until_status(&stage, &id_of(&first), "succeeded").await;
+    let in_time = stage.post(&path, &key, &json!({})).await;
+    assert_eq!(
+        in_time.status,
+        StatusCode::CREATED,
+        "what was refused for now left its key free: {in_time:?}"
+    );
     until_resolved(&stage).await;
 }
 
@@ -192,7 +201,10 @@ async fn lost_refunds_are_resolved_to_what_the_gateway_did() {
             assert_eq!(told["amount_refunded"], 0, "nothing is given back on a guess");
             // What may have left is no longer there to be refunded again.
             let again = change(&stage, &id, "refunds", &json!({"amount": 601})).await;
-            check_problem(&again, 422, "amount_out_of_range", Some("/amount"));
+            check_problem(&again, 409, "wrong_state", None);
+            assert_eq!(again.json()["retryable"], true, "it is there again if the first comes to nothing");
+            let never = change(&stage, &id, "refunds", &json!({"amount": 1_001})).await;
+            check_problem(&never, 422, "amount_out_of_range", Some("/amount"));
             expected.push((id, fault));
         }
     }
@@ -226,4 +238,28 @@ async fn a_slow_gateway_is_not_waited_for_beyond_its_limit() {
     let status = payment(&stage, &id).await["status"].clone();
     assert_eq!(status, if effects == 1 { "succeeded" } else { "failed" }, "{effects} effects");
     until_resolved(&stage).await;
+}
+
+/// One row that cannot be resolved is told and left: the other operations are settled and the service stays ready.
+#[tokio::test]
+async fn an_operation_that_breaks_the_resolver_stops_neither_the_others_nor_the_service() {
+    let stage = Stage::start().await;
+    let (from, to) = (stage.account("USD", 1_000).await, stage.account("USD", 0).await);
+    always(&stage, Operation::Purchase, FaultKind::DropAfter);
+    always(&stage, Operation::Lookup, FaultKind::Busy);
+    let (bad, good) = (velocity_payment(&from, &to, 7), velocity_payment(&from, &to, 8));
+    let (bad_key, good_key) = (new_key(), new_key());
+    let (bad, good) = tokio::join!(
+        stage.post("/v1/payments", &bad_key, &bad),
+        stage.post("/v1/payments", &good_key, &good)
+    );
+    check_unknown(&bad, StatusCode::CREATED);
+    check_unknown(&good, StatusCode::CREATED);
+    let spoil = "UPDATE gateway_operations SET amount = 0, due_at = clock_timestamp() WHERE amount = 7";
+    assert_eq!(sql(&stage).await.execute(spoil, &[]).await.expect("spoil a row"), 1);
+    stage.simulator.clear_faults();
+    let state = || stage.service.app.watch.states()[paystrata_app::supervise::RESOLVER];
+    until_status(&stage, &id_of(&good), "succeeded").await;
+    assert_eq!((state().running, state().failures), (true, 0));
+    assert_eq!(payment(&stage, &id_of(&bad)).await["status"], "processing");
 }

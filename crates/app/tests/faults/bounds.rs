@@ -172,7 +172,7 @@ async fn a_request_cut_by_its_time_limit_pays_once_under_its_key() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_account_that_somebody_holds_for_good_stops_its_own_payments_only() {
     let ground = Ground::new().await;
-    let node = ground.serve(&[("ENGINE__LANES", "1"), ("ENGINE__QUEUE_TIMEOUT_MS", "2000")]).await;
+    let node = ground.serve(&[("ENGINE__QUEUE_TIMEOUT_MS", "2000")]).await;
     let accounts = node.caller.accounts(3, 1_000).await;
     let blocker = block(&ground.primary_url, &accounts[0]).await;
     let mut asked = Vec::new();

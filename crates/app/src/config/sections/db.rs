@@ -32,7 +32,9 @@ section! {
         acquire_timeout: Duration = "acquire_timeout_ms" milliseconds(1, 600_000), Fixed("2000");
         /// Longest time to open a connection.
         connect_timeout: Duration = "connect_timeout_ms" milliseconds(1, 600_000), Fixed("5000");
-        /// Longest run of one statement; the server cancels it then.
+        /// Longest run of one statement; the server cancels it then. Also the longest that the engine waits for a batch
+        /// under way before it gives its connection up and asks for the outcome on another. Where it is less than
+        /// `engine.queue_timeout_ms`, a quarter of it is the longest wait for a locked row.
         statement_timeout: Duration = "statement_timeout_ms" milliseconds(1, 3_600_000), Fixed("10000");
         /// A replica that is further behind than this serves no reads.
         replica_lag_max: Duration = "replica_lag_max_ms" milliseconds(1, REPLICA_LAG_CEILING_MS), Fixed("10000");

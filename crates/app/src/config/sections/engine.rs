@@ -14,7 +14,9 @@ section! {
         batch_max: NonZeroUsize = "batch_max" count(1, 10_000), Fixed("1000");
         /// Most commands waiting for a batch; one more is refused with 503 and `Retry-After`, before any effect.
         queue_max: NonZeroUsize = "queue_max" count(1, 1_000_000), Fixed("8192");
-        /// Longest wait of a command for a batch; it is refused then, before any effect.
+        /// Longest wait of a command for its batch; it is refused then, before any effect. What becomes of a batch after
+        /// that (running it again, splitting it) may take as long once more, and a quarter of it is the longest wait for
+        /// a row that another session has locked; payments that need the row are then refused.
         queue_timeout: Duration = "queue_timeout_ms" milliseconds(1, 600_000), Fixed("5000");
     }
 }

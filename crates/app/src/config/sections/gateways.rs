@@ -46,7 +46,9 @@ section! {
         transaction_key: Secret = "transaction_key" Kind::Credential { characters_max: TRANSACTION_KEY_CHARACTERS_MAX }, DevelopmentSecret("simulator-key");
         /// Longest wait for one answer; the outcome is unknown then, and the resolver asks for it.
         timeout: Duration = "timeout_ms" milliseconds(1, 120_000), Fixed("10000");
-        /// Calls at once; one more is refused before it is sent.
+        /// Payments at the gateway at once. As many as 64 more wait for a place, each for up to 100 ms; what gets none is
+        /// refused with 503 `overloaded`, before any effect. Items of an independent batch wait for half of
+        /// `http.request_timeout_ms`, and all batches together take at most half of the places.
         in_flight_max: NonZeroUsize = "in_flight_max" count(1, 10_000), Fixed("64");
     }
 }
@@ -60,7 +62,9 @@ section! {
         api_key: Secret = "api_key" Kind::Credential { characters_max: API_KEY_CHARACTERS_MAX }, DevelopmentSecret("simulator-api-key");
         /// Longest wait for one answer; the outcome is unknown then, and the resolver asks for it.
         timeout: Duration = "timeout_ms" milliseconds(1, 120_000), Fixed("10000");
-        /// Calls at once; one more is refused before it is sent.
+        /// Payments at the gateway at once. As many as 64 more wait for a place, each for up to 100 ms; what gets none is
+        /// refused with 503 `overloaded`, before any effect. Items of an independent batch wait for half of
+        /// `http.request_timeout_ms`, and all batches together take at most half of the places.
         in_flight_max: NonZeroUsize = "in_flight_max" count(1, 10_000), Fixed("64");
     }
 }

@@ -26,8 +26,10 @@ section! {
         body_bytes_max: usize = "body_bytes_max" bytes(1024, BODY_BYTES_CEILING), Fixed("1048576");
         /// Largest body of a batch of payments.
         batch_body_bytes_max: usize = "batch_body_bytes_max" bytes(1024, BODY_BYTES_CEILING), Fixed("67108864");
-        /// Most bytes that the bodies of all requests in hand have together; one more is refused with 503 and `Retry-After`
-        /// before it is read. The values that are read out of a body take several times its bytes beside it.
+        /// Most bytes that the bodies of all requests in hand have together, counted as they arrive; a body that does not
+        /// fit is refused with 503 and `Retry-After`, before it is sent if it announces its length. A quarter is for
+        /// bodies of at most 1 MiB only, as far as the largest batch fits into the rest. The values that are read out of
+        /// a body take several times its bytes beside it.
         bodies_bytes_max: usize = "bodies_bytes_max" bytes(1024, BODIES_BYTES_CEILING), Fixed("536870912");
         /// Most payments in one batch.
         batch_items_max: NonZeroUsize = "batch_items_max" count(1, 1_000_000), Fixed("10000");

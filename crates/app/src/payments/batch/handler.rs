@@ -24,7 +24,7 @@ use crate::engine::{
 };
 use crate::fraud::{Facts, Rules, Ticket};
 use crate::http::auth::Caller;
-use crate::http::fields::Fields;
+use crate::http::fields::{Fields, batch_size};
 use crate::http::idempotency::{self, Asked};
 use crate::http::limits::Body;
 use crate::http::problem::Problem;
@@ -49,10 +49,10 @@ pub async fn batch(
     Body(body): Body,
 ) -> Result<Response, Problem> {
     let key = idempotency::required_key_of(&headers)?;
-    let fields = Fields::parse(&body)?;
+    let items_max = app.config.http.batch_items_max.get();
+    let fields = Fields::parse_items(&body, items_max)?;
     let claim = claim(&app, caller, wire::BATCH, None, &fields, &key);
     let secret = app.config.security.fingerprint_key.expose().as_bytes();
-    let items_max = app.config.http.batch_items_max.get();
     let (mode, items) = read_batch(fields, &key, caller.merchant, secret, items_max)?;
     let done = run(&app, caller.merchant, claim, mode, items).await;
     done.map(respond).map_err(|error| problem_of(error, wire::BATCH))
@@ -105,10 +105,12 @@ impl Standing {
     }
 }
 
-/// Reads `{"mode","payments"}`. Problems of single items do not refuse the batch.
+/// Reads `{"mode","payments"}`. What is wrong with the payment in a single item does not refuse the batch. What makes the
+/// JSON itself ambiguous does, in whichever item it stands, and `Fields::parse_items` has refused it: a field that stands
+/// twice, a number that cannot be kept.
 ///
 /// # Errors
-/// The batch itself is malformed or too long.
+/// The batch itself is malformed or empty.
 fn read_batch(
     mut fields: Fields,
     key: &str,
@@ -125,11 +127,8 @@ fn read_batch(
         return Err(Problem::invalid("/payments", "must be an array of payments"));
     };
     fields.finish()?;
-    if values.is_empty() || values.len() > items_max {
-        let detail = format!("must hold 1 to {items_max} payments");
-        let status =
-            if values.is_empty() { StatusCode::UNPROCESSABLE_ENTITY } else { StatusCode::PAYLOAD_TOO_LARGE };
-        return Err(Problem::new(status, "batch_size", detail).at("/payments"));
+    if values.is_empty() {
+        return Err(batch_size(StatusCode::UNPROCESSABLE_ENTITY, "/payments".to_owned(), items_max));
     }
     let today = Timestamp::now().to_datetime().date();
     let read = |(index, value)| {
@@ -185,7 +184,8 @@ async fn independent(
             Ok(new) => {
                 let claim = item.claim.keeping(KeepRefusal::new(move |refusal| kept_refusal(refusal, index)));
                 let patience = Patience::For(wait_until.saturating_duration_since(Instant::now()));
-                match create::create_in(app, merchant, claim, new, patience).await {
+                let done = create::create_in(app, merchant, claim.clone(), new, patience).await;
+                match create::or_kept(app, &claim, done).await {
                     Ok(done) => (outcome_of(&done.answer), Some(done.token)),
                     Err(error) => (refused(&placed(problem_of(error, wire::CREATE), index)), None),
                 }
@@ -264,25 +264,22 @@ async fn atomic(
             }
             // It depends on the request alone: every send is refused alike.
             Err(problem) => {
-                forget(app, tickets);
                 return keep(app, claim, none_applied(count, index, &problem)).await;
             }
         }
     }
     let group = Group { members, render: render_group };
     let submission = Submission { claim: Some(claim), command: Command::CreateAll(group) };
-    let reply = app.engine.submit(submission).await;
-    // Only payments that came to be count.
-    if !matches!(&reply, Ok(Reply { decision: Decision::Answered(_), .. })) {
-        forget(app, tickets);
-    }
-    create::finish(app, reply?, Means::default(), Instant::now()).await
-}
-
-fn forget(app: &App, tickets: Vec<Option<Ticket>>) {
-    for ticket in tickets {
-        app.fraud.forget(ticket);
-    }
+    let shared = Arc::clone(app);
+    let work = async move {
+        let reply = shared.engine.submit(submission).await;
+        // Only payments that came to be count.
+        if matches!(&reply, Ok(Reply { decision: Decision::Answered(_), .. })) {
+            tickets.into_iter().flatten().for_each(Ticket::keep);
+        }
+        create::finish(&shared, reply?, Means::default(), Instant::now()).await
+    };
+    create::GoesOn::new(&app.charges, work).await
 }
 
 /// The answer on an all-or-nothing batch, written inside the commit that decides it.

@@ -77,7 +77,12 @@ fn problem_of_refusal(refusal: &Refusal, route: KeyedRoute) -> Problem {
         Refusal::PaymentNotFound => Problem::not_found("payment"),
         Refusal::WrongState(status) => {
             let detail = format!("The payment is {}: this cannot be done now.", status.as_str());
-            Problem::new(StatusCode::CONFLICT, "wrong_state", detail)
+            let problem = Problem::new(StatusCode::CONFLICT, "wrong_state", detail);
+            if refusal.is_passing() { problem.retryable() } else { problem }
+        }
+        Refusal::RefundUnderWay(left) => {
+            let detail = format!("At most {left} minor units are left while other refunds are under way.");
+            Problem::new(StatusCode::CONFLICT, "wrong_state", detail).retryable()
         }
         Refusal::MoreThanLeft(left) => {
             unprocessable("amount_out_of_range", &format!("At most {left} minor units are left."))

@@ -245,7 +245,8 @@ impl Naive {
         let left = payment.captured - payment.refunded - payment.refunding;
         let amount = asked.unwrap_or(left);
         if left == 0 || amount > left {
-            return Err(Refusal::MoreThanLeft(left));
+            let passes = amount <= left + payment.refunding && left + payment.refunding > 0;
+            return Err(if passes { Refusal::RefundUnderWay(left) } else { Refusal::MoreThanLeft(left) });
         }
         if self.available(payment.to) < amount {
             return Err(Refusal::InsufficientFunds);
