@@ -29,7 +29,7 @@
 //! ```
 //!
 //! With shared tiers and a line to the other nodes, `.tier(..)` (as often as there are tiers) and `.backplane(..)`
-//! before `.build()`; [`testkit`] has both in memory.
+//! before `.build()`; `testkit` has both in memory.
 //!
 //! # Guarantees
 //!

@@ -100,7 +100,7 @@ fn zstd_unpack(packed: &[u8], plain_bytes: usize) -> Option<Vec<u8>> {
         };
         let mut plain = Vec::with_capacity(plain_bytes);
         // Never writes beyond the capacity.
-        decompressor.decompress_to_buffer(packed, &mut plain).ok()?;
-        Some(plain)
+        let length = decompressor.decompress_to_buffer(packed, &mut plain).ok()?;
+        (length == plain_bytes).then_some(plain)
     })
 }

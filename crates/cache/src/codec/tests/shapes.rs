@@ -85,6 +85,18 @@ fn every_change_of_a_struct_is_another_schema() {
                 c: u32,
             }
         ),
+    ]);
+}
+
+#[test]
+fn every_change_of_a_field_is_another_schema() {
+    check_distinct(&[
+        shape!(
+            struct T {
+                a: u32,
+                b: u32,
+            }
+        ),
         shape!(
             struct T {
                 a: u32,
@@ -113,6 +125,18 @@ fn every_change_of_a_struct_is_another_schema() {
             struct T {
                 a: u32,
                 b: (u32,),
+            }
+        ),
+    ]);
+}
+
+#[test]
+fn every_other_form_is_another_schema() {
+    check_distinct(&[
+        shape!(
+            struct T {
+                a: u32,
+                b: u32,
             }
         ),
         shape!(
