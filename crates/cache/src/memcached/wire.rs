@@ -195,9 +195,9 @@ impl Flags {
 mod tests {
     use super::*;
 
-    fn check(given: &[u8], opaque: u64, expected: Result<Option<Reply>, Garbage>) {
+    fn check(given: &[u8], opaque: u64, expected: &Result<Option<Reply>, Garbage>) {
         assert_eq!(
-            decode(&mut BytesMut::from(given), opaque),
+            &decode(&mut BytesMut::from(given), opaque),
             expected,
             "{:?}",
             String::from_utf8_lossy(given)
@@ -216,14 +216,14 @@ mod tests {
 
     #[test]
     fn replies_are_read_and_half_replies_waited_for() {
-        check(b"EN\r\n", 1, Ok(Some(Reply::Miss)));
-        check(b"HD c7 Oa\r\n", 10, Ok(Some(Reply::Done { cas: 7 })));
-        check(b"HD O1\r\n", 1, Ok(Some(Reply::Done { cas: 0 })));
-        check(b"NS O1\r\n", 1, Ok(Some(Reply::Unmet)));
-        check(b"VA 4 c9 t30 O1\r\n\r\n\r\n\r\n", 1, Ok(Some(item(b"\r\n\r\n", 9, 30, false))));
-        check(b"VA 0 c9 t5 O1 W\r\n\r\n", 1, Ok(Some(item(b"", 9, 5, true))));
-        check(b"VA 1 c9 t-1 O1 Z\r\nx\r\n", 1, Ok(Some(item(b"x", 9, u32::MAX, false))));
-        check(b"SERVER_ERROR object too large for cache\r\n", 1, Ok(Some(Reply::Refused)));
+        check(b"EN\r\n", 1, &Ok(Some(Reply::Miss)));
+        check(b"HD c7 Oa\r\n", 10, &Ok(Some(Reply::Done { cas: 7 })));
+        check(b"HD O1\r\n", 1, &Ok(Some(Reply::Done { cas: 0 })));
+        check(b"NS O1\r\n", 1, &Ok(Some(Reply::Unmet)));
+        check(b"VA 4 c9 t30 O1\r\n\r\n\r\n\r\n", 1, &Ok(Some(item(b"\r\n\r\n", 9, 30, false))));
+        check(b"VA 0 c9 t5 O1 W\r\n\r\n", 1, &Ok(Some(item(b"", 9, 5, true))));
+        check(b"VA 1 c9 t-1 O1 Z\r\nx\r\n", 1, &Ok(Some(item(b"x", 9, u32::MAX, false))));
+        check(b"SERVER_ERROR object too large for cache\r\n", 1, &Ok(Some(Reply::Refused)));
     }
 
     #[test]
@@ -245,7 +245,7 @@ mod tests {
             b"CLIENT_ERROR bad data chunk\r\n",
             &[b'x'; LINE_BYTES_MAX],
         ] {
-            check(given, 1, Err(Garbage));
+            check(given, 1, &Err(Garbage));
         }
     }
 

@@ -7,6 +7,7 @@ mod coupling;
 mod crashes;
 mod ear;
 mod line;
+mod races;
 #[path = "../memcached/record_model.rs"]
 mod record_model;
 mod records;
