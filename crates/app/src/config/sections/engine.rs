@@ -10,8 +10,8 @@ section! {
     EngineConfig = "engine" {
         /// Batches committed side by side; each holds one connection to the primary, outside the pools.
         lanes: NonZeroUsize = "lanes" count(1, 64), Fixed("2");
-        /// Most commands in one commit.
-        batch_max: NonZeroUsize = "batch_max" count(1, 10_000), Fixed("1000");
+        /// Most commands in one commit. Larger batches of two lanes wait for each other's accounts.
+        batch_max: NonZeroUsize = "batch_max" count(1, 10_000), Fixed("128");
         /// Most commands waiting for a batch; one more is refused with 503 and `Retry-After`, before any effect.
         queue_max: NonZeroUsize = "queue_max" count(1, 1_000_000), Fixed("8192");
         /// Longest wait of a command for its batch; it is refused then, before any effect. What becomes of a batch after

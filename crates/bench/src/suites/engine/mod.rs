@@ -152,7 +152,7 @@ async fn compare(
     sizes: Sizes,
 ) -> anyhow::Result<Vec<CaseReport>> {
     let mut cases = Vec::new();
-    let mut top_rate = 0.0_f64;
+    let mut top_callers = LOADS[1].callers;
     for (mix, peer) in [Mix::Uniform, Mix::Hot].into_iter().zip(peers) {
         let loads: Vec<&Load> = LOADS.iter().filter(|load| is_measured(load, mix, context.effort)).collect();
         let mut contenders: Vec<Box<dyn Contender + '_>> = vec![Box::new(peer.contender(ground, sizes))];
@@ -164,12 +164,13 @@ async fn compare(
         let ours = summaries.split_off(1);
         let theirs = summaries.pop().context("the peer was measured")?;
         if mix == Mix::Uniform {
-            top_rate = ours.iter().map(Summary::median).fold(0.0, f64::max);
+            let top = loads.iter().zip(&ours).max_by(|(_, a), (_, b)| a.median().total_cmp(&b.median()));
+            top_callers = top.map_or(top_callers, |(load, _)| load.callers);
         }
         cases.extend(loads.iter().zip(ours).map(|(load, ours)| case(mix, load, ours, &theirs)));
     }
     let mut contenders: [Box<dyn Contender + '_>; 1] =
-        [Box::new(Tail { driver, ground, sizes, rate: top_rate * TAIL_LOAD })];
+        [Box::new(Tail { driver, ground, sizes, callers: top_callers, load: TAIL_LOAD })];
     // A void tail takes nothing from the figures above: without a figure its own case misses its target.
     let tail = match interleave(sizes.rounds, &mut contenders, &mut |line| context.progress(line)).await {
         Ok(mut summaries) => summaries.pop().context("the tail was measured")?,
