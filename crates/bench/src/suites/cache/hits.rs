@@ -11,7 +11,7 @@ use super::sides::{
     cached::{CachedLru, CachedTtl},
     foyer::Foyer,
     hitbox::Hitbox,
-    moka::{MokaFuture, MokaSync},
+    moka::{MokaFuture, MokaSync, MokaTtl},
     multi_tier::MultiTier,
     ours::{Loading, Ours},
     quick::Quick,
@@ -39,7 +39,7 @@ struct Rivals {
 const QUICK: Rivals = Rivals { names: &["quick_cache"], at_least: 0.8 };
 const RIVALS: [Rivals; 4] = [
     QUICK,
-    Rivals { names: &["moka sync", "moka future"], at_least: 10.0 },
+    Rivals { names: &["moka sync", "moka sync ttl", "moka future"], at_least: 10.0 },
     Rivals { names: &["foyer"], at_least: 3.0 },
     Rivals { names: &["cached lru", "cached ttl", "hitbox", "multi-tier-cache"], at_least: 1.0 },
 ];
@@ -92,6 +92,7 @@ async fn map_readers<K: MapKey>(values: &[Value], book: &Arc<K::Book>) -> anyhow
         Box::new(Filled::new(loading, Arc::clone(book), values.len())),
         reader::<K, Quick<K>>(values, book).await?,
         reader::<K, MokaSync<K>>(values, book).await?,
+        reader::<K, MokaTtl<K>>(values, book).await?,
         reader::<K, MokaFuture<K>>(values, book).await?,
         reader::<K, Foyer<K>>(values, book).await?,
         reader::<K, CachedLru<K>>(values, book).await?,

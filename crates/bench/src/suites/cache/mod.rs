@@ -7,6 +7,7 @@
 //! keys       the keys, values and orders that all sides are given
 //! sides      the contenders, one file each
 //! reader     a filled cache read in a loop
+//! processors a processor for each reading thread
 //! hits       the first tier: get, get_or_load, one hot key, allocations
 //! memory     bytes per entry
 //! ratio      hit ratios over traces
@@ -18,6 +19,7 @@ mod allocator;
 mod hits;
 mod keys;
 mod memory;
+mod processors;
 mod ratio;
 mod reader;
 mod remote;

@@ -10,6 +10,7 @@ use tokio::runtime::Handle;
 
 use super::allocator::asked;
 use super::keys::{Key, Value};
+use super::processors;
 use super::sides::Side;
 use crate::measure::Contender;
 use crate::report::Summary;
@@ -124,9 +125,13 @@ impl Hits<'_> {
         let read = |thread| {
             move || {
                 let part = f64::from(thread) / f64::from(threads);
+                // Judged only after the barriers: one that left before them would leave the others waiting.
+                let kept = processors::keep_to(thread);
                 barrier.wait();
-                reader.read_for(turn.warm_up, part)?;
+                let warm = reader.read_for(turn.warm_up, part);
                 barrier.wait();
+                kept?;
+                warm?;
                 reader.read_for(turn.duration, part)
             }
         };
