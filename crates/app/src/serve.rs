@@ -260,6 +260,7 @@ fn engine_config(config: &Config) -> EngineConfig {
     EngineConfig {
         lanes: config.engine.lanes.get(),
         batch_max: config.engine.batch_max.get(),
+        batch_accounts_max: config.engine.batch_accounts_max.get(),
         queue_max: config.engine.queue_max.get(),
         queue_timeout: config.engine.queue_timeout,
         batch_timeout: config.db.statement_timeout,

@@ -13,11 +13,10 @@ use crate::{
     answer::Answer,
     fleet::Fleet,
     flight::lock,
-    hash::{Probe, hash_of},
-    local::Entry,
+    hash::Probe,
     read::answer_of_hit,
     stats::count,
-    store::{KeyForm, Look, Standing, Store},
+    store::{KeyForm, Look, Moment, Standing, Store},
 };
 
 /// A cache of values `V` by keys `K`. Cloning gives another handle to the same cache.
@@ -79,20 +78,63 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
     /// The value of `key` if L1 has it and it is not past its lifetime. Never waits, never loads.
     #[inline]
     pub fn get<Q: KeyForm<K> + ?Sized>(&self, key: &Q) -> Option<V> {
-        let probe = Probe::of(key);
-        match self.store.look(&probe) {
-            Look::Hit(entry) => {
-                self.count_hit(probe.hash, &entry);
-                Some(entry.value)
-            }
-            look => self.looked_closer(probe.hash, look).and_then(|answer| answer.value),
+        let (probe, moment) = (Probe::of(key), self.store.moment());
+        match self.read_copy(&probe, &moment, V::clone) {
+            Ok(value) => Some(value),
+            Err(_) => match self.read_entry(&probe, &moment) {
+                Some(value) => Some(value),
+                None => self.looked_at(&probe).and_then(|answer| answer.value),
+            },
         }
     }
 
-    /// What `f` makes of the value of `key`, if L1 has it and it is not past its lifetime.
+    /// What `f` makes of the value of `key`, if L1 has it and it is not past its lifetime. The value of a key that is
+    /// read very often is lent and not cloned: threads that read it at once do not wait for each other's reference counts.
     #[inline]
     pub fn get_with<Q: KeyForm<K> + ?Sized, T>(&self, key: &Q, f: impl FnOnce(&V) -> T) -> Option<T> {
-        self.get(key).map(|value| f(&value))
+        let (probe, moment) = (Probe::of(key), self.store.moment());
+        match self.read_copy(&probe, &moment, f) {
+            Ok(read) => Some(read),
+            Err(f) => match self.read_entry(&probe, &moment) {
+                Some(value) => Some(f(&value)),
+                None => self.looked_at(&probe).and_then(|answer| answer.value).map(|value| f(&value)),
+            },
+        }
+    }
+
+    /// A hit of a key that this thread has a copy of.
+    #[inline]
+    fn read_copy<Q: KeyForm<K> + ?Sized, T, F: FnOnce(&V) -> T>(
+        &self,
+        probe: &Probe<'_, Q>,
+        moment: &Moment,
+        read: F,
+    ) -> Result<T, F> {
+        let read = self.store.local.fronts.read(probe, |entry| moment.finds_fresh(entry), read)?;
+        self.count_hit(probe);
+        Ok(read)
+    }
+
+    /// A hit of any other key.
+    #[inline]
+    fn read_entry<Q: KeyForm<K> + ?Sized>(&self, probe: &Probe<'_, Q>, moment: &Moment) -> Option<V> {
+        let store = &*self.store;
+        let value = store.hit(probe, moment)?;
+        self.count_hit(probe);
+        if store.local.fronts.is_again(probe.hash) {
+            self.copy(probe);
+        }
+        Some(value)
+    }
+
+    #[cold]
+    fn copy<Q: KeyForm<K> + ?Sized>(&self, probe: &Probe<'_, Q>) {
+        let local = &self.store.local;
+        // Before the look into L1: see `front`.
+        let change = local.fronts.before(probe.hash);
+        if let Some(entry) = local.value(probe) {
+            local.fronts.keep(probe.hash, probe.key.to_owned(), change, entry);
+        }
     }
 
     /// As [`get`](Self::get), but tells "there is none" from "not known".
@@ -113,7 +155,7 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
                 count(&self.store.counters.misses);
                 Some(self.store.serve_stale(answer))
             }
-            look => self.counted(probe.hash, look),
+            look => self.counted(&probe, look),
         };
         answer.map(|answer| self.loaded(answer))
     }
@@ -158,14 +200,15 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
         A: Into<Load<V>> + Send + 'static,
         E: Send + Sync + 'static,
     {
-        let probe = Probe::of(key);
-        match self.store.look(&probe) {
-            Look::Hit(entry) => {
-                self.count_hit(probe.hash, &entry);
-                Ok(Some(entry.value))
-            }
-            look => Box::pin(self.answer(key, look, load)).await.map(|answer| answer.value),
+        let (probe, moment) = (Probe::of(key), self.store.moment());
+        if let Ok(value) = self.read_copy(&probe, &moment, V::clone) {
+            return Ok(Some(value));
         }
+        if let Some(value) = self.read_entry(&probe, &moment) {
+            return Ok(Some(value));
+        }
+        let look = self.store.look(&probe);
+        Box::pin(self.answer(key, look, load)).await.map(|answer| answer.value)
     }
 
     /// As [`get_or_load`](Self::get_or_load), and tells where the answer comes from, how old it is, and whether it is
@@ -205,7 +248,7 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
         A: Into<Load<V>> + Send + 'static,
         E: Send + Sync + 'static,
     {
-        self.count_look(hash_of(key), &look);
+        self.count_look(&Probe::of(key), &look);
         match self.store.settled_by(look) {
             Some((answer, Standing::Due)) => {
                 self.store.refresh(&key.to_owned(), &self.policy, load);
@@ -220,34 +263,38 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
     pub(crate) fn looked_at<Q: KeyForm<K> + ?Sized>(&self, probe: &Probe<'_, Q>) -> Option<Answer<V>> {
         match self.store.look(probe) {
             Look::Hit(entry) => {
-                self.count_hit(probe.hash, &entry);
+                self.count_hit(probe);
                 Some(answer_of_hit(entry))
             }
-            look => self.looked_closer(probe.hash, look),
+            look => self.looked_closer(probe, look),
         }
     }
 
     #[cold]
-    fn looked_closer(&self, hash: u64, look: Look<V>) -> Option<Answer<V>> {
+    fn looked_closer<Q: KeyForm<K> + ?Sized>(
+        &self,
+        probe: &Probe<'_, Q>,
+        look: Look<V>,
+    ) -> Option<Answer<V>> {
         match look {
             // Stale values are given to those who ask for them.
             Look::Doubt(_, Standing::Resting) => {
                 count(&self.store.counters.misses);
                 None
             }
-            look => self.counted(hash, look),
+            look => self.counted(probe, look),
         }
     }
 
-    fn counted(&self, hash: u64, look: Look<V>) -> Option<Answer<V>> {
-        self.count_look(hash, &look);
+    fn counted<Q: KeyForm<K> + ?Sized>(&self, probe: &Probe<'_, Q>, look: Look<V>) -> Option<Answer<V>> {
+        self.count_look(probe, &look);
         self.store.settled_by(look).map(|(answer, _)| answer)
     }
 
-    fn count_look(&self, hash: u64, look: &Look<V>) {
+    fn count_look<Q: KeyForm<K> + ?Sized>(&self, probe: &Probe<'_, Q>, look: &Look<V>) {
         let counters = &self.store.counters;
         match look {
-            Look::Hit(entry) => self.count_hit(hash, entry),
+            Look::Hit(_) => self.count_hit(probe),
             Look::Absent(_) => count(&counters.absent_hits),
             Look::Doubt(_, Standing::Due | Standing::Unvouched | Standing::Resting) => {
                 counters.hits.count();
@@ -257,17 +304,19 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
     }
 
     #[inline]
-    fn count_hit(&self, hash: u64, entry: &Entry<V>) {
+    fn count_hit<Q: KeyForm<K> + ?Sized>(&self, probe: &Probe<'_, Q>) {
         if self.store.counters.hits.count() {
-            self.sample(hash, entry);
+            self.sample(probe);
         }
     }
 
+    /// Looks into L1 also where a copy was hit: L1 must not take the key for one that nobody reads.
     #[cold]
-    fn sample(&self, hash: u64, entry: &Entry<V>) {
-        self.store.heat.record(hash);
-        let age_us = self.store.clock.now_us().saturating_sub(entry.life.loaded_us);
-        self.store.counters.ages.record(age_us);
+    fn sample<Q: KeyForm<K> + ?Sized>(&self, probe: &Probe<'_, Q>) {
+        let store = &*self.store;
+        let Some(loaded_us) = store.local.read(probe, |entry| entry.life.loaded_us) else { return };
+        store.heat.record(probe.hash);
+        store.counters.ages.record(store.clock.now_us().saturating_sub(loaded_us));
     }
 
     pub(crate) fn loaded(&self, answer: Answer<V>) -> Loaded<V> {

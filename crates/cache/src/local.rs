@@ -3,7 +3,8 @@
 //! the flight table; reads take no lock of ours. Called by `store`.
 
 use std::{
-    hash::Hash,
+    cell::Cell,
+    hash::{Hash, Hasher},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -17,7 +18,8 @@ use quick_cache::{
 
 use crate::{
     Policy, Version,
-    hash::{BuildAsGiven, Probe, Stored},
+    front::Fronts,
+    hash::{BuildAsGiven, Probe, Stored, hash_of},
     life::Life,
     tags::Tag,
 };
@@ -70,20 +72,103 @@ pub(crate) struct Entry<V> {
     weight: u64,
 }
 
+impl<V> Entry<V> {
+    pub(crate) fn weight(&self) -> u64 {
+        self.weight
+    }
+}
+
+/// A value's key and entry, as quick_cache keeps them. The entry is a part of the key, because a look-up is shown the key
+/// in its place: it can judge the entry there and take what it needs, without copying the rest. Equal by the key alone.
+#[derive(Debug, Clone)]
+pub(crate) struct Kept<K, V> {
+    pub(crate) key: K,
+    pub(crate) entry: Entry<V>,
+}
+
+impl<K: Hash, V> Hash for Kept<K, V> {
+    #[inline]
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(hash_of(&self.key));
+    }
+}
+
+impl<K: PartialEq, V> PartialEq for Kept<K, V> {
+    fn eq(&self, other: &Self) -> bool {
+        self.key == other.key
+    }
+}
+
+impl<K: Eq, V> Eq for Kept<K, V> {}
+
+impl<K, V, Q: Equivalent<K> + ?Sized> Equivalent<Kept<K, V>> for Probe<'_, Q> {
+    #[inline]
+    fn equivalent(&self, kept: &Kept<K, V>) -> bool {
+        self.key.equivalent(&kept.key)
+    }
+}
+
+/// Looks a key up and reads its entry in place, under the shard's read lock.
+struct Reading<'a, 'key, Q: ?Sized, F, R> {
+    probe: &'a Probe<'key, Q>,
+    read: F,
+    found: Cell<Option<R>>,
+}
+
+impl<Q: ?Sized, F, R> Hash for Reading<'_, '_, Q, F, R> {
+    #[inline]
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.probe.hash);
+    }
+}
+
+impl<K, V, Q, F, R> Equivalent<Kept<K, V>> for Reading<'_, '_, Q, F, R>
+where
+    Q: Equivalent<K> + ?Sized,
+    F: Fn(&Entry<V>) -> R,
+{
+    #[inline]
+    fn equivalent(&self, kept: &Kept<K, V>) -> bool {
+        let is_it = self.probe.key.equivalent(&kept.key);
+        if is_it {
+            self.found.set(Some((self.read)(&kept.entry)));
+        }
+        is_it
+    }
+}
+
+/// Looks a key up whose entry has this life.
+struct Seen<'a, 'key, Q: ?Sized> {
+    probe: &'a Probe<'key, Q>,
+    life: &'a Life,
+}
+
+impl<Q: ?Sized> Hash for Seen<'_, '_, Q> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.probe.hash);
+    }
+}
+
+impl<K, V, Q: Equivalent<K> + ?Sized> Equivalent<Kept<K, V>> for Seen<'_, '_, Q> {
+    fn equivalent(&self, kept: &Kept<K, V>) -> bool {
+        self.probe.key.equivalent(&kept.key) && kept.entry.life == *self.life
+    }
+}
+
 #[derive(Clone)]
 pub(crate) struct ByWeight;
 
-impl<K, V> Weighter<K, Entry<V>> for ByWeight {
-    fn weight(&self, _key: &K, entry: &Entry<V>) -> u64 {
-        entry.weight
+impl<K, V> Weighter<Kept<K, V>, ()> for ByWeight {
+    fn weight(&self, kept: &Kept<K, V>, (): &()) -> u64 {
+        kept.entry.weight
     }
 }
 
 /// Entries that left L1, to be dropped by the caller once it holds no lock: their drop is foreign code.
 pub(crate) struct Displaced<K, V> {
-    removed: Option<(Stored<K>, Entry<V>)>,
+    removed: Option<Kept<K, V>>,
     absence: Option<(Stored<K>, Entry<()>)>,
-    evicted: Vec<(Stored<K>, Entry<V>)>,
+    evicted: Vec<Kept<K, V>>,
 }
 
 impl<K, V> Default for Displaced<K, V> {
@@ -92,36 +177,33 @@ impl<K, V> Default for Displaced<K, V> {
     }
 }
 
-/// Counts evictions, and hands the evicted to [`Displaced`].
-pub(crate) struct Evictions<K, V> {
-    count: Arc<AtomicU64>,
-    entry: std::marker::PhantomData<fn(K, V)>,
-}
+/// Hands what quick_cache pushes out or replaces to [`Displaced`].
+pub(crate) struct Leaving<K, V>(std::marker::PhantomData<fn(K, V)>);
 
-impl<K, V> Clone for Evictions<K, V> {
+impl<K, V> Clone for Leaving<K, V> {
     fn clone(&self) -> Self {
-        Self { count: Arc::clone(&self.count), entry: self.entry }
+        Self(self.0)
     }
 }
 
-impl<K, V> Lifecycle<Stored<K>, Entry<V>> for Evictions<K, V> {
-    type RequestState = Vec<(Stored<K>, Entry<V>)>;
+impl<K, V> Lifecycle<Kept<K, V>, ()> for Leaving<K, V> {
+    type RequestState = Vec<Kept<K, V>>;
 
-    fn on_evict(&self, evicted: &mut Self::RequestState, key: Stored<K>, entry: Entry<V>) {
-        self.count.fetch_add(1, Relaxed);
-        evicted.push((key, entry));
+    fn on_evict(&self, leaving: &mut Self::RequestState, kept: Kept<K, V>, (): ()) {
+        leaving.push(kept);
     }
 }
 
-type Values<K, V> = QuickCache<Stored<K>, Entry<V>, ByWeight, BuildAsGiven, Evictions<K, V>>;
+type Values<K, V> = QuickCache<Kept<K, V>, (), ByWeight, BuildAsGiven, Leaving<K, V>>;
 type Absences<K> =
     QuickCache<Stored<K>, Entry<()>, UnitWeighter, BuildAsGiven, DefaultLifecycle<Stored<K>, Entry<()>>>;
 
 /// Values and absences of one cache in this process.
 pub(crate) struct Local<K, V> {
-    pub(crate) values: Values<K, V>,
+    values: Values<K, V>,
     pub(crate) absences: Absences<K>,
-    evictions: Arc<AtomicU64>,
+    pub(crate) fronts: Fronts<K, V>,
+    evictions: AtomicU64,
 }
 
 /// What an entry costs besides the heap behind its key and value: the slot and quick_cache's 21 bytes.
@@ -129,22 +211,23 @@ const fn slot_bytes<K, V>() -> usize {
     size_of::<K>() + size_of::<Entry<V>>() + 21
 }
 
-/// The guess from which quick_cache derives its ghost room; within two orders of magnitude will do.
-const ENTRY_BYTES_GUESS: u64 = 512;
+/// What lies behind an entry's key and value, by guess. quick_cache derives its ghost room from it, which it fills only
+/// as far as there are evictions: a guess too high costs hit ratio, one too low some bytes for each entry.
+const HEAP_BYTES_GUESS: usize = 64;
 
 impl<K: Clone + Eq + Hash, V: Clone> Local<K, V> {
     pub(crate) fn new(policy: &Policy) -> Self {
-        let entries = usize::try_from(policy.l1_bytes_max / ENTRY_BYTES_GUESS).unwrap_or(usize::MAX);
+        let entry_bytes = (slot_bytes::<K, V>() + HEAP_BYTES_GUESS) as u64;
+        let entries = usize::try_from(policy.l1_bytes_max / entry_bytes).unwrap_or(usize::MAX);
         let options = OptionsBuilder::new()
-            .estimated_items_capacity(entries.clamp(64, 1 << 20))
+            .estimated_items_capacity(entries.clamp(64, 1 << 24))
             .weight_capacity(policy.l1_bytes_max)
             .build()
             .expect("both capacities are set");
-        let evictions = Arc::new(AtomicU64::new(0));
-        let lifecycle = Evictions { count: Arc::clone(&evictions), entry: std::marker::PhantomData };
+        let leaving = Leaving(std::marker::PhantomData);
         let absences = policy.negative_entries_max;
         Self {
-            values: QuickCache::with_options(options, ByWeight, BuildAsGiven, lifecycle),
+            values: QuickCache::with_options(options, ByWeight, BuildAsGiven, leaving),
             absences: QuickCache::with(
                 absences,
                 absences as u64,
@@ -152,13 +235,25 @@ impl<K: Clone + Eq + Hash, V: Clone> Local<K, V> {
                 BuildAsGiven,
                 DefaultLifecycle::default(),
             ),
-            evictions,
+            fronts: Fronts::new(policy.l1_bytes_max),
+            evictions: AtomicU64::new(0),
         }
     }
 
+    /// What `read` makes of the entry of a value, in its place and under the lock of its shard.
     #[inline]
+    pub(crate) fn read<Q: Equivalent<K> + ?Sized, R>(
+        &self,
+        probe: &Probe<'_, Q>,
+        read: impl Fn(&Entry<V>) -> R,
+    ) -> Option<R> {
+        let reading = Reading { probe, read, found: Cell::new(None) };
+        self.values.get(&reading);
+        reading.found.into_inner()
+    }
+
     pub(crate) fn value<Q: Equivalent<K> + ?Sized>(&self, probe: &Probe<'_, Q>) -> Option<Entry<V>> {
-        self.values.get(probe)
+        self.read(probe, Entry::clone)
     }
 
     #[inline]
@@ -175,35 +270,64 @@ impl<K: Clone + Eq + Hash, V: Clone> Local<K, V> {
         traits: Option<Arc<Traits>>,
         out: &mut Displaced<K, V>,
     ) {
-        self.remove(probe, out);
-        let key = Stored(probe.key.clone());
         match found {
             Some((value, heap_bytes)) => {
                 let weight = heap_bytes.saturating_add(slot_bytes::<K, V>() as u64);
-                let entry = Entry { value, life, traits, weight };
-                self.values.insert_with_lifecycle(key, entry, &mut out.evicted);
+                let kept = Kept { key: probe.key.clone(), entry: Entry { value, life, traits, weight } };
+                out.absence = self.absences.remove(probe);
+                // What is there is replaced and not removed first: quick_cache would forget how often it was asked for.
+                self.values.insert_with_lifecycle(kept, (), &mut out.evicted);
+                let evicted = out.evicted.iter().filter(|kept| kept.key != *probe.key).count();
+                if evicted > 0 {
+                    self.evictions.fetch_add(evicted as u64, Relaxed);
+                }
             }
-            None => self.absences.insert(key, Entry { value: (), life, traits, weight: 1 }),
+            None => {
+                out.removed = self.values.remove(probe).map(|(kept, ())| kept);
+                let absence = Entry { value: (), life, traits, weight: 1 };
+                self.absences.insert(Stored(probe.key.clone()), absence);
+            }
         }
+        self.fronts.changed(probe.hash);
     }
 
-    /// Gives the entry of a value another life, if it is still the one that had `known`.
+    /// Gives the entry of a value another life, if it is still the one that had `known`. The caller sees to it that
+    /// nothing is installed for the key meanwhile.
     pub(crate) fn relive(&self, probe: &Probe<'_, K>, known: &Life, life: Life, out: &mut Displaced<K, V>) {
-        let Some((key, mut entry)) = self.values.remove_if(probe, |entry| entry.life == *known) else {
-            return;
-        };
+        let Some(mut entry) = self.value(probe).filter(|entry| entry.life == *known) else { return };
         entry.life = life;
-        self.values.insert_with_lifecycle(key, entry, &mut out.evicted);
+        let kept = Kept { key: probe.key.clone(), entry };
+        // Refused if it was pushed out meanwhile: then there is nothing to give another life.
+        if let Err((kept, ())) = self.values.replace_with_lifecycle(kept, (), true, &mut out.evicted) {
+            out.removed = Some(kept);
+        }
+        self.fronts.changed(probe.hash);
     }
 
     pub(crate) fn remove<Q: Equivalent<K> + ?Sized>(&self, probe: &Probe<'_, Q>, out: &mut Displaced<K, V>) {
-        out.removed = self.values.remove(probe);
+        out.removed = self.values.remove(probe).map(|(kept, ())| kept);
         out.absence = self.absences.remove(probe);
+        self.fronts.changed(probe.hash);
+    }
+
+    /// Takes off the entry of a value that has this life, and gives it.
+    pub(crate) fn reap<Q: Equivalent<K> + ?Sized>(
+        &self,
+        probe: &Probe<'_, Q>,
+        life: &Life,
+    ) -> Option<Kept<K, V>> {
+        self.values.remove(&Seen { probe, life }).map(|(kept, ())| kept)
+    }
+
+    /// All values, in no order, each copied under the lock of its shard.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = Kept<K, V>> {
+        self.values.iter().map(|(kept, ())| kept)
     }
 
     pub(crate) fn clear(&self) {
         self.values.clear();
         self.absences.clear();
+        self.fronts.all_changed();
     }
 
     pub(crate) fn entries(&self) -> u64 {

@@ -2,10 +2,11 @@
 //! Hits are counted in stripes, because they are the one thing that every reader does at once.
 
 use std::{
-    cell::Cell,
-    sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
     time::Duration,
 };
+
+use crate::lane::{self, OWN_STRIPES};
 
 /// The figures of one cache at one moment. All count from when it was built, unless they say "now".
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -217,16 +218,14 @@ impl Ages {
     }
 }
 
-/// Stripes of one counter. 16 keep two threads apart on any machine this runs on, for 2 KiB a cache.
-const STRIPES: usize = 16;
-
-/// One hit in so many is looked at for its age.
+/// One hit in so many is looked at for its age and its key.
 const SAMPLE: u64 = 256;
 
-/// A counter that many threads raise without sharing a cache line.
+/// A counter that many threads raise without sharing a cache line. Takes 4 KiB.
 #[derive(Debug, Default)]
 pub(crate) struct Striped {
-    stripes: [Stripe; STRIPES],
+    own: [Stripe; OWN_STRIPES],
+    shared: Stripe,
 }
 
 /// 128 bytes, because the prefetcher of x86 pulls cache lines in pairs.
@@ -238,36 +237,22 @@ impl Striped {
     /// Counts one; true for one in [`SAMPLE`].
     #[inline]
     pub(crate) fn count(&self) -> bool {
-        let stripe = &self.stripes[stripe()].0;
-        let before = stripe.fetch_add(1, Relaxed);
+        let before = match self.own.get(lane::of_this_thread()) {
+            Some(Stripe(own)) => {
+                // Nobody else writes it: a load and a store are a third of the price of one locked instruction.
+                let before = own.load(Relaxed);
+                own.store(before + 1, Relaxed);
+                before
+            }
+            None => self.shared.0.fetch_add(1, Relaxed),
+        };
         before % SAMPLE == SAMPLE - 1
     }
 
     fn sum(&self) -> u64 {
-        self.stripes.iter().map(|stripe| stripe.0.load(Relaxed)).sum()
+        let stripes = self.own.iter().chain([&self.shared]);
+        stripes.map(|stripe| stripe.0.load(Relaxed)).sum()
     }
-}
-
-static NEXT_STRIPE: AtomicUsize = AtomicUsize::new(0);
-
-thread_local! {
-    /// One above the stripe; zero until this thread has one. A constant, so that its use needs no check.
-    static STRIPE: Cell<usize> = const { Cell::new(0) };
-}
-
-#[inline]
-fn stripe() -> usize {
-    match STRIPE.get() {
-        0 => take_stripe(),
-        taken => taken - 1,
-    }
-}
-
-#[cold]
-fn take_stripe() -> usize {
-    let taken = NEXT_STRIPE.fetch_add(1, Relaxed) % STRIPES;
-    STRIPE.set(taken + 1);
-    taken
 }
 
 #[cfg(test)]
@@ -283,5 +268,21 @@ mod tests {
             }
         });
         assert_eq!(striped.sum(), 4_000);
+    }
+
+    #[test]
+    fn threads_beyond_those_with_a_stripe_of_their_own_lose_no_count() {
+        let (striped, running) = (Striped::default(), std::sync::Barrier::new(2 * OWN_STRIPES));
+        std::thread::scope(|scope| {
+            for _ in 0..2 * OWN_STRIPES {
+                scope.spawn(|| {
+                    running.wait();
+                    (0..1_000).for_each(|_| _ = striped.count());
+                    // All of them live at once.
+                    running.wait();
+                });
+            }
+        });
+        assert_eq!(striped.sum(), 2_000 * OWN_STRIPES as u64);
     }
 }

@@ -80,6 +80,26 @@ pub trait KeyForm<K>: Hash + Equivalent<K> + ToOwned<Owned = K> {}
 
 impl<K, Q: Hash + Equivalent<K> + ToOwned<Owned = K> + ?Sized> KeyForm<K> for Q {}
 
+/// When, and after which sweeps, entries are read. Made once for a read: three loads and the clock.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Moment {
+    now_us: u64,
+    /// An entry with this stamp or a higher one has not been swept. Nothing has, while the line is silent.
+    stamp: u64,
+    /// As `stamp`, for entries without tags.
+    stamp_untagged: u64,
+}
+
+impl Moment {
+    /// True if there is no need to look closer.
+    #[inline]
+    pub(crate) fn finds_fresh<V>(&self, entry: &Entry<V>) -> bool {
+        let life = &entry.life;
+        self.now_us < life.check_us
+            && (life.stamp >= self.stamp || (entry.traits.is_none() && life.stamp >= self.stamp_untagged))
+    }
+}
+
 /// Whether an entry that is good for nothing is taken off when it is seen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Reap {
@@ -97,11 +117,16 @@ pub(crate) enum Look<V> {
 }
 
 impl<K: CacheKey, V: Clone> Store<K, V> {
-    /// What L1 knows of `key`.
+    /// The value of a key that needs no second look: what most reads come to.
     #[inline]
+    pub(crate) fn hit<Q: KeyForm<K> + ?Sized>(&self, probe: &Probe<'_, Q>, moment: &Moment) -> Option<V> {
+        self.local.read(probe, |entry| moment.finds_fresh(entry).then(|| entry.value.clone())).flatten()
+    }
+
+    /// What L1 knows of `key`.
+    #[cold]
     pub(crate) fn look<Q: KeyForm<K> + ?Sized>(&self, probe: &Probe<'_, Q>) -> Look<V> {
         match self.local.value(probe) {
-            Some(entry) if self.is_plainly_fresh(&entry.life, entry.traits.as_deref()) => Look::Hit(entry),
             Some(entry) => self.look_closer(probe, entry, Reap::Yes),
             None => self.look_for_absence(probe, Reap::Yes),
         }
@@ -115,17 +140,18 @@ impl<K: CacheKey, V: Clone> Store<K, V> {
         }
     }
 
-    /// One clock, three loads, four comparisons: what a hit costs beyond the lookup.
+    /// What entries are held against that are read now. Made before the look-up, so that nothing under its lock waits for
+    /// it: whatever is swept before the read begins is seen.
     #[inline]
-    fn is_plainly_fresh(&self, life: &Life, traits: Option<&Traits>) -> bool {
-        let now_us = self.clock.now_us();
-        let sweeps = &self.fleet.sweeps;
-        now_us < life.check_us
-            && now_us < self.fleet.horizon.trusted_until_us()
-            && (life.stamp >= sweeps.newest() || (traits.is_none() && life.stamp >= sweeps.newest_wide()))
+    pub(crate) fn moment(&self) -> Moment {
+        let (now_us, sweeps) = (self.clock.now_us(), &self.fleet.sweeps);
+        if now_us < self.fleet.horizon.trusted_until_us() {
+            Moment { now_us, stamp: sweeps.newest(), stamp_untagged: sweeps.newest_wide() }
+        } else {
+            Moment { now_us, stamp: u64::MAX, stamp_untagged: u64::MAX }
+        }
     }
 
-    #[cold]
     fn look_closer<Q: KeyForm<K> + ?Sized>(
         &self,
         probe: &Probe<'_, Q>,
@@ -140,7 +166,7 @@ impl<K: CacheKey, V: Clone> Store<K, V> {
                 // Judged again under the lock: a fresh value may have come in between.
                 let life = entry.life;
                 if reap == Reap::Yes {
-                    drop(self.local.values.remove_if(probe, |entry| entry.life == life));
+                    drop(self.local.reap(probe, &life));
                 }
                 Look::Miss
             }

@@ -12,6 +12,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use crate::{
     Cache, CacheKey, Load, LoadContext,
     hash::{Probe, hash_of},
+    local::Kept,
     store::Standing,
 };
 
@@ -88,12 +89,11 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
         let mut hot: Vec<(u64, bytes::Bytes)> = self
             .store
             .local
-            .values
             .iter()
-            .filter_map(|(key, _)| {
-                let hash = hash_of(&key.0);
+            .filter_map(|kept| {
+                let hash = hash_of(&kept.key);
                 let found = heat.iter().find(|(known, _)| *known == hash)?;
-                Some((found.1, key.0.encode()))
+                Some((found.1, kept.key.encode()))
             })
             .collect();
         hot.sort_by_key(|(count, _)| std::cmp::Reverse(*count));
@@ -107,15 +107,16 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
     /// of its shards at a time.
     pub fn drop_expired(&self) -> u64 {
         let store = &*self.store;
-        let is_over = |key: &K, entry: &crate::local::Entry<V>| {
-            let standing = store.standing(|| key.encode(), &entry.life, entry.traits.as_deref());
+        let is_over = |kept: &Kept<K, V>| {
+            let entry = &kept.entry;
+            let standing = store.standing(|| kept.key.encode(), &entry.life, entry.traits.as_deref());
             standing == Standing::Over
         };
-        let over: Vec<_> = store.local.values.iter().filter(|(key, entry)| is_over(&key.0, entry)).collect();
+        let over: Vec<_> = store.local.iter().filter(is_over).collect();
         let mut dropped = 0;
-        for (key, seen) in over {
+        for seen in over {
             // Only what was seen: a fresh value may have come in between.
-            let removed = store.local.values.remove_if(&Probe::of(&key.0), |entry| entry.life == seen.life);
+            let removed = store.local.reap(&Probe::of(&seen.key), &seen.entry.life);
             dropped += u64::from(removed.is_some());
         }
         dropped

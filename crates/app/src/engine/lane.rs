@@ -19,6 +19,7 @@ use tokio_postgres::error::SqlState;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use super::backlog::Backlog;
 use super::batch::{BatchError, LaneConnection, Limits, OpenError, Outcome, run};
 use super::blocked::{blocked, needs_any};
 use super::command::{Decision, EngineError, Reply};
@@ -70,26 +71,24 @@ impl Lane {
 
     /// Runs until draining has begun and the queue is empty.
     pub(super) async fn run(mut self, mut queue: mpsc::Receiver<Job>, draining: CancellationToken) {
-        let mut waiting = Vec::with_capacity(self.config.batch_max);
+        let mut backlog = Backlog::new(&self.config);
         loop {
-            let taken = tokio::select! {
-                taken = queue.recv_many(&mut waiting, self.config.batch_max) => taken,
-                () = draining.cancelled(), if !queue.is_closed() => {
-                    // What is queued is still decided; nothing new comes in.
-                    queue.close();
-                    continue;
-                }
+            if draining.is_cancelled() {
+                // What is queued is still decided; nothing new comes in.
+                queue.close();
+            }
+            let is_more = tokio::select! {
+                is_more = backlog.fill(&mut queue) => is_more,
+                () = draining.cancelled(), if !queue.is_closed() => continue,
             };
-            if taken == 0 {
+            if !is_more {
                 return;
             }
-            let taken = std::mem::take(&mut waiting);
-            if AssertUnwindSafe(self.work(taken)).catch_unwind().await.is_err() {
+            if AssertUnwindSafe(self.work(backlog.next_batch())).catch_unwind().await.is_err() {
                 // The callers of the batch are told that nobody knows: it may have been committed.
                 self.count_panic("work off batch");
                 self.connection = None;
             }
-            waiting.reserve(self.config.batch_max);
         }
     }
 

@@ -10,6 +10,7 @@
 //! A refusal or a failure is a value. An SQL error is never one command's outcome unless that command alone causes it.
 
 mod answers;
+mod backlog;
 mod batch;
 mod blocked;
 mod book;

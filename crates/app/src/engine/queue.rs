@@ -24,9 +24,11 @@ use super::model::{AccountRecord, PaymentRecord};
 pub struct EngineConfig {
     /// Connections that commit batches. More than two or three add little: fsync is shared anyway.
     pub lanes: usize,
-    /// Commands in one batch at most. Two lanes with large batches meet on some account almost always, and then wait for
-    /// each other: beyond this the rate falls, and a backlog that makes large batches never drains.
+    /// Commands in one batch at most; beyond this the tail grows faster than the rate.
     pub batch_max: usize,
+    /// Accounts that one batch locks at most. Batches of two lanes that lock many meet on some account almost always, and
+    /// then wait for each other: the rate falls, and a backlog that makes such batches never drains.
+    pub batch_accounts_max: usize,
     /// Commands waiting over all lanes at most; over it a caller is refused at once.
     pub queue_max: usize,
     /// A command that waited longer than this is refused unexecuted.
@@ -47,7 +49,8 @@ impl Default for EngineConfig {
     fn default() -> Self {
         Self {
             lanes: 2,
-            batch_max: 128,
+            batch_max: 1_000,
+            batch_accounts_max: 256,
             queue_max: 8_192,
             queue_timeout: Duration::from_secs(5),
             batch_timeout: Duration::from_secs(10),

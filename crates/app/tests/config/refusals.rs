@@ -162,7 +162,7 @@ fn settings_that_contradict_each_other_are_both_named() {
     );
     check(&[("PAYSTRATA__TARGETS__P95_MS", "200")], "targets.p95_ms = 200", "targets.p99_ms = 100 (default)");
     check(&[("PAYSTRATA__TARGETS__P50_MS", "90")], "targets.p50_ms = 90", "targets.p95_ms = 80 (default)");
-    check(&[("PAYSTRATA__ENGINE__QUEUE_MAX", "10")], "engine.batch_max = 128", "engine.queue_max = 10");
+    check(&[("PAYSTRATA__ENGINE__QUEUE_MAX", "10")], "engine.batch_max = 1000", "engine.queue_max = 10");
     check(
         &[
             ("PAYSTRATA__GATEWAYS__AUTHORIZE_NET__TIMEOUT_MS", "30001"),

@@ -10,8 +10,11 @@ section! {
     EngineConfig = "engine" {
         /// Batches committed side by side; each holds one connection to the primary, outside the pools.
         lanes: NonZeroUsize = "lanes" count(1, 64), Fixed("2");
-        /// Most commands in one commit. Larger batches of two lanes wait for each other's accounts.
-        batch_max: NonZeroUsize = "batch_max" count(1, 10_000), Fixed("128");
+        /// Most commands in one commit.
+        batch_max: NonZeroUsize = "batch_max" count(1, 10_000), Fixed("1000");
+        /// Most accounts that one commit locks, but for a single command that needs more. Lanes whose batches lock many
+        /// wait for each other.
+        batch_accounts_max: NonZeroUsize = "batch_accounts_max" count(2, 20_000), Fixed("256");
         /// Most commands waiting for a batch; one more is refused with 503 and `Retry-After`, before any effect.
         queue_max: NonZeroUsize = "queue_max" count(1, 1_000_000), Fixed("8192");
         /// Longest wait of a command for its batch; it is refused then, before any effect. What becomes of a batch after

@@ -1,0 +1,245 @@
+//! Copies of what a thread reads again and again, kept by that thread: a hit there takes no lock and shares no cache line
+//! that anybody writes, but for the value's own reference count, and not even that where the value is only lent.
+//! Decides nothing: a copy is given up when its key changes, and judged by the caller like any entry. Kept by `local`.
+//!
+//! A copy carries the number that its key's group had before the entry was taken from L1. Whoever changes a key in L1
+//! raises the number after the change and before returning: a copy that was taken before the change is then no longer
+//! believed, and one taken after it is right.
+
+use std::{
+    array::from_fn,
+    sync::atomic::{AtomicU64, Ordering::SeqCst},
+};
+
+use quick_cache::Equivalent;
+
+use crate::{hash::Probe, lane::PerLane, local::Entry};
+
+/// Places for copies in one thread: as many hot keys as fit the processor's second cache with their values.
+const PLACES: usize = 2_048;
+/// A copy lies in one of so many places from the one its hash names.
+const WINDOW: usize = 8;
+/// Hits remembered of what has no copy.
+const SEEN: usize = 8_192;
+/// Groups of keys whose changes are told apart.
+const GROUPS: usize = 1_024;
+/// Reads after which a thread judges whether copies are of use to it, by an eighth of them; and for how many reads it
+/// then goes without.
+const TRIAL: u32 = 4_096;
+const ASLEEP: u32 = 1 << 16;
+/// Hits after which room for another copy is looked for again, once there was none.
+const REST: u32 = 4_096;
+/// What one thread's copies may weigh, as a part of the room of L1: they may outlive their entries there.
+const PART_OF_ROOM: u64 = 64;
+
+/// The copies of one cache.
+pub(crate) struct Fronts<K, V> {
+    /// How often the keys of each group have changed.
+    changes: Box<[AtomicU64; GROUPS]>,
+    fronts: PerLane<Front<K, V>>,
+    bytes_max: u64,
+}
+
+/// What one thread has.
+struct Front<K, V> {
+    /// The hash of the copy at each place; of nothing where there is none.
+    hashes: Box<[u64; PLACES]>,
+    copies: Box<[Option<Copied<K, V>>; PLACES]>,
+    /// A part of the hash that last came by here without a copy: what comes again before another one does is copied, so
+    /// that a scan copies nothing.
+    seen: Box<[u16; SEEN]>,
+    bytes: u64,
+    /// How many places are taken.
+    taken: usize,
+    /// Hits for which nothing is copied, because there was no room.
+    rest: u32,
+    /// Reads that ask for no copy, because too few of the last ones found one.
+    asleep: u32,
+    /// Reads of this trial, and how many of them found a copy.
+    asked: u32,
+    found: u32,
+}
+
+struct Copied<K, V> {
+    key: K,
+    /// The number of its group before the entry was taken from L1.
+    change: u64,
+    entry: Entry<V>,
+}
+
+/// Takes the place of a hash where there is none. A key whose hash it is has no copy.
+const NONE: u64 = 0;
+
+impl<K, V> Fronts<K, V> {
+    /// For an L1 with room for so many bytes.
+    pub(crate) fn new(l1_bytes_max: u64) -> Self {
+        Self {
+            changes: Box::new(from_fn(|_| AtomicU64::new(0))),
+            fronts: PerLane::new(),
+            bytes_max: l1_bytes_max / PART_OF_ROOM,
+        }
+    }
+
+    /// What `read` makes of this thread's copy, if there is one that `is_fresh`; otherwise `read` is given back.
+    ///
+    /// `read` is foreign code: it may come back here, and then finds no copies.
+    #[inline]
+    pub(crate) fn read<Q, T, F>(
+        &self,
+        probe: &Probe<'_, Q>,
+        is_fresh: impl FnOnce(&Entry<V>) -> bool,
+        read: F,
+    ) -> Result<T, F>
+    where
+        Q: Equivalent<K> + ?Sized,
+        F: FnOnce(&V) -> T,
+    {
+        let mut read = Some(read);
+        let found = self.fronts.enter(|front| {
+            if front.is_asleep() {
+                return None;
+            }
+            let copied = front.find(probe)?;
+            if copied.change != self.before(probe.hash) || !is_fresh(&copied.entry) {
+                return None;
+            }
+            let read = read.take()?;
+            let made = read(&copied.entry.value);
+            front.found += 1;
+            Some(made)
+        });
+        found.flatten().ok_or_else(|| read.take().expect("only what was found was read"))
+    }
+
+    /// The number that a copy of a key with this hash must carry if it is taken from L1 afterwards.
+    #[inline]
+    pub(crate) fn before(&self, hash: u64) -> u64 {
+        self.change(hash).load(SeqCst)
+    }
+
+    /// Takes note of a hit in L1. True if the key was hit before, lately: then it is worth a copy.
+    #[inline]
+    pub(crate) fn is_again(&self, hash: u64) -> bool {
+        self.fronts.enter_or_make(Front::new, |front| front.is_again(hash)).unwrap_or(false)
+    }
+
+    /// Keeps a copy of what was taken from L1 after `change` had been asked for.
+    pub(crate) fn keep(&self, hash: u64, key: K, change: u64, entry: Entry<V>) {
+        let copied = Copied { key, change, entry };
+        let displaced =
+            self.fronts.enter_or_make(Front::new, |front| front.keep(hash, copied, self.bytes_max));
+        // Foreign code, that may come back here.
+        drop(displaced);
+    }
+
+    /// The key with this hash has changed in L1.
+    #[inline]
+    pub(crate) fn changed(&self, hash: u64) {
+        self.change(hash).fetch_add(1, SeqCst);
+    }
+
+    /// Every key may have changed in L1.
+    pub(crate) fn all_changed(&self) {
+        self.changes.iter().for_each(|changes| _ = changes.fetch_add(1, SeqCst));
+    }
+
+    #[inline]
+    fn change(&self, hash: u64) -> &AtomicU64 {
+        &self.changes[low(hash >> 32) % GROUPS]
+    }
+}
+
+impl<K, V> Front<K, V> {
+    fn new() -> Self {
+        // On the heap from the start: 200 KiB are too much for some stacks.
+        let copies: Vec<Option<Copied<K, V>>> = std::iter::repeat_with(|| None).take(PLACES).collect();
+        Self {
+            hashes: Box::new([NONE; PLACES]),
+            copies: copies.try_into().ok().expect("as many as there are places"),
+            seen: Box::new([0; SEEN]),
+            bytes: 0,
+            taken: 0,
+            rest: 0,
+            asleep: 0,
+            asked: 0,
+            found: 0,
+        }
+    }
+
+    /// Counts a read, and gives up for a while where copies are of no use: the set that is read is too large.
+    #[inline]
+    fn is_asleep(&mut self) -> bool {
+        if self.asleep > 0 {
+            self.asleep -= 1;
+            return true;
+        }
+        self.asked += 1;
+        if self.asked == TRIAL {
+            if self.found < TRIAL / 8 {
+                self.asleep = ASLEEP;
+            }
+            (self.asked, self.found) = (0, 0);
+        }
+        false
+    }
+
+    #[inline]
+    fn find<Q: Equivalent<K> + ?Sized>(&self, probe: &Probe<'_, Q>) -> Option<&Copied<K, V>> {
+        for place in window(probe.hash) {
+            if self.hashes[place] == probe.hash {
+                return self.copies[place].as_ref().filter(|copied| probe.key.equivalent(&copied.key));
+            }
+            if self.hashes[place] == NONE {
+                return None;
+            }
+        }
+        None
+    }
+
+    #[inline]
+    fn is_again(&mut self, hash: u64) -> bool {
+        if self.asleep > 0 || self.rest > 0 {
+            self.rest = self.rest.saturating_sub(1);
+            return false;
+        }
+        let part = (hash >> 48) as u16;
+        let is_again = std::mem::replace(&mut self.seen[low(hash >> 16) % SEEN], part) == part;
+        is_again || (self.taken < PLACES && window(hash).any(|place| self.hashes[place] == NONE))
+    }
+
+    /// Gives what had to make room.
+    fn keep(&mut self, hash: u64, copied: Copied<K, V>, bytes_max: u64) -> Option<Copied<K, V>> {
+        if hash == NONE {
+            return Some(copied);
+        }
+        let mut places = window(hash);
+        let place = places.find(|place| [NONE, hash].contains(&self.hashes[*place]));
+        // Any will do; bits that chose neither place nor group are as good as a die.
+        let place = place.unwrap_or((low(hash) + low(hash >> 56) % WINDOW) % PLACES);
+        let bytes = self.bytes - self.copies[place].as_ref().map_or(0, |copied| copied.entry.weight())
+            + copied.entry.weight();
+        if bytes > bytes_max {
+            self.rest = REST;
+            return Some(copied);
+        }
+        self.bytes = bytes;
+        self.taken += usize::from(self.hashes[place] == NONE);
+        self.hashes[place] = hash;
+        self.copies[place].replace(copied)
+    }
+}
+
+/// The places where a copy may lie. A place, once taken, is never empty again, so the first empty one ends a search.
+#[inline]
+fn window(hash: u64) -> impl Iterator<Item = usize> {
+    (0..WINDOW).map(move |step| (low(hash) + step) % PLACES)
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "a few low bits are what is wanted")]
+#[inline]
+fn low(hash: u64) -> usize {
+    hash as usize
+}
+
+#[cfg(test)]
+mod tests;

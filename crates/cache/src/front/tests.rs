@@ -1,0 +1,134 @@
+//! A copy of a key is given up by whatever changes the key, on every thread, before the change returns.
+
+use std::{
+    convert::Infallible,
+    sync::{
+        Arc, Barrier,
+        atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use crate::{Cache, Policy, Version, hash::Probe};
+
+/// Hits after which a thread has copied a key.
+const WARM: usize = 10;
+
+fn cache() -> Cache<u64, u64> {
+    Cache::builder("hot").policy(Policy { grace: Duration::from_secs(60), ..Policy::default() }).build()
+}
+
+/// A cache whose key 1 this thread has a copy of.
+async fn warmed() -> Cache<u64, u64> {
+    let cache = cache();
+    let load = |context: crate::LoadContext<u64>| async move {
+        context.tag("even");
+        Ok::<_, Infallible>(Some(2))
+    };
+    cache.get_or_load(&1, load).await.unwrap();
+    warm(&cache);
+    cache
+}
+
+fn warm(cache: &Cache<u64, u64>) {
+    (0..WARM).for_each(|_| assert!(cache.get(&1).is_some()));
+    assert!(has_copy(cache), "no copy was made");
+}
+
+fn has_copy(cache: &Cache<u64, u64>) -> bool {
+    cache.store.local.fronts.read(&Probe::of(&1), |_| true, |_| ()).is_ok()
+}
+
+async fn check(change: impl AsyncFnOnce(&Cache<u64, u64>), expected: Option<u64>) {
+    let cache = warmed().await;
+    change(&cache).await;
+    assert_eq!(cache.get(&1), expected);
+    assert_eq!(cache.get_with(&1, |value| *value), expected);
+    let load = |_| async { Ok::<_, Infallible>(Some(99)) };
+    assert_eq!(cache.get_or_load(&1, load).await.unwrap(), Some(expected.unwrap_or(99)));
+}
+
+#[tokio::test]
+async fn whatever_voids_a_key_ends_its_copies() {
+    // Not awaited on purpose: a verb has voided here when it returns.
+    check(async |cache| drop(cache.invalidate(&1)), None).await;
+    check(async |cache| drop(cache.expire(&1)), None).await;
+    check(async |cache| drop(cache.tag("even").remove()), None).await;
+    check(async |cache| drop(cache.clear()), None).await;
+    check(async |cache| drop(cache.set(1, 5, Version::NONE)), Some(5)).await;
+}
+
+#[tokio::test]
+async fn hits_of_copies_are_counted() {
+    let cache = warmed().await;
+    let before = cache.stats().hits;
+    (0..1_000).for_each(|_| assert_eq!(cache.get_with(&1, |value| *value), Some(2)));
+    assert_eq!(cache.stats().hits, before + 1_000);
+}
+
+#[tokio::test]
+async fn closure_that_reads_and_changes_the_same_key_sees_its_own_change() {
+    let cache = warmed().await;
+    let seen = cache.get_with(&1, |lent| {
+        drop(cache.invalidate(&1));
+        (*lent, cache.get(&1), cache.get_with(&1, |value| *value))
+    });
+    assert_eq!(seen, Some((2, None, None)));
+}
+
+#[tokio::test]
+async fn value_whose_drop_reads_the_cache_is_replaced() {
+    struct Nosy(Cache<u64, Arc<Self>>);
+    impl Drop for Nosy {
+        fn drop(&mut self) {
+            assert!(self.0.get(&2).is_none());
+        }
+    }
+    let cache: Cache<u64, Arc<Nosy>> = Cache::builder("nosy").build();
+    for _ in 0..3 {
+        drop(cache.set(1, Arc::new(Nosy(cache.clone())), Version::NONE));
+        (0..WARM).for_each(|_| assert!(cache.get(&1).is_some()));
+    }
+    // The values hold the cache that holds them.
+    drop(cache.clear());
+    (0..WARM).for_each(|_| assert!(cache.get(&1).is_none()));
+}
+
+#[test]
+fn no_thread_reads_less_than_what_was_set_before() {
+    const ROUNDS: u64 = 20_000;
+    let (cache, published, over) = (cache(), AtomicU64::new(1), AtomicBool::new(false));
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let _entered = runtime.enter();
+    drop(cache.set(1, 1, Version::NONE));
+    let (begun, copies) = (Barrier::new(3), AtomicU64::new(0));
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                warm(&cache);
+                begun.wait();
+                while !over.load(SeqCst) {
+                    let floor = published.load(SeqCst);
+                    // A set takes the old value away before it puts the new one in.
+                    if let Some(seen) = cache.get_with(&1, |value| *value) {
+                        assert!(seen >= floor, "{seen} was read after {floor} was set");
+                    }
+                    copies.fetch_add(u64::from(has_copy(&cache)), SeqCst);
+                }
+            });
+        }
+        begun.wait();
+        for round in 2..ROUNDS {
+            drop(cache.set(1, round, Version::NONE));
+            published.store(round, SeqCst);
+            // Long enough unchanged for the readers to take copies.
+            if round % 1_000 == 0 {
+                let before = copies.load(SeqCst);
+                while copies.load(SeqCst) == before {
+                    std::thread::yield_now();
+                }
+            }
+        }
+        over.store(true, SeqCst);
+    });
+}
