@@ -53,7 +53,9 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
 
     pub(crate) fn assemble(store: Arc<Store<K, V>>, tasks: Vec<JoinHandle<()>>) -> Self {
         let (policy, fleet) = (Arc::clone(&store.policy), Arc::clone(&store.fleet));
-        Self { store, policy, owner: Arc::new(Owner { fleet, tasks: Mutex::new(tasks) }) }
+        let has_courier = fleet.is_shared() || store.writes.is_some();
+        let owner = Owner { fleet, has_courier, tasks: Mutex::new(tasks) };
+        Self { store, policy, owner: Arc::new(owner) }
     }
 
     /// A handle to the same cache whose reads and writes follow an edited copy of the policy. What is fixed when a cache
@@ -267,7 +269,7 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
     fn sample(&self, hash: u64, entry: &Entry<V>) {
         self.store.heat.record(hash);
         let age_us = self.store.clock.now_us().saturating_sub(entry.life.loaded_us);
-        self.store.counters.ages.record(age_us);
+        self.store.counters.served_ages.record_us(age_us);
     }
 
     pub(crate) fn loaded(&self, answer: Answer<V>) -> Loaded<V> {
@@ -292,7 +294,8 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
 /// Owns the tasks: they end with the last handle.
 pub(crate) struct Owner {
     fleet: Arc<Fleet>,
-    /// The courier first.
+    has_courier: bool,
+    /// The courier first, if there is one.
     pub(crate) tasks: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -302,8 +305,9 @@ impl Owner {
         if tasks.is_empty() {
             return;
         }
-        let mut courier = tasks.remove(0);
+        let courier = self.has_courier.then(|| tasks.remove(0));
         tasks.iter().for_each(JoinHandle::abort);
+        let Some(mut courier) = courier else { return };
         self.fleet.stop.notify_one();
         if tokio::time::timeout(self.fleet.confirmation, &mut courier).await.is_err() {
             courier.abort();

@@ -45,8 +45,33 @@ pub(crate) struct Traits {
 
 #[derive(Debug)]
 pub(crate) struct Idle {
-    pub(crate) limit_us: u64,
-    pub(crate) used_us: AtomicU64,
+    limit_us: u64,
+    /// How precisely it is known when it was read. Coarse, to spare the line that readers share.
+    grain_us: u64,
+    used_us: AtomicU64,
+}
+
+impl Idle {
+    /// A sixty-fourth of what it is asked for is precise enough.
+    pub(crate) fn new(limit_us: u64, grain_us: u64, now_us: u64) -> Self {
+        Self { limit_us, grain_us: grain_us.min(limit_us) / 64, used_us: AtomicU64::new(now_us) }
+    }
+
+    pub(crate) fn used_us(&self) -> u64 {
+        self.used_us.load(Relaxed)
+    }
+
+    /// True if nobody has read it for too long.
+    pub(crate) fn is_over_at(&self, now_us: u64) -> bool {
+        now_us >= self.used_us().saturating_add(self.limit_us)
+    }
+
+    /// Somebody reads it.
+    pub(crate) fn touch(&self, now_us: u64) {
+        if now_us >= self.used_us().saturating_add(self.grain_us) {
+            self.used_us.store(now_us, Relaxed);
+        }
+    }
 }
 
 impl Traits {
@@ -68,6 +93,19 @@ pub(crate) struct Entry<V> {
     pub(crate) traits: Option<Arc<Traits>>,
     /// Kept, because the weight of an entry must not change while it is stored.
     weight: u64,
+}
+
+impl<V> Entry<V> {
+    pub(crate) fn weight(&self) -> u64 {
+        self.weight
+    }
+
+    /// Somebody reads it.
+    pub(crate) fn touch(&self, now_us: u64) {
+        if let Some(idle) = self.traits.as_ref().and_then(|traits| traits.idle.as_ref()) {
+            idle.touch(now_us);
+        }
+    }
 }
 
 #[derive(Clone)]

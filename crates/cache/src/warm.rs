@@ -9,11 +9,7 @@ use std::{
 use futures_util::{Stream, StreamExt, pin_mut};
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::{
-    Cache, CacheKey, Load, LoadContext,
-    hash::{Probe, hash_of},
-    store::Standing,
-};
+use crate::{Cache, CacheKey, Load, LoadContext, hash::hash_of};
 
 /// How fast a cache is filled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,27 +94,6 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
             .collect();
         hot.sort_by_key(|(count, _)| std::cmp::Reverse(*count));
         hot.into_iter().take(at_most).map(|(_, key)| key).collect()
-    }
-}
-
-impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
-    /// Drops what is in process and good for nothing any more, and tells how many entries that were. Reads do this for
-    /// the keys they ask for; this does it for those that nobody asks for. Costs a walk through L1, with the lock of one
-    /// of its shards at a time.
-    pub fn drop_expired(&self) -> u64 {
-        let store = &*self.store;
-        let is_over = |key: &K, entry: &crate::local::Entry<V>| {
-            let standing = store.standing(|| key.encode(), &entry.life, entry.traits.as_deref());
-            standing == Standing::Over
-        };
-        let over: Vec<_> = store.local.values.iter().filter(|(key, entry)| is_over(&key.0, entry)).collect();
-        let mut dropped = 0;
-        for (key, seen) in over {
-            // Only what was seen: a fresh value may have come in between.
-            let removed = store.local.values.remove_if(&Probe::of(&key.0), |entry| entry.life == seen.life);
-            dropped += u64::from(removed.is_some());
-        }
-        dropped
     }
 }
 
