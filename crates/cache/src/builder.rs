@@ -262,8 +262,8 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> CacheBuilder<K, V> {
             stop: Notify::new(),
         });
         let turns = self.tiers.first().filter(|_| self.renewal.is_some()).map(|(tier, options)| {
-            let name: Arc<str> = Arc::from(format!("{}#turns", self.name));
-            TierSide::new(&name, &self.observer, tier.share(&name), options.clone(), self.clock)
+            let share = tier.share(&format!("{}#turns", self.name));
+            TierSide::new(&self.name, &self.observer, share, options.clone(), self.clock)
         });
         let in_flight_max = self.policy.loads_max.saturating_add(self.policy.loads_queued_max);
         let store = Arc::new(Store {

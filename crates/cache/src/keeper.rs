@@ -185,18 +185,29 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
 
     /// The keys whose time it is. Lets go of those that are no longer in process.
     fn due(&self, keeper: &Keeper<K, V>) -> Vec<K> {
-        let mut due = Vec::new();
-        lock(&keeper.kept).retain(|key, kept| {
-            let entry = self.local.values.peek(&Probe::of(key));
+        // Copied, so that nobody who stores a value waits for a walk through L1.
+        let kept: Vec<(K, Kept)> =
+            lock(&keeper.kept).iter().map(|(key, kept)| (key.clone(), *kept)).collect();
+        let (mut due, mut gone) = (Vec::new(), Vec::new());
+        for (key, kept) in kept {
+            let entry = self.local.values.peek(&Probe::of(&key));
             let was_read = entry.as_ref().is_some_and(|entry| {
                 let idle = entry.traits.as_ref().and_then(|traits| traits.idle.as_ref());
                 kept.is_read || idle.is_none_or(|idle| idle.used_us() > kept.loaded_us)
             });
             if was_read || kept.is_pinned {
-                due.push(key.clone());
+                due.push(key);
+            } else if entry.is_none() {
+                gone.push((key, kept));
             }
-            entry.is_some() || kept.is_pinned
-        });
+        }
+        let mut kept = lock(&keeper.kept);
+        for (key, seen) in gone {
+            // Unless it has come back meanwhile.
+            if kept.get(&key).is_some_and(|kept| kept.loaded_us == seen.loaded_us && !kept.is_pinned) {
+                kept.remove(&key);
+            }
+        }
         due
     }
 

@@ -14,7 +14,7 @@ use crate::{
     flight::{Flight, Outcome, Seat, Waiter},
     hash::Probe,
     keeper::keeps,
-    life::ENDLESS,
+    life::{ENDLESS, Life},
     local::{Displaced, Idle},
     read::answer_of_hit,
     stats::count,
@@ -129,22 +129,18 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
         };
         let mark = self.fleet.horizon.mark();
         let flight = shard.begin(key.clone(), stamp, now_us);
+        let mut displaced = Displaced::default();
         if let Some(answer) = fallback {
             let life = answer.life;
-            let _first = flight.fallback.set(answer);
             if purpose == Purpose::Refresh {
                 // Once: who reads from now on until it expires does not come here.
-                let mut displaced = Displaced::default();
-                let next = crate::life::Life { check_us: life.expires_us, ..life };
+                let next = Life { check_us: life.expires_us, ..life };
                 self.local.relive(&probe, &life, next, &mut displaced);
-                drop(shard);
-                drop(displaced);
-            } else {
-                drop(shard);
             }
-        } else {
-            drop(shard);
+            let _first = flight.fallback.set(answer);
         }
+        drop(shard);
+        drop(displaced);
         let key_bytes = if self.fleet.is_shared() { key.encode() } else { Bytes::new() };
         Boarding::Lead(Lead {
             store: Arc::clone(self),
