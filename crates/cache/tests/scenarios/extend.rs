@@ -137,7 +137,8 @@ async fn extensions_among_changes_and_losses_show_nobody_what_he_was_told_is_voi
         let source = Source::default();
         source.version.store(1, SeqCst);
         let mut dice = StdRng::seed_from_u64(seed);
-        let mut told = [0_u64; 2];
+        // What a flagged answer must reflect, and what any other must.
+        let (mut told, mut told_fresh) = ([0_u64; 2], [0_u64; 2]);
         for step in 0..120 {
             let at = dice.random_range(0..2_usize);
             let (cache, link) = &nodes[at];
@@ -154,15 +155,18 @@ async fn extensions_among_changes_and_losses_show_nobody_what_he_was_told_is_voi
                 }
                 2 => {
                     // Fallbacks may be given for it, with a flag.
-                    drop(cache.expire("k"));
+                    let version = source.version.fetch_add(1, SeqCst) + 1;
+                    drop(cache.expire_many(["k"], Version(version)));
+                    told_fresh[at] = version;
                 }
                 3 => link.faults.lose_messages(50),
                 4 => link.faults.lose_answers(30),
                 5 => link.faults.swap_messages(50),
                 6 => link.mend(),
                 _ => {
-                    let bar = told[at];
+                    let (bar, bar_fresh) = (told[at], told[at].max(told_fresh[at]));
                     if let Some((value, is_stale)) = source.entry(cache, "k").await {
+                        let bar = if is_stale { bar } else { bar_fresh };
                         assert!(value >= bar, "seed {seed}, step {step}: {value} after {bar} ({is_stale})");
                     }
                 }
