@@ -15,6 +15,7 @@ use crate::engine::Engine;
 use crate::fraud::Fraud;
 use crate::gateways::Gateways;
 use crate::merchants::keys::Keys;
+use crate::observe::CacheFigures;
 use crate::supervise::Watch;
 
 /// The composed service.
@@ -36,6 +37,8 @@ pub struct App {
     pub keys: Keys,
     /// Where time goes.
     pub monitor: Monitor,
+    /// What the caches count, on its way to the monitor.
+    pub cache_figures: CacheFigures,
     /// Charges under way: awaited on shutdown, whatever became of their callers.
     pub charges: TaskTracker,
     /// Requests that may be in flight.
@@ -46,4 +49,14 @@ pub struct App {
     pub watch: Watch,
     /// Set once shutdown has begun.
     pub draining: CancellationToken,
+}
+
+impl App {
+    /// The monitor, with what the caches have counted so far.
+    #[must_use]
+    pub fn measured(&self) -> &Monitor {
+        let [accounts, payments] = self.documents.stats();
+        self.cache_figures.export(&self.monitor, [accounts, payments, ("api-keys", self.keys.stats())]);
+        &self.monitor
+    }
 }

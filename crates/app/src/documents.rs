@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use paystrata_cache::{Cache, CacheError, CacheKey, LoadContext, Policy, RedisTier, Stats, Version};
+use paystrata_cache::{
+    Cache, CacheError, CacheKey, LoadContext, Observer, Policy, RedisTier, Stats, Version,
+};
 use paystrata_db::Token;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -17,6 +19,9 @@ use crate::ids::MerchantId;
 
 /// Bytes of bookkeeping counted per document beside its body.
 const OVERHEAD_BYTES: usize = 96;
+
+/// How soon the memory of what nobody reads any more is given back.
+const MAINTENANCE: Duration = Duration::from_secs(60);
 
 type AccountKey = [u8; 16];
 /// Owner and id: what another merchant is denied must not be cached as absent for the owner.
@@ -56,10 +61,14 @@ pub struct Documents {
 impl Documents {
     /// Caches in process, and in Redis when a tier is given.
     #[must_use]
-    pub fn new(config: &DocumentsConfig, redis: Option<&RedisTier>) -> Self {
+    pub fn new(
+        config: &DocumentsConfig,
+        redis: Option<&RedisTier>,
+        observer: impl Fn(&str) -> Arc<dyn Observer>,
+    ) -> Self {
         Self {
-            accounts: build("accounts", config, redis),
-            payments: build("payments", config, redis),
+            accounts: build("accounts", config, redis, observer("accounts")),
+            payments: build("payments", config, redis, observer("payments")),
             timeline: AtomicU32::new(0),
         }
     }
@@ -118,6 +127,7 @@ fn build<K: CacheKey>(
     name: &str,
     config: &DocumentsConfig,
     redis: Option<&RedisTier>,
+    observer: Arc<dyn Observer>,
 ) -> Cache<K, Arc<Document>> {
     let policy = Policy {
         ttl: config.ttl,
@@ -126,9 +136,10 @@ fn build<K: CacheKey>(
         max_stale: config.max_stale,
         ..Policy::default()
     };
-    let builder = Cache::builder(name)
-        .policy(policy)
-        .weigher(|_, document: &Arc<Document>| document.body.len() + document.etag.len() + OVERHEAD_BYTES);
+    let builder =
+        Cache::builder(name).policy(policy).observer(observer).maintain_every(MAINTENANCE).weigher(
+            |_, document: &Arc<Document>| document.body.len() + document.etag.len() + OVERHEAD_BYTES,
+        );
     match redis {
         Some(tier) => builder.redis(tier).build(),
         None => builder.build(),

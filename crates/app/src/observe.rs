@@ -1,6 +1,8 @@
 //! Joins what the crates report to the monitor: the only place where a leaf's observer and the monitor meet. Also the
 //! layer that times requests by route.
 
+mod caches;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +17,8 @@ use crate::app::App;
 use crate::config::TargetsConfig;
 use crate::documents::Documents;
 use crate::engine::{Commit, EngineObserver};
+
+pub use caches::{CacheFigures, CacheObserver};
 
 /// A monitor with the objectives of this service.
 #[must_use]

@@ -72,14 +72,14 @@ async fn ready(State(app): State<Arc<App>>) -> Response {
 }
 
 async fn metrics(State(app): State<Arc<App>>) -> Response {
-    let mut response = Response::new(app.monitor.prometheus().into());
+    let mut response = Response::new(app.measured().prometheus().into());
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(PROMETHEUS_CONTENT_TYPE));
     response
 }
 
 /// The same figures as a report in JSON, with objectives met or missed.
 async fn performance(State(app): State<Arc<App>>) -> Response {
-    match serde_json::to_vec(&app.monitor.report()) {
+    match serde_json::to_vec(&app.measured().report()) {
         Ok(body) => answer::json(StatusCode::OK, body),
         Err(error) => {
             tracing::error!(%error, "write report");

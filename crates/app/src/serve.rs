@@ -33,7 +33,7 @@ use crate::listen::{ConnectionLimits, listen};
 use crate::merchants::keys::Keys;
 use crate::merchants::store::add_merchant;
 use crate::migrations::{MIGRATOR, ensure_partitions};
-use crate::observe::{CommitObserver, DatabaseObserver, ExchangeObserver};
+use crate::observe::{CacheFigures, CacheObserver, CommitObserver, DatabaseObserver, ExchangeObserver};
 use crate::supervise::{HOUSEKEEPING, RESOLVER, STATS_REFRESH, Watch};
 use crate::{accounts, housekeeping, merchants, observe, operator, payments, router};
 
@@ -231,7 +231,8 @@ fn compose(config: Config, db: Db, monitor: Monitor) -> anyhow::Result<App> {
         ttl,
         max_stale: config.cache.max_stale,
     };
-    let documents = Arc::new(Documents::new(&documents_config, redis.as_ref()));
+    let observed = |cache: &str| CacheObserver::of(&monitor, cache);
+    let documents = Arc::new(Documents::new(&documents_config, redis.as_ref(), observed));
     let observer: Arc<dyn EngineObserver> = Arc::new(CommitObserver::new(Arc::clone(&documents), &monitor));
     let engine = Engine::start(&db, &engine_config(&config), RENDER, &observer);
     let gateways = gateways(&config, &monitor)?;
@@ -241,7 +242,8 @@ fn compose(config: Config, db: Db, monitor: Monitor) -> anyhow::Result<App> {
         gateways,
         fraud,
         documents,
-        keys: Keys::new(config.profile),
+        keys: Keys::new(config.profile, CacheObserver::of(&monitor, "api-keys")),
+        cache_figures: CacheFigures::default(),
         charges: TaskTracker::new(),
         watch: Watch::default(),
         in_flight: Arc::new(Semaphore::new(config.http.in_flight_max.get())),

@@ -4,7 +4,8 @@
 use std::{collections::HashMap, sync::Arc};
 
 use futures_util::future::join_all;
-use tracing::Instrument;
+use tokio::time::Instant;
+use tracing::{Instrument, Span};
 
 use crate::{
     Cache, CacheError, CacheKey, Load, LoadContext, Version,
@@ -12,8 +13,9 @@ use crate::{
     flight::Waiter,
     hash::Probe,
     lead::{Boarding, Lead, Purpose, Storing},
-    load::{Ending, call, finish},
+    load::{Called, Ending, call, finish},
     read::Landed,
+    spans,
     stats::count,
     store::{KeyForm, Store},
     write_back::write_back,
@@ -62,7 +64,10 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
             }
             answers.push(answer.map(|answer| Ok(answer.value)));
         }
-        let rounds = missing.chunks(ROUND_MAX).map(|round| self.round(round.to_vec(), load.clone()));
+        let rounds = missing.chunks(ROUND_MAX).map(|round| {
+            let span = spans::read(&self.store.name, round.len());
+            self.round(round.to_vec(), load.clone()).instrument(span)
+        });
         for (place, answer) in join_all(rounds).await.into_iter().flatten() {
             answers[place] = Some(answer);
         }
@@ -109,7 +114,8 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
                 }
             }
             if !to_load.is_empty() {
-                drop(tokio::spawn(run(Arc::clone(store), to_load, load.clone()).in_current_span()));
+                let span = spans::load(&store.name, Purpose::Read, to_load.len());
+                drop(tokio::spawn(run(Arc::clone(store), to_load, span, load.clone())));
             }
             let landed = waiting.waiters.into_iter().map(|(place, key, waiter)| async move {
                 let landed = store.landed(&key, &self.policy, waiter).await;
@@ -168,8 +174,12 @@ struct Waiting<K: CacheKey, V: Clone> {
 }
 
 /// Runs one load of many keys to its end.
-async fn run<K, V, F, Fut, A, E>(store: Arc<Store<K, V>>, mut to_load: Vec<(Lead<K, V>, Plan<V>)>, load: F)
-where
+async fn run<K, V, F, Fut, A, E>(
+    store: Arc<Store<K, V>>,
+    mut to_load: Vec<(Lead<K, V>, Plan<V>)>,
+    span: Span,
+    load: F,
+) where
     K: CacheKey,
     V: Clone + Send + Sync + 'static,
     F: Fn(Vec<K>, LoadContext<V>) -> Fut,
@@ -181,9 +191,11 @@ where
     let floor = to_load.iter().map(|(_, plan)| plan.floor).max().unwrap_or(Version::NONE);
     let context = LoadContext::new(floor, None);
     let keys: Vec<K> = to_load.iter().map(|(lead, _)| lead.key.clone()).collect();
-    let begun_us = store.clock.now_us();
+    let (begun_us, begun) = (store.clock.now_us(), Instant::now());
     let told = context.clone();
-    let ended = call(&store, first, async move { load(keys, told).await }).await;
+    let work = async move { load(keys, told).await };
+    let ended = call(&store, first, work.instrument(span.clone())).await;
+    let took = begun.elapsed();
     let edits = context.edits();
     let endings: Vec<Ending<V>> = match ended {
         Ok(Ok(answers)) => answers.into_iter().map(ending_of).collect(),
@@ -198,10 +210,16 @@ where
     let endings = endings.into_iter().chain(std::iter::repeat_with(|| Ending::Unanswered));
     let mut writings = Vec::new();
     for ((lead, plan), ending) in to_load.iter_mut().zip(endings) {
-        writings.extend(finish(lead, plan, &edits, ending, begun_us));
+        writings.extend(finish(lead, plan, &edits, Called { ending, begun_us, took }, &span));
     }
     drop(to_load);
-    write_back(&store.fleet, writings).await;
+    writings.retain(|writing| !writing.is_empty());
+    if writings.is_empty() {
+        return;
+    }
+    let after = spans::write_back(&store.name, &span);
+    drop(span);
+    write_back(&store.fleet, writings).instrument(after).await;
 }
 
 fn ending_of<V, A: Into<Load<V>>, E: Send + Sync + 'static>(answer: Result<A, E>) -> Ending<V> {

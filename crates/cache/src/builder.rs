@@ -10,17 +10,21 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::{Notify, Semaphore};
 
 use crate::{
-    Cache, CacheKey, Clock, LineOptions, Observer, Policy, TierOptions, Writer,
+    Cache, CacheKey, Clock, LineOptions, Load, LoadContext, Observer, Policy, TierOptions, Writer,
     backplane::{Backplane, Line, Listener},
     clock::micros,
     codec::Codec,
     courier::{self, Ward},
     explain::Chronicle,
+    extend::Extensions,
     fleet::Fleet,
     flight::Flights,
     floors::Floors,
     horizon::Horizon,
+    keeper::{self, Keeper, Renewal},
+    life::ENDLESS,
     local::Local,
+    maintain,
     observer::Silent,
     outbox::Outbox,
     stats::Counters,
@@ -51,6 +55,8 @@ pub struct CacheBuilder<K, V> {
     writer: Option<Arc<dyn Writer<K, V>>>,
     pending_keys_max: usize,
     origin: u64,
+    renewal: Option<Renewal<K, V>>,
+    maintain_every: Duration,
 }
 
 impl<K, V> fmt::Debug for CacheBuilder<K, V> {
@@ -77,6 +83,8 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> CacheBuilder<K, V> {
             writer: None,
             pending_keys_max: PENDING_KEYS_MAX,
             origin: rand::random::<u64>() | 1,
+            renewal: None,
+            maintain_every: Duration::MAX,
         }
     }
 
@@ -168,6 +176,43 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> CacheBuilder<K, V> {
         self
     }
 
+    /// Loads keys anew every [`refresh_every`](Policy::refresh_every): those that were read since, and those that are
+    /// [pinned](Cache::pin). At most 16,384 of them, eight at once. With a shared tier one node of the fleet loads a key
+    /// per period, and the others take from the tier what it has loaded. Ends with the cache.
+    ///
+    /// ```
+    /// # use std::{convert::Infallible, time::Duration};
+    /// # use paystrata_cache::{Cache, Policy};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// # async fn rate(pair: String) -> Result<Option<f64>, Infallible> { Ok(Some(1.08)) }
+    /// let rates: Cache<String, f64> = Cache::builder("rates")
+    ///     .policy(Policy { refresh_every: Duration::from_secs(10), ..Policy::default() })
+    ///     .keep_fresh(|pair, _context| rate(pair))
+    ///     .build();
+    /// rates.pin(["EURUSD".to_owned()]);
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn keep_fresh<F, Fut, A, E>(mut self, load: F) -> Self
+    where
+        F: Fn(K, LoadContext<V>) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<A, E>> + Send + 'static,
+        A: Into<Load<V>> + Send + 'static,
+        E: Send + Sync + 'static,
+    {
+        self.renewal = Some(keeper::renewal(load));
+        self
+    }
+
+    /// Drops entries that are over in the background, this often, and tells the [observer](Observer::maintained) of it.
+    /// Without it (the default) they are dropped when they are read, or when their room is needed. A minute is good.
+    #[must_use]
+    pub fn maintain_every(mut self, every: Duration) -> Self {
+        self.maintain_every = every;
+        self
+    }
+
     /// Sets how many changed keys may wait to be told to the others; over it everything shared becomes void. Default
     /// 65,536.
     #[must_use]
@@ -188,11 +233,11 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> CacheBuilder<K, V> {
     ///
     /// # Panics
     ///
-    /// With a shared tier, a backplane or a writer, outside of a Tokio runtime.
+    /// With a shared tier, a backplane, a writer, or something to do at intervals, outside of a Tokio runtime.
     pub fn build(self) -> Cache<K, V> {
         let counters = Arc::new(Counters::default());
         let share = |(tier, options): &(Arc<dyn Tier>, TierOptions)| {
-            TierSide::new(tier.share(&self.name), options.clone(), self.clock)
+            TierSide::new(&self.name, &self.observer, tier.share(&self.name), options.clone(), self.clock)
         };
         let line: Option<(Arc<dyn Line>, LineOptions)> =
             self.backplane.as_ref().map(|(line, options)| (line.line(&self.name), options.clone()));
@@ -205,6 +250,7 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> CacheBuilder<K, V> {
             tiers: self.tiers.iter().map(share).collect(),
             line,
             outbox: Outbox::new(self.pending_keys_max),
+            extensions: Extensions::default(),
             sweeps: Sweeps::default(),
             horizon,
             counters: Arc::clone(&counters),
@@ -214,6 +260,10 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> CacheBuilder<K, V> {
             confirmation: CONFIRMATION,
             pulse: Notify::new(),
             stop: Notify::new(),
+        });
+        let turns = self.tiers.first().filter(|_| self.renewal.is_some()).map(|(tier, options)| {
+            let share = tier.share(&format!("{}#turns", self.name));
+            TierSide::new(&self.name, &self.observer, share, options.clone(), self.clock)
         });
         let in_flight_max = self.policy.loads_max.saturating_add(self.policy.loads_queued_max);
         let store = Arc::new(Store {
@@ -231,9 +281,13 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> CacheBuilder<K, V> {
             writes: self.writer.map(|writer| Arc::new(WriteQueue::new(writer))),
             chronicle: Chronicle::new(),
             heat: Heat::new(),
+            keeper: self.renewal.map(|renewal| Keeper::new(renewal, turns)),
             policy: Arc::new(self.policy),
         });
-        let tasks = start(&store);
+        let mut tasks = start(&store);
+        if self.maintain_every < ENDLESS {
+            tasks.push(tokio::spawn(maintain::run(Arc::downgrade(&store), self.maintain_every)));
+        }
         Cache::assemble(store, tasks)
     }
 }
@@ -257,6 +311,10 @@ where
     if let Some(writes) = &store.writes {
         let writes = Arc::clone(writes);
         tasks.push(tokio::spawn(async move { writes.run().await }));
+    }
+    let refresh_every = store.policy.refresh_every;
+    if store.keeper.is_some() && keeper::keeps(refresh_every) {
+        tasks.push(tokio::spawn(keeper::run(Arc::downgrade(store), refresh_every)));
     }
     tasks
 }

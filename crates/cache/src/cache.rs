@@ -52,7 +52,9 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
 
     pub(crate) fn assemble(store: Arc<Store<K, V>>, tasks: Vec<JoinHandle<()>>) -> Self {
         let (policy, fleet) = (Arc::clone(&store.policy), Arc::clone(&store.fleet));
-        Self { store, policy, owner: Arc::new(Owner { fleet, tasks: Mutex::new(tasks) }) }
+        let has_courier = fleet.is_shared() || store.writes.is_some();
+        let owner = Owner { fleet, has_courier, tasks: Mutex::new(tasks) };
+        Self { store, policy, owner: Arc::new(owner) }
     }
 
     /// A handle to the same cache whose reads and writes follow an edited copy of the policy. What is fixed when a cache
@@ -316,7 +318,7 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
         let store = &*self.store;
         let Some(loaded_us) = store.local.read(probe, |entry| entry.life.loaded_us) else { return };
         store.heat.record(probe.hash);
-        store.counters.ages.record(store.clock.now_us().saturating_sub(loaded_us));
+        store.counters.served_ages.record_us(store.clock.now_us().saturating_sub(loaded_us));
     }
 
     pub(crate) fn loaded(&self, answer: Answer<V>) -> Loaded<V> {
@@ -341,7 +343,8 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
 /// Owns the tasks: they end with the last handle.
 pub(crate) struct Owner {
     fleet: Arc<Fleet>,
-    /// The courier first.
+    has_courier: bool,
+    /// The courier first, if there is one.
     pub(crate) tasks: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -351,8 +354,9 @@ impl Owner {
         if tasks.is_empty() {
             return;
         }
-        let mut courier = tasks.remove(0);
+        let courier = self.has_courier.then(|| tasks.remove(0));
         tasks.iter().for_each(JoinHandle::abort);
+        let Some(mut courier) = courier else { return };
         self.fleet.stop.notify_one();
         if tokio::time::timeout(self.fleet.confirmation, &mut courier).await.is_err() {
             courier.abort();

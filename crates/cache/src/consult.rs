@@ -109,9 +109,17 @@ fn quest_plan<K: CacheKey, V: Clone>(
     Plan { floor: floor.max(own), fallback, may_extend }
 }
 
+/// Whoever loads ahead of time claims what is there.
+fn over_of(purpose: Purpose) -> Over {
+    match purpose {
+        Purpose::Refresh | Purpose::Renew => Over::Value,
+        Purpose::Read | Purpose::Peek | Purpose::Adopt => Over::Nothing,
+    }
+}
+
 impl<V: Clone> Quest<V> {
     fn begin<K: CacheKey>(lead: &Lead<K, V>) -> Self {
-        let over = if lead.purpose == Purpose::Refresh { Over::Value } else { Over::Nothing };
+        let over = over_of(lead.purpose);
         let floor = Version::NONE;
         let fallback = lead.flight.fallback.get().cloned();
         Self {
@@ -202,7 +210,7 @@ async fn ask_group<K: CacheKey, V: Clone + Send + Sync + 'static>(
     let lease = policy.load_timeout.saturating_add(tier.options.timeout * 2);
     let token = quests[*first].token;
     let asked_us = store.clock.now_us();
-    let claim = (leads[*first].purpose != Purpose::Peek).then_some(Claim { token, lease, over });
+    let claim = leads[*first].purpose.may_load().then_some(Claim { token, lease, over });
     let Ok(answers) = tier.read(&keys, claim).await else {
         store.observer.tier_failed(&store.name, tier.kind());
         return;
@@ -240,7 +248,7 @@ fn take_answer<K: CacheKey, V: Clone + Send + Sync + 'static>(
     found: Found,
 ) -> Next {
     let counters = &asked.tier.counters;
-    let may_claim = lead.purpose != Purpose::Peek;
+    let may_claim = lead.purpose.may_load();
     match found {
         Found::Value(payload) => match read_payload(asked, lead, &payload) {
             Read::Fresh(answer) => {
@@ -266,7 +274,7 @@ fn take_answer<K: CacheKey, V: Clone + Send + Sync + 'static>(
             }
             lead.held.push(Held { tier: asked.index, token: asked.token });
             learn(asked, lead, quest, floor, fallback);
-            quest.over = if lead.purpose == Purpose::Refresh { Over::Value } else { Over::Nothing };
+            quest.over = over_of(lead.purpose);
             Next::GoOn
         }
         Found::Held { floor, fallback } => {

@@ -119,15 +119,23 @@ impl<V> LoadContext<V> {
     }
 }
 
-/// What a loader answers. `Option<V>` will do where the third answer is not needed.
+/// What a loader answers. `Option<V>` will do where the third answer is not needed, and `V` where the second is not
+/// either.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Load<V> {
     /// The value.
     Found(V),
     /// There is no such thing.
     Nothing,
-    /// What [`LoadContext::stale`] gave is still true: it lives anew, in every tier.
+    /// What [`LoadContext::stale`] gave is still true: it lives anew, in every tier, and in the nodes that hold it too. They
+    /// know it by its version and its validator, so two values of a key that have both in common must be the same.
     NotModified,
+}
+
+impl<V> From<V> for Load<V> {
+    fn from(value: V) -> Self {
+        Self::Found(value)
+    }
 }
 
 impl<V> From<Option<V>> for Load<V> {

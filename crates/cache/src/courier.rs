@@ -10,12 +10,14 @@ use std::{
 
 use futures_util::future::join_all;
 use tokio::time::{Instant, timeout};
+use tracing::Instrument;
 
 use crate::{
     backplane::{Announcement, Line, Mark, Snapshot},
     fleet::Fleet,
     invalidation::Invalidation,
     outbox::Batch,
+    spans,
     stats::count,
     tier::{Put, Stored, TierError, TierFuture, Voiding},
     tier_side::TierSide,
@@ -59,6 +61,7 @@ pub(crate) async fn run(fleet: Arc<Fleet>, ward: Weak<dyn Ward>) {
             let is_well = courier.work().await;
             retry_at = courier.next_attempt(is_well);
         }
+        courier.extend().await;
         if heartbeat_at <= Instant::now() {
             heartbeat_at = Instant::now() + courier.heartbeat();
             courier.pulse(Stays::Yes).await;
@@ -110,8 +113,17 @@ impl Courier {
         Some(Instant::now() + pause)
     }
 
-    /// Tiers first, then the line: whoever is told must not find an old copy in a tier.
     async fn carry(&self, batch: &Batch) -> Result<(), TierError> {
+        let span = spans::announce(&self.fleet.cache, batch.keys.len(), batch.sweeps.len());
+        let carried = self.carry_on(batch).instrument(span.clone()).await;
+        if let Err(error) = carried {
+            spans::failed(&span, error);
+        }
+        carried
+    }
+
+    /// Tiers first, then the line: whoever is told must not find an old copy in a tier.
+    async fn carry_on(&self, batch: &Batch) -> Result<(), TierError> {
         let fleet = &*self.fleet;
         let tiers = join_all(fleet.tiers.iter().map(|tier| carry_to(tier, batch))).await;
         tiers.into_iter().collect::<Result<(), _>>()?;
@@ -125,6 +137,15 @@ impl Courier {
         }
         fleet.outbox.confirm(batch);
         Ok(())
+    }
+
+    /// Tells the others what has not changed. What is lost of it is not said again: they read it then.
+    async fn extend(&self) {
+        let fleet = &*self.fleet;
+        let Some((line, options)) = &fleet.line else { return };
+        for message in fleet.extensions.messages(fleet.origin) {
+            let _lost = limited(options.timeout, &**line, line.pulse(&message)).await;
+        }
     }
 
     async fn pulse(&self, stays: Stays) {

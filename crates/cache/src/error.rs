@@ -34,6 +34,18 @@ pub enum CacheError<E> {
 }
 
 impl<E> CacheError<E> {
+    /// One word for it, for labels of figures and fields of spans; says nothing of the loader's error.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Load(_) | Self::LoadElsewhere => "load_failed",
+            Self::Timeout { .. } => "timeout",
+            Self::Panicked => "panicked",
+            Self::Unanswered => "unanswered",
+            Self::Overloaded => "overloaded",
+            Self::Stopped => "stopped",
+        }
+    }
+
     /// True if the same call may well succeed in a moment, because nothing is wrong with the key.
     pub fn is_retryable(&self) -> bool {
         matches!(self, Self::Timeout { .. } | Self::Overloaded | Self::Stopped)

@@ -10,6 +10,7 @@ use crate::{
     Observer,
     backplane::{Line, Mark, Swath},
     clock::Clock,
+    extend::{Extension, Extensions},
     horizon::Horizon,
     invalidation::{KeyOrder, SweepOrder},
     outbox::{Outbox, Pushed, Putting},
@@ -41,6 +42,7 @@ pub(crate) struct Fleet {
     pub(crate) tiers: Box<[TierSide]>,
     pub(crate) line: Option<(Arc<dyn Line>, LineOptions)>,
     pub(crate) outbox: Outbox,
+    pub(crate) extensions: Extensions,
     pub(crate) sweeps: Sweeps,
     pub(crate) horizon: Horizon,
     pub(crate) counters: Arc<Counters>,
@@ -101,6 +103,14 @@ impl Fleet {
             self.observer.pending_overflowed(&self.cache);
         }
         Some(number)
+    }
+
+    /// Has the other nodes told that a value has not changed.
+    pub(crate) fn extend(&self, extension: Extension) {
+        if self.line.is_some() {
+            self.extensions.push(extension);
+            self.outbox.wake.notify_one();
+        }
     }
 
     /// The fleet's number of a sweep made here, or none because nobody numbers it.

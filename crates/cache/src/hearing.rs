@@ -10,6 +10,7 @@ use crate::{
     CacheKey, GapCause, Invalidation, Version,
     backplane::{Heard, Interruption, Listener, Mark, Snapshot, Swath},
     courier::Ward,
+    extend::Extended,
     horizon::Step,
     stats::count,
     store::Store,
@@ -96,7 +97,8 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
     fn pulsed(&self, mark: Mark, body: &Bytes) {
         let now_us = self.clock.now_us();
         let pulse = Pulse::decode(body).ok();
-        if pulse.is_none() {
+        let extended = if pulse.is_none() { Extended::decode(body).ok() } else { None };
+        if pulse.is_none() && extended.is_none() {
             count(&self.counters.unreadable);
         }
         let own = self.fleet.origin;
@@ -107,6 +109,12 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
         let is_own = pulse.is_some_and(|pulse| pulse.origin == own);
         if is_own && self.fleet.horizon.forget_silent(now_us) > 0 {
             self.gap(GapCause::SilentPeer);
+        }
+        let horizon = &self.fleet.horizon;
+        // Not on a node that may have something to hear first.
+        let is_up_to_date = horizon.mark() == mark && now_us < horizon.trusted_until_us();
+        if let Some(extended) = extended.filter(|extended| extended.origin != own && is_up_to_date) {
+            extended.extensions.iter().for_each(|extension| self.extend(extension));
         }
     }
 

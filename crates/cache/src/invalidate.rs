@@ -16,6 +16,7 @@ use crate::{
     invalidation::{KeyOrder, SweepOrder},
     life::{Life, Span},
     outbox::Putting,
+    spans,
     stats::count,
     store::KeyForm,
     tier::Void,
@@ -40,15 +41,22 @@ pub enum Reach {
 #[derive(Debug)]
 pub struct Confirmation {
     pending: Option<(Arc<Fleet>, u64)>,
+    span: tracing::Span,
 }
 
 impl Confirmation {
+    fn of<K, V>(cache: &Cache<K, V>, number: Option<u64>, span: tracing::Span) -> Self {
+        Self { pending: number.map(|number| (Arc::clone(&cache.store.fleet), number)), span }
+    }
+
     async fn reach(self) -> Reach {
-        match self.pending {
+        let reach = match self.pending {
             None => Reach::Node,
             Some((fleet, number)) if fleet.is_done(number).await => Reach::Fleet,
             Some(_) => Reach::Queued,
-        }
+        };
+        spans::reached(&self.span, reach);
+        reach
     }
 }
 
@@ -120,6 +128,7 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
 
     /// Does what `change` says, as if it had been asked for here and now.
     pub fn invalidate_by(&self, change: &Invalidation) -> Confirmation {
+        let span = spans::invalidate(&self.store.name, change.keys.len(), change.sweeps.len());
         // Other nodes are to take it for this node's: it does its own part here.
         let keys = change.keys.iter().map(|order| (order.clone(), None)).collect();
         let number = self.store.fleet.order(keys, change.sweeps.clone());
@@ -135,7 +144,7 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
         for order in &change.sweeps {
             self.store.sweep(&order.swath, order.how, order.version);
         }
-        self.confirmation(number)
+        Confirmation::of(self, number, span)
     }
 
     /// Does what the bytes of an [`Invalidation`] say: those of an outbox row, or of a notification that the database
@@ -160,6 +169,7 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
     /// As [`set`](Self::set), with tags on the value.
     pub fn set_tagged(&self, key: K, value: V, version: Version, tags: &[&str]) -> Confirmation {
         let (store, policy) = (&self.store, &self.policy);
+        let trace = spans::invalidate(&store.name, 1, 0);
         let span = Span::of_value(policy, None);
         let now_us = store.clock.now_us();
         let mark = store.fleet.horizon.mark();
@@ -177,7 +187,7 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
         if let (Write::Behind, true, Some(writes)) = (policy.write, is_newest, &store.writes) {
             writes.push(key, value, version);
         }
-        self.confirmation(number.flatten())
+        Confirmation::of(self, number.flatten(), trace)
     }
 
     fn put(&self, key: &Bytes, value: &V, version: Version, tags: &[&str], span: Span) -> Option<Putting> {
@@ -199,6 +209,7 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
 
     fn void_keys(&self, keys: &[K], how: Void, version: Version) -> Confirmation {
         let store = &*self.store;
+        let span = spans::invalidate(&store.name, keys.len(), 0);
         let order = |key: &K| (KeyOrder { key: key.encode(), how, version }, None);
         let orders = if store.fleet.is_shared() { keys.iter().map(order).collect() } else { vec![] };
         // Floors first of all: a load that another node begins once it is told must find them here too.
@@ -209,19 +220,16 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
             count(&store.counters.invalidations);
             store.void(key, how, version, 0);
         }
-        self.confirmation(number)
+        Confirmation::of(self, number, span)
     }
 
     fn sweep(&self, swath: &Swath, how: Void, version: Version) -> Confirmation {
         let store = &*self.store;
+        let span = spans::invalidate(&store.name, 0, 1);
         let order = SweepOrder { swath: swath.clone(), how, version };
         let number = store.fleet.order(vec![], vec![order]);
         store.sweep(swath, how, version);
-        self.confirmation(number)
-    }
-
-    fn confirmation(&self, number: Option<u64>) -> Confirmation {
-        Confirmation { pending: number.map(|number| (Arc::clone(&self.store.fleet), number)) }
+        Confirmation::of(self, number, span)
     }
 }
 

@@ -50,6 +50,79 @@ impl<const LENGTH: usize> CacheKey for [u8; LENGTH] {
     }
 }
 
+impl CacheKey for std::sync::Arc<str> {
+    fn encode(&self) -> Bytes {
+        Bytes::copy_from_slice(self.as_bytes())
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        std::str::from_utf8(bytes).ok().map(Self::from)
+    }
+}
+
+impl CacheKey for Vec<u8> {
+    fn encode(&self) -> Bytes {
+        Bytes::copy_from_slice(self)
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        Some(bytes.to_vec())
+    }
+}
+
+impl CacheKey for bool {
+    fn encode(&self) -> Bytes {
+        Bytes::from_static(if *self { &[1] } else { &[0] })
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        match bytes {
+            [0] => Some(false),
+            [1] => Some(true),
+            _ => None,
+        }
+    }
+}
+
+impl CacheKey for char {
+    fn encode(&self) -> Bytes {
+        u32::from(*self).encode()
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        u32::decode(bytes).and_then(Self::from_u32)
+    }
+}
+
+/// For functions without arguments: there is one key.
+impl CacheKey for () {
+    fn encode(&self) -> Bytes {
+        Bytes::new()
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        bytes.is_empty().then_some(())
+    }
+}
+
+/// Nothing is no bytes, and something is a byte and its own.
+impl<A: CacheKey> CacheKey for Option<A> {
+    fn encode(&self) -> Bytes {
+        match self {
+            None => Bytes::new(),
+            Some(key) => [&[1], &*key.encode()].concat().into(),
+        }
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        match bytes {
+            [] => Some(None),
+            [1, key @ ..] => A::decode(key).map(Some),
+            _ => None,
+        }
+    }
+}
+
 macro_rules! integer_keys {
     ($($integer:ty),*) => {$(
         impl CacheKey for $integer {
@@ -64,7 +137,7 @@ macro_rules! integer_keys {
     )*};
 }
 
-integer_keys!(u32, u64, u128, i32, i64, i128);
+integer_keys!(u8, u16, u32, u64, u128, i8, i16, i32, i64, i128);
 
 /// Every part but the last with its length, so that no two tuples are spelled alike, and a prefix of whole parts is the
 /// prefix of the whole.
@@ -91,6 +164,8 @@ macro_rules! tuple_keys {
 tuple_keys!(A; B);
 tuple_keys!(A B; C);
 tuple_keys!(A B C; D);
+tuple_keys!(A B C D; E);
+tuple_keys!(A B C D E; F);
 
 #[cfg(test)]
 mod tests {
@@ -109,6 +184,8 @@ mod tests {
         check([7_u8; 16]);
         check((String::from("a"), 7_u64));
         check((7_u32, String::new(), String::from("b")));
+        check((true, 'x', 7_u8, Some(7_i16), None::<String>, std::sync::Arc::<str>::from("b")));
+        check(((), Some(String::new()), vec![0_u8, 255], Some(None::<u64>)));
         check(bytes::Bytes::from_static(&[0, 255]));
     }
 
@@ -117,5 +194,10 @@ mod tests {
         assert_eq!(u64::decode(&[1, 2]), None);
         assert_eq!(<[u8; 16]>::decode(&[0; 15]), None);
         assert_eq!(String::decode(&[0xff]), None);
+        assert_eq!(
+            (bool::decode(&[2]), char::decode(&[0, 0, 0xd8, 0]), <()>::decode(&[0])),
+            (None, None, None)
+        );
+        assert_eq!(Option::<u8>::decode(&[0, 1]), None);
     }
 }

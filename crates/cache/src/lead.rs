@@ -2,7 +2,7 @@
 //! back if its holder goes away. Decides under the shard lock whether what was loaded may still be stored.
 //! Got by `read` and `batch`, carried by `load`.
 
-use std::sync::{Arc, atomic::AtomicU64};
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -13,8 +13,10 @@ use crate::{
     clock::micros,
     flight::{Flight, Outcome, Seat, Waiter},
     hash::Probe,
-    life::ENDLESS,
+    keeper::keeps,
+    life::{ENDLESS, Life},
     local::{Displaced, Idle},
+    read::answer_of_hit,
     stats::count,
     store::{Look, Standing, Store},
     tier::{Settlement, Token},
@@ -41,6 +43,22 @@ pub(crate) enum Purpose {
     Peek,
     /// L1 has an answer that is to be replaced, if nobody sees to it yet.
     Refresh,
+    /// L1 has an answer, perhaps a fresh one, that is to be replaced because it is time.
+    Renew,
+    /// As `Renew`, but another node has been chosen to load: what it has stored in the shared tiers is taken.
+    Adopt,
+}
+
+impl Purpose {
+    /// True if L1 has an answer that goes on being served meanwhile.
+    pub(crate) fn is_ahead(self) -> bool {
+        matches!(self, Self::Refresh | Self::Renew | Self::Adopt)
+    }
+
+    /// True if a loader is to be called in the end.
+    pub(crate) fn may_load(self) -> bool {
+        matches!(self, Self::Read | Self::Refresh | Self::Renew)
+    }
 }
 
 /// A claim held at a shared tier.
@@ -55,7 +73,7 @@ pub(crate) struct Lead<K: CacheKey, V: Clone> {
     pub(crate) store: Arc<Store<K, V>>,
     pub(crate) policy: Arc<Policy>,
     pub(crate) key: K,
-    /// Empty without shared tiers.
+    /// Empty without anybody to share with.
     pub(crate) key_bytes: Bytes,
     pub(crate) hash: u64,
     pub(crate) flight: Arc<Flight<V>>,
@@ -84,7 +102,10 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
         // A load may have ended since L1 was asked; it stores and leaves the table under this lock.
         match self.peek(&probe) {
             Look::Doubt(answer, Standing::Fallback) => fallback = Some(answer),
-            Look::Doubt(answer, Standing::Due) if purpose == Purpose::Refresh => fallback = Some(answer),
+            Look::Doubt(answer, Standing::Due) if purpose.is_ahead() => fallback = Some(answer),
+            Look::Hit(entry) if matches!(purpose, Purpose::Renew | Purpose::Adopt) => {
+                fallback = Some(answer_of_hit(entry));
+            }
             Look::Hit(entry) if purpose == Purpose::Refresh => {
                 drop(shard);
                 return Boarding::Found(Look::Hit(entry));
@@ -108,23 +129,19 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
         };
         let mark = self.fleet.horizon.mark();
         let flight = shard.begin(key.clone(), stamp, now_us);
+        let mut displaced = Displaced::default();
         if let Some(answer) = fallback {
             let life = answer.life;
-            let _first = flight.fallback.set(answer);
             if purpose == Purpose::Refresh {
                 // Once: who reads from now on until it expires does not come here.
-                let mut displaced = Displaced::default();
-                let next = crate::life::Life { check_us: life.expires_us, ..life };
+                let next = Life { check_us: life.expires_us, ..life };
                 self.local.relive(&probe, &life, next, &mut displaced);
-                drop(shard);
-                drop(displaced);
-            } else {
-                drop(shard);
             }
-        } else {
-            drop(shard);
+            let _first = flight.fallback.set(answer);
         }
-        let key_bytes = if self.fleet.tiers.is_empty() { Bytes::new() } else { key.encode() };
+        drop(shard);
+        drop(displaced);
+        let key_bytes = if self.fleet.is_shared() { key.encode() } else { Bytes::new() };
         Boarding::Lead(Lead {
             store: Arc::clone(self),
             policy: Arc::clone(policy),
@@ -166,11 +183,16 @@ impl<K: CacheKey, V: Clone> Lead<K, V> {
         let mut displaced = Displaced::default();
         let mut shard = store.flights.lock(self.hash);
         let is_voided = self.flight.is_voided();
+        let mut is_kept = false;
         if let (Some((found, life, traits)), false) = (stored, is_voided) {
+            is_kept = found.is_some() && keeps(self.policy.refresh_every);
             store.local.install(&probe, found, life, traits, &mut displaced);
         }
         shard.end(&self.key, &self.flight);
         drop(shard);
+        if let (true, Some(keeper)) = (is_kept, &store.keeper) {
+            keeper.note(&self.key, self.purpose, now_us);
+        }
         if is_voided && keep == Storing::Yes {
             store.refuse_stale_set();
         }
@@ -198,11 +220,11 @@ impl<K: CacheKey, V: Clone> Lead<K, V> {
         self.flight.land(outcome);
     }
 
-    /// The time to idle of what is stored under this lead.
+    /// When what is stored under this lead was read, if that matters.
     pub(crate) fn idle(&self) -> Option<Idle> {
-        let now_us = self.store.clock.now_us();
-        (self.policy.tti < ENDLESS)
-            .then(|| Idle { limit_us: micros(self.policy.tti), used_us: AtomicU64::new(now_us) })
+        let Policy { tti, refresh_every, .. } = *self.policy;
+        (tti < ENDLESS || keeps(refresh_every))
+            .then(|| Idle::new(micros(tti), micros(refresh_every), self.store.clock.now_us()))
     }
 }
 

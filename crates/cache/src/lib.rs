@@ -1,35 +1,59 @@
-//! A multi-tier cache in which invalidation wins: this process first, then a tier that all nodes share
-//! (Redis), then the loader. Typed by key and value; works with the first tier alone.
+//! A multi-tier cache in which invalidation wins: this process first, then tiers that all nodes share (Redis, memcached,
+//! a Postgres table), then the loader. Typed by key and value; works with the first tier alone.
+//!
+//! `cargo add paystrata-cache`, and
 //!
 //! ```
-//! use std::{convert::Infallible, time::Duration};
+//! use paystrata_cache::Cache;
 //!
-//! use paystrata_cache::{Cache, Policy, Version};
+//! # async fn read_user(id: u64) -> std::io::Result<String> { Ok("Ada".to_owned()) }
+//! #[tokio::main]
+//! async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let users: Cache<u64, String> = Cache::builder("users").build();
 //!
-//! # #[tokio::main(flavor = "current_thread")]
-//! # async fn main() {
-//! let names: Cache<u64, String> = Cache::builder("names")
-//!     .policy(Policy { ttl: Duration::from_secs(30), ..Policy::default() })
-//!     .weigher(|_id, name: &String| name.len())
-//!     .build();
+//!     // However many ask at once, one load runs, and everyone gets its answer.
+//!     let user = users.get_or_load(&7, |_context| read_user(7)).await?;
+//!     assert_eq!(user.as_deref(), Some("Ada"));
 //!
-//! // However many ask at once, one load runs. It is told how new its answer must be.
-//! let load = |context: paystrata_cache::LoadContext<String>| async move {
-//!     Ok::<_, Infallible>(Some(format!("read at or after {:?}", context.floor())))
-//! };
-//! assert!(names.get_or_load(&7, load).await.unwrap().is_some());
-//! assert!(names.get(&7).is_some());
+//!     // After the write: nobody reads the old value again, not even from a load that is under way.
+//!     users.invalidate(&7).await;
+//!     assert_eq!(users.get(&7), None);
+//!     Ok(())
+//! }
+//! ```
 //!
-//! // Commit, then invalidate with the version the store gave the commit. What is needed on this
-//! // node is done when the call returns; awaiting it tells how far the others are.
-//! names.invalidate_many([&7], Version(42)).await;
-//! assert_eq!(names.get(&7), None);
-//! assert_eq!(names.get_or_load(&7, load).await.unwrap().as_deref(), Some("read at or after Version(42)"));
+//! Three more lines, and all nodes share what one of them has loaded, and hear what one of them voids:
+//!
+//! ```no_run
+//! # use paystrata_cache::Cache;
+//! # #[cfg(feature = "redis")]
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use paystrata_cache::{RedisOptions, RedisTier};
+//! let redis = RedisTier::connect("redis://127.0.0.1", RedisOptions::default())?;
+//! let users: Cache<u64, String> = Cache::builder("users").redis(&redis).build();
+//! # Ok(())
 //! # }
+//! # #[cfg(not(feature = "redis"))]
+//! # fn main() {}
 //! ```
 //!
-//! With shared tiers and a line to the other nodes, `.tier(..)` (as often as there are tiers) and `.backplane(..)`
-//! before `.build()`; `testkit` has both in memory.
+//! The **[guide]** has a page for each question: policies, loaders, invalidation and commits, batches, absent keys, stale
+//! answers, many nodes, testing with faults and with the simulator, operating, limits, and coming from moka.
+//!
+//! # The model
+//!
+//! ```text
+//! get ──▶ L1 ──▶ a load under way ──▶ shared tiers, in order ──▶ loader ──▶ those who wait, L1, then the tiers
+//!                                     (read and claim in one trip)          (in exchange for the claim)
+//! invalidate ──▶ floor, load, L1 of this node ──▶ tiers ──▶ line ──▶ L1 of the other nodes
+//! ```
+//!
+//! - A key's own invalidation voids the load that is under way, the entry in L1, and the record and the claim in every tier.
+//! - Tags, prefixes and "everything" are *sweeps*: numbers that outlive every entry. A value is good if no sweep that covers
+//!   it is younger than the load it came from.
+//! - The loader is told a *floor*: the version of the write that it must reflect, so that a replica that lags cannot bring an
+//!   old value back.
+//! - The store behind the line numbers all announcements. Whoever misses one knows it.
 //!
 //! # Guarantees
 //!
@@ -69,8 +93,15 @@
 //!
 //! # Features
 //!
-//! `testkit` adds tiers and a line in memory whose faults are at the test's command, and a simulator of many nodes that
-//! checks these guarantees against your loader.
+//! | feature | adds | costs |
+//! |---|---|---|
+//! | `redis` (default) | the Redis tier and line: one server, Sentinel, Cluster | the `redis` and `deadpool-redis` crates |
+//! | `messagepack` (default) | `Codec::messagepack`, how values lie in tiers unless you name another | `rmp-serde` |
+//! | `memcached` | the memcached tier | `sha2` |
+//! | `postgres` | a table as a tier, LISTEN/NOTIFY as a line, and announcements inside your transactions | `tokio-postgres`, `sha2` |
+//! | `json` | `Codec::json` | `serde_json` |
+//! | `lz4`, `zstd` | compression above a size | `lz4_flex`; `zstd` builds C |
+//! | `testkit` | tiers and a line in memory whose faults are at the test's command, and a simulator of many nodes that checks these guarantees against your loader | nothing in production |
 
 mod answer;
 pub mod backplane;
@@ -85,21 +116,27 @@ mod courier;
 mod epoch;
 mod error;
 mod explain;
+mod extend;
 mod fleet;
 mod flight;
 mod floors;
 mod front;
+pub mod guide;
 mod hash;
 mod hearing;
+mod histogram;
 mod horizon;
 mod invalidate;
 mod invalidation;
+mod keeper;
+mod kept;
 mod key;
 mod lane;
 mod lead;
 mod life;
 mod load;
 mod local;
+mod maintain;
 #[cfg(feature = "memcached")]
 pub mod memcached;
 mod observer;
@@ -110,6 +147,7 @@ pub mod postgres;
 mod read;
 #[cfg(feature = "redis")]
 mod redis;
+mod spans;
 mod stats;
 mod store;
 mod sweeps;
@@ -134,20 +172,21 @@ pub use error::CacheError;
 pub use explain::{Explanation, LastInvalidation, LocalState, TierState};
 pub use fleet::LineOptions;
 pub use floors::FLOOR_LIFE;
+pub use histogram::Histogram;
 pub use invalidate::{Confirmation, Covered, Reach};
 pub use invalidation::Invalidation;
 pub use key::CacheKey;
 pub use local::Lookup;
-pub use observer::{GapCause, LoadEnd, Observer};
+pub use observer::{GapCause, LoadEnd, Maintenance, Observer, TierCall};
 pub use policy::{Policy, Silence, Write};
 pub use quick_cache::Equivalent;
 #[cfg(feature = "redis")]
 pub use redis::{RedisOptions, RedisServers, RedisTier, RedisTierError, YoungServer};
-pub use stats::{ServedAge, Stats, TierStats};
+pub use stats::{Stats, TierStats};
 pub use store::KeyForm;
 pub use tier_side::TierOptions;
 pub use version::Version;
 pub use warm::{Pace, Progress};
 pub use wire::Unreadable;
-pub use wrap::Cached;
+pub use wrap::{Cached, cached};
 pub use write_behind::{WriteFailed, Writer};

@@ -72,8 +72,8 @@ impl Life {
             }
             _ => expires_us,
         };
-        // Every hit of a cache with a time to idle looks closer.
-        let check_us = if policy.tti < ENDLESS { 0 } else { check_us };
+        // Where it matters when a value is read, every hit looks closer.
+        let check_us = if policy.tti < ENDLESS || policy.refresh_every < ENDLESS { 0 } else { check_us };
         Self {
             check_us,
             expires_us,

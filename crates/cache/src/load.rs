@@ -6,6 +6,7 @@ use std::{any::Any, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
 use tokio::time::{Instant, timeout};
+use tracing::Instrument;
 
 use crate::{
     CacheKey, Load, LoadContext, LoadEnd, Stale,
@@ -14,10 +15,12 @@ use crate::{
     codec::SealedFields,
     consult::Plan,
     context::{Edits, Keep},
+    extend::Extension,
     flight::Outcome,
-    lead::{Lead, Purpose, Storing},
+    lead::{Lead, Storing},
     life::{Life, Span},
     local::Traits,
+    spans,
     stats::count,
     store::Store,
     tier::Settlement,
@@ -34,9 +37,22 @@ pub(crate) enum Ending<V> {
     Unanswered,
 }
 
-/// Runs one load to its end.
-pub(crate) async fn run<K, V, F, Fut, A, E>(mut lead: Lead<K, V>, plan: Plan<V>, load: F)
-where
+/// How a call of the loader went for one key, or for all keys of a batch.
+pub(crate) struct Called<V> {
+    pub(crate) ending: Ending<V>,
+    /// By the cache's clock, which the life of what was loaded is reckoned by.
+    pub(crate) begun_us: u64,
+    /// As precise as the system has it.
+    pub(crate) took: Duration,
+}
+
+/// Runs one load to its end. `trace` is the span of the loader's call, made where the load was asked for.
+pub(crate) async fn run<K, V, F, Fut, A, E>(
+    mut lead: Lead<K, V>,
+    plan: Plan<V>,
+    trace: tracing::Span,
+    load: F,
+) where
     K: CacheKey,
     V: Clone + Send + Sync + 'static,
     F: FnOnce(LoadContext<V>) -> Fut,
@@ -46,16 +62,22 @@ where
 {
     let store = Arc::clone(&lead.store);
     let context = LoadContext::new(plan.floor, plan.fallback.as_ref().and_then(stale_of));
-    let begun_us = store.clock.now_us();
+    let (begun_us, begun) = (store.clock.now_us(), Instant::now());
     let told = context.clone();
-    let ending = call(&store, &lead, async move { load(told).await.map(Into::into) }).await;
-    let ending = match ending {
+    let work = async move { load(told).await.map(Into::into) };
+    let ending = match call(&store, &lead, work.instrument(trace.clone())).await {
         Ok(Ok(load)) => Ending::Answered(load),
         Ok(Err(error)) => Ending::Failed(Arc::new(error)),
         Err(ending) => ending,
     };
-    if let Some(writing) = finish(&mut lead, &plan, &context.edits(), ending, begun_us) {
-        write_back(&store.fleet, vec![writing]).await;
+    let called = Called { ending, begun_us, took: begun.elapsed() };
+    let writing = finish(&mut lead, &plan, &context.edits(), called, &trace);
+    let writing = writing.filter(|writing| !writing.is_empty());
+    let after = writing.as_ref().map(|_| spans::write_back(&store.name, &trace));
+    // The caller's trace ends with the load; the shared tiers' trip is none of its business.
+    drop(trace);
+    if let (Some(writing), Some(after)) = (writing, after) {
+        write_back(&store.fleet, vec![writing]).instrument(after).await;
     }
 }
 
@@ -80,7 +102,7 @@ pub(crate) async fn call<K: CacheKey, V: Clone, T>(
     let attempt = async {
         let _turn = store.loads.acquire().await.expect("the semaphore is never closed");
         count(&store.counters.loads);
-        if lead.purpose == Purpose::Refresh {
+        if lead.purpose.is_ahead() {
             count(&store.counters.refreshes);
         }
         AssertUnwindSafe(work).catch_unwind().await
@@ -90,7 +112,7 @@ pub(crate) async fn call<K: CacheKey, V: Clone, T>(
         Ok(Err(_panic)) => Err(Ending::Panicked),
         Err(_elapsed) => Err(Ending::TimedOut),
     };
-    store.counters.load_us.fetch_add(micros(begun.elapsed()), std::sync::atomic::Ordering::Relaxed);
+    store.counters.load_times.record(begun.elapsed());
     ended
 }
 
@@ -99,11 +121,11 @@ pub(crate) fn finish<K: CacheKey, V: Clone + Send + Sync + 'static>(
     lead: &mut Lead<K, V>,
     plan: &Plan<V>,
     edits: &Edits,
-    ending: Ending<V>,
-    begun_us: u64,
+    called: Called<V>,
+    trace: &tracing::Span,
 ) -> Option<Writing> {
     let store = Arc::clone(&lead.store);
-    let elapsed = Duration::from_micros(store.clock.now_us().saturating_sub(begun_us));
+    let Called { ending, begun_us, took } = called;
     let end = match &ending {
         Ending::Answered(Load::Found(_)) => LoadEnd::Found,
         Ending::Answered(Load::Nothing) => LoadEnd::Absent,
@@ -113,7 +135,8 @@ pub(crate) fn finish<K: CacheKey, V: Clone + Send + Sync + 'static>(
         Ending::Panicked => LoadEnd::Panicked,
         Ending::Unanswered => LoadEnd::Failed,
     };
-    store.observer.load_ended(&store.name, end, elapsed);
+    spans::load_ended(trace, end);
+    store.observer.load_ended(&store.name, end, took);
     let (value, is_modified) = match ending {
         Ending::Answered(Load::Found(value)) => (Some(value), true),
         Ending::Answered(Load::Nothing) => (None, true),
@@ -135,10 +158,20 @@ pub(crate) fn finish<K: CacheKey, V: Clone + Send + Sync + 'static>(
     let answer = answer(lead, edits, old, value, span, begun_us);
     let storing = if edits.keep == Keep::Yes { Storing::Yes } else { Storing::No };
     let sealed = seal(lead, &answer, span, plan.may_extend && !is_modified);
+    let extension = old.filter(|old| is_as_it_was(old, answer.traits.as_deref()));
+    let extension = extension.and_then(|old| Extension::of(&lead.key_bytes, Some(old), span));
     // The waiters first: the shared tiers' trip is none of their business.
     let may_store = lead.settle(answer, storing);
     let settlement = sealed.filter(|_| may_store).unwrap_or(Settlement::Release);
-    Some(Writing::of(lead, settlement))
+    Some(Writing::of(lead, settlement).extending(extension.filter(|_| may_store)))
+}
+
+/// True if nodes that hold the value have all that its loader says of it.
+fn is_as_it_was(old: &Traits, new: Option<&Traits>) -> bool {
+    let names = |traits: &Traits| traits.tags.iter().map(|tag| Arc::clone(&tag.name)).collect::<Vec<_>>();
+    new.is_some_and(|new| {
+        new.version == old.version && new.validator == old.validator && names(new) == names(old)
+    })
 }
 
 fn span_of<K: CacheKey, V: Clone>(lead: &Lead<K, V>, edits: &Edits, value: Option<&V>) -> Span {
@@ -220,7 +253,7 @@ fn failed<K: CacheKey, V: Clone + Send + Sync + 'static>(
     let usable = plan.fallback.as_ref().filter(|answer| store.is_usable(&lead.key, answer));
     match usable {
         // It was not due yet, and goes on being served as it is.
-        Some(answer) if lead.purpose == Purpose::Refresh && !answer.is_stale => {
+        Some(answer) if lead.purpose.is_ahead() && !answer.is_stale => {
             lead.settle(answer.clone(), Storing::No);
         }
         Some(answer) => {

@@ -4,7 +4,7 @@
 
 use std::{
     cell::Cell,
-    hash::{Hash, Hasher},
+    hash::Hash,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -19,7 +19,8 @@ use quick_cache::{
 use crate::{
     Policy, Version,
     front::Fronts,
-    hash::{BuildAsGiven, Probe, Stored, hash_of},
+    hash::{BuildAsGiven, Probe, Stored},
+    kept::{Kept, Reading, Seen},
     life::Life,
     tags::Tag,
 };
@@ -47,8 +48,33 @@ pub(crate) struct Traits {
 
 #[derive(Debug)]
 pub(crate) struct Idle {
-    pub(crate) limit_us: u64,
-    pub(crate) used_us: AtomicU64,
+    limit_us: u64,
+    /// How precisely it is known when it was read. Coarse, to spare the line that readers share.
+    grain_us: u64,
+    used_us: AtomicU64,
+}
+
+impl Idle {
+    /// A sixty-fourth of what it is asked for is precise enough.
+    pub(crate) fn new(limit_us: u64, grain_us: u64, now_us: u64) -> Self {
+        Self { limit_us, grain_us: grain_us.min(limit_us) / 64, used_us: AtomicU64::new(now_us) }
+    }
+
+    pub(crate) fn used_us(&self) -> u64 {
+        self.used_us.load(Relaxed)
+    }
+
+    /// True if nobody has read it for too long.
+    pub(crate) fn is_over_at(&self, now_us: u64) -> bool {
+        now_us >= self.used_us().saturating_add(self.limit_us)
+    }
+
+    /// Somebody reads it.
+    pub(crate) fn touch(&self, now_us: u64) {
+        if now_us >= self.used_us().saturating_add(self.grain_us) {
+            self.used_us.store(now_us, Relaxed);
+        }
+    }
 }
 
 impl Traits {
@@ -76,82 +102,12 @@ impl<V> Entry<V> {
     pub(crate) fn weight(&self) -> u64 {
         self.weight
     }
-}
 
-/// A value's key and entry, as quick_cache keeps them. The entry is a part of the key, because a look-up is shown the key
-/// in its place: it can judge the entry there and take what it needs, without copying the rest. Equal by the key alone.
-#[derive(Debug, Clone)]
-pub(crate) struct Kept<K, V> {
-    pub(crate) key: K,
-    pub(crate) entry: Entry<V>,
-}
-
-impl<K: Hash, V> Hash for Kept<K, V> {
-    #[inline]
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write_u64(hash_of(&self.key));
-    }
-}
-
-impl<K: PartialEq, V> PartialEq for Kept<K, V> {
-    fn eq(&self, other: &Self) -> bool {
-        self.key == other.key
-    }
-}
-
-impl<K: Eq, V> Eq for Kept<K, V> {}
-
-impl<K, V, Q: Equivalent<K> + ?Sized> Equivalent<Kept<K, V>> for Probe<'_, Q> {
-    #[inline]
-    fn equivalent(&self, kept: &Kept<K, V>) -> bool {
-        self.key.equivalent(&kept.key)
-    }
-}
-
-/// Looks a key up and reads its entry in place, under the shard's read lock.
-struct Reading<'a, 'key, Q: ?Sized, F, R> {
-    probe: &'a Probe<'key, Q>,
-    read: F,
-    found: Cell<Option<R>>,
-}
-
-impl<Q: ?Sized, F, R> Hash for Reading<'_, '_, Q, F, R> {
-    #[inline]
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write_u64(self.probe.hash);
-    }
-}
-
-impl<K, V, Q, F, R> Equivalent<Kept<K, V>> for Reading<'_, '_, Q, F, R>
-where
-    Q: Equivalent<K> + ?Sized,
-    F: Fn(&Entry<V>) -> R,
-{
-    #[inline]
-    fn equivalent(&self, kept: &Kept<K, V>) -> bool {
-        let is_it = self.probe.key.equivalent(&kept.key);
-        if is_it {
-            self.found.set(Some((self.read)(&kept.entry)));
+    /// Somebody reads it.
+    pub(crate) fn touch(&self, now_us: u64) {
+        if let Some(idle) = self.traits.as_ref().and_then(|traits| traits.idle.as_ref()) {
+            idle.touch(now_us);
         }
-        is_it
-    }
-}
-
-/// Looks a key up whose entry has this life.
-struct Seen<'a, 'key, Q: ?Sized> {
-    probe: &'a Probe<'key, Q>,
-    life: &'a Life,
-}
-
-impl<Q: ?Sized> Hash for Seen<'_, '_, Q> {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write_u64(self.probe.hash);
-    }
-}
-
-impl<K, V, Q: Equivalent<K> + ?Sized> Equivalent<Kept<K, V>> for Seen<'_, '_, Q> {
-    fn equivalent(&self, kept: &Kept<K, V>) -> bool {
-        self.probe.key.equivalent(&kept.key) && kept.entry.life == *self.life
     }
 }
 
@@ -254,6 +210,13 @@ impl<K: Clone + Eq + Hash, V: Clone> Local<K, V> {
 
     pub(crate) fn value<Q: Equivalent<K> + ?Sized>(&self, probe: &Probe<'_, Q>) -> Option<Entry<V>> {
         self.read(probe, Entry::clone)
+    }
+
+    /// As `value`, but is no sign to quick_cache that anybody wants it.
+    pub(crate) fn peek<Q: Equivalent<K> + ?Sized>(&self, probe: &Probe<'_, Q>) -> Option<Entry<V>> {
+        let reading = Reading { probe, read: Entry::clone, found: Cell::new(None) };
+        self.values.peek(&reading);
+        reading.found.into_inner()
     }
 
     #[inline]

@@ -4,6 +4,8 @@
 
 use std::{fmt, time::Duration};
 
+use crate::tier::TierError;
+
 /// How one call of a loader ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LoadEnd {
@@ -19,6 +21,56 @@ pub enum LoadEnd {
     Panicked,
     /// With word that the value has not changed.
     NotModified,
+}
+
+impl LoadEnd {
+    /// One word for it, for labels of figures.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Found => "found",
+            Self::Absent => "absent",
+            Self::Failed => "failed",
+            Self::TimedOut => "timeout",
+            Self::Panicked => "panicked",
+            Self::NotModified => "not_modified",
+        }
+    }
+
+    /// True if it gave no answer.
+    pub fn is_failure(self) -> bool {
+        matches!(self, Self::Failed | Self::TimedOut | Self::Panicked)
+    }
+}
+
+/// How one call of a shared tier ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TierCall {
+    /// What the tier is made of: `redis`, `memcached`, `postgres`.
+    pub kind: &'static str,
+    /// `read`, `settle`, `void` or `put`.
+    pub verb: &'static str,
+    /// How many keys it was about.
+    pub keys: usize,
+    /// The wait for its turn included.
+    pub took: Duration,
+    /// Why it failed, if it did.
+    pub error: Option<TierError>,
+}
+
+/// What one round of maintenance found and dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Maintenance {
+    /// Entries that were looked at, those of absent keys included.
+    pub seen: u64,
+    /// Values that were dropped because their time was over or because a sweep had made them void.
+    pub entries: u64,
+    /// Of absent keys, likewise.
+    pub absences: u64,
+    /// What the values weighed, as L1 counts them.
+    pub bytes: u64,
+    /// From the first to the last step, the pauses in between included.
+    pub took: Duration,
 }
 
 /// Why a cache dropped everything it had in process.
@@ -46,9 +98,19 @@ pub trait Observer: Send + Sync + fmt::Debug {
         let _ = cache;
     }
 
-    /// A call to a shared tier failed; the loader was asked instead.
+    /// A read of a shared tier failed; the loader was asked instead.
     fn tier_failed(&self, cache: &str, kind: &'static str) {
         let _ = (cache, kind);
+    }
+
+    /// A shared tier was called. Calls that were not made because it is left alone are none.
+    fn tier_called(&self, cache: &str, call: &TierCall) {
+        let _ = (cache, call);
+    }
+
+    /// What was over was dropped, as [`CacheBuilder::maintain_every`](crate::CacheBuilder::maintain_every) has it.
+    fn maintained(&self, cache: &str, done: &Maintenance) {
+        let _ = (cache, done);
     }
 
     /// A value past its lifetime was served, because the load failed or is slow.

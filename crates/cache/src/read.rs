@@ -12,10 +12,11 @@ use crate::{
     clock::micros,
     consult::{Verdict, consult},
     flight::{Outcome, Waiter},
-    lead::{Boarding, Purpose, Storing},
+    lead::{Boarding, Lead, Purpose, Storing},
     life::ENDLESS,
     load,
     local::Entry,
+    spans,
     stats::count,
     store::{Look, Standing, Store},
 };
@@ -78,6 +79,24 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
         A: Into<Load<V>> + Send + 'static,
         E: Send + Sync + 'static,
     {
+        let span = spans::read(&self.name, 1);
+        let ended = self.read_or_load(key, policy, load).instrument(span.clone()).await;
+        spans::read_ended(&span, &ended);
+        ended
+    }
+
+    async fn read_or_load<F, Fut, A, E>(
+        self: &Arc<Self>,
+        key: K,
+        policy: &Arc<Policy>,
+        load: F,
+    ) -> Result<Answer<V>, CacheError<E>>
+    where
+        F: FnOnce(LoadContext<V>) -> Fut + Send + 'static,
+        Fut: Future<Output = Result<A, E>> + Send + 'static,
+        A: Into<Load<V>> + Send + 'static,
+        E: Send + Sync + 'static,
+    {
         let mut load = Some(load);
         loop {
             let waiter = match self.board(&key, policy, Purpose::Read, None) {
@@ -111,8 +130,9 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
                                 let _first = lead.flight.fallback.set(fallback);
                             }
                             let load = load.take().expect("a load that was led to its task is not left");
+                            let span = spans::load(&self.name, Purpose::Read, 1);
                             // Not aborted with the caller: the load is bounded by the policy.
-                            drop(tokio::spawn(load::run(lead, plan, load).in_current_span()));
+                            drop(tokio::spawn(load::run(lead, plan, span, load)));
                             waiter
                         }
                         None => continue,
@@ -130,6 +150,11 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
 
     /// Reads `key` in L1, loads under way and the shared tiers; calls no loader.
     pub(crate) async fn peek_slow(self: &Arc<Self>, key: K, policy: &Arc<Policy>) -> Option<Answer<V>> {
+        let span = spans::read(&self.name, 1);
+        self.peek_past(key, policy).instrument(span).await
+    }
+
+    async fn peek_past(self: &Arc<Self>, key: K, policy: &Arc<Policy>) -> Option<Answer<V>> {
         loop {
             let waiter = match self.board(&key, policy, Purpose::Peek, None) {
                 Boarding::Found(look) => return self.settled_by(look).map(|(answer, _)| answer),
@@ -165,19 +190,31 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
         E: Send + Sync + 'static,
     {
         let Boarding::Lead(lead) = self.board(key, policy, Purpose::Refresh, None) else { return };
-        let refresh = async move {
-            let mut lead = lead;
-            match consult(std::slice::from_mut(&mut lead)).await.pop() {
-                Some(Verdict::Found(answer)) => drop(lead.settle(answer, Storing::Yes)),
-                Some(Verdict::Load(plan)) => load::run(lead, plan, load).await,
-                // Another node refreshes it; this one goes on with what it has.
-                Some(Verdict::Stale(answer)) => {
-                    lead.settle(Answer { is_stale: true, ..answer }, Storing::No);
-                }
-                None => {}
+        let store = Arc::clone(self);
+        let refresh = async move { store.load_anew(lead, load).await };
+        drop(tokio::spawn(refresh.instrument(spans::refresh(&self.name))));
+    }
+
+    /// Loads what there is an answer of already, unless another node does.
+    pub(crate) async fn load_anew<F, Fut, A, E>(&self, mut lead: Lead<K, V>, load: F)
+    where
+        F: FnOnce(LoadContext<V>) -> Fut,
+        Fut: Future<Output = Result<A, E>>,
+        A: Into<Load<V>>,
+        E: Send + Sync + 'static,
+    {
+        match consult(std::slice::from_mut(&mut lead)).await.pop() {
+            Some(Verdict::Found(answer)) => drop(lead.settle(answer, Storing::Yes)),
+            Some(Verdict::Load(plan)) => {
+                let span = spans::load(&self.name, lead.purpose, 1);
+                load::run(lead, plan, span, load).await;
             }
-        };
-        drop(tokio::spawn(refresh.in_current_span()));
+            // Another node refreshes it; this one goes on with what it has.
+            Some(Verdict::Stale(answer)) => {
+                lead.settle(Answer { is_stale: true, ..answer }, Storing::No);
+            }
+            None => {}
+        }
     }
 
     /// Waits for a load, until it ends or the policy says that it has taken too long.

@@ -6,7 +6,11 @@ use std::{
     time::Duration,
 };
 
-use crate::lane::{self, OWN_STRIPES};
+use crate::{
+    Histogram,
+    histogram::Recorder,
+    lane::{self, OWN_STRIPES},
+};
 
 /// The figures of one cache at one moment. All count from when it was built, unless they say "now".
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -26,10 +30,16 @@ pub struct Stats {
     pub load_failures: u64,
     /// Loaders that said that the value has not changed.
     pub load_unmodified: u64,
-    /// Time that loaders took.
-    pub load_time: Duration,
+    /// Time that loaders took, each the wait for its turn included.
+    pub load_times: Histogram,
     /// Loads begun ahead of the end of a lifetime.
     pub refreshes: u64,
+    /// Keys that are loaded on a schedule while they are read, or because they are pinned, now.
+    pub kept_keys: u64,
+    /// Values taken from a shared tier because another node has loaded them on the same schedule.
+    pub adoptions: u64,
+    /// Values that live on because another node has found them unchanged.
+    pub extensions: u64,
     /// Reads that waited for a load another read had begun.
     pub joins: u64,
     /// Reads refused because too many loads were in flight.
@@ -66,21 +76,10 @@ pub struct Stats {
     pub backplane_silence: Option<Duration>,
     /// Values that the writer has not taken yet, now.
     pub pending_writes: u64,
-    /// How old served values were, by a sample of the hits.
-    pub served_age: ServedAge,
+    /// How old served values were, by a sample of the hits of L1: one in 256.
+    pub served_ages: Histogram,
     /// The shared tiers, in the order in which they are read.
     pub tiers: Vec<TierStats>,
-}
-
-/// How old values were when they were served.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct ServedAge {
-    /// Hits in the sample.
-    pub count: u64,
-    /// Their mean age.
-    pub mean: Duration,
-    /// The age of the oldest.
-    pub max: Duration,
 }
 
 /// The figures of one shared tier.
@@ -115,17 +114,21 @@ pub struct TierStats {
     pub oversize: u64,
     /// Calls.
     pub round_trips: u64,
-    /// Time spent in calls.
-    pub waited: Duration,
+    /// How long they took, the failed ones and the wait for their turn included.
+    pub trip_times: Histogram,
     /// Times that the breaker opened.
     pub opened: u64,
 }
 
 impl Stats {
-    /// The part of reads that L1 answered, 0.0 to 1.0; zero if there were none.
+    /// Keys that were asked for: every one is a hit, an absent hit or a miss.
+    pub fn calls(&self) -> u64 {
+        self.hits + self.absent_hits + self.misses
+    }
+
+    /// The part of [`calls`](Self::calls) that L1 answered, 0.0 to 1.0; zero if there were none.
     pub fn hit_ratio(&self) -> f64 {
-        let hits = self.hits + self.absent_hits;
-        let calls = hits + self.misses;
+        let (hits, calls) = (self.hits + self.absent_hits, self.calls());
         if calls == 0 { 0.0 } else { as_f64(hits) / as_f64(calls) }
     }
 }
@@ -145,8 +148,10 @@ pub(crate) struct Counters {
     pub(crate) loads: AtomicU64,
     pub(crate) load_failures: AtomicU64,
     pub(crate) load_unmodified: AtomicU64,
-    pub(crate) load_us: AtomicU64,
+    pub(crate) load_times: Recorder,
     pub(crate) refreshes: AtomicU64,
+    pub(crate) adoptions: AtomicU64,
+    pub(crate) extensions: AtomicU64,
     pub(crate) joins: AtomicU64,
     pub(crate) overloads: AtomicU64,
     pub(crate) refused_stale_sets: AtomicU64,
@@ -157,7 +162,7 @@ pub(crate) struct Counters {
     pub(crate) gaps: AtomicU64,
     pub(crate) replays: AtomicU64,
     pub(crate) unreadable: AtomicU64,
-    pub(crate) ages: Ages,
+    pub(crate) served_ages: Recorder,
 }
 
 /// One more.
@@ -177,8 +182,10 @@ impl Counters {
             loads: self.loads.load(Relaxed),
             load_failures: self.load_failures.load(Relaxed),
             load_unmodified: self.load_unmodified.load(Relaxed),
-            load_time: Duration::from_micros(self.load_us.load(Relaxed)),
+            load_times: self.load_times.snapshot(),
             refreshes: self.refreshes.load(Relaxed),
+            adoptions: self.adoptions.load(Relaxed),
+            extensions: self.extensions.load(Relaxed),
             joins: self.joins.load(Relaxed),
             overloads: self.overloads.load(Relaxed),
             refused_stale_sets: self.refused_stale_sets.load(Relaxed),
@@ -189,32 +196,9 @@ impl Counters {
             gaps: self.gaps.load(Relaxed),
             replays: self.replays.load(Relaxed),
             unreadable: self.unreadable.load(Relaxed),
-            served_age: self.ages.snapshot(),
+            served_ages: self.served_ages.snapshot(),
             ..Stats::default()
         }
-    }
-}
-
-/// Ages of served values.
-#[derive(Debug, Default)]
-pub(crate) struct Ages {
-    count: AtomicU64,
-    sum_us: AtomicU64,
-    max_us: AtomicU64,
-}
-
-impl Ages {
-    pub(crate) fn record(&self, age_us: u64) {
-        count(&self.count);
-        self.sum_us.fetch_add(age_us, Relaxed);
-        self.max_us.fetch_max(age_us, Relaxed);
-    }
-
-    fn snapshot(&self) -> ServedAge {
-        let count = self.count.load(Relaxed);
-        let mean_us = self.sum_us.load(Relaxed).checked_div(count).unwrap_or(0);
-        let max = Duration::from_micros(self.max_us.load(Relaxed));
-        ServedAge { count, mean: Duration::from_micros(mean_us), max }
     }
 }
 

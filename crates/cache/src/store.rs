@@ -24,6 +24,7 @@ use crate::{
     flight::Flights,
     floors::Floors,
     hash::Probe,
+    keeper::Keeper,
     life::{Life, State},
     local::{Displaced, Entry, Local, Traits},
     stats::{Counters, count},
@@ -54,6 +55,7 @@ pub(crate) struct Store<K, V> {
     pub(crate) writes: Option<Arc<WriteQueue<K, V>>>,
     pub(crate) chronicle: Chronicle,
     pub(crate) heat: Heat,
+    pub(crate) keeper: Option<Keeper<K, V>>,
 }
 
 /// What an entry is good for at one moment.
@@ -160,6 +162,9 @@ impl<K: CacheKey, V: Clone> Store<K, V> {
     ) -> Look<V> {
         let key = || probe.key.to_owned().encode();
         let standing = self.standing(key, &entry.life, entry.traits.as_deref());
+        if reap == Reap::Yes && standing != Standing::Over {
+            entry.touch(self.clock.now_us());
+        }
         match standing {
             Standing::Fresh => Look::Hit(entry),
             Standing::Over => {
@@ -181,7 +186,12 @@ impl<K: CacheKey, V: Clone> Store<K, V> {
     fn look_for_absence<Q: KeyForm<K> + ?Sized>(&self, probe: &Probe<'_, Q>, reap: Reap) -> Look<V> {
         let Some(entry) = self.local.absence(probe) else { return Look::Miss };
         match self.standing(|| probe.key.to_owned().encode(), &entry.life, entry.traits.as_deref()) {
-            Standing::Fresh | Standing::Due | Standing::Unvouched => Look::Absent(entry),
+            Standing::Fresh | Standing::Due | Standing::Unvouched => {
+                if reap == Reap::Yes {
+                    entry.touch(self.clock.now_us());
+                }
+                Look::Absent(entry)
+            }
             Standing::Silent => Look::Miss,
             Standing::Resting | Standing::Fallback | Standing::Over => {
                 let life = entry.life;
@@ -202,15 +212,8 @@ impl<K: CacheKey, V: Clone> Store<K, V> {
         let now_us = self.clock.now_us();
         let tags = traits.map_or(&[][..], |traits| &traits.tags);
         let left = self.fleet.sweeps.left_here(key, tags, life.stamp);
-        let is_idle = traits.and_then(|traits| traits.idle.as_ref()).is_some_and(|idle| {
-            let used_us = idle.used_us.load(Relaxed);
-            let is_idle = now_us >= used_us.saturating_add(idle.limit_us);
-            // A sixty-fourth of the limit is precise enough, and spares the line that other readers share.
-            if !is_idle && now_us >= used_us.saturating_add(idle.limit_us / 64) {
-                idle.used_us.store(now_us, Relaxed);
-            }
-            is_idle
-        });
+        let idle = traits.and_then(|traits| traits.idle.as_ref());
+        let is_idle = idle.is_some_and(|idle| idle.is_over_at(now_us));
         if left == Left::Nothing || is_idle || life.is_over_at(now_us) {
             return Standing::Over;
         }
@@ -362,6 +365,7 @@ impl<K: Clone + Eq + Hash, V: Clone> Store<K, V> {
             pending_overflows: fleet.outbox.overflows() as u64,
             backplane_silence: (vouched_us > 0).then_some(silence),
             pending_writes: self.writes.as_ref().map_or(0, |writes| writes.pending() as u64),
+            kept_keys: self.keeper.as_ref().map_or(0, |keeper| keeper.len() as u64),
             tiers: fleet.tiers.iter().map(tier_stats).collect(),
             ..self.counters.snapshot()
         }
@@ -370,6 +374,7 @@ impl<K: Clone + Eq + Hash, V: Clone> Store<K, V> {
 
 fn tier_stats(tier: &TierSide) -> TierStats {
     let counters = &tier.counters;
+    let trip_times = counters.trip_times.snapshot();
     TierStats {
         kind: tier.kind(),
         is_up: tier.is_up(),
@@ -384,8 +389,8 @@ fn tier_stats(tier: &TierSide) -> TierStats {
         stored: counters.stored.load(Relaxed),
         refused: counters.refused.load(Relaxed),
         oversize: counters.oversize.load(Relaxed),
-        round_trips: counters.round_trips.load(Relaxed),
-        waited: Duration::from_micros(counters.waited_us.load(Relaxed)),
+        round_trips: trip_times.count(),
+        trip_times,
         opened: counters.opened.load(Relaxed),
     }
 }

@@ -14,10 +14,17 @@ use std::{
 };
 
 use bytes::Bytes;
-use tokio::{sync::Semaphore, time::timeout};
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, timeout},
+};
+use tracing::{Instrument, Span};
 
 use crate::{
+    Observer, TierCall,
     clock::{Clock, micros},
+    histogram::Recorder,
+    spans::{self, tier_span},
     stats::count,
     tier::{Claim, Found, Put, Settlement, Stored, TierError, TierFuture, TierShare, Token, Voiding},
 };
@@ -67,14 +74,15 @@ pub(crate) struct TierCounters {
     pub(crate) stored: AtomicU64,
     pub(crate) refused: AtomicU64,
     pub(crate) oversize: AtomicU64,
-    pub(crate) round_trips: AtomicU64,
-    pub(crate) waited_us: AtomicU64,
+    pub(crate) trip_times: Recorder,
     pub(crate) opened: AtomicU64,
 }
 
 /// A tier and what stands before it.
 #[derive(Debug)]
 pub(crate) struct TierSide {
+    cache: Arc<str>,
+    observer: Arc<dyn Observer>,
     pub(crate) options: TierOptions,
     pub(crate) counters: TierCounters,
     share: Arc<dyn TierShare>,
@@ -85,9 +93,24 @@ pub(crate) struct TierSide {
     clock: Clock,
 }
 
+/// What is told of a call.
+struct Call {
+    verb: &'static str,
+    keys: usize,
+    span: Span,
+}
+
 impl TierSide {
-    pub(crate) fn new(share: Arc<dyn TierShare>, options: TierOptions, clock: Clock) -> Self {
+    pub(crate) fn new(
+        cache: &Arc<str>,
+        observer: &Arc<dyn Observer>,
+        share: Arc<dyn TierShare>,
+        options: TierOptions,
+        clock: Clock,
+    ) -> Self {
         Self {
+            cache: Arc::clone(cache),
+            observer: Arc::clone(observer),
             calls: Semaphore::new(options.calls_max.clamp(1, Semaphore::MAX_PERMITS)),
             options,
             share,
@@ -108,43 +131,56 @@ impl TierSide {
     }
 
     pub(crate) async fn read(&self, keys: &[Bytes], claim: Option<Claim>) -> Result<Vec<Found>, TierError> {
-        self.call(self.share.read(keys, claim)).await
+        let span = tier_span!("read", self.cache, self.kind(), keys.len());
+        self.call(Call { verb: "read", keys: keys.len(), span }, self.share.read(keys, claim)).await
     }
 
     pub(crate) async fn settle(
         &self,
         claims: &[(Bytes, Token, Settlement)],
     ) -> Result<Vec<Stored>, TierError> {
-        self.call(self.share.settle(claims)).await
+        let span = tier_span!("settle", self.cache, self.kind(), claims.len());
+        self.call(Call { verb: "settle", keys: claims.len(), span }, self.share.settle(claims)).await
     }
 
     pub(crate) async fn void(&self, keys: &[Voiding]) -> Result<(), TierError> {
-        self.call(self.share.void(keys)).await
+        let span = tier_span!("void", self.cache, self.kind(), keys.len());
+        self.call(Call { verb: "void", keys: keys.len(), span }, self.share.void(keys)).await
     }
 
     pub(crate) async fn put(&self, values: &[Put]) -> Result<Vec<Stored>, TierError> {
-        self.call(self.share.put(values)).await
+        let span = tier_span!("put", self.cache, self.kind(), values.len());
+        self.call(Call { verb: "put", keys: values.len(), span }, self.share.put(values)).await
     }
 
-    async fn call<T>(&self, call: TierFuture<'_, T>) -> Result<T, TierError> {
+    async fn call<T>(&self, told: Call, call: TierFuture<'_, T>) -> Result<T, TierError> {
         if !self.share.is_up() || !self.may_try() {
+            spans::failed(&told.span, TierError::Down);
             return Err(TierError::Down);
         }
-        let begun_us = self.clock.now_us();
+        // Precise where the cache's own clock is coarse: a trip may take a tenth of its tick.
+        let begun = Instant::now();
         let in_turn = async {
             let _turn = self.calls.acquire().await.expect("the semaphore is never closed");
             call.await
         };
-        let ended = timeout(self.options.timeout, in_turn).await.unwrap_or(Err(TierError::TimedOut));
-        count(&self.counters.round_trips);
-        self.counters.waited_us.fetch_add(self.clock.now_us().saturating_sub(begun_us), Relaxed);
+        let in_time = timeout(self.options.timeout, in_turn).instrument(told.span.clone());
+        let ended = in_time.await.unwrap_or(Err(TierError::TimedOut));
+        let took = begun.elapsed();
+        self.counters.trip_times.record(took);
         match &ended {
             Ok(_) => {
                 self.failures.store(0, Relaxed);
                 self.open_until_us.store(0, Relaxed);
             }
-            Err(error) => self.failed(*error),
+            Err(error) => {
+                spans::failed(&told.span, *error);
+                self.failed(*error);
+            }
         }
+        let error = ended.as_ref().err().copied();
+        let call = TierCall { kind: self.kind(), verb: told.verb, keys: told.keys, took, error };
+        self.observer.tier_called(&self.cache, &call);
         ended
     }
 

@@ -9,12 +9,7 @@ use std::{
 use futures_util::{Stream, StreamExt, pin_mut};
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::{
-    Cache, CacheKey, Load, LoadContext,
-    hash::{Probe, hash_of},
-    local::Kept,
-    store::Standing,
-};
+use crate::{Cache, CacheKey, Load, LoadContext, hash::hash_of};
 
 /// How fast a cache is filled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,28 +93,6 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
             .collect();
         hot.sort_by_key(|(count, _)| std::cmp::Reverse(*count));
         hot.into_iter().take(at_most).map(|(_, key)| key).collect()
-    }
-}
-
-impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
-    /// Drops what is in process and good for nothing any more, and tells how many entries that were. Reads do this for
-    /// the keys they ask for; this does it for those that nobody asks for. Costs a walk through L1, with the lock of one
-    /// of its shards at a time.
-    pub fn drop_expired(&self) -> u64 {
-        let store = &*self.store;
-        let is_over = |kept: &Kept<K, V>| {
-            let entry = &kept.entry;
-            let standing = store.standing(|| kept.key.encode(), &entry.life, entry.traits.as_deref());
-            standing == Standing::Over
-        };
-        let over: Vec<_> = store.local.iter().filter(is_over).collect();
-        let mut dropped = 0;
-        for seen in over {
-            // Only what was seen: a fresh value may have come in between.
-            let removed = store.local.reap(&Probe::of(&seen.key), &seen.entry.life);
-            dropped += u64::from(removed.is_some());
-        }
-        dropped
     }
 }
 

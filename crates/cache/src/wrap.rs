@@ -1,19 +1,22 @@
-//! A cached form of an async function, in one line: the argument is the key, the function is the loader.
-//! Holds nothing but the function and the cache. Made by [`Cache::wrap`].
+//! A cached form of an async function, in one line: the arguments are the key, the function is the loader.
+//! Holds nothing but the function and the cache. Made by [`cached`] and [`Cache::wrap`].
 
 use std::{fmt, sync::Arc};
 
 use futures_util::future::{BoxFuture, FutureExt};
 
-use crate::{Cache, CacheError, CacheKey, LoadContext};
+use crate::{Cache, CacheError, CacheKey, Load, LoadContext, Loaded, Policy};
 
-type Function<K, V, E> = dyn Fn(K, LoadContext<V>) -> BoxFuture<'static, Result<Option<V>, E>> + Send + Sync;
+type Function<K, V, E> = dyn Fn(K, LoadContext<V>) -> BoxFuture<'static, Result<Load<V>, E>> + Send + Sync;
+
+type Tags<K> = dyn Fn(&K, &mut dyn FnMut(&str)) + Send + Sync;
 
 /// A function whose answers are cached. Cheap to clone.
 pub struct Cached<K, V, E> {
     cache: Cache<K, V>,
     function: Arc<Function<K, V, E>>,
-    tags: Arc<[Arc<str>]>,
+    /// Shared, so that a hit copies one pointer.
+    tags: Arc<[Arc<Tags<K>>]>,
 }
 
 impl<K, V, E> Clone for Cached<K, V, E> {
@@ -24,31 +27,71 @@ impl<K, V, E> Clone for Cached<K, V, E> {
 
 impl<K, V, E> fmt::Debug for Cached<K, V, E> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Cached").field("cache", &self.cache).field("tags", &self.tags).finish()
+        formatter.debug_struct("Cached").field("cache", &self.cache).finish_non_exhaustive()
     }
 }
 
+/// The cached form of an async function, under a policy, in this process. Its arguments are the key; several of them make
+/// a tuple.
+///
+/// ```
+/// # use std::convert::Infallible;
+/// use paystrata_cache::{Policy, cached};
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// async fn rate(from: String, to: String) -> Result<f64, Infallible> {
+///     Ok(if from == to { 1.0 } else { 1.08 })
+/// }
+///
+/// let rate = cached("rates", Policy::default(), |(from, to)| rate(from, to)).tagged("rates");
+///
+/// assert_eq!(rate.call(("EUR".to_owned(), "USD".to_owned())).await.unwrap(), Some(1.08));
+/// drop(rate.cache().tag("rates").remove());
+/// # }
+/// ```
+///
+/// With shared tiers, or if the function wants to be told what it must reflect, [`Cache::wrap`] a cache that was built.
+pub fn cached<K, V, F, Fut, A, E>(name: impl Into<Arc<str>>, policy: Policy, function: F) -> Cached<K, V, E>
+where
+    K: CacheKey,
+    V: Clone + Send + Sync + 'static,
+    F: Fn(K) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<A, E>> + Send + 'static,
+    A: Into<Load<V>> + 'static,
+{
+    Cache::builder(name).policy(policy).build().wrap(move |key, _context| function(key))
+}
+
 impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
-    /// The cached form of `function`. Arguments are keys: several of them make a tuple.
+    /// The cached form of `function`, in this cache. Arguments are keys: several of them make a tuple. The function is
+    /// told what it must reflect, and may say how long its answer lives, as any loader.
     ///
     /// ```
-    /// # use paystrata_cache::{Cache, Policy};
+    /// # use std::convert::Infallible;
+    /// # use paystrata_cache::{Cache, LoadContext};
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() {
-    /// async fn rate(from: String, to: String) -> Result<Option<u64>, std::io::Error> {
-    ///     Ok(Some((from.len() * to.len()) as u64))
+    /// async fn name(id: u64, context: LoadContext<String>) -> Result<Option<String>, Infallible> {
+    ///     context.tag("people");
+    ///     Ok(Some(format!("user {id}, as of {:?}", context.floor())))
     /// }
-    /// let rate = Cache::builder("rates").policy(Policy::default()).build().wrap(|(from, to), _| rate(from, to)).tagged("rates");
-    /// assert_eq!(rate.call(("EUR".to_owned(), "USD".to_owned())).await.unwrap(), Some(9));
-    /// drop(rate.cache().tag("rates").remove());
+    ///
+    /// let name = Cache::builder("names").build().wrap(name).tagged_by(|id| [format!("user:{id}")]);
+    ///
+    /// assert!(name.call(7).await.unwrap().is_some());
+    /// drop(name.cache().invalidate(&7));
     /// # }
     /// ```
-    pub fn wrap<F, Fut, E>(self, function: F) -> Cached<K, V, E>
+    pub fn wrap<F, Fut, A, E>(self, function: F) -> Cached<K, V, E>
     where
         F: Fn(K, LoadContext<V>) -> Fut + Send + Sync + 'static,
-        Fut: Future<Output = Result<Option<V>, E>> + Send + 'static,
+        Fut: Future<Output = Result<A, E>> + Send + 'static,
+        A: Into<Load<V>> + 'static,
     {
-        let function = move |key, context| function(key, context).boxed();
+        let function = move |key, context| {
+            let called = function(key, context);
+            async move { called.await.map(Into::into) }.boxed()
+        };
         Cached { cache: self, function: Arc::new(function), tags: Arc::new([]) }
     }
 }
@@ -56,25 +99,58 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
 impl<K: CacheKey, V: Clone + Send + Sync + 'static, E: Send + Sync + 'static> Cached<K, V, E> {
     /// Puts a tag on every answer.
     #[must_use]
-    pub fn tagged(mut self, tag: impl AsRef<str>) -> Self {
-        self.tags = self.tags.iter().cloned().chain([Arc::from(tag.as_ref())]).collect();
-        self
+    pub fn tagged(self, tag: impl Into<Arc<str>>) -> Self {
+        let tag = tag.into();
+        self.with_tags(Arc::new(move |_key, put| put(&tag)))
     }
 
-    /// The function's answer for `key`, from the cache or from the function.
+    /// Puts tags on every answer that follow from its arguments.
+    #[must_use]
+    pub fn tagged_by<I: IntoIterator<Item: AsRef<str>>>(
+        self,
+        tags: impl Fn(&K) -> I + Send + Sync + 'static,
+    ) -> Self {
+        self.with_tags(Arc::new(move |key, put| tags(key).into_iter().for_each(|tag| put(tag.as_ref()))))
+    }
+
+    fn with_tags(self, tags: Arc<Tags<K>>) -> Self {
+        Self { tags: self.tags.iter().cloned().chain([tags]).collect(), ..self }
+    }
+
+    /// The function's answer for `key`, from the cache or from the function; `None` if the function has none.
     ///
     /// # Errors
     ///
     /// As [`Cache::get_or_load`].
     pub async fn call(&self, key: K) -> Result<Option<V>, CacheError<E>> {
+        let load = self.loader(&key);
+        self.cache.get_or_load(&key, load).await
+    }
+
+    /// As [`call`](Self::call), and tells where the answer comes from, how old it is, and whether it is past its lifetime.
+    ///
+    /// # Errors
+    ///
+    /// As [`Cache::get_or_load`].
+    pub async fn call_entry(&self, key: K) -> Result<Loaded<V>, CacheError<E>> {
+        let load = self.loader(&key);
+        self.cache.get_or_load_entry(&key, load).await
+    }
+
+    fn loader(
+        &self,
+        key: &K,
+    ) -> impl FnOnce(LoadContext<V>) -> BoxFuture<'static, Result<Load<V>, E>> + Send + 'static + use<K, V, E>
+    {
         let (function, tags, argument) = (Arc::clone(&self.function), Arc::clone(&self.tags), key.clone());
-        let load = move |context: LoadContext<V>| {
-            for tag in tags.iter() {
-                context.tag(tag);
+        move |context: LoadContext<V>| {
+            for tags in tags.iter() {
+                tags(&argument, &mut |tag| {
+                    context.tag(tag);
+                });
             }
             function(argument, context)
-        };
-        self.cache.get_or_load(&key, load).await
+        }
     }
 
     /// The cache behind it, to invalidate.

@@ -1,14 +1,19 @@
 //! Exchanging claims for what was loaded: one call per tier for however many keys. A claim that was voided
 //! meanwhile is refused by the tier, and nothing is stored. Called by `load`, `batch` and `consult`.
 
-use std::sync::Arc;
+use std::{
+    collections::HashSet,
+    sync::{Arc, Mutex},
+};
 
 use bytes::Bytes;
 use futures_util::future::join_all;
 
 use crate::{
     CacheKey,
+    extend::Extension,
     fleet::Fleet,
+    flight::lock,
     lead::{Held, Lead},
     stats::count,
     tier::{Settlement, Stored, Token},
@@ -20,12 +25,28 @@ pub(crate) struct Writing {
     key: Bytes,
     held: Vec<Held>,
     settlement: Settlement,
+    /// Told to the other nodes once no tier has refused.
+    extension: Option<Extension>,
 }
 
 impl Writing {
     /// Takes the claims off the lead.
     pub(crate) fn of<K: CacheKey, V: Clone>(lead: &mut Lead<K, V>, settlement: Settlement) -> Self {
-        Self { key: lead.key_bytes.clone(), held: std::mem::take(&mut lead.held), settlement }
+        Self {
+            key: lead.key_bytes.clone(),
+            held: std::mem::take(&mut lead.held),
+            settlement,
+            extension: None,
+        }
+    }
+
+    /// True if there is nothing to do.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.held.is_empty() && self.extension.is_none()
+    }
+
+    pub(crate) fn extending(self, extension: Option<Extension>) -> Self {
+        Self { extension, ..self }
     }
 }
 
@@ -40,6 +61,8 @@ pub(crate) fn spawn(fleet: &Arc<Fleet>, mut writings: Vec<Writing>) {
 
 /// Carries them out. A tier that fails is not asked again: the lease ends by itself.
 pub(crate) async fn write_back(fleet: &Fleet, writings: Vec<Writing>) {
+    let refused = Mutex::<HashSet<Bytes>>::default();
+    let refused = &refused;
     let tiers = fleet.tiers.iter().enumerate().map(|(index, tier)| {
         let mut claims: Vec<(Bytes, Token, Settlement)> = Vec::new();
         for writing in &writings {
@@ -54,16 +77,26 @@ pub(crate) async fn write_back(fleet: &Fleet, writings: Vec<Writing>) {
                 return;
             }
             let Ok(stored) = tier.settle(&claims).await else { return };
-            for ((_, _, settlement), stored) in claims.iter().zip(stored) {
+            for ((key, _, settlement), stored) in claims.iter().zip(stored) {
                 match (settlement, stored) {
                     (Settlement::Release, _) => {}
                     (_, Stored::Yes) => count(&tier.counters.stored),
-                    (_, Stored::Refused) => count(&tier.counters.refused),
+                    (_, Stored::Refused) => {
+                        count(&tier.counters.refused);
+                        lock(refused).insert(key.clone());
+                    }
                 }
             }
         }
     });
     join_all(tiers).await;
+    let refused = std::mem::take(&mut *lock(refused));
+    for Writing { key, extension, .. } in writings {
+        // What has overtaken it is on its way to the others.
+        if let Some(extension) = extension.filter(|_| !refused.contains(&key) && !fleet.outbox.blocks(&key)) {
+            fleet.extend(extension);
+        }
+    }
 }
 
 /// The settlement as this tier takes it.

@@ -23,7 +23,7 @@ fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |text| text.parse().expect("a seed or a count is a number"))
 }
 
-/// Of every other seed a simulation with fallbacks, and of every third one more node.
+/// Of every other seed a simulation with fallbacks, of every third one more node, and of every fifth keys on a schedule.
 fn simulation(seed: u64) -> Simulation {
     let mut simulation = Simulation::new(seed);
     if seed.is_multiple_of(2) {
@@ -37,6 +37,9 @@ fn simulation(seed: u64) -> Simulation {
         };
         simulation.policy = policy;
         simulation.failures = 20;
+    }
+    if seed.is_multiple_of(5) {
+        simulation.policy.refresh_every = Duration::from_millis(10);
     }
     if seed.is_multiple_of(3) {
         simulation.nodes = 3;

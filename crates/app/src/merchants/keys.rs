@@ -1,9 +1,10 @@
 //! API keys to merchants, through a small cache: a revoked key is refused within its time to live, a made-up one costs
 //! one query per few seconds. Holds digests only.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use paystrata_cache::{Cache, CacheError, Policy};
+use paystrata_cache::{Cache, CacheError, Observer, Policy, Stats};
 use paystrata_db::{Db, Error};
 use uuid::Uuid;
 
@@ -26,7 +27,7 @@ pub struct Keys {
 impl Keys {
     /// With nothing cached.
     #[must_use]
-    pub fn new(profile: Profile) -> Self {
+    pub fn new(profile: Profile, observer: Arc<dyn Observer>) -> Self {
         let policy = Policy {
             ttl: REVOCATION_LAG,
             l1_ttl: REVOCATION_LAG,
@@ -34,7 +35,13 @@ impl Keys {
             l1_bytes_max: BYTES_MAX,
             ..Policy::default()
         };
-        Self { cache: Cache::builder("api-keys").policy(policy).build(), profile }
+        Self { cache: Cache::builder("api-keys").policy(policy).observer(observer).build(), profile }
+    }
+
+    /// Figures of the cache.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        self.cache.stats()
     }
 
     /// The merchant that the key belongs to.

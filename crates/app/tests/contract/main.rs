@@ -11,6 +11,7 @@ mod amounts;
 mod authorize_net;
 mod batches;
 mod book;
+mod caches;
 mod edge;
 mod fences;
 mod fields;

@@ -220,7 +220,9 @@ impl World {
             }
         });
         let tier = Arc::new(link.clone());
+        let (source, loader) = (Arc::clone(&self.source), Arc::clone(&self.loader));
         let cache = Cache::builder("simulated")
+            .keep_fresh(move |key, context| loader.load(key, context, Arc::clone(&source)))
             .clock(Clock::tokio())
             .policy(self.plan.policy.clone())
             .tier_with(

@@ -5,11 +5,15 @@
 
 mod batch;
 mod expiry;
+mod extend;
 mod failsafe;
+mod figures;
 mod fleet;
 mod invalidation;
 mod kit;
+mod maintain;
 mod refresh;
+mod schedule;
 mod sweeps;
 mod tiers;
 mod writes;

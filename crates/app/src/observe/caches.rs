@@ -1,0 +1,223 @@
+//! What the caches report: loads and calls of tiers as they happen, everything else when somebody reads the metrics.
+//! Names no key. Called by `serve`, which gives each cache its observer, and by `operator`.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use paystrata_cache::{LoadEnd, Maintenance, Stats, TierCall, TierStats};
+use paystrata_monitor::{Monitor, Operation, Outcome};
+
+/// One call of a loader, or one batch of them.
+const LOAD: &str = "cache.load";
+/// One call of a shared tier.
+const TIER: &str = "cache.tier";
+/// How old a value is when it is served from this process, by a sample of one hit in 256.
+const AGE: &str = "cache.value.age";
+/// One round that drops what is over.
+const MAINTENANCE: &str = "cache.maintenance";
+
+/// Verbs of a tier, each with its own latency.
+const VERBS: [&str; 4] = ["read", "settle", "void", "put"];
+
+/// Tells the monitor of one cache's loads and tiers.
+#[derive(Debug)]
+pub struct CacheObserver {
+    monitor: Monitor,
+    loads: Operation,
+    maintenance: Operation,
+}
+
+impl CacheObserver {
+    /// For the cache of this name.
+    #[must_use]
+    pub fn of(monitor: &Monitor, cache: &str) -> Arc<dyn paystrata_cache::Observer> {
+        let labels = [("cache.name", cache)];
+        Arc::new(Self {
+            monitor: monitor.clone(),
+            loads: monitor.operation_labelled(LOAD, &labels),
+            maintenance: monitor.operation_labelled(MAINTENANCE, &labels),
+        })
+    }
+}
+
+impl paystrata_cache::Observer for CacheObserver {
+    fn load_ended(&self, _cache: &str, end: LoadEnd, elapsed: Duration) {
+        self.loads.record(elapsed, if end.is_failure() { Outcome::Error } else { Outcome::Success });
+    }
+
+    fn tier_called(&self, cache: &str, call: &TierCall) {
+        let verb = VERBS.iter().find(|verb| **verb == call.verb).copied().unwrap_or("other");
+        let labels = [("cache.name", cache), ("db.system.name", call.kind), ("db.operation.name", verb)];
+        let outcome = if call.error.is_some() { Outcome::Error } else { Outcome::Success };
+        self.monitor.operation_labelled(TIER, &labels).record(call.took, outcome);
+    }
+
+    fn maintained(&self, _cache: &str, done: &Maintenance) {
+        self.maintenance.record(done.took, Outcome::Success);
+    }
+}
+
+/// The figures that caches count themselves, as they were when the metrics were read last.
+#[derive(Debug, Default)]
+pub struct CacheFigures {
+    read_last: Mutex<Vec<(&'static str, Stats)>>,
+}
+
+impl CacheFigures {
+    /// Brings the monitor's instruments up to date. Costs a lock per shard of each cache.
+    pub fn export(&self, monitor: &Monitor, caches: impl IntoIterator<Item = (&'static str, Stats)>) {
+        let mut read_last = self.read_last.lock().unwrap_or_else(PoisonError::into_inner);
+        for (name, now) in caches {
+            let known = read_last.iter().position(|(known, _)| *known == name);
+            let before = known.map_or_else(Stats::default, |at| read_last.swap_remove(at).1);
+            Export { monitor, cache: name }.all(&now, &before);
+            read_last.push((name, now));
+        }
+    }
+}
+
+/// The way of one cache's figures into the monitor.
+struct Export<'a> {
+    monitor: &'a Monitor,
+    cache: &'static str,
+}
+
+impl Export<'_> {
+    fn all(&self, now: &Stats, before: &Stats) {
+        self.reads(now, before);
+        self.changes(now, before);
+        self.gauges(now);
+        for (at, tier) in now.tiers.iter().enumerate() {
+            self.tier(tier, before.tiers.get(at).unwrap_or(&TierStats::default()));
+        }
+        let ages = self.monitor.operation_labelled(AGE, &[("cache.name", self.cache)]);
+        for (age, count) in now.served_ages.since(&before.served_ages).buckets() {
+            (0..count).for_each(|_| ages.record(age, Outcome::Success));
+        }
+    }
+
+    fn reads(&self, now: &Stats, before: &Stats) {
+        let name = "cache.reads";
+        let help = "Keys asked for, by what L1 said; their sum is the number of calls.";
+        self.add(name, help, &[("outcome", "hit")], now.hits, before.hits);
+        self.add(name, help, &[("outcome", "absent")], now.absent_hits, before.absent_hits);
+        self.add(name, help, &[("outcome", "miss")], now.misses, before.misses);
+        for (name, help, now, before) in [
+            ("cache.stale", "Reads answered with a value past its lifetime.", now.stale, before.stale),
+            ("cache.joins", "Reads that waited for a load another read had begun.", now.joins, before.joins),
+            ("cache.overloads", "Reads refused: too many loads in flight.", now.overloads, before.overloads),
+            (
+                "cache.refreshes",
+                "Loads begun ahead of the end of a lifetime.",
+                now.refreshes,
+                before.refreshes,
+            ),
+            ("cache.evictions", "Values pushed out for want of room.", now.evictions, before.evictions),
+            ("cache.oversize", "Values too large for L1.", now.oversize, before.oversize),
+        ] {
+            self.add(name, help, &[], now, before);
+        }
+    }
+
+    fn changes(&self, now: &Stats, before: &Stats) {
+        let name = "cache.invalidations";
+        let help = "Keys invalidated, by where the change was made.";
+        self.add(name, help, &[("origin", "here")], now.invalidations, before.invalidations);
+        self.add(
+            name,
+            help,
+            &[("origin", "elsewhere")],
+            now.remote_invalidations,
+            before.remote_invalidations,
+        );
+        for (name, help, now, before) in [
+            (
+                "cache.refused_stale_sets",
+                "Values not stored because an invalidation had overtaken them.",
+                now.refused_stale_sets,
+                before.refused_stale_sets,
+            ),
+            ("cache.sweeps", "Sweeps by tag, by prefix or of everything.", now.sweeps, before.sweeps),
+            (
+                "cache.gaps",
+                "Times that L1 was dropped because announcements may have been missed.",
+                now.gaps,
+                before.gaps,
+            ),
+            ("cache.replays", "Times that missed announcements were had again.", now.replays, before.replays),
+            (
+                "cache.unreadable",
+                "Messages of other nodes that could not be read.",
+                now.unreadable,
+                before.unreadable,
+            ),
+            (
+                "cache.pending.overflows",
+                "Times that more changes were pending than there is room for.",
+                now.pending_overflows,
+                before.pending_overflows,
+            ),
+        ] {
+            self.add(name, help, &[], now, before);
+        }
+    }
+
+    fn gauges(&self, now: &Stats) {
+        self.set("cache.entries", "Values in L1.", now.entries as f64);
+        self.set("cache.bytes", "Bytes in L1, keys and values.", now.bytes as f64);
+        let pending = now.pending_invalidations as f64;
+        self.set("cache.pending", "Changes that other nodes have not been told yet.", pending);
+        if let Some(silence) = now.backplane_silence {
+            let help = "Seconds since this cache was last sure to have heard everything.";
+            self.set("cache.backplane.silence.seconds", help, silence.as_secs_f64());
+        }
+    }
+
+    fn tier(&self, now: &TierStats, before: &TierStats) {
+        let labels = |outcome: &'static str| [("db.system.name", now.kind), ("outcome", outcome)];
+        let name = "cache.tier.reads";
+        let help = "Keys asked for in a shared tier, by what it said; bypassed ones were not asked for.";
+        for (outcome, now, before) in [
+            ("hit", now.hits, before.hits),
+            ("miss", now.misses, before.misses),
+            ("stale", now.stale, before.stale),
+            ("swept", now.swept, before.swept),
+            ("held", now.held, before.held),
+            ("bypassed", now.bypassed, before.bypassed),
+            ("poisoned", now.poisoned, before.poisoned),
+        ] {
+            self.add(name, help, &labels(outcome), now, before);
+        }
+        let name = "cache.tier.writes";
+        let help = "Values for a shared tier, by what became of them.";
+        for (outcome, now, before) in [
+            ("stored", now.stored, before.stored),
+            ("refused", now.refused, before.refused),
+            ("oversize", now.oversize, before.oversize),
+        ] {
+            self.add(name, help, &labels(outcome), now, before);
+        }
+        let kind = [("db.system.name", now.kind)];
+        let help = "Times that a shared tier was left alone because it failed.";
+        self.add("cache.tier.opened", help, &kind, now.opened, before.opened);
+        let labels = [("cache.name", self.cache), kind[0]];
+        let up = self.monitor.gauge_labelled("cache.tier.up", "1 while the tier is asked.", &labels);
+        up.set(if now.is_up { 1.0 } else { 0.0 });
+    }
+
+    fn add(
+        &self,
+        name: &'static str,
+        help: &'static str,
+        labels: &[(&'static str, &str)],
+        now: u64,
+        before: u64,
+    ) {
+        let labels: Vec<_> = [("cache.name", self.cache)].iter().chain(labels).copied().collect();
+        self.monitor.counter_labelled(name, help, &labels).add(now.saturating_sub(before));
+    }
+
+    fn set(&self, name: &'static str, help: &'static str, value: f64) {
+        self.monitor.gauge_labelled(name, help, &[("cache.name", self.cache)]).set(value);
+    }
+}

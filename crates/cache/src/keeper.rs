@@ -1,0 +1,266 @@
+//! Loading keys anew on a schedule, so that what is read often is neither late nor loaded by whoever reads it: the keys
+//! that were read since they were loaded last, and those that are pinned. Of the nodes that keep a key, one loads it per
+//! period, chosen by a claim in the first shared tier; the others take from there what it has loaded.
+//! Refuses to keep what nobody reads. Bounded in keys and in loads at once. Started by `builder`, fed by `lead`.
+
+use std::{
+    collections::HashMap,
+    hash::Hash,
+    sync::{Arc, Mutex, Weak},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures_util::{
+    StreamExt,
+    future::{BoxFuture, FutureExt},
+    stream,
+};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep};
+use tracing::Instrument;
+
+use crate::{
+    Cache, CacheKey, Load, LoadContext, Version,
+    answer::Answer,
+    consult::{Verdict, consult},
+    flight::{Outcome, lock},
+    hash::Probe,
+    lead::{Boarding, Lead, Purpose, Storing},
+    life::ENDLESS,
+    spans,
+    stats::count,
+    store::Store,
+    tier::{Claim, Found, Over, Token},
+    tier_side::TierSide,
+};
+
+/// Keys that are kept: some megabytes of them, and more than a source should be asked for again and again.
+pub(crate) const KEPT_MAX: usize = 16_384;
+
+/// Loads of the schedule at once: most of `loads_max` is for those who wait.
+const AT_ONCE: usize = 8;
+
+/// Keys in one question to the tier.
+const ROUND_MAX: usize = 512;
+
+/// Loads one key anew, with the loader that the builder was given.
+pub(crate) type Renewal<K, V> = Box<dyn Fn(&Arc<Store<K, V>>, K) -> BoxFuture<'static, ()> + Send + Sync>;
+
+/// The keys that are kept, and how.
+pub(crate) struct Keeper<K, V> {
+    kept: Mutex<HashMap<K, Kept>>,
+    renew: Renewal<K, V>,
+    /// Where nodes agree on who loads; a share of the first tier under a name of its own, so that no record of a value is
+    /// touched.
+    turns: Option<TierSide>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Kept {
+    loaded_us: u64,
+    /// Somebody waited for that load.
+    is_read: bool,
+    is_pinned: bool,
+}
+
+impl<K: Clone + Eq + Hash, V> Keeper<K, V> {
+    pub(crate) fn new(renew: Renewal<K, V>, turns: Option<TierSide>) -> Self {
+        Self { kept: Mutex::default(), renew, turns }
+    }
+
+    /// A key was stored in process just now.
+    pub(crate) fn note(&self, key: &K, purpose: Purpose, now_us: u64) {
+        let is_read = !purpose.is_ahead();
+        let mut kept = lock(&self.kept);
+        if let Some(known) = kept.get_mut(key) {
+            *known = Kept { loaded_us: now_us, is_read, ..*known };
+        } else if kept.len() < KEPT_MAX {
+            kept.insert(key.clone(), Kept { loaded_us: now_us, is_read, is_pinned: false });
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        lock(&self.kept).len()
+    }
+
+    fn pin(&self, keys: impl IntoIterator<Item = K>) -> usize {
+        let mut kept = lock(&self.kept);
+        let mut taken = 0;
+        for key in keys {
+            if let Some(known) = kept.get_mut(&key) {
+                known.is_pinned = true;
+            } else if kept.len() < KEPT_MAX {
+                kept.insert(key, Kept { loaded_us: 0, is_read: false, is_pinned: true });
+            } else {
+                continue;
+            }
+            taken += 1;
+        }
+        taken
+    }
+
+    fn unpin(&self, key: &K) {
+        if let Some(known) = lock(&self.kept).get_mut(key) {
+            known.is_pinned = false;
+        }
+    }
+}
+
+impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
+    /// Has these keys loaded every [`refresh_every`](crate::Policy::refresh_every) by the loader that
+    /// [`keep_fresh`](crate::CacheBuilder::keep_fresh) was given, whether they are read or not, until they are unpinned.
+    /// Gives how many were taken: 16,384 keys at most are kept, those that are read included, and none without a loader.
+    pub fn pin(&self, keys: impl IntoIterator<Item = K>) -> usize {
+        self.store.keeper.as_ref().map_or(0, |keeper| keeper.pin(keys))
+    }
+
+    /// Has `key` kept from now on only while it is read.
+    pub fn unpin(&self, key: &K) {
+        if let Some(keeper) = &self.store.keeper {
+            keeper.unpin(key);
+        }
+    }
+}
+
+/// The loader of a schedule, without its type.
+pub(crate) fn renewal<K, V, F, Fut, A, E>(load: F) -> Renewal<K, V>
+where
+    K: CacheKey,
+    V: Clone + Send + Sync + 'static,
+    F: Fn(K, LoadContext<V>) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<A, E>> + Send + 'static,
+    A: Into<Load<V>> + Send + 'static,
+    E: Send + Sync + 'static,
+{
+    let load = Arc::new(load);
+    Box::new(move |store, key| {
+        let (store, load) = (Arc::clone(store), Arc::clone(&load));
+        async move {
+            let policy = Arc::clone(&store.policy);
+            let Boarding::Lead(lead) = store.board(&key, &policy, Purpose::Renew, None) else { return };
+            store.load_anew(lead, move |context| load(key, context)).await;
+        }
+        .boxed()
+    })
+}
+
+/// Keeps what is to be kept, until the cache is gone.
+pub(crate) async fn run<K, V>(store: Weak<Store<K, V>>, every: Duration)
+where
+    K: CacheKey,
+    V: Clone + Send + Sync + 'static,
+{
+    // An interval of zero would never tick.
+    let every = every.max(Duration::from_millis(1));
+    let mut beat = interval_at(Instant::now() + every, every);
+    beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        beat.tick().await;
+        let Some(store) = store.upgrade() else { return };
+        let span = spans::refresh(&store.name);
+        store.keep_fresh(every).instrument(span).await;
+    }
+}
+
+impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
+    async fn keep_fresh(self: &Arc<Self>, every: Duration) {
+        let Some(keeper) = &self.keeper else { return };
+        let due = self.due(keeper);
+        let mut theirs = Vec::new();
+        for round in due.chunks(ROUND_MAX) {
+            let (ours, others) = keeper.take_turns(round, every).await;
+            theirs.extend(others);
+            let renewals = ours.into_iter().map(|key| (keeper.renew)(self, key));
+            stream::iter(renewals).buffer_unordered(AT_ONCE).collect::<()>().await;
+        }
+        if theirs.is_empty() {
+            return;
+        }
+        // Whoever loads them may have begun just now.
+        sleep(every / 8).await;
+        for round in theirs.chunks(ROUND_MAX) {
+            self.adopt(round).await;
+        }
+    }
+
+    /// The keys whose time it is. Lets go of those that are no longer in process.
+    fn due(&self, keeper: &Keeper<K, V>) -> Vec<K> {
+        // Copied, so that nobody who stores a value waits for a walk through L1.
+        let kept: Vec<(K, Kept)> =
+            lock(&keeper.kept).iter().map(|(key, kept)| (key.clone(), *kept)).collect();
+        let (mut due, mut gone) = (Vec::new(), Vec::new());
+        for (key, kept) in kept {
+            let entry = self.local.peek(&Probe::of(&key));
+            let was_read = entry.as_ref().is_some_and(|entry| {
+                let idle = entry.traits.as_ref().and_then(|traits| traits.idle.as_ref());
+                kept.is_read || idle.is_none_or(|idle| idle.used_us() > kept.loaded_us)
+            });
+            if was_read || kept.is_pinned {
+                due.push(key);
+            } else if entry.is_none() {
+                gone.push((key, kept));
+            }
+        }
+        let mut kept = lock(&keeper.kept);
+        for (key, seen) in gone {
+            // Unless it has come back meanwhile.
+            if kept.get(&key).is_some_and(|kept| kept.loaded_us == seen.loaded_us && !kept.is_pinned) {
+                kept.remove(&key);
+            }
+        }
+        due
+    }
+
+    /// Takes what another node has loaded, if it has.
+    async fn adopt(self: &Arc<Self>, keys: &[K]) {
+        let mut leads: Vec<Lead<K, V>> = Vec::new();
+        for key in keys {
+            if let Boarding::Lead(lead) = self.board(key, &self.policy, Purpose::Adopt, None) {
+                leads.push(lead);
+            }
+        }
+        let verdicts = consult(&mut leads).await;
+        for (mut lead, verdict) in leads.into_iter().zip(verdicts) {
+            let known = lead.flight.fallback.get().cloned();
+            match (verdict, known) {
+                (Verdict::Found(answer), known) if !is_older(&answer, known.as_ref()) => {
+                    count(&self.counters.adoptions);
+                    lead.settle(answer, Storing::Yes);
+                }
+                (_, Some(known)) => drop(lead.settle(known, Storing::No)),
+                (_, None) => lead.fail(Outcome::NotLoaded, Duration::ZERO),
+            }
+        }
+    }
+}
+
+/// True if the versions say so.
+fn is_older<V>(answer: &Answer<V>, known: Option<&Answer<V>>) -> bool {
+    let version = |answer: &Answer<V>| answer.traits.as_ref().map_or(Version::NONE, |traits| traits.version);
+    known.is_some_and(|known| version(answer) < version(known))
+}
+
+impl<K: CacheKey, V> Keeper<K, V> {
+    /// Whose turn it is to load which of the keys: this node's, and other nodes'. A tier that does not answer leaves
+    /// every node to itself.
+    async fn take_turns(&self, keys: &[K], every: Duration) -> (Vec<K>, Vec<K>) {
+        let Some(turns) = &self.turns else { return (keys.to_vec(), vec![]) };
+        let names: Vec<Bytes> = keys.iter().map(CacheKey::encode).collect();
+        // Nobody settles it: it ends by itself, in time for this node's next turn.
+        let claim = Claim { token: Token::random(), lease: every.mul_f64(0.875), over: Over::Nothing };
+        let Ok(answers) = turns.read(&names, Some(claim)).await else { return (keys.to_vec(), vec![]) };
+        let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+        for (key, answer) in keys.iter().zip(answers) {
+            match answer {
+                Found::Held { .. } => theirs.push(key.clone()),
+                _ => ours.push(key.clone()),
+            }
+        }
+        (ours, theirs)
+    }
+}
+
+/// True if a policy has its keys kept.
+pub(crate) fn keeps(refresh_every: Duration) -> bool {
+    refresh_every < ENDLESS
+}

@@ -1,0 +1,111 @@
+//! Dropping what is over: entries that no read has come across since their time ended, or since a sweep made them void.
+//! In small steps, each with the lock of one shard for one entry at a time. Called by hand, or by a task of the cache.
+
+use std::{sync::Weak, time::Duration};
+
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep};
+use tracing::Instrument;
+
+use crate::{
+    Cache, CacheKey, Maintenance,
+    hash::{Probe, Stored},
+    kept::Kept,
+    local::Entry,
+    spans,
+    store::{Standing, Store},
+};
+
+/// Entries of one step: some 50 microseconds of one thread.
+const STEP: u64 = 512;
+
+/// Between two steps, so that a million entries are gone through in a few seconds and nobody notices.
+const PAUSE: Duration = Duration::from_millis(1);
+
+impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
+    /// Drops what is in process and good for nothing any more, and tells how many entries that were. Reads do this for
+    /// the keys they ask for; this does it for those that nobody asks for. Costs a walk through L1, with the lock of one
+    /// of its shards at a time, without a pause; [`maintain`](Self::maintain) goes in steps.
+    pub fn drop_expired(&self) -> u64 {
+        let mut done = Maintenance::default();
+        let store = &*self.store;
+        store.local.iter().for_each(|kept| store.drop_if_over(&kept, &mut done));
+        store
+            .local
+            .absences
+            .iter()
+            .for_each(|(key, entry)| store.drop_absence_if_over(&key, &entry, &mut done));
+        done.entries + done.absences
+    }
+
+    /// As [`drop_expired`](Self::drop_expired), in steps of 512 entries with a millisecond in between. Dropped at any
+    /// point it leaves what it has done. [`maintain_every`](crate::CacheBuilder::maintain_every) has the cache do it.
+    pub async fn maintain(&self) -> Maintenance {
+        self.store.maintain().await
+    }
+}
+
+/// Goes through the cache again and again, until it is gone.
+pub(crate) async fn run<K, V>(store: Weak<Store<K, V>>, every: Duration)
+where
+    K: CacheKey,
+    V: Clone + Send + Sync + 'static,
+{
+    // An interval of zero would never tick.
+    let every = every.max(Duration::from_millis(1));
+    let mut beat = interval_at(Instant::now() + every, every);
+    beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        beat.tick().await;
+        let Some(store) = store.upgrade() else { return };
+        let span = spans::maintain(&store.name);
+        let done = store.maintain().instrument(span.clone()).await;
+        span.record("cache.keys", done.entries + done.absences);
+        store.observer.maintained(&store.name, &done);
+    }
+}
+
+impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
+    async fn maintain(&self) -> Maintenance {
+        let begun = Instant::now();
+        let mut done = Maintenance::default();
+        for kept in self.local.iter() {
+            self.drop_if_over(&kept, &mut done);
+            rest(done.seen).await;
+        }
+        for (key, entry) in self.local.absences.iter() {
+            self.drop_absence_if_over(&key, &entry, &mut done);
+            rest(done.seen).await;
+        }
+        Maintenance { took: begun.elapsed(), ..done }
+    }
+
+    fn drop_if_over(&self, seen: &Kept<K, V>, done: &mut Maintenance) {
+        done.seen += 1;
+        // Only what was seen: a fresh value may have come in between. It is dropped here, without a lock.
+        if self.is_over(&seen.key, &seen.entry)
+            && let Some(dropped) = self.local.reap(&Probe::of(&seen.key), &seen.entry.life)
+        {
+            done.entries += 1;
+            done.bytes += dropped.entry.weight();
+        }
+    }
+
+    fn drop_absence_if_over(&self, key: &Stored<K>, seen: &Entry<()>, done: &mut Maintenance) {
+        done.seen += 1;
+        let is_seen = |entry: &Entry<()>| entry.life == seen.life;
+        if self.is_over(&key.0, seen) && self.local.absences.remove_if(&Probe::of(&key.0), is_seen).is_some()
+        {
+            done.absences += 1;
+        }
+    }
+
+    fn is_over<T>(&self, key: &K, entry: &Entry<T>) -> bool {
+        self.standing(|| key.encode(), &entry.life, entry.traits.as_deref()) == Standing::Over
+    }
+}
+
+async fn rest(seen: u64) {
+    if seen.is_multiple_of(STEP) {
+        sleep(PAUSE).await;
+    }
+}
