@@ -12,4 +12,5 @@ mod kit;
 mod refresh;
 mod sweeps;
 mod tiers;
+mod untold;
 mod writes;
