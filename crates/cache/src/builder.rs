@@ -302,3 +302,18 @@ where
     }
     tasks
 }
+
+#[cfg(all(test, not(feature = "messagepack")))]
+mod tests {
+    use super::*;
+    use crate::testkit::Site;
+
+    #[tokio::test]
+    async fn shared_tier_without_a_codec_is_refused() {
+        let tier = || Arc::new(Site::new(1).link());
+        let refused = Cache::<u64, String>::builder("names").tier(tier()).try_build();
+        assert_eq!(refused.err(), Some(BuildError::NoCodec));
+        let raw = Cache::<u64, String>::builder("names").tier(tier()).codec(Codec::raw()).try_build();
+        assert!(raw.is_ok());
+    }
+}
