@@ -134,9 +134,11 @@ async fn value_set_while_a_tier_is_down_is_the_writers_own_and_the_old_one_nobod
     assert_eq!(Teller::default().value(&other, "k", 2).await, 2);
     // An older one that comes late is not stored, though the tier knows of no floor.
     trips().await;
+    link.faults.set_tier_down(false);
+    sleep(2 * SECOND).await;
     other.set("k".to_owned(), 1, Version(4)).await;
     trips().await;
-    assert_eq!(Teller::default().value(&one.with(|policy| policy.l1_ttl = SECOND), "k", 3).await, 3);
+    assert_eq!(Teller::default().value(&one, "k", 3).await, 3);
 }
 
 #[tokio::test(start_paused = true)]
@@ -186,4 +188,15 @@ async fn load_that_such_an_announcement_overtakes_leaves_nothing_that_is_believe
     sleep(Duration::from_millis(20)).await;
     assert_eq!(site.shelf.values("numbers"), 1, "it was stored");
     assert_eq!(Teller::default().value(&other, "k", 2).await, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn node_that_does_not_hear_its_own_announcement_believes_the_record_as_little_as_the_others() {
+    let site = Site::new(9);
+    let [(one, link), _] = both_have(&site, &["k"]).await;
+    link.faults.set_tier_down(true);
+    link.faults.lose_messages(100);
+    assert_eq!(one.invalidate_many(["k"], Version(5)).await, Reach::Fleet);
+    link.faults.set_tier_down(false);
+    assert_eq!(floor(&one, "k").await, Some(Version(5)));
 }
