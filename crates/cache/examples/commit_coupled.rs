@@ -9,21 +9,28 @@ use std::{env, error::Error, io, sync::Arc, time::Duration};
 
 use paystrata_cache::{
     Cache, Invalidation, Version,
-    backplane::Announcement,
     postgres::{PostgresOptions, PostgresTier},
 };
 use tokio_postgres::{Client, Config, NoTls};
 
-async fn rename(client: &mut Client, line: &PostgresTier, name: &str, id: i64) -> Result<(), Box<dyn Error>> {
+/// On the node that writes; it has a cache of its own.
+async fn rename(
+    client: &mut Client,
+    (people, line): (&Cache<i64, String>, &PostgresTier),
+    (id, name): (i64, &str),
+) -> Result<(), Box<dyn Error>> {
     // Renames nobody to nothing.
     let transaction = client.transaction().await?;
     let sql = "UPDATE people SET name = $2, version = version + 1 WHERE id = $1 RETURNING version";
     let version = Version(u64::try_from(transaction.query_one(sql, &[&id, &name]).await?.get::<_, i64>(0))?);
-    let body = Invalidation::at(version).remove(&id).encode();
-    line.announce_in(&transaction, "people", &Announcement { body, sweeps: vec![], version }).await?;
-    match name {
-        "" => transaction.rollback().await?,
-        _ => transaction.commit().await?,
+    let change = Invalidation::at(version).remove(&id);
+    let coupled = people.invalidate_in(line, &transaction, change).await?;
+    if name.is_empty() {
+        transaction.rollback().await?;
+    } else {
+        transaction.commit().await?;
+        // The others are told by the commit; this node need not wait to hear it.
+        coupled.committed();
     }
     Ok(())
 }
@@ -40,7 +47,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     // Another node: it knows of the change what the line tells it, and nothing else.
     let line = PostgresTier::connect(config, PostgresOptions::default())?;
-    let people: Cache<i64, String> = Cache::builder("people").backplane(Arc::new(line.clone())).build();
+    let build = || Cache::<i64, String>::builder("people").backplane(Arc::new(line.clone())).build();
+    let (writer, people) = (build(), build());
     let load = |_context| async { Ok::<_, io::Error>(Some("Ada".to_owned())) };
     // What is loaded before the line is up is dropped when it is.
     while people.explain(&7).await.mark.incarnation == 0 {
@@ -49,10 +57,11 @@ async fn main() -> Result<(), Box<dyn Error>> {
     for name in ["", "Grace"] {
         people.get_or_load(&7, load).await?;
         println!("cached before: {:?}", people.get(&7));
-        rename(&mut client, &line, name, 7).await?;
+        rename(&mut client, (&writer, &line), (7, name)).await?;
         tokio::time::sleep(Duration::from_millis(200)).await;
         println!("cached after renaming to {name:?}: {:?}", people.get(&7));
     }
     people.close().await;
+    writer.close().await;
     Ok(())
 }

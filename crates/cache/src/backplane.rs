@@ -59,8 +59,8 @@ pub struct Snapshot {
     pub mark: Mark,
     /// All sweeps that are kept; of each swath and way the last one.
     pub sweeps: Vec<Sweep>,
-    /// Sweeps of tags up to this number may have been dropped for want of room: an entry with any
-    /// tag whose stamp is older is void.
+    /// Sweeps of tags, and with them [cutoffs](Announcement::sweeps) of keys, up to this number may have been dropped
+    /// for want of room: what is older is void.
     pub forgotten_sequence: u64,
 }
 
@@ -69,7 +69,8 @@ pub struct Snapshot {
 pub struct Announcement {
     /// What is void, for nodes to read.
     pub body: Bytes,
-    /// What of it must be kept, by the store behind the line, for nodes still to come.
+    /// What of it must be kept, by the store behind the line, for nodes still to come. A key that was not voided in
+    /// every shared tier is among them as a tag of a reserved name.
     pub sweeps: Vec<(Swath, Void)>,
     /// Of the write behind it.
     pub version: Version,

@@ -42,6 +42,18 @@ const CONFIRMATION: Duration = Duration::from_secs(2);
 /// Changed keys that may wait to be told: some 10 MB.
 const PENDING_KEYS_MAX: usize = 65_536;
 
+/// What was asked of a builder does not fit together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum BuildError {
+    /// There is a shared tier, and nothing says how values become bytes.
+    #[error(
+        "a cache with a shared tier needs a codec: turn the feature `messagepack` on, or name one with `codec` or \
+         `tier_with_codec`"
+    )]
+    NoCodec,
+}
+
 /// A cache in the making; see [`Cache::builder`].
 pub struct CacheBuilder<K, V> {
     name: Arc<str>,
@@ -138,6 +150,14 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> CacheBuilder<K, V> {
         self
     }
 
+    /// As [`tier_with`](Self::tier_with), with a codec for all shared tiers, which may be one of your own: then values
+    /// need not be serializable.
+    #[must_use]
+    pub fn tier_with_codec(mut self, tier: Arc<dyn Tier>, options: TierOptions, codec: Codec<V>) -> Self {
+        self.tiers.push((tier, options));
+        self.codec(codec)
+    }
+
     /// Tells other nodes what is void, and hears it from them.
     #[must_use]
     pub fn backplane(self, backplane: Arc<dyn Backplane>) -> Self {
@@ -162,7 +182,8 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> CacheBuilder<K, V> {
         self.tier(Arc::new(tier.clone())).backplane(Arc::new(tier.clone()))
     }
 
-    /// Sets how values become bytes in shared tiers.
+    /// Sets how values become bytes in shared tiers. Default: [`Codec::messagepack`] if that feature is on. See
+    /// [`tier_with_codec`](Self::tier_with_codec) for values that are not serializable.
     #[must_use]
     pub fn codec(mut self, codec: Codec<V>) -> Self {
         self.codec = Some(codec);
@@ -233,8 +254,29 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> CacheBuilder<K, V> {
     ///
     /// # Panics
     ///
-    /// With a shared tier, a backplane, a writer, or something to do at intervals, outside of a Tokio runtime.
+    /// With a shared tier, a backplane, a writer, or something to do at intervals, outside of a Tokio runtime. And where
+    /// [`try_build`](Self::try_build) gives an error: that is a mistake in the program.
     pub fn build(self) -> Cache<K, V> {
+        self.try_build().unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// The cache, if what was asked for fits together.
+    ///
+    /// # Errors
+    ///
+    /// [`BuildError`].
+    ///
+    /// # Panics
+    ///
+    /// With a shared tier, a backplane or a writer, outside of a Tokio runtime.
+    pub fn try_build(self) -> Result<Cache<K, V>, BuildError> {
+        if !self.tiers.is_empty() && self.codec.is_none() {
+            return Err(BuildError::NoCodec);
+        }
+        Ok(self.assemble())
+    }
+
+    fn assemble(self) -> Cache<K, V> {
         let counters = Arc::new(Counters::default());
         let share = |(tier, options): &(Arc<dyn Tier>, TierOptions)| {
             TierSide::new(&self.name, &self.observer, tier.share(&self.name), options.clone(), self.clock)
@@ -317,4 +359,19 @@ where
         tasks.push(tokio::spawn(keeper::run(Arc::downgrade(store), refresh_every)));
     }
     tasks
+}
+
+#[cfg(all(test, not(feature = "messagepack")))]
+mod tests {
+    use super::*;
+    use crate::testkit::Site;
+
+    #[tokio::test]
+    async fn shared_tier_without_a_codec_is_refused() {
+        let tier = || Arc::new(Site::new(1).link());
+        let refused = Cache::<u64, String>::builder("names").tier(tier()).try_build();
+        assert_eq!(refused.err(), Some(BuildError::NoCodec));
+        let raw = Cache::<u64, String>::builder("names").tier(tier()).codec(Codec::raw()).try_build();
+        assert!(raw.is_ok());
+    }
 }

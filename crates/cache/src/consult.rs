@@ -103,7 +103,7 @@ fn quest_plan<K: CacheKey, V: Clone>(
     let is_deaf = lead.store.fleet.line.is_some() && now_us >= lead.store.fleet.horizon.trusted_until_us();
     let own = match (is_deaf, is_aided) {
         (true, _) => Version::LATEST,
-        (false, true) => floors.floor(lead.hash, now_us),
+        (false, true) => floors.aided_floor(lead.hash, now_us),
         (false, false) => floors.unaided_floor(lead.hash, now_us),
     };
     Plan { floor: floor.max(own), fallback, may_extend }

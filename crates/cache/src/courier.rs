@@ -13,6 +13,7 @@ use tokio::time::{Instant, timeout};
 use tracing::Instrument;
 
 use crate::{
+    Version,
     backplane::{Announcement, Line, Mark, Snapshot},
     fleet::Fleet,
     invalidation::Invalidation,
@@ -122,15 +123,23 @@ impl Courier {
         carried
     }
 
-    /// Tiers first, then the line: whoever is told must not find an old copy in a tier.
+    /// Tiers first, then the line: whoever is told must not find an old copy in a tier. Where a tier cannot be told,
+    /// the announcement does not wait for it: it cuts off what lies there.
     async fn carry_on(&self, batch: &Batch) -> Result<(), TierError> {
         let fleet = &*self.fleet;
         let tiers = join_all(fleet.tiers.iter().map(|tier| carry_to(tier, batch))).await;
-        tiers.into_iter().collect::<Result<(), _>>()?;
+        let voided = tiers.into_iter().collect::<Result<(), _>>();
         let mut mark = None;
-        if let Some((line, options)) = &fleet.line {
-            let announcement = announcement(fleet.origin, batch);
-            mark = Some(limited(options.timeout, &**line, line.announce(&announcement)).await?);
+        match &fleet.line {
+            Some((line, options)) => {
+                let announcement = announcement(fleet.origin, batch, voided);
+                mark = Some(limited(options.timeout, &**line, line.announce(&announcement)).await?);
+            }
+            None => voided?,
+        }
+        if let (Some(mark), Err(_)) = (mark, voided) {
+            count(&fleet.counters.cut_off);
+            batch.keys.iter().for_each(|(_, order, _)| fleet.cut_off(&order.key, order.how, mark));
         }
         for (_, order) in &batch.sweeps {
             fleet.number(&order.swath, order.how, mark);
@@ -231,14 +240,12 @@ async fn limited<T>(limit: Duration, line: &dyn Line, call: TierFuture<'_, T>) -
     ended
 }
 
-fn announcement(origin: u64, batch: &Batch) -> Announcement {
+fn announcement(origin: u64, batch: &Batch, voided: Result<(), TierError>) -> Announcement {
     let keys: Vec<_> = batch.keys.iter().map(|(_, order, _)| order.clone()).collect();
     let sweeps: Vec<_> = batch.sweeps.iter().map(|(_, order)| order.clone()).collect();
-    let versions = keys.iter().map(|order| order.version).chain(sweeps.iter().map(|order| order.version));
-    let version = versions.max().unwrap_or_default();
-    let kept = sweeps.iter().map(|order| (order.swath.clone(), order.how)).collect();
-    let body = Invalidation { origin, version, keys, sweeps }.encode();
-    Announcement { body, sweeps: kept, version }
+    // Every order names its own.
+    let change = Invalidation { origin, version: Version::NONE, keys, sweeps };
+    if voided.is_ok() { change.announced() } else { change.cutting_off().announced() }
 }
 
 /// Puts what is to be put, and voids the rest.

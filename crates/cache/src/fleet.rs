@@ -10,6 +10,7 @@ use crate::{
     Observer,
     backplane::{Line, Mark, Swath},
     clock::Clock,
+    cutoffs,
     extend::{Extension, Extensions},
     horizon::Horizon,
     invalidation::{KeyOrder, SweepOrder},
@@ -122,6 +123,15 @@ impl Fleet {
             self.horizon.lose();
         }
         self.sweeps.number(swath, how, number.map(|mark| mark.sequence));
+    }
+
+    /// What the shared tiers have of this key from before its announcement is void.
+    pub(crate) fn cut_off(&self, key: &[u8], how: Void, mark: Mark) {
+        if mark.incarnation == self.horizon.mark().incarnation {
+            self.sweeps.sweep_there(&cutoffs::swath_of(key), how, mark.sequence);
+        } else {
+            self.horizon.lose();
+        }
     }
 
     /// Waits for the confirmation of an order, within bounds.

@@ -24,6 +24,8 @@ pub(crate) struct Floors {
     whole: Floor,
     /// Until when messages that this node has missed may be about writes a replica has not replayed.
     blind_until_us: AtomicU64,
+    /// As above, where the tiers' own floors are of no help either.
+    swept_until_us: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -38,6 +40,7 @@ impl Floors {
             slots: (0..SLOTS).map(|_| Floor::default()).collect(),
             whole: Floor::default(),
             blind_until_us: AtomicU64::new(0),
+            swept_until_us: AtomicU64::new(0),
         }
     }
 
@@ -59,9 +62,20 @@ impl Floors {
         self.blind_until_us.fetch_max(now_us.saturating_add(micros(FLOOR_LIFE)), Relaxed);
     }
 
+    /// Sweeps may have been made because of writes a replica has not replayed, and of which ones is not known.
+    pub(crate) fn go_blind_to_sweeps(&self, now_us: u64) {
+        self.swept_until_us.fetch_max(now_us.saturating_add(micros(FLOOR_LIFE)), Relaxed);
+    }
+
+    /// The floor of a load for which the remote tier's tombstones were asked.
+    pub(crate) fn aided_floor(&self, hash: u64, now_us: u64) -> Version {
+        let is_blind = now_us < self.swept_until_us.load(Relaxed);
+        if is_blind { Version::LATEST } else { self.floor(hash, now_us) }
+    }
+
     /// The floor of a load for which the remote tier's tombstones could not be asked.
     pub(crate) fn unaided_floor(&self, hash: u64, now_us: u64) -> Version {
-        let is_blind = now_us < self.blind_until_us.load(Relaxed);
+        let is_blind = now_us < self.blind_until_us.load(Relaxed).max(self.swept_until_us.load(Relaxed));
         if is_blind { Version::LATEST } else { self.floor(hash, now_us) }
     }
 

@@ -10,6 +10,7 @@ use crate::{
     CacheKey, GapCause, Invalidation, Version,
     backplane::{Heard, Interruption, Listener, Mark, Snapshot, Swath},
     courier::Ward,
+    cutoffs,
     extend::Extended,
     horizon::Step,
     stats::count,
@@ -63,6 +64,14 @@ where
 
     fn attached(&self, snapshot: &Snapshot) {
         let fleet = &self.fleet;
+        let known = fleet.horizon.mark();
+        let is_news =
+            |sequence: u64| known.incarnation != snapshot.mark.incarnation || sequence > known.sequence;
+        let newest = snapshot.sweeps.iter().map(|sweep| sweep.sequence).max().unwrap_or(0);
+        if newest > 0 && is_news(newest) {
+            // Of which write they are is not kept, and no tier knows.
+            self.floors.go_blind_to_sweeps(self.clock.now_us());
+        }
         let meanwhile = fleet.horizon.attached(snapshot.mark, || fleet.sweeps.adopt(snapshot));
         self.start_afresh();
         for (mark, body) in meanwhile {
@@ -130,6 +139,10 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
         let is_own = change.origin == self.fleet.origin;
         for order in &change.sweeps {
             self.fleet.sweeps.sweep_there(&order.swath, order.how, mark.sequence);
+            if cutoffs::digest_of(&order.swath).is_some() {
+                // About shared tiers only: the key's own order is among the keys.
+                continue;
+            }
             // Done here when it was ordered; what was loaded since need not go.
             if !is_own {
                 self.sweep(&order.swath, order.how, order.version);

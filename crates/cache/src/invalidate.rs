@@ -11,6 +11,7 @@ use crate::{
     Cache, CacheKey, Invalidation, Version, Write,
     backplane::Swath,
     codec::SealedFields,
+    cutoffs,
     fleet::Fleet,
     hash::Probe,
     invalidation::{KeyOrder, SweepOrder},
@@ -28,7 +29,8 @@ use crate::{
 pub enum Reach {
     /// This node, and there is nobody else to be told.
     Node,
-    /// The shared tiers have it, and it was announced to every node that listens.
+    /// It was announced to every node that listens. The shared tiers have it, or the announcement said that what they
+    /// have of it is not to be believed.
     Fleet,
     /// This node only, so far. It was not confirmed in time; the others are told again until they are, and this node
     /// does not trust the shared tiers with it until then.
@@ -47,6 +49,11 @@ pub struct Confirmation {
 impl Confirmation {
     fn of<K, V>(cache: &Cache<K, V>, number: Option<u64>, span: tracing::Span) -> Self {
         Self { pending: number.map(|number| (Arc::clone(&cache.store.fleet), number)), span }
+    }
+
+    /// Of a change of which nobody has to be told.
+    pub(crate) fn of_nobody() -> Self {
+        Self { pending: None, span: tracing::Span::none() }
     }
 
     async fn reach(self) -> Reach {
@@ -131,19 +138,10 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
         let span = spans::invalidate(&self.store.name, change.keys.len(), change.sweeps.len());
         // Other nodes are to take it for this node's: it does its own part here.
         let keys = change.keys.iter().map(|order| (order.clone(), None)).collect();
-        let number = self.store.fleet.order(keys, change.sweeps.clone());
-        for order in &change.keys {
-            match K::decode(&order.key) {
-                Some(key) => {
-                    count(&self.store.counters.invalidations);
-                    self.store.void(&key, order.how, order.version, change.origin);
-                }
-                None => self.store.sweep(&Swath::All, Void::Remove, order.version),
-            }
-        }
-        for order in &change.sweeps {
-            self.store.sweep(&order.swath, order.how, order.version);
-        }
+        // The tiers are voided by this: nothing need be cut off.
+        let sweeps = change.sweeps.iter().filter(|order| cutoffs::digest_of(&order.swath).is_none());
+        let number = self.store.fleet.order(keys, sweeps.cloned().collect());
+        self.store.void_by(change);
         Confirmation::of(self, number, span)
     }
 
@@ -178,7 +176,11 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
             let put =
                 (policy.write != Write::Void).then(|| self.put(&key_bytes, &value, version, tags, span));
             let order = KeyOrder { key: key_bytes, how: Void::Remove, version };
-            let put = put.flatten().filter(|_| mark.incarnation != 0 || store.fleet.line.is_none());
+            // After the mark was taken: what is announced later cuts the value off, what was announced before has
+            // raised the floor here, whether or not the tier could be told of it.
+            let is_newest = version >= store.floors.aided_floor(Probe::of(&key).hash, now_us);
+            let put =
+                put.flatten().filter(|_| is_newest && (mark.incarnation != 0 || store.fleet.line.is_none()));
             store.fleet.order(vec![(order, put)], vec![])
         });
         let life = Life::begin(policy, span, now_us, now_us, store.fleet.sweeps.stamp());

@@ -14,7 +14,8 @@ use bytes::Bytes;
 
 use crate::{
     CacheKey, Version,
-    backplane::Swath,
+    backplane::{Announcement, Swath},
+    cutoffs,
     tier::Void,
     wire::{Reader, Unreadable, put_bytes},
 };
@@ -107,6 +108,38 @@ impl Invalidation {
         self.keys.is_empty() && self.sweeps.is_empty()
     }
 
+    /// What is handed to a line by somebody who has voided none of it in the shared tiers: an outbox's relay, or a
+    /// transaction ([`TransactionOutbox`](crate::TransactionOutbox)). Nodes that hear it, and nodes that come
+    /// later, do not believe what lies in a shared tier from before it.
+    ///
+    /// The store behind the line keeps 16,384 such keys and tags of a cache. What was stored before the oldest
+    /// of them is void, so under a flood of changes values live in shared tiers for as long as it takes to change so
+    /// many different keys.
+    pub fn announcement(&self) -> Announcement {
+        self.clone().cutting_off().announced()
+    }
+
+    /// And of what shared tiers have of its keys from before the announcement.
+    pub(crate) fn cutting_off(mut self) -> Self {
+        let cutoff = |order: &KeyOrder| SweepOrder {
+            swath: cutoffs::swath_of(&order.key),
+            how: order.how,
+            // The key's own order says it; this one raises no floor of others.
+            version: Version::NONE,
+        };
+        self.sweeps.retain(|order| cutoffs::digest_of(&order.swath).is_none());
+        self.sweeps.extend(self.keys.iter().map(cutoff));
+        self
+    }
+
+    /// As it is announced, word for word.
+    pub(crate) fn announced(&self) -> Announcement {
+        let sweeps = self.sweeps.iter().map(|order| (order.swath.clone(), order.how)).collect();
+        let versions = self.keys.iter().map(|order| order.version);
+        let version = versions.chain(self.sweeps.iter().map(|order| order.version)).max().unwrap_or_default();
+        Announcement { body: self.encode(), sweeps, version }
+    }
+
     pub(crate) fn key(mut self, key: Bytes, how: Void) -> Self {
         let version = self.version;
         self.keys.push(KeyOrder { key, how, version });
@@ -177,6 +210,12 @@ impl Invalidation {
         }
         reader.end()?;
         Ok(Self { origin, version, keys, sweeps })
+    }
+}
+
+impl From<&Invalidation> for Announcement {
+    fn from(change: &Invalidation) -> Self {
+        change.announcement()
     }
 }
 

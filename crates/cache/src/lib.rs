@@ -62,7 +62,8 @@
 //!   loaded before. Loads under way may answer those who came before; they store nothing that is read, here or in a tier.
 //! - **And elsewhere, once told.** A write to a shared tier needs a claim, and an invalidation ends the claim before it is
 //!   announced. Sweeps are numbered by the store behind the line and outlive every entry, node and restart. A loader is
-//!   told the version it must reflect, so that a replica that lags cannot bring an old value back.
+//!   told the version it must reflect, so that a replica that lags cannot bring an old value back. Where a tier could not
+//!   be told, the announcement says so, and what lies there from before it is not believed by anybody.
 //! - **Staleness has a bound.** Announcements are numbered without gaps: a node that missed one asks for it, and drops
 //!   what it holds if it is no longer to be had. While it hears nothing, it serves an entry for at most
 //!   [`Policy::max_stale`] after its load or after the last pulse that went round, and trusts no shared tier.
@@ -89,7 +90,6 @@
 //!   the node that made it, and for that node only.
 //! - A node that is cut off can tell nobody of its changes, and neither can one that dies before it tells; the others
 //!   notice its silence and drop what they hold once.
-//! - While a shared tier that this node has a change for is down, the change is not announced either.
 //!
 //! # Features
 //!
@@ -112,7 +112,9 @@ mod clock;
 pub mod codec;
 mod consult;
 mod context;
+mod coupling;
 mod courier;
+mod cutoffs;
 mod epoch;
 mod error;
 mod explain;
@@ -164,10 +166,11 @@ mod write_back;
 mod write_behind;
 
 pub use answer::{Loaded, Origin};
-pub use builder::CacheBuilder;
+pub use builder::{BuildError, CacheBuilder};
 pub use cache::Cache;
 pub use clock::Clock;
 pub use context::{Load, LoadContext, Stale};
+pub use coupling::{Coupled, TransactionOutbox};
 pub use error::CacheError;
 pub use explain::{Explanation, LastInvalidation, LocalState, TierState};
 pub use fleet::LineOptions;
@@ -181,10 +184,10 @@ pub use observer::{GapCause, LoadEnd, Maintenance, Observer, TierCall};
 pub use policy::{Policy, Silence, Write};
 pub use quick_cache::Equivalent;
 #[cfg(feature = "redis")]
-pub use redis::{RedisOptions, RedisServers, RedisTier, RedisTierError, YoungServer};
+pub use redis::{RedisOptions, RedisServers, RedisTier, RedisTierError};
 pub use stats::{Stats, TierStats};
 pub use store::KeyForm;
-pub use tier_side::TierOptions;
+pub use tier_side::{TierOptions, YoungServer};
 pub use version::Version;
 pub use warm::{Pace, Progress};
 pub use wire::Unreadable;

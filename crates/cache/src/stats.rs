@@ -71,6 +71,9 @@ pub struct Stats {
     pub pending_invalidations: u64,
     /// Times that more changes were pending than there is room for.
     pub pending_overflows: u64,
+    /// Batches of changes that were announced although a shared tier could not be told: what it has of their keys is
+    /// not believed by any node.
+    pub cut_off: u64,
     /// How long ago the youngest pulse was sent that has gone round the line and come back: what this node
     /// holds reflects all that was announced before. `None` if none has, yet.
     pub backplane_silence: Option<Duration>,
@@ -154,6 +157,7 @@ pub(crate) struct Counters {
     pub(crate) extensions: AtomicU64,
     pub(crate) joins: AtomicU64,
     pub(crate) overloads: AtomicU64,
+    pub(crate) cut_off: AtomicU64,
     pub(crate) refused_stale_sets: AtomicU64,
     pub(crate) oversize: AtomicU64,
     pub(crate) invalidations: AtomicU64,
@@ -188,6 +192,7 @@ impl Counters {
             extensions: self.extensions.load(Relaxed),
             joins: self.joins.load(Relaxed),
             overloads: self.overloads.load(Relaxed),
+            cut_off: self.cut_off.load(Relaxed),
             refused_stale_sets: self.refused_stale_sets.load(Relaxed),
             oversize: self.oversize.load(Relaxed),
             invalidations: self.invalidations.load(Relaxed),

@@ -16,6 +16,7 @@ use bytes::Bytes;
 
 use crate::{
     backplane::{Snapshot, Swath},
+    cutoffs::{Cutoffs, digest_of},
     epoch::{Epoch, Left},
     flight::lock,
     tags::{Tag, Tags},
@@ -51,6 +52,7 @@ pub(crate) struct Sweeps {
     prefixes: ArcSwap<Vec<Arc<Prefix>>>,
     changing: Mutex<()>,
     pub(crate) tags: Tags,
+    cutoffs: Cutoffs,
 }
 
 impl Sweeps {
@@ -101,7 +103,10 @@ impl Sweeps {
 
     /// A sweep with its number in the fleet's order, made by any node.
     pub(crate) fn sweep_there(&self, swath: &Swath, how: Void, number: u64) {
-        self.with_epoch(swath, |epoch| epoch.raise_fleet(how, number));
+        match digest_of(swath) {
+            Some(digest) => self.cutoffs.raise(digest, how, number),
+            None => drop(self.with_epoch(swath, |epoch| epoch.raise_fleet(how, number))),
+        }
     }
 
     /// Takes the fleet's order from a snapshot. The caller has seen to it that nothing is judged by it meanwhile.
@@ -109,6 +114,7 @@ impl Sweeps {
         self.all.reset_fleet();
         self.prefixes.load().iter().for_each(|prefix| prefix.epoch.reset_fleet());
         self.tags.reset_fleet(snapshot.forgotten_sequence);
+        self.cutoffs.reset(snapshot.forgotten_sequence);
         for sweep in &snapshot.sweeps {
             self.sweep_there(&sweep.swath, sweep.how, sweep.sequence);
         }
@@ -188,7 +194,8 @@ impl Sweeps {
     /// What is left of a value in a shared tier.
     pub(crate) fn left_there(&self, key: &Bytes, tags: &[Arc<Tag>], stamp: u64) -> Left {
         let by_tags = self.left_of_tags(tags, self.tags.forgotten_fleet(), stamp, Epoch::left_there);
-        self.left_by(|| key.clone(), by_tags, stamp, Epoch::left_there)
+        let so_far = by_tags.max(self.cutoffs.left(key, stamp));
+        self.left_by(|| key.clone(), so_far, stamp, Epoch::left_there)
     }
 
     fn left_of_tags(

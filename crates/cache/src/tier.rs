@@ -65,7 +65,8 @@ pub struct Payload {
 pub enum Found {
     /// A value.
     Value(Payload),
-    /// No value, and no claim was wished for.
+    /// No value; and no claim was wished for, or none could be made (the record's server is down, or has no room):
+    /// then the key is loaded and not stored here.
     Nothing,
     /// No value (or one that was claimed over). The claim stands; what is loaded must reflect `floor`.
     Claimed { floor: Version, fallback: Option<Payload> },
@@ -171,6 +172,7 @@ pub trait TierShare: Send + Sync + fmt::Debug {
 
     /// Puts values without a claim, ending claims there are. For [`FLOOR_LIFE`](crate::FLOOR_LIFE) after it may have
     /// forgotten floors a tier voids the record instead and answers `Refused`: it cannot tell whether the value was
-    /// overtaken. A value that is refused for any other reason leaves nothing older than itself in its place.
+    /// overtaken. A value that is refused for any other reason leaves nothing older than itself in its place: a
+    /// fallback is taken away, and with it the claim of whoever was shown it.
     fn put<'a>(&'a self, values: &'a [Put]) -> TierFuture<'a, Vec<Stored>>;
 }

@@ -60,6 +60,18 @@ impl Default for TierOptions {
     }
 }
 
+/// What to think of floors that a server does not have, when it was started a short while ago.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum YoungServer {
+    /// They may have been lost with the one before it: loaders are told [`Version::LATEST`](crate::Version::LATEST)
+    /// until it has been up for [`FLOOR_LIFE`](crate::FLOOR_LIFE), and read from their primary. Nothing waits, nothing
+    /// fails, and what was loaded is stored. The default.
+    #[default]
+    Blind,
+    /// There was none before it, or no loader reads from a replica.
+    Trusted,
+}
+
 /// What happened at one tier.
 #[derive(Debug, Default)]
 pub(crate) struct TierCounters {

@@ -133,6 +133,10 @@ impl Shared {
     }
 
     async fn replica_at(&self, token: Token, except: Option<&NodeId>) -> Option<Replayed<'_>> {
+        // "The latest": no replica can show that it has it, so that asking one would only cost the trip.
+        if token.lsn == u64::MAX {
+            return None;
+        }
         let known = self.cheapest(&self.observations(), except, |seen| has_replayed(seen, token));
         if known.is_some() {
             return known;

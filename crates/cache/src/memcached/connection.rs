@@ -18,11 +18,11 @@ use tokio::{
     },
     sync::{mpsc, oneshot},
     task::{AbortHandle, JoinHandle},
-    time::timeout,
+    time::{Instant, timeout},
 };
 
 use super::wire::{Command, Garbage, Reply, decode, encode, line_end};
-use crate::tier::TierError;
+use crate::{FLOOR_LIFE, YoungServer, tier::TierError};
 
 /// Calls that wait to be sent, and calls that wait for replies; over it, callers wait within their timeout.
 const CALLS_MAX: usize = 1_024;
@@ -46,6 +46,15 @@ pub(super) struct Connection {
     timeouts_in_a_row: AtomicU32,
     /// What the server takes as one item.
     pub(super) item_bytes_max: usize,
+    /// Until when floors that should be there may have been lost with the process before this one.
+    blind_until: Instant,
+}
+
+/// What a server tells of itself.
+#[derive(Debug, Default)]
+struct Greeting {
+    item_bytes_max: Option<usize>,
+    uptime: Duration,
 }
 
 /// Commands that were asked for together, and where their replies go.
@@ -78,17 +87,36 @@ pub(super) enum Broken {
 impl Connection {
     /// Connects, and proves that a memcached with meta commands answers. Its task ends with the last
     /// handle to the connection.
-    pub(super) async fn establish(address: &str, limit: Duration) -> Result<Self, Broken> {
+    pub(super) async fn establish(
+        address: &str,
+        limit: Duration,
+        young_server: YoungServer,
+    ) -> Result<Self, Broken> {
         let greeting = async {
             let mut stream = TcpStream::connect(address).await?;
             stream.set_nodelay(true)?;
-            let item_bytes_max = greet(&mut stream).await?;
-            Ok::<_, Broken>((stream, item_bytes_max))
+            let greeting = greet(&mut stream).await?;
+            Ok::<_, Broken>((stream, greeting))
         };
-        let (stream, item_bytes_max) = timeout(limit, greeting).await.map_err(|_| Broken::TimedOut)??;
+        let (stream, greeting) = timeout(limit, greeting).await.map_err(|_| Broken::TimedOut)??;
         let (calls, queue) = mpsc::channel(CALLS_MAX);
         let task: JoinHandle<()> = tokio::spawn(serve(stream, queue));
-        Ok(Self { calls, task: task.abort_handle(), timeouts_in_a_row: AtomicU32::new(0), item_bytes_max })
+        let blind = match young_server {
+            YoungServer::Blind => FLOOR_LIFE.saturating_sub(greeting.uptime),
+            YoungServer::Trusted => Duration::ZERO,
+        };
+        Ok(Self {
+            calls,
+            task: task.abort_handle(),
+            timeouts_in_a_row: AtomicU32::new(0),
+            item_bytes_max: greeting.item_bytes_max.unwrap_or(ITEM_BYTES_DEFAULT),
+            blind_until: Instant::now() + blind,
+        })
+    }
+
+    /// True while floors that should be there may have been lost.
+    pub(super) fn is_blind(&self) -> bool {
+        Instant::now() < self.blind_until
     }
 
     /// Sends the commands and waits for their replies, in their order.
@@ -207,22 +235,25 @@ async fn read(mut reader: OwnedReadHalf, mut awaiting: mpsc::Receiver<Awaiting>)
     }
 }
 
-/// Asks for the server's settings, and whether it knows meta commands. Gives the largest item it takes.
-async fn greet(stream: &mut TcpStream) -> Result<usize, Broken> {
-    stream.write_all(b"stats settings\r\nmn\r\n").await?;
+/// Asks for the server's age and settings, and whether it knows meta commands.
+async fn greet(stream: &mut TcpStream) -> Result<Greeting, Broken> {
+    stream.write_all(b"stats\r\nstats settings\r\nmn\r\n").await?;
     let mut input = BytesMut::new();
-    let mut item_bytes_max = ITEM_BYTES_DEFAULT;
+    let mut greeting = Greeting::default();
+    let number =
+        |text: &[u8]| std::str::from_utf8(text).ok().and_then(|text| text.parse::<u64>().ok()).ok_or(Garbage);
     loop {
         while let Some(end) = line_end(&input)? {
             let line = input.split_to(end + 2);
             match &line[..end] {
-                b"MN" => return Ok(item_bytes_max),
+                b"MN" => return Ok(greeting),
                 b"END" => {}
                 line => {
                     let setting = line.strip_prefix(b"STAT ").ok_or(Garbage)?;
                     if let Some(size) = setting.strip_prefix(b"item_size_max ") {
-                        let size = std::str::from_utf8(size).ok().and_then(|size| size.parse().ok());
-                        item_bytes_max = size.ok_or(Garbage)?;
+                        greeting.item_bytes_max = usize::try_from(number(size)?).ok();
+                    } else if let Some(seconds) = setting.strip_prefix(b"uptime ") {
+                        greeting.uptime = Duration::from_secs(number(seconds)?);
                     }
                 }
             }

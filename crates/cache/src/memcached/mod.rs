@@ -7,8 +7,8 @@
 //!   than what does and may be a second less (two for a fallback): a value that lives for
 //!   a second or less is of no use in this tier. Lives beyond 30 days are cut to that.
 //! - A server that cannot be reached is left out at once: its keys are absent to reads, and voids of them
-//!   fail until it is back and has been told. It keeps its keys (`ring` says why). What it evicts, or
-//!   forgets by a restart, is forgotten with its floor.
+//!   fail until it is back and has been told. It keeps its keys (`ring` says why). What it evicts is forgotten with
+//!   its floor: give it room. After a restart it is taken to have forgotten floors (`young_server`).
 //! - Values over the item limit of the server (1 MiB unless `-I` says otherwise) are refused.
 //! - Each connection must lead to one server for its whole life: proxies that spread the commands of one
 //!   connection over servers make CAS numbers meaningless.
@@ -25,7 +25,10 @@ use std::{
 
 use tokio::{sync::Semaphore, task::JoinHandle};
 
-use crate::tier::{Tier, TierShare};
+use crate::{
+    YoungServer,
+    tier::{Tier, TierShare},
+};
 
 mod claims;
 mod connection;
@@ -55,6 +58,9 @@ pub struct MemcachedOptions {
     pub connections: usize,
     /// Calls at once, over all caches; more wait, within their timeout. Default 1,024.
     pub calls_max: usize,
+    /// What to think of a server that has not been up for [`FLOOR_LIFE`](crate::FLOOR_LIFE). Default: its floors may be
+    /// lost.
+    pub young_server: YoungServer,
     /// The largest item to store, if the server would take a larger one. Default 1 MiB.
     pub item_bytes_max: usize,
 }
@@ -67,6 +73,7 @@ impl Default for MemcachedOptions {
             connect_timeout: Duration::from_secs(1),
             connections: 2,
             calls_max: 1_024,
+            young_server: YoungServer::Blind,
             item_bytes_max: 1_024 * 1_024,
         }
     }

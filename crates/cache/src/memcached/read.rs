@@ -111,9 +111,9 @@ impl MemcachedShare {
         if item.is_won {
             let held = Held::new(claim.token, claim.lease, target.connection.clone(), item.cas);
             self.claims.remember(target.key.clone(), held);
-            return Next::Answer(Found::Claimed { floor: Version::NONE, fallback: None });
+            return Next::Answer(Found::Claimed { floor: target.floor(Version::NONE), fallback: None });
         }
-        let (floor, fallback) = (record.floor(), record.fallback());
+        let (floor, fallback) = (target.floor(record.floor()), record.fallback());
         if let Some(lease) = record.claim {
             // A claim made by a call whose answer was lost is found again.
             let is_own = self.claims.holds(&target.key, claim.token, item.cas);
@@ -158,7 +158,7 @@ impl MemcachedShare {
             answers[index] = match reply {
                 Ok(Reply::Done { cas }) => {
                     self.keep(&target, &record, claim, cas);
-                    Ok(Found::Claimed { floor: record.floor(), fallback: record.fallback() })
+                    Ok(Found::Claimed { floor: target.floor(record.floor()), fallback: record.fallback() })
                 }
                 Ok(Reply::Unmet) => {
                     changed.push(index);

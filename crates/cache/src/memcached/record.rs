@@ -153,6 +153,13 @@ impl Record {
         self.floor = (version > Version::NONE).then_some(Floor { version, left_ms });
     }
 
+    /// What was put last is remembered for as long as it may be there. LATEST is no number.
+    pub(super) fn keep_floor_for(&mut self, lifetime: Duration) {
+        if let Some(floor) = self.floor.as_mut().filter(|floor| floor.version != Version::LATEST) {
+            floor.left_ms = floor.left_ms.max(milliseconds(lifetime));
+        }
+    }
+
     /// Somebody loads; what is kept is a fallback from now on.
     pub(super) fn claim(&mut self, token: Token, lease: Duration) {
         self.degrade();

@@ -8,7 +8,7 @@ use arc_swap::ArcSwapOption;
 use tokio::time::sleep;
 
 use super::{MemcachedOptions, connection::Connection};
-use crate::tier::TierError;
+use crate::{YoungServer, tier::TierError};
 
 /// First pause before another attempt to connect.
 const RECONNECT_MIN: Duration = Duration::from_millis(25);
@@ -21,12 +21,14 @@ pub(super) struct Server {
     pub(super) address: String,
     connections: Vec<ArcSwapOption<Connection>>,
     connect_timeout: Duration,
+    young_server: YoungServer,
 }
 
 impl Server {
     pub(super) fn new(address: String, options: &MemcachedOptions) -> Self {
         let connections = (0..options.connections.max(1)).map(|_| ArcSwapOption::empty()).collect();
-        Self { address, connections, connect_timeout: options.connect_timeout }
+        let MemcachedOptions { connect_timeout, young_server, .. } = *options;
+        Self { address, connections, connect_timeout, young_server }
     }
 
     pub(super) fn is_up(&self) -> bool {
@@ -50,7 +52,7 @@ impl Server {
         let slot = &self.connections[slot];
         let mut pause = RECONNECT_MIN;
         loop {
-            match Connection::establish(&self.address, self.connect_timeout).await {
+            match Connection::establish(&self.address, self.connect_timeout, self.young_server).await {
                 Ok(connection) => {
                     let connection = Arc::new(connection);
                     slot.store(Some(Arc::clone(&connection)));

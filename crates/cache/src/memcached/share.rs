@@ -18,7 +18,10 @@ use super::{
     record::{HEADER_BYTES, Sealed},
     wire::{Command, Reply, When},
 };
-use crate::tier::{Claim, Found, Put, Settlement, Stored, TierError, TierFuture, TierShare, Token, Voiding};
+use crate::{
+    Version,
+    tier::{Claim, Found, Put, Settlement, Stored, TierError, TierFuture, TierShare, Token, Voiding},
+};
 
 /// What memcached adds to an item's key and bytes, rounded up.
 const ITEM_OVERHEAD_BYTES: usize = 128;
@@ -39,6 +42,13 @@ pub(super) struct MemcachedShare {
 pub(super) struct Target {
     pub(super) key: Bytes,
     pub(super) connection: Arc<Connection>,
+}
+
+impl Target {
+    /// No floor is high enough while some may have been lost.
+    pub(super) fn floor(&self, known: Version) -> Version {
+        if self.connection.is_blind() { Version::LATEST } else { known }
+    }
 }
 
 /// One call in progress.

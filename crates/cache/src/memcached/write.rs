@@ -17,7 +17,7 @@ type Outcome = Result<Stored, TierError>;
 impl MemcachedShare {
     pub(super) async fn end_all(&self, voidings: &[Voiding]) -> Result<(), TierError> {
         let keys: Vec<_> = voidings.iter().map(|voiding| &voiding.key).collect();
-        let change = |index: usize, record: &mut Record| {
+        let change = |index: usize, _target: &Target, record: &mut Record| {
             let voiding: &Voiding = &voidings[index];
             record.raise(voiding.version);
             record.claim = None;
@@ -32,12 +32,23 @@ impl MemcachedShare {
 
     pub(super) async fn put_all(&self, values: &[Put]) -> Result<Vec<Stored>, TierError> {
         let keys: Vec<_> = values.iter().map(|put| &put.key).collect();
-        let change = |index: usize, record: &mut Record| {
+        let change = |index: usize, target: &Target, record: &mut Record| {
             let put: &Put = &values[index];
+            if target.connection.is_blind() {
+                // It cannot be told whether this value was overtaken.
+                record.raise(put.version);
+                (record.claim, record.kept) = (None, None);
+                return Stored::Refused;
+            }
             if put.version < record.floor() {
+                // What is there as a fallback was overtaken by this value, whatever has overtaken that.
+                if record.value().is_none() && record.kept.take().is_some() {
+                    record.claim = None;
+                }
                 return Stored::Refused;
             }
             record.raise(put.version);
+            record.keep_floor_for(put.lifetime);
             record.fill(put.bytes.clone(), put.lifetime);
             Stored::Yes
         };
@@ -48,7 +59,7 @@ impl MemcachedShare {
     async fn revise(
         &self,
         keys: &[&Bytes],
-        change: impl Fn(usize, &mut Record) -> Stored,
+        change: impl Fn(usize, &Target, &mut Record) -> Stored,
     ) -> Result<Vec<Stored>, TierError> {
         let turn = self.turn().await?;
         let mut outcomes: Vec<Outcome> = vec![Err(TierError::Failed); keys.len()];
@@ -74,7 +85,7 @@ impl MemcachedShare {
         &self,
         turn: &Turn<'_>,
         targets: Vec<(usize, Target)>,
-        change: &impl Fn(usize, &mut Record) -> Stored,
+        change: &impl Fn(usize, &Target, &mut Record) -> Stored,
         outcomes: &mut [Outcome],
     ) -> Vec<usize> {
         let gets = targets.iter().map(|(_, target)| {
@@ -83,7 +94,7 @@ impl MemcachedShare {
         let read = turn.exchange(gets.collect()).await;
         let (mut written, mut commands) = (Vec::new(), Vec::new());
         for ((index, target), reply) in targets.into_iter().zip(read) {
-            let (mut record, cas) = match reply {
+            let (before, cas) = match reply {
                 Ok(Reply::Item(item)) => (Record::open(&item), Some(item.cas)),
                 Ok(_) => (Record::default(), None),
                 Err(error) => {
@@ -91,8 +102,9 @@ impl MemcachedShare {
                     continue;
                 }
             };
-            outcomes[index] = Ok(change(index, &mut record));
-            if outcomes[index] == Ok(Stored::Yes)
+            let mut record = before.clone();
+            outcomes[index] = Ok(change(index, &target, &mut record));
+            if (outcomes[index] == Ok(Stored::Yes) || record != before)
                 && let Some(command) = self.replace(&target, &record, cas, &mut outcomes[index])
             {
                 commands.push((target.connection.clone(), command));

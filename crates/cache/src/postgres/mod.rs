@@ -36,6 +36,7 @@ use tokio_postgres::{
 };
 
 use crate::{
+    TransactionOutbox,
     backplane::{Announcement, Backplane, Line},
     tier::{Tier, TierError, TierShare},
 };
@@ -210,7 +211,9 @@ impl PostgresTier {
         self.owner.table.is_up()
     }
 
-    /// Announces within the caller's transaction: when it commits, every node hears of it, with a number in
+    /// Announces within the caller's transaction ([`Cache::invalidate_in`](crate::Cache::invalidate_in) does so for a
+    /// cache that is at hand; otherwise the announcement is [`Invalidation::announcement`](crate::Invalidation::announcement),
+    /// which nodes do not take to have voided any shared tier): when it commits, every node hears of it, with a number in
     /// the order of commits; if it does not, nobody does. One round trip. `client` is a transaction on the
     /// same database; without one, the announcement is made at once.
     ///
@@ -252,6 +255,15 @@ impl PostgresTier {
     /// If the table cannot be asked, or does not answer in time.
     pub async fn prune(&self) -> Result<u64, TierError> {
         self.owner.prune().await
+    }
+}
+
+/// NOTIFY at the commit: [`PostgresTier::announce_in`]. The transaction is one on the database that the nodes listen to.
+impl<C: GenericClient + Sync> TransactionOutbox<&C> for PostgresTier {
+    type Error = tokio_postgres::Error;
+
+    async fn keep(&self, client: &C, cache: &str, announcement: &Announcement) -> Result<(), Self::Error> {
+        self.announce_in(client, cache, announcement).await
     }
 }
 

@@ -78,6 +78,35 @@ CREATE OR REPLACE FUNCTION {schema}.life() RETURNS text LANGUAGE sql STABLE AS $
     SELECT extract(epoch FROM pg_postmaster_start_time())::text || '/' || '{schema}.marks'::regclass::oid::text
 $$;
 
+-- Since when floors are known. Unlogged like the records, so that it is lost with them; made with the schema, when
+-- there was nothing to forget.
+DO $$
+BEGIN
+    IF to_regclass('{schema}.memory') IS NULL THEN
+        CREATE UNLOGGED TABLE {schema}.memory (
+            one   boolean     PRIMARY KEY CHECK (one),
+            life  text        NOT NULL,
+            since timestamptz NOT NULL
+        );
+        INSERT INTO {schema}.memory VALUES (true, {schema}.life(), '-infinity');
+    END IF;
+END $$;
+
+-- True while a floor that is not there may have been forgotten: for as long as floors live, after the server
+-- has started.
+CREATE OR REPLACE FUNCTION {schema}.is_forgetful() RETURNS boolean LANGUAGE plpgsql AS $$
+DECLARE
+    known timestamptz;
+BEGIN
+    SELECT m.since INTO known FROM {schema}.memory m WHERE m.one AND m.life = {schema}.life();
+    IF NOT FOUND THEN
+        INSERT INTO {schema}.memory AS m VALUES (true, {schema}.life(), now())
+        ON CONFLICT (one) DO UPDATE SET life = excluded.life, since = excluded.since WHERE m.life <> excluded.life;
+        RETURN true;
+    END IF;
+    RETURN known > now() - {floor_life_ms} * interval '1 ms';
+END $$;
+
 -- The mark of a cache, in the present incarnation; if that cannot be vouched for, in a new one.
 CREATE OR REPLACE FUNCTION {schema}.open(the_cache text) RETURNS {schema}.marks LANGUAGE plpgsql AS $$
 DECLARE

@@ -2,6 +2,8 @@
 //! Refuses to build anything from keys or values: those are parameters. Only the names of the schema and
 //! of its channel stand in the text. Called by `session`, which prepares them, and by `PostgresTier`.
 
+use crate::FLOOR_LIFE;
+
 /// Announcements that are kept for replay, per cache: minutes of a busy one.
 pub(super) const LOG_MAX: u32 = 4_096;
 
@@ -14,7 +16,13 @@ const PREFIXES_MAX: u32 = 64;
 
 /// What makes the schema, or completes it.
 pub(super) fn schema_sql(schema: &str) -> String {
-    let numbers = [("{log_max}", LOG_MAX), ("{tags_max}", TAGS_MAX), ("{prefixes_max}", PREFIXES_MAX)];
+    let floor_life_ms = u32::try_from(FLOOR_LIFE.as_millis()).unwrap_or(u32::MAX);
+    let numbers = [
+        ("{log_max}", LOG_MAX),
+        ("{tags_max}", TAGS_MAX),
+        ("{prefixes_max}", PREFIXES_MAX),
+        ("{floor_life_ms}", floor_life_ms),
+    ];
     let mut sql = include_str!("schema.sql").replace("{channel}", schema);
     for (name, number) in numbers {
         sql = sql.replace(name, &number.to_string());
@@ -24,7 +32,7 @@ pub(super) fn schema_sql(schema: &str) -> String {
 
 /// The statement about this schema, whose name is a plain word.
 pub(super) fn fill(sql: &str, schema: &str) -> String {
-    sql.replace("{schema}", &format!("\"{schema}\""))
+    sql.replace("{schema}", &format!("\"{schema}\"")).replace("{refused}", REFUSED).replace("{kept}", KEPT)
 }
 
 /// The channel has the name of the schema.
@@ -64,14 +72,16 @@ WITH seen AS MATERIALIZED (\
   WHERE coalesce(r.lease_until <= now(), true) \
     AND ($5::smallint > 0 OR NOT coalesce(r.is_value AND r.expires_at > now(), false)) \
   RETURNING r.key, CASE WHEN r.floor_until > now() THEN r.floor END AS floor, r.payload, r.expires_at\
+), memory AS MATERIALIZED (\
+  SELECT {schema}.is_forgetful() AS is_forgetful\
 ) \
 SELECT s.ord, \
   (CASE WHEN c.key IS NOT NULL OR s.is_own THEN 1 WHEN s.is_claimed THEN 2 \
         WHEN s.is_value AND $5::smallint = 0 THEN 0 ELSE 3 END)::smallint, \
-  CASE WHEN c.key IS NULL THEN s.floor ELSE c.floor END, \
+  CASE WHEN m.is_forgetful THEN 9223372036854775807 WHEN c.key IS NULL THEN s.floor ELSE c.floor END, \
   CASE WHEN c.key IS NOT NULL THEN c.payload WHEN s.expires_at > now() THEN s.payload END, \
   floor(extract(epoch FROM CASE WHEN c.key IS NULL THEN s.expires_at ELSE c.expires_at END - now()) * 1000)::bigint \
-FROM seen s LEFT JOIN claimed c ON c.key = s.key";
+FROM seen s CROSS JOIN memory m LEFT JOIN claimed c ON c.key = s.key";
 
 /// Exchanges claims. Parameters: cache, keys, tokens, kinds (0 value, 1 extend, 2 release), payloads,
 /// lives in ms. Gives the places of those that stood.
@@ -109,23 +119,42 @@ ON CONFLICT (cache, key) DO UPDATE SET \
   dead_at = greatest(excluded.dead_at, CASE WHEN excluded.token = 0 THEN r.expires_at END)";
 
 /// Puts. Parameters: cache, keys, versions, payloads, lives in ms, life of floors in ms. Gives the places of
-/// those that were not too old.
+/// those that were not too old. A row that is no value tells one to be updated that floors may have been
+/// forgotten: it is voided. What is refused (the floor of the row is above its own) takes a fallback away.
 pub(super) const PUT: &str = "\
 WITH asked AS (\
   SELECT * FROM unnest($2::bytea[], $3::bigint[], $4::bytea[], $5::bigint[]) \
     WITH ORDINALITY AS a (key, version, payload, life_ms, ord)\
+), memory AS MATERIALIZED (\
+  SELECT NOT {schema}.is_forgetful() AS is_sound\
 ), put AS (\
   INSERT INTO {schema}.records AS r (cache, key, floor, floor_until, is_value, payload, expires_at, dead_at) \
-  SELECT $1, a.key, a.version, now() + $6::bigint * interval '1 ms', true, a.payload, \
-    now() + a.life_ms * interval '1 ms', now() + greatest($6::bigint, a.life_ms) * interval '1 ms' \
-  FROM asked a ORDER BY a.key \
+  SELECT $1, a.key, a.version, now() + f.floor_ms * interval '1 ms', m.is_sound, \
+    CASE WHEN m.is_sound THEN a.payload END, \
+    CASE WHEN m.is_sound THEN now() + a.life_ms * interval '1 ms' END, \
+    now() + greatest(f.floor_ms, a.life_ms) * interval '1 ms' \
+  FROM asked a CROSS JOIN memory m CROSS JOIN LATERAL (SELECT CASE \
+    WHEN a.version = 9223372036854775807 THEN $6::bigint ELSE greatest($6::bigint, a.life_ms) END AS floor_ms) f \
+  ORDER BY a.key \
   ON CONFLICT (cache, key) DO UPDATE SET \
-    floor = excluded.floor, floor_until = excluded.floor_until, token = NULL, lease_until = NULL, \
-    is_value = true, payload = excluded.payload, expires_at = excluded.expires_at, dead_at = excluded.dead_at \
-  WHERE NOT (r.floor_until > now() AND r.floor > excluded.floor) \
-  RETURNING r.key\
+    floor = CASE WHEN r.floor_until > now() THEN greatest(r.floor, excluded.floor) ELSE excluded.floor END, \
+    floor_until = CASE WHEN {refused} THEN r.floor_until ELSE excluded.floor_until END, \
+    token = CASE WHEN {kept} THEN r.token END, \
+    lease_until = CASE WHEN {kept} THEN r.lease_until END, \
+    is_value = CASE WHEN {refused} THEN r.is_value ELSE excluded.is_value END, \
+    payload = CASE WHEN {kept} THEN r.payload WHEN NOT {refused} THEN excluded.payload END, \
+    expires_at = CASE WHEN {kept} THEN r.expires_at WHEN NOT {refused} THEN excluded.expires_at END, \
+    dead_at = CASE WHEN {refused} THEN r.dead_at ELSE excluded.dead_at END \
+  RETURNING r.key, r.floor, r.is_value\
 ) \
-SELECT a.ord FROM asked a JOIN put p ON p.key = a.key";
+SELECT a.ord FROM asked a JOIN put p ON p.key = a.key AND p.floor = a.version AND p.is_value";
+
+/// A put is refused: something newer is known, and floors are.
+const REFUSED: &str = "(excluded.is_value AND r.floor_until > now() AND r.floor > excluded.floor)";
+
+/// It is refused, and there is no fallback that it would have to take away.
+const KEPT: &str = "(excluded.is_value AND r.floor_until > now() AND r.floor > excluded.floor \
+  AND (r.is_value OR NOT coalesce(r.expires_at > now(), false)))";
 
 /// Takes away rows of which nothing counts any more. Parameter: how many at most. Rows that somebody else
 /// is at are left to the next time.

@@ -25,14 +25,14 @@ use tokio::{
 };
 
 use super::{
-    RedisOptions, YoungServer,
+    RedisOptions,
     failure::{Failure, is_unfit},
     lane::Lane,
     lock,
     origin::Origin,
     witness::{Claiming, ServerId, Witness, local_ms},
 };
-use crate::{FLOOR_LIFE, tier::TierError};
+use crate::{FLOOR_LIFE, YoungServer, tier::TierError};
 
 /// Commands that may time out in a row before the connection is given up: one may be bad luck, and
 /// each costs its caller a whole timeout.

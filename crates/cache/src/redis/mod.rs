@@ -45,6 +45,7 @@ mod writes;
 pub use servers::{RedisServers, RedisTierError};
 
 use crate::{
+    YoungServer,
     backplane::{Backplane, Line},
     tier::{Tier, TierShare},
 };
@@ -64,19 +65,10 @@ pub struct RedisOptions {
     /// How often the caches attached send pulses: after four without a word, and at least a second, the
     /// subscription is looked into. Default 500 ms.
     pub heartbeat: Duration,
-    /// What to think of a server that has not been up for [`FLOOR_LIFE`](crate::FLOOR_LIFE).
+    /// What to think of a server that has not been up for [`FLOOR_LIFE`](crate::FLOOR_LIFE). Default: its floors may be
+    /// lost. Everything works meanwhile; misses are loaded from the primary, and values that are put without a claim
+    /// are not stored.
     pub young_server: YoungServer,
-}
-
-/// What to think of floors that a server does not have, when it was started a short while ago.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum YoungServer {
-    /// They may have been lost with the one before it: loaders are told [`Version::LATEST`](crate::Version::LATEST)
-    /// until it has been up for [`FLOOR_LIFE`](crate::FLOOR_LIFE), and read from their primary. The default.
-    #[default]
-    Blind,
-    /// There was none before it, or no loader reads from a replica.
-    Trusted,
 }
 
 impl Default for RedisOptions {

@@ -23,7 +23,10 @@ pub(super) struct Write<'a, T> {
 
 /// What one record's order is to its script.
 pub(super) trait Order: Sync {
-    /// Adds the arguments.
+    /// Adds what holds for all records.
+    fn add_head_to(_command: &mut Cmd, _live: &Live) {}
+
+    /// Adds the arguments of one.
     fn add_to(&self, command: &mut Cmd);
 }
 
@@ -33,6 +36,7 @@ impl<T: Order> Operation for Write<'_, T> {
     fn command(&self, members: &[usize], live: &Live, by: By) -> Cmd {
         let mut command = self.script.call(by, members.iter().map(|member| self.keys.get(*member)));
         command.arg(&live.server.0[..]);
+        T::add_head_to(&mut command, live);
         for member in members {
             self.orders[*member].add_to(&mut command);
         }
@@ -74,6 +78,10 @@ impl Order for Voiding {
 }
 
 impl Order for Put {
+    fn add_head_to(command: &mut Cmd, live: &Live) {
+        command.arg(if live.is_blind() { "B" } else { "S" });
+    }
+
     fn add_to(&self, command: &mut Cmd) {
         command.arg(hex(self.version)).arg(milliseconds(self.lifetime)).arg(&self.bytes[..]);
     }

@@ -16,6 +16,7 @@ use crate::{flight::lock, tier::TierError};
 #[derive(Debug)]
 pub struct Faults {
     down: AtomicBool,
+    tier_down: AtomicBool,
     lost_answers: AtomicU64,
     lost_messages: AtomicU64,
     swapped_messages: AtomicU64,
@@ -26,6 +27,7 @@ impl Faults {
     pub(crate) fn new() -> Self {
         Self {
             down: AtomicBool::new(false),
+            tier_down: AtomicBool::new(false),
             lost_answers: AtomicU64::new(0),
             lost_messages: AtomicU64::new(0),
             swapped_messages: AtomicU64::new(0),
@@ -36,6 +38,11 @@ impl Faults {
     /// Nothing gets through while this is set.
     pub fn set_down(&self, is_down: bool) {
         self.down.store(is_down, SeqCst);
+    }
+
+    /// No call gets through to the tier while this is set; the line is not affected.
+    pub fn set_tier_down(&self, is_down: bool) {
+        self.tier_down.store(is_down, SeqCst);
     }
 
     /// Out of 100 calls, so many are carried out and their answer is lost.
@@ -61,6 +68,7 @@ impl Faults {
     /// Ends all of them but the delay.
     pub fn mend(&self) {
         self.set_down(false);
+        self.set_tier_down(false);
         self.lose_answers(0);
         self.lose_messages(0);
         self.swap_messages(0);
@@ -68,6 +76,10 @@ impl Faults {
 
     pub(crate) fn is_down(&self) -> bool {
         self.down.load(SeqCst)
+    }
+
+    pub(crate) fn is_tier_down(&self) -> bool {
+        self.is_down() || self.tier_down.load(SeqCst)
     }
 
     pub(crate) fn loses_message(&self, dice: &Dice) -> bool {
@@ -83,6 +95,11 @@ impl Faults {
         if longest > 0 {
             tokio::time::sleep(Duration::from_micros(dice.roll(longest))).await;
         }
+    }
+
+    /// As `call`, to the tier.
+    pub(crate) async fn call_tier<T>(&self, dice: &Dice, act: impl FnOnce() -> T) -> Result<T, TierError> {
+        if self.is_tier_down() { Err(TierError::Down) } else { self.call(dice, act).await }
     }
 
     /// Travels there, acts, and travels back, with whatever goes wrong on the way.

@@ -23,8 +23,11 @@ use super::{
     source::{Seen, SimulatedLoader, SimulationError, Source, tags},
 };
 use crate::{
-    Cache, CacheKey, Clock, Confirmation, LineOptions, LoadContext, Loaded, Policy, Stats, TierOptions,
-    Version, backplane::Swath, flight::lock, tier::Void,
+    Cache, CacheKey, Clock, Confirmation, Invalidation, LineOptions, LoadContext, Loaded, Policy, Stats,
+    TierOptions, Version,
+    backplane::{Backplane, Line, Swath},
+    flight::lock,
+    tier::Void,
 };
 
 /// A simulation to be run.
@@ -157,6 +160,8 @@ impl Changes {
 struct World {
     plan: Arc<Simulation>,
     site: Site,
+    /// The way of somebody who is no node.
+    outside: Arc<dyn Line>,
     source: Arc<Source>,
     nodes: Arc<Vec<Node>>,
     changes: Arc<Mutex<Changes>>,
@@ -177,8 +182,10 @@ fn covered(swath: &Swath, keys: u64) -> Vec<u64> {
 impl World {
     fn new(plan: Simulation, loader: Arc<dyn SimulatedLoader>) -> Self {
         let plan = Arc::new(plan);
+        let site = Site::new(plan.seed);
         let mut world = Self {
-            site: Site::new(plan.seed),
+            outside: site.link().line("simulated"),
+            site,
             source: Arc::default(),
             nodes: Arc::new(vec![]),
             changes: Arc::default(),
@@ -334,6 +341,17 @@ impl World {
         confirmation
     }
 
+    /// Commits, and announces in the same step, as a transaction does that has its outbox in the store: nobody has
+    /// voided the tier.
+    async fn commit_outside(&self, key: u64) {
+        let version = self.source.commit(key);
+        let bar = Bar { version, tick: self.source.tick() };
+        lock(&self.changes).by_version.insert(version, (key, bar));
+        let change = Invalidation::at(Version(version)).remove(&key);
+        let announced = self.outside.announce(&change.announcement()).await;
+        assert!(announced.is_ok(), "nothing ever goes wrong with this way");
+    }
+
     fn sweep(&self, node: usize, dice: &mut StdRng) -> Confirmation {
         let node = &self.nodes[node];
         let key = dice.random_range(0..self.plan.keys);
@@ -364,7 +382,7 @@ impl World {
     async fn user(self, node: usize, mut dice: StdRng) {
         for _ in 0..self.plan.steps {
             let key = dice.random_range(0..self.plan.keys);
-            match dice.random_range(0..20) {
+            match dice.random_range(0..21) {
                 0..12 => {
                     let pauses = (dice.random_range(0..5_000), dice.random_range(0..5_000));
                     let fails =
@@ -379,6 +397,7 @@ impl World {
                     let _reach = self.write(node, key, &mut dice).await;
                 }
                 17..19 => drop(self.sweep(node, &mut dice)),
+                19 => self.commit_outside(key).await,
                 _ => {
                     let _reach = self.sweep(node, &mut dice).await;
                 }
@@ -400,7 +419,7 @@ impl World {
         loop {
             sleep(Duration::from_micros(dice.random_range(0..30_000))).await;
             let link = &self.nodes[dice.random_range(0..self.plan.nodes)].link;
-            match dice.random_range(0..10) {
+            match dice.random_range(0..11) {
                 0 => link.faults.set_down(true),
                 1 => link.deafen(),
                 2 => link.faults.lose_answers(30),
@@ -409,6 +428,7 @@ impl World {
                 5 => self.site.restart(),
                 6 => self.site.shelf.restart(),
                 7 => self.site.wire.forget_log(),
+                8 => link.faults.set_tier_down(true),
                 _ => link.mend(),
             }
         }
@@ -459,7 +479,7 @@ fn tell(told: &Mutex<Told>, key: u64, bar: Bar, how: Void) {
 }
 
 /// What an announcement voids, of the keys there are: key, version, how.
-fn orders(change: &crate::Invalidation, keys: u64) -> Vec<(u64, u64, Void)> {
+fn orders(change: &Invalidation, keys: u64) -> Vec<(u64, u64, Void)> {
     let named = change
         .keys
         .iter()

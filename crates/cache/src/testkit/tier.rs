@@ -113,9 +113,9 @@ impl Record {
         if let (true, Over::Nothing, Some(payload)) = (is_value, over, &payload) {
             return Found::Value(payload.clone());
         }
-        let is_claimed = matches!(self.state, State::Claimed(_, until) if until > now);
         let Some(claim) = claim else { return Found::Nothing };
-        if is_claimed {
+        // Its own, after an answer that was lost, is taken again.
+        if matches!(self.state, State::Claimed(held, until) if until > now && held != claim.token) {
             return Found::Held { floor, fallback: payload };
         }
         if over == Over::Poison {
@@ -135,7 +135,10 @@ impl Record {
                 self.state = State::Value;
             }
             Settlement::Extend { lifetime } => {
-                let Some((_, until)) = &mut self.payload else { return Stored::Refused };
+                let Some((_, until)) = &mut self.payload else {
+                    self.state = State::Free;
+                    return Stored::Refused;
+                };
                 *until = end(now, *lifetime);
                 self.state = State::Value;
             }
@@ -160,8 +163,9 @@ impl Record {
         }
         if put.version < self.floor(None, now).max(self.put) {
             // What is there as a fallback was overtaken by this value, whatever has overtaken that.
-            if self.state != State::Value {
+            if self.state != State::Value && self.payload(now).is_some() {
                 self.payload = None;
+                self.state = State::Free;
             }
             return Stored::Refused;
         }
@@ -207,17 +211,17 @@ impl TierShare for Share {
     }
 
     fn is_up(&self) -> bool {
-        !self.faults.is_down()
+        !self.faults.is_tier_down()
     }
 
     fn read<'a>(&'a self, keys: &'a [Bytes], claim: Option<Claim>) -> TierFuture<'a, Vec<Found>> {
-        Box::pin(self.faults.call(&self.shelf.dice, move || {
+        Box::pin(self.faults.call_tier(&self.shelf.dice, move || {
             self.each(keys.iter().cloned(), |_, record, forgetful, now| record.read(claim, forgetful, now))
         }))
     }
 
     fn settle<'a>(&'a self, claims: &'a [(Bytes, Token, Settlement)]) -> TierFuture<'a, Vec<Stored>> {
-        Box::pin(self.faults.call(&self.shelf.dice, move || {
+        Box::pin(self.faults.call_tier(&self.shelf.dice, move || {
             let keys = claims.iter().map(|(key, _, _)| key.clone());
             self.each(keys, |index, record, _, now| {
                 let (_, token, settlement) = &claims[index];
@@ -227,14 +231,14 @@ impl TierShare for Share {
     }
 
     fn void<'a>(&'a self, keys: &'a [Voiding]) -> TierFuture<'a, ()> {
-        Box::pin(self.faults.call(&self.shelf.dice, move || {
+        Box::pin(self.faults.call_tier(&self.shelf.dice, move || {
             let names = keys.iter().map(|voiding| voiding.key.clone());
             self.each(names, |index, record, _, now| record.void(&keys[index], now));
         }))
     }
 
     fn put<'a>(&'a self, values: &'a [Put]) -> TierFuture<'a, Vec<Stored>> {
-        Box::pin(self.faults.call(&self.shelf.dice, move || {
+        Box::pin(self.faults.call_tier(&self.shelf.dice, move || {
             let keys = values.iter().map(|put| put.key.clone());
             self.each(keys, |index, record, forgetful, now| record.put(&values[index], forgetful, now))
         }))

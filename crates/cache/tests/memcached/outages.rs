@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use paystrata_cache::{
     Version,
+    memcached::{MemcachedOptions, MemcachedTier},
     tier::{Claim, Found, Over, Put, Settlement, Stored, Tier, TierError, Token, Void, Voiding},
 };
 
@@ -87,4 +88,27 @@ async fn a_claim_from_before_a_restart_is_worth_nothing_after_it() {
     let settlement = Settlement::Value { bytes: Bytes::from_static(b"stale"), lifetime: LIFE };
     assert_eq!(share.settle(&[(keys[0].clone(), claim.token, settlement)]).await, Ok(vec![Stored::Refused]));
     assert_eq!(share.read(&keys, None).await.unwrap(), [Found::Nothing]);
+}
+
+#[tokio::test]
+async fn a_server_that_was_just_started_is_taken_to_have_lost_floors_unless_told_otherwise() {
+    let server = Server::start().await;
+    let seeing = tier(&[server.address()]);
+    let blind = MemcachedTier::connect(&server.address(), MemcachedOptions::default()).unwrap();
+    let (share, other) = (blind.share("c"), seeing.share("c"));
+    until_up(&blind, &[true]).await;
+    until_up(&seeing, &[true]).await;
+    let keys = [Bytes::from_static(b"k")];
+    let claim = Claim { token: Token::random(), lease: LIFE, over: Over::Nothing };
+    let claimed = Found::Claimed { floor: Version::LATEST, fallback: None };
+    assert_eq!(share.read(&keys, Some(claim)).await.unwrap(), [claimed]);
+    let settlement = Settlement::Value { bytes: Bytes::from_static(b"loaded"), lifetime: LIFE };
+    assert_eq!(share.settle(&[(keys[0].clone(), claim.token, settlement)]).await, Ok(vec![Stored::Yes]));
+    assert!(matches!(share.read(&keys, None).await.unwrap()[..], [Found::Value(_)]));
+    // Whether a value that is put was overtaken cannot be told: it is not stored, and the old one goes.
+    assert_eq!(share.put(&[Put { version: Version(7), ..put(&keys[0]) }]).await, Ok(vec![Stored::Refused]));
+    assert_eq!(share.read(&keys, None).await.unwrap(), [Found::Nothing]);
+    // The floor is kept for those who can tell.
+    assert_eq!(other.put(&[Put { version: Version(6), ..put(&keys[0]) }]).await, Ok(vec![Stored::Refused]));
+    assert_eq!(other.put(&[Put { version: Version(7), ..put(&keys[0]) }]).await, Ok(vec![Stored::Yes]));
 }

@@ -107,6 +107,10 @@ impl Record {
 
     fn put(&mut self, put: &Put) -> Stored {
         if put.version < self.floor {
+            // A fallback may be older than what is refused; whoever loads over it has seen it.
+            if !self.is_value && self.kept.take().is_some() {
+                self.claim = None;
+            }
             return Stored::Refused;
         }
         *self = Self { floor: put.version, kept: Some(put.bytes.clone()), is_value: true, claim: None };

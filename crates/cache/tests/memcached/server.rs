@@ -6,7 +6,10 @@ use std::{
     time::Duration,
 };
 
-use paystrata_cache::memcached::{MemcachedOptions, MemcachedTier};
+use paystrata_cache::{
+    YoungServer,
+    memcached::{MemcachedOptions, MemcachedTier},
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -76,7 +79,11 @@ fn free_port() -> u16 {
 
 /// A tier on these addresses that waits long for answers: a busy machine is not what is tested.
 pub(crate) fn tier(addresses: &[String]) -> MemcachedTier {
-    let options = MemcachedOptions { command_timeout: LIMIT, ..MemcachedOptions::default() };
+    let options = MemcachedOptions {
+        command_timeout: LIMIT,
+        young_server: YoungServer::Trusted,
+        ..MemcachedOptions::default()
+    };
     MemcachedTier::connect(&addresses.join(","), options).unwrap()
 }
 

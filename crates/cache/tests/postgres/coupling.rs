@@ -1,8 +1,13 @@
 //! Announcements that are part of the caller's transaction.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use paystrata_cache::{
+    Cache, Invalidation, LoadContext, Policy, Reach, Version,
     backplane::{Announcement, Backplane, Mark, Swath},
+    postgres::PostgresTier,
+    testkit::Site,
     tier::Void,
 };
 use tokio_postgres::{IsolationLevel, error::SqlState};
@@ -10,7 +15,7 @@ use tokio_postgres::{IsolationLevel, error::SqlState};
 use crate::{
     ear::Notebook,
     line::{announcement, lined},
-    server::{Bed, until},
+    server::{Bed, LIMIT, until},
 };
 
 #[tokio::test]
@@ -111,4 +116,75 @@ async fn a_serializable_transaction_that_was_overtaken_fails_and_announces_nothi
     let failed = transaction.commit().await.unwrap_err();
     assert_eq!(failed.code(), Some(&SqlState::T_R_SERIALIZATION_FAILURE));
     assert_eq!(line.1.attach().await.unwrap().mark.sequence, start.sequence + 1);
+}
+
+/// A node whose shared tier knows nothing of Postgres, and so is told nothing by a commit.
+async fn node(line: PostgresTier, site: &Site) -> Cache<u64, u64> {
+    let policy = Policy { max_stale: LIMIT, ttl: LIMIT * 10, l1_ttl: LIMIT * 10, ..Policy::default() };
+    let builder = Cache::builder("people").policy(policy).tier(Arc::new(site.link()));
+    let cache = builder.backplane(Arc::new(line)).build();
+    until(async || cache.stats().backplane_silence.is_some()).await;
+    cache
+}
+
+async fn read(cache: &Cache<u64, u64>, told: u64) -> u64 {
+    let load = move |_context: LoadContext<u64>| async move { Ok::<_, std::convert::Infallible>(Some(told)) };
+    cache.get_or_load(&7, load).await.unwrap().unwrap()
+}
+
+#[tokio::test]
+async fn a_commit_voids_what_lies_in_a_shared_tier_for_all_who_hear_of_it_and_all_who_come_later() {
+    let (bed, site) = (Bed::shared().await, Site::new(1));
+    let [one, other] = [node(bed.tier(), &site).await, node(bed.tier(), &site).await];
+    let outbox = bed.tier();
+    assert_eq!(read(&one, 1).await, 1);
+    until(async || site.shelf.values("people") == 1).await;
+    assert_eq!(read(&other, 2).await, 1, "from the tier");
+    let mut writer = bed.plain().await;
+
+    // Rolled back, and then committed by a node that dies before it can say so.
+    let transaction = writer.client.transaction().await.unwrap();
+    let change = Invalidation::at(Version(5)).remove(&7_u64);
+    drop(one.invalidate_in(&outbox, &transaction, change.clone()).await.unwrap());
+    transaction.rollback().await.unwrap();
+    let transaction = writer.client.transaction().await.unwrap();
+    assert_eq!((one.get(&7), other.get(&7)), (Some(1), Some(1)));
+    drop(one.invalidate_in(&outbox, &transaction, change.clone()).await.unwrap());
+    transaction.commit().await.unwrap();
+    until(async || one.get(&7).is_none() && other.get(&7).is_none()).await;
+    assert_eq!(site.shelf.values("people"), 1, "the old value lies there");
+    let late = node(bed.tier(), &site).await;
+    assert_eq!((read(&other, 2).await, read(&late, 3).await), (2, 2), "one load, for both");
+
+    // One that lives says so, and sees it at once.
+    let transaction = writer.client.transaction().await.unwrap();
+    let coupled = late.invalidate_in(&outbox, &transaction, Invalidation::at(Version(6)).remove(&7_u64));
+    let coupled = coupled.await.unwrap();
+    transaction.commit().await.unwrap();
+    let confirmation = coupled.committed();
+    assert_eq!((late.get(&7), read(&late, 4).await), (None, 4));
+    assert_eq!(confirmation.await, Reach::Fleet);
+    assert_eq!(site.shelf.values("people"), 0);
+}
+
+#[tokio::test]
+async fn without_a_shared_tier_a_commit_is_announced_once_and_known_here_at_once() {
+    let bed = Bed::shared().await;
+    let outbox = bed.tier();
+    let people: Cache<u64, u64> = Cache::builder("people").backplane(Arc::new(bed.tier())).build();
+    until(async || people.stats().backplane_silence.is_some()).await;
+    assert_eq!(read(&people, 1).await, 1);
+    let line = outbox.line("people");
+    let ear = Notebook::on(&line).await;
+    let start = line.attach().await.unwrap().mark.sequence;
+    let mut writer = bed.plain().await;
+    let transaction = writer.client.transaction().await.unwrap();
+    let change = Invalidation::at(Version(5)).remove(&7_u64).remove_tag("t");
+    let coupled = people.invalidate_in(&outbox, &transaction, change).await.unwrap();
+    transaction.commit().await.unwrap();
+    assert_eq!(coupled.committed().await, Reach::Node);
+    assert_eq!(people.get(&7), None);
+    assert_eq!(ear.announced(start + 1).await.len(), 1);
+    people.close().await;
+    assert_eq!(line.attach().await.unwrap().mark.sequence, start + 1);
 }

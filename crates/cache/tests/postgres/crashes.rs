@@ -52,7 +52,7 @@ async fn a_killed_server_comes_back_empty_and_in_another_incarnation() {
     let keys = [Bytes::from_static(b"value"), Bytes::from_static(b"claimed")];
     let put =
         Put { key: keys[0].clone(), version: Version(1), bytes: Bytes::from_static(b"v"), lifetime: LIFE };
-    share.put(&[put]).await.unwrap();
+    assert_eq!(share.put(std::slice::from_ref(&put)).await, Ok(vec![Stored::Yes]));
     let claim = Claim { token: Token::random(), lease: LIFE, over: Over::Nothing };
     assert!(matches!(share.read(&keys, Some(claim)).await.unwrap()[1], Found::Claimed { .. }));
 
@@ -72,6 +72,14 @@ async fn a_killed_server_comes_back_empty_and_in_another_incarnation() {
     assert_eq!(found, Some(vec![Found::Nothing, Found::Nothing]));
     let settlement = Settlement::Value { bytes: Bytes::from_static(b"stale"), lifetime: LIFE };
     assert_eq!(share.settle(&[(keys[1].clone(), claim.token, settlement)]).await, Ok(vec![Stored::Refused]));
+    // Floors went with the records: nothing is put that may have been overtaken, loads read the latest.
+    let claim = Claim { token: Token::random(), ..claim };
+    let claimed = Found::Claimed { floor: Version::LATEST, fallback: None };
+    assert_eq!(share.read(&keys[..1], Some(claim)).await, Ok(vec![claimed]));
+    let settlement = Settlement::Value { bytes: Bytes::from_static(b"loaded"), lifetime: LIFE };
+    assert_eq!(share.settle(&[(keys[0].clone(), claim.token, settlement)]).await, Ok(vec![Stored::Yes]));
+    assert_eq!(share.put(&[put]).await, Ok(vec![Stored::Refused]));
+    assert_eq!(share.read(&keys, None).await, Ok(vec![Found::Nothing, Found::Nothing]));
     is_another_life(&*line, before).await;
 }
 

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use paystrata_cache::{
-    backplane::{Backplane, Heard, Mark, Snapshot, Swath, Sweep},
-    tier::Void,
+    Version,
+    backplane::{Announcement, Backplane, Heard, Mark, Snapshot, Swath, Sweep},
+    tier::{TierError, Void},
 };
 
 use super::{
@@ -218,4 +219,25 @@ async fn listener_that_has_gone_is_unsubscribed() {
     let again = node.ears().await;
     node.announce("again", &[]).await;
     eventually("it is heard again", async || again.announcements().len() == 1).await;
+}
+
+#[tokio::test]
+async fn server_that_takes_no_announcement_takes_no_pulse_that_would_vouch_for_their_absence() {
+    let server = Server::start().await;
+    let node = Node::on(&server).await;
+    let ears = node.ears().await;
+    for (deaf, sound) in [
+        ("CONFIG SET maxmemory 1", "CONFIG SET maxmemory 0"),
+        ("CONFIG SET min-replicas-to-write 1", "CONFIG SET min-replicas-to-write 0"),
+    ] {
+        let before = node.announce("before", &[]).await;
+        server.ask::<()>(deaf).await;
+        let refused = Announcement { body: bytes("refused"), sweeps: vec![], version: Version::NONE };
+        assert_eq!(node.line.announce(&refused).await, Err(TierError::Failed), "{deaf}");
+        assert_eq!(node.line.pulse(&bytes("beat")).await, Err(TierError::Failed), "{deaf}");
+        server.ask::<()>(sound).await;
+        assert_eq!(node.line.pulse(&bytes("beat")).await, Ok(before), "{deaf}");
+    }
+    let beats = || ears.heard().iter().filter(|heard| matches!(heard, Heard::Pulse { .. })).count();
+    eventually("the others are heard", async || beats() == 2).await;
 }

@@ -77,6 +77,10 @@ impl Model {
 
     fn put(&mut self, version: Version, bytes: &Bytes) -> Stored {
         if version < self.floor {
+            // A fallback may be older than what is refused; whoever loads over it has seen it.
+            if self.state != State::Value && self.payload.take().is_some() {
+                self.state = State::Free;
+            }
             return Stored::Refused;
         }
         *self = Self { state: State::Value, floor: version, payload: Some(text(bytes)) };

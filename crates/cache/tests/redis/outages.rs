@@ -62,6 +62,13 @@ async fn young_server_is_taken_to_have_lost_floors_unless_told_otherwise() {
     assert_eq!(node.take("k", claim(1)).await, Found::Claimed { floor: Version::LATEST, fallback: None });
     assert_eq!(node.settle("k", 1, value("v")).await, Stored::Yes);
     assert_eq!(timeless(node.look("k").await), Found::Value(payload("v")));
+    // Whether a value that is put was overtaken cannot be told: it is not stored, and the old one goes.
+    assert_eq!(node.put("k", 7, "put").await, Stored::Refused);
+    assert_eq!(node.look("k").await, Found::Nothing);
+    // The floor is kept for those who can tell.
+    let seeing = Node::on(&server).await;
+    assert_eq!(seeing.put("k", 6, "older").await, Stored::Refused);
+    assert_eq!(seeing.put("k", 7, "put").await, Stored::Yes);
 }
 
 #[tokio::test]

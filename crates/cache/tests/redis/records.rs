@@ -306,3 +306,33 @@ async fn batch_answers_in_order_and_like_single_calls() {
     let expected = |number| if matches!(number % 4, 1 | 3) { Stored::Yes } else { Stored::Refused };
     assert_eq!(stored, (0..300).map(expected).collect::<Vec<_>>());
 }
+
+#[tokio::test]
+async fn value_that_was_claimed_over_is_a_fallback_again_when_its_claim_runs_out() {
+    let server = Server::start().await;
+    let node = Node::on(&server).await;
+    node.store("k", "old").await;
+    let brief = Claim { lease: Duration::from_millis(30), ..over(1, Over::Value) };
+    assert_eq!(timeless(node.take("k", brief).await), claimed(0, Some("old")));
+    eventually("the claim is free", async || {
+        timeless(node.take("k", claim(2)).await) == claimed(0, Some("old"))
+    })
+    .await;
+    assert_eq!(node.settle("k", 1, value("late")).await, Stored::Refused);
+    assert_eq!(node.settle("k", 2, Settlement::Release).await, Stored::Yes);
+    assert_eq!(timeless(node.take("k", claim(3)).await), claimed(0, Some("old")));
+}
+
+#[tokio::test]
+async fn put_that_is_refused_leaves_no_fallback_that_is_older() {
+    let server = Server::start().await;
+    let node = Node::on(&server).await;
+    node.put("k", 5, "five").await;
+    node.void("k", 12, Void::Expire).await;
+    assert_eq!(node.put("k", 11, "eleven").await, Stored::Refused);
+    assert_eq!(node.take("k", claim(1)).await, claimed(12, None));
+    // A value was loaded since: it is newer than what is put.
+    assert_eq!(node.settle("k", 1, value("loaded at twelve")).await, Stored::Yes);
+    assert_eq!(node.put("k", 11, "eleven").await, Stored::Refused);
+    assert_eq!(timeless(node.look("k").await), Found::Value(payload("loaded at twelve")));
+}

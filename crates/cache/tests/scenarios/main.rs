@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test, in shared functions too")]
 
 mod batch;
+mod claims;
 mod expiry;
 mod extend;
 mod failsafe;
@@ -16,4 +17,5 @@ mod refresh;
 mod schedule;
 mod sweeps;
 mod tiers;
+mod untold;
 mod writes;

@@ -83,7 +83,7 @@ async fn either_tier_can_be_lost_and_what_one_has_is_taken_up_by_the_one_above()
     sleep(SECOND).await;
     let found = teller.read(&cache, "k", Ok(Some(2))).await.unwrap();
     assert_eq!((found.value, found.origin), (Some(1), Origin::Tier(0)));
-    // A change reaches the near tier only when it reaches both, and neither is believed until then.
+    // What the far tier could not be told is believed by nobody.
     drop(cache.invalidate_many(["k"], Version(5)));
     assert_eq!(teller.value(&cache, "k", 3).await, 3);
     other.faults.set_down(false);

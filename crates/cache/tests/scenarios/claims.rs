@@ -1,0 +1,92 @@
+//! Claims whose holders die, and values whose codec is not serde's.
+
+use std::{sync::Arc, time::Duration};
+
+use paystrata_cache::{
+    Cache, Clock, Origin, Policy, TierOptions,
+    codec::{Codec, Encoding, EncodingError, Schema},
+    testkit::{Link, Site},
+};
+use tokio::time::sleep;
+
+use crate::kit::{Broken, Gate, SECOND, Teller, node, trips, wait_for};
+
+/// A value that has run out is claimed over by somebody who dies: within its grace it is there for the others, while
+/// the claim stands and after it has run out.
+#[tokio::test(start_paused = true)]
+async fn fallback_outlives_the_claim_of_a_node_that_died_with_it() {
+    let site = Site::new(1);
+    let policy = || Policy {
+        ttl: 10 * SECOND,
+        l1_ttl: 10 * SECOND,
+        grace: 600 * SECOND,
+        load_timeout: SECOND,
+        lease_wait: Duration::ZERO,
+        ..Policy::default()
+    };
+    let ((doomed, link), (other, _)) = (node(&site, policy()).await, node(&site, policy()).await);
+    Teller::default().value(&doomed, "k", 1).await;
+    sleep(11 * SECOND).await;
+    let gate = Gate::default();
+    let reader = gate.read(&doomed, "k", Ok(Some(2)));
+    gate.begun.notified().await;
+    // It can tell nobody that it gives the claim back.
+    link.faults.set_down(true);
+    reader.abort();
+    drop(doomed);
+
+    let teller = Teller::default();
+    let held = teller.read(&other, "k", Ok(Some(3))).await.unwrap();
+    assert_eq!((held.value, held.is_stale, teller.calls()), (Some(1), true, 0), "while it is held");
+    sleep(60 * SECOND).await;
+    let failed = teller.read(&other, "k", Err(Broken)).await.unwrap();
+    assert_eq!((failed.value, failed.is_stale, teller.calls()), (Some(1), true, 1), "when it has run out");
+    sleep(60 * SECOND).await;
+    assert_eq!(teller.value(&other, "k", 3).await, 3);
+    trips().await;
+    let (late, _) = node(&site, policy()).await;
+    assert_eq!(Teller::default().value(&late, "k", 4).await, 3);
+}
+
+/// Nothing that serde could make anything of.
+#[derive(Debug, Clone, PartialEq)]
+struct Opaque(u8);
+
+#[derive(Debug)]
+struct OneByte;
+
+impl Encoding<Opaque> for OneByte {
+    fn encode(&self, value: &Opaque, out: &mut Vec<u8>) -> Result<(), EncodingError> {
+        out.push(value.0);
+        Ok(())
+    }
+
+    fn decode(&self, bytes: &[u8]) -> Option<Opaque> {
+        match bytes {
+            [byte] => Some(Opaque(*byte)),
+            _ => None,
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn values_that_are_not_serializable_are_shared_with_a_codec_of_ones_own() {
+    let site = Site::new(2);
+    let node = || {
+        let link = Arc::new(site.link());
+        let codec = Codec::custom(Schema::named("opaque", 1), OneByte);
+        let cache: Cache<u64, Opaque> = Cache::builder("opaque")
+            .clock(Clock::tokio())
+            .tier_with_codec(Arc::<Link>::clone(&link), TierOptions::default(), codec)
+            .backplane(link)
+            .try_build()
+            .unwrap();
+        cache
+    };
+    let (one, other) = (node(), node());
+    wait_for(|| [&one, &other].iter().all(|cache| cache.stats().backplane_silence.is_some())).await;
+    one.get_or_load(&7, |_| async { Ok::<_, Broken>(Some(Opaque(42))) }).await.unwrap();
+    trips().await;
+    let found = other.read(&7).await.unwrap();
+    assert_eq!((found.value, found.origin), (Some(Opaque(42)), Origin::Tier(0)));
+}
