@@ -18,6 +18,10 @@ use crate::workspace;
 /// One selection and one set of features for everything, so that cargo builds each crate once. The file is that of
 /// `.ci/run`, which checks with the same set.
 const SELECTION: [&str; 3] = ["--workspace", "--features", include_str!("../../.ci/features")];
+/// The races of the cache, whose locks are a scheduler's there: a build of its own, because nothing else runs with them.
+const RACES: [&str; 6] =
+    ["--package", "paystrata-cache", "--no-default-features", "--features", "shuttle", "--lib"];
+const RACES_FILTER: &str = "races::";
 const NEXTEST_VERSION_LIMIT: Duration = Duration::from_secs(30);
 
 /// Runs the command.
@@ -30,6 +34,19 @@ pub(crate) fn run(mut arguments: lexopt::Parser) -> Result<i32> {
         }
     }
     let (tools, memcached) = setup::ensure_for_tests(Install::Allowed)?;
+    let (runner, all): (&[&str], &[&str]) = if has_nextest() {
+        (&["nextest", "run"], &[])
+    } else {
+        note("  note  cargo-nextest is not installed; using cargo test");
+        (&["test"], &["--lib", "--bins", "--tests"])
+    };
+    // They need no services, and come first: the last summary shall be that of all other tests.
+    if filter.is_none() || filter.as_deref() == Some(RACES_FILTER) {
+        let raced = cargo(runner, &RACES, &[RACES_FILTER], &[])?;
+        if raced != 0 || filter.is_some() {
+            return Ok(raced);
+        }
+    }
     let simulator = build()?;
     let parent = workspace::root()?.join(workspace::RUNTIME_DIRECTORY);
     let services = Ephemeral::start(&parent, "test")?;
@@ -46,16 +63,11 @@ pub(crate) fn run(mut arguments: lexopt::Parser) -> Result<i32> {
 
     // Doc tests first: the runner's summary shall be the last thing to read.
     let documented = match filter {
-        None => cargo(&["test", "--doc", "--quiet"], &[], &environment)?,
+        None => cargo(&["test", "--doc", "--quiet"], &SELECTION, &[], &environment)?,
         Some(_) => 0,
     };
-    let filter: Vec<&str> = filter.as_deref().into_iter().collect();
-    let tested = if has_nextest() {
-        cargo(&["nextest", "run"], &filter, &environment)?
-    } else {
-        note("  note  cargo-nextest is not installed; using cargo test");
-        cargo(&["test", "--lib", "--bins", "--tests"], &filter, &environment)?
-    };
+    let rest: Vec<&str> = all.iter().copied().chain(filter.as_deref()).collect();
+    let tested = cargo(runner, &SELECTION, &rest, &environment)?;
     if tested == 0 && documented != 0 {
         bail!("doc tests failed (see above); all other tests passed");
     }
@@ -74,9 +86,14 @@ fn build() -> Result<PathBuf> {
     Ok(simulator)
 }
 
-fn cargo(verb: &[&str], rest: &[&str], environment: &[(&'static str, String)]) -> Result<i32> {
+fn cargo(
+    verb: &[&str],
+    selection: &[&str],
+    rest: &[&str],
+    environment: &[(&'static str, String)],
+) -> Result<i32> {
     let mut command: Command = workspace::cargo()?;
-    command.args(verb).args(SELECTION).args(rest).envs(environment.iter().cloned());
+    command.args(verb).args(selection).args(rest).envs(environment.iter().cloned());
     Ok(process::foreground(&mut command)?.code().unwrap_or(1))
 }
 

@@ -105,12 +105,15 @@ mod outbox;
 mod policy;
 #[cfg(feature = "postgres")]
 pub mod postgres;
+#[cfg(all(test, feature = "shuttle"))]
+mod races;
 mod read;
 #[cfg(feature = "redis")]
 mod redis;
 mod stats;
 mod store;
 mod sweeps;
+mod sync;
 mod tags;
 #[cfg(any(test, feature = "testkit"))]
 pub mod testkit;

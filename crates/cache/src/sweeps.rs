@@ -3,13 +3,7 @@
 //! Touches no entry: a sweep of a million of them costs a few stores. Bounded in prefixes and tags; over the
 //! bound more is void than need be, never less. Called by `store`, `consult` and `horizon`.
 
-use std::sync::{
-    Arc, Mutex,
-    atomic::{
-        AtomicU64,
-        Ordering::{AcqRel, Acquire, SeqCst},
-    },
-};
+use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -17,7 +11,14 @@ use bytes::Bytes;
 use crate::{
     backplane::{Snapshot, Swath},
     epoch::{Epoch, Left},
-    flight::lock,
+    sync::{
+        Mutex,
+        atomic::{
+            AtomicU64,
+            Ordering::{AcqRel, Acquire, SeqCst},
+        },
+        lock,
+    },
     tags::{Tag, Tags},
     tier::Void,
 };

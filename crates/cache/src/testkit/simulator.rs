@@ -415,6 +415,17 @@ impl World {
         }
     }
 
+    /// What a reader sees who is not content with a fallback, in a few attempts.
+    async fn read_fresh(&self, node: usize, key: u64) -> Option<Seen> {
+        for _ in 0..10 {
+            match self.read(node, key, (0, 0), Fails::No).await {
+                Some(Loaded { value, is_stale: false, .. }) => return value,
+                _ => sleep(SLACK).await,
+            }
+        }
+        None
+    }
+
     /// What a node has not got right, if anything: a change that it has not told, or a key that it reads wrongly.
     async fn fault(&self) -> Option<String> {
         for (index, node) in self.nodes.iter().enumerate() {
@@ -426,13 +437,10 @@ impl World {
         for (node, key) in
             (0..self.plan.nodes).flat_map(|node| (0..self.plan.keys).map(move |key| (node, key)))
         {
-            let seen = match self.read(node, key, (0, 0), Fails::No).await {
-                Some(Loaded { value: Some(seen), is_stale: false, .. }) => seen.version,
-                other => return Some(format!("node {node} answers {other:?} for key {key}")),
-            };
             let last = self.source.read(key, Version::LATEST).version;
-            if seen != last {
-                return Some(format!("node {node} kept version {seen} of key {key}, which is {last}"));
+            match self.read_fresh(node, key).await {
+                Some(Seen { version, .. }) if version == last => {}
+                other => return Some(format!("node {node} reads {other:?} for version {last} of key {key}")),
             }
         }
         None
