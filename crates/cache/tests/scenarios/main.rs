@@ -11,5 +11,6 @@ mod invalidation;
 mod kit;
 mod refresh;
 mod sweeps;
+mod table;
 mod tiers;
 mod writes;
