@@ -5,7 +5,8 @@ pub(crate) const HELP: &str = "\
 cargo xtask COMMAND
 
   setup [--no-install]
-      Find PostgreSQL (15 or later) and Redis (6 or later); install what is missing on Debian-like systems.
+      Find PostgreSQL (15 or later), Redis (6 or later) and, for tests, memcached (1.6.12 or later); install what is
+      missing on Debian-like systems.
   run [--port 8080] [--operator-port 9100] [--dir .paystrata] [--fresh] [--no-install]
       [--debug | --programs DIR] [--seed-payments N [--seed S] [--exit-after-seed]]
       From a fresh machine to a running service; Ctrl-C stops everything. --fresh removes earlier data.
@@ -13,7 +14,7 @@ cargo xtask COMMAND
   services up|down|status [--dir .paystrata/services] [--json] [--only postgres,replica,redis]
       Private PostgreSQL primary and replica and Redis on free loopback ports.
   test [FILTER]
-      All tests, with services of their own that are removed afterwards.
+      All tests, with services of their own that are removed afterwards. Begins as setup does.
   bench [SUITE..] [--quick] [--json FILE] [--check]
       The benchmarks, side by side with their peers, with services of their own.
   migrate up|status|new NAME
@@ -23,4 +24,5 @@ cargo xtask COMMAND
   help
       This screen.
 
-Environment: PG_BIN (directory of the PostgreSQL programs), REDIS_SERVER (path of redis-server).";
+Environment: PG_BIN (directory of the PostgreSQL programs), REDIS_SERVER (path of redis-server),
+  MEMCACHED (path of memcached).";

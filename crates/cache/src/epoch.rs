@@ -2,12 +2,13 @@
 //! node (for what it holds) and in the order of the fleet (for what lies in shared tiers).
 //! Only rises; a sweep is never taken back by an older one that comes late. Used by `sweeps`.
 
-use std::sync::atomic::{
-    AtomicU32, AtomicU64,
-    Ordering::{AcqRel, Acquire, Release},
+use crate::{
+    sync::atomic::{
+        AtomicU32, AtomicU64,
+        Ordering::{AcqRel, Acquire, Release},
+    },
+    tier::Void,
 };
-
-use crate::tier::Void;
 
 /// What sweeps leave of something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

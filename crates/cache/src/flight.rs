@@ -7,10 +7,7 @@ use std::{
     any::Any,
     collections::{HashMap, VecDeque},
     hash::Hash,
-    sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-    },
+    sync::{Arc, OnceLock},
 };
 
 use tokio::sync::watch;
@@ -18,7 +15,13 @@ use tokio::sync::watch;
 use crate::{
     answer::Answer,
     hash::{BuildAsGiven, Stored},
+    sync::{
+        self, Mutex, MutexGuard,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
 };
+
+pub(crate) use crate::sync::plain::lock;
 
 /// How a load ended, as its waiters learn it.
 pub(crate) enum Outcome<V> {
@@ -214,13 +217,13 @@ impl<K: Clone + Eq + Hash, V> Flights<K, V> {
 
     pub(crate) fn lock(&self, hash: u64) -> MutexGuard<'_, Shard<K, V>> {
         let index = usize::try_from(hash >> (u64::BITS - SHARD_BITS)).unwrap_or(0);
-        lock(&self.shards[index])
+        sync::lock(&self.shards[index])
     }
 
     /// Voids the loads of all keys that are meant, shard by shard.
     pub(crate) fn void_where(&self, is_meant: impl Fn(&K) -> bool) {
         for shard in &self.shards {
-            lock(shard).void_where(&is_meant);
+            sync::lock(shard).void_where(&is_meant);
         }
     }
 
@@ -231,11 +234,6 @@ impl<K: Clone + Eq + Hash, V> Flights<K, V> {
         let taken = self.in_flight.fetch_add(1, Ordering::Relaxed);
         (taken < self.in_flight_max).then(|| Arc::new(seat))
     }
-}
-
-/// Locks, also after a panic under the lock: the table is consistent between any two statements.
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -146,6 +146,8 @@ mod outbox;
 mod policy;
 #[cfg(feature = "postgres")]
 pub mod postgres;
+#[cfg(all(test, feature = "shuttle"))]
+mod races;
 mod read;
 #[cfg(feature = "redis")]
 mod redis;
@@ -153,6 +155,7 @@ mod spans;
 mod stats;
 mod store;
 mod sweeps;
+mod sync;
 mod tags;
 #[cfg(any(test, feature = "testkit"))]
 pub mod testkit;

@@ -255,7 +255,7 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
         self.judged(key, policy, &waiter, outcome)
     }
 
-    fn judged<E: Send + Sync + 'static>(
+    pub(crate) fn judged<E: Send + Sync + 'static>(
         &self,
         key: &K,
         policy: &Policy,

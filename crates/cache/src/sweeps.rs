@@ -3,13 +3,7 @@
 //! Touches no entry: a sweep of a million of them costs a few stores. Bounded in prefixes and tags; over the
 //! bound more is void than need be, never less. Called by `store`, `consult` and `horizon`.
 
-use std::sync::{
-    Arc, Mutex,
-    atomic::{
-        AtomicU64,
-        Ordering::{AcqRel, Acquire, SeqCst},
-    },
-};
+use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -18,7 +12,14 @@ use crate::{
     backplane::{Snapshot, Swath},
     cutoffs::{Cutoffs, digest_of},
     epoch::{Epoch, Left},
-    flight::lock,
+    sync::{
+        Mutex,
+        atomic::{
+            AtomicU64,
+            Ordering::{AcqRel, Acquire, SeqCst},
+        },
+        lock,
+    },
     tags::{Tag, Tags},
     tier::Void,
 };

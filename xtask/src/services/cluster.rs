@@ -253,7 +253,7 @@ impl<'a> Cluster<'a> {
 
     fn check_major(&self) -> Result<()> {
         let made_by = fs::read_to_string(self.data().join("PG_VERSION")).context("read PG_VERSION")?;
-        let (made_by, found) = (made_by.trim(), self.host.tools.postgres_major);
+        let (made_by, found) = (made_by.trim(), self.host.tools.postgres_release.major());
         if made_by != found.to_string() {
             bail!(
                 "{} was made by PostgreSQL {made_by}, and {} is {found}: set PG_BIN to the bin directory of \

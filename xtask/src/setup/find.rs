@@ -1,5 +1,5 @@
-//! Finds the programs of the services on this machine: PostgreSQL (15 or later) and Redis (6 or later).
-//! Looks and asks for versions only; installing is `setup::install`'s.
+//! Finds the programs of the services on this machine: PostgreSQL (15 or later) and Redis (6 or later), and for tests
+//! memcached (1.6.12 or later). Looks and asks for versions only; installing is `setup::install`'s.
 
 use std::env;
 use std::ffi::OsString;
@@ -11,11 +11,14 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 
 use super::package::Package;
+use super::release::Release;
 use crate::process;
 
 /// Row identity and `wal_compression = lz4` that we rely on arrived with 15.
-pub(crate) const POSTGRES_MAJOR_MIN: u32 = 15;
-pub(crate) const REDIS_MAJOR_MIN: u32 = 6;
+pub(crate) const POSTGRES_MIN: Release = Release([15, 0, 0]);
+pub(crate) const REDIS_MIN: Release = Release([6, 0, 0]);
+/// The meta commands are whole since then.
+pub(crate) const MEMCACHED_MIN: Release = Release([1, 6, 12]);
 /// Everything of PostgreSQL that `services` calls.
 const POSTGRES_PROGRAMS: [&str; 6] =
     ["initdb", "pg_ctl", "postgres", "pg_basebackup", "pg_controldata", "psql"];
@@ -25,7 +28,7 @@ const VERSION_LIMIT: Duration = Duration::from_secs(20);
 #[derive(Clone, Debug)]
 pub(crate) struct Tools {
     pub(crate) postgres_bin: PathBuf,
-    pub(crate) postgres_major: u32,
+    pub(crate) postgres_release: Release,
     pub(crate) redis_server: PathBuf,
 }
 
@@ -41,8 +44,8 @@ pub(crate) struct Missing {
 /// All tools, or everything that is missing.
 pub(crate) fn tools() -> std::result::Result<Tools, Vec<Missing>> {
     match (postgres(), redis()) {
-        (Ok((postgres_bin, postgres_major)), Ok(redis_server)) => {
-            Ok(Tools { postgres_bin, postgres_major, redis_server })
+        (Ok((postgres_bin, postgres_release)), Ok(redis_server)) => {
+            Ok(Tools { postgres_bin, postgres_release, redis_server })
         }
         (postgres, redis) => Err(postgres.err().into_iter().chain(redis.err()).collect()),
     }
@@ -59,24 +62,24 @@ pub(super) fn reasons(missing: &[Missing]) -> String {
     missing.iter().map(|one| format!("  {}", one.reason)).collect::<Vec<_>>().join("\n")
 }
 
-fn postgres() -> std::result::Result<(PathBuf, u32), Missing> {
+fn postgres() -> std::result::Result<(PathBuf, Release), Missing> {
     // A directory that was named is used or refused, never silently replaced by another.
     if let Some(named) = env::var_os("PG_BIN") {
         let directory = PathBuf::from(named);
         return match check_postgres(&directory) {
-            Ok(major) => Ok((directory, major)),
+            Ok(release) => Ok((directory, release)),
             Err(why) => Err(misnamed("PG_BIN", &directory, &why)),
         };
     }
     let mut refusals = Vec::new();
     for directory in postgres_candidates() {
         match check_postgres(&directory) {
-            Ok(major) => return Ok((directory, major)),
+            Ok(release) => return Ok((directory, release)),
             Err(why) => refusals.push(format!("{}: {why}", directory.display())),
         }
     }
     let seen = if refusals.is_empty() { "none found".to_owned() } else { refusals.join("; ") };
-    let reason = format!("PostgreSQL {POSTGRES_MAJOR_MIN} or later is needed ({seen}; PG_BIN names another)");
+    let reason = format!("PostgreSQL {POSTGRES_MIN} or later is needed ({seen}; PG_BIN names another)");
     Err(Missing { package: Some(Package::Postgres), reason })
 }
 
@@ -112,45 +115,74 @@ fn numbered_bins(parent: &Path, prefix: &str) -> Vec<PathBuf> {
     numbered.into_iter().map(|(_, directory)| directory).collect()
 }
 
-fn check_postgres(directory: &Path) -> std::result::Result<u32, String> {
+fn check_postgres(directory: &Path) -> std::result::Result<Release, String> {
     for program in POSTGRES_PROGRAMS {
         if !directory.join(program).is_file() {
             return Err(format!("has no {program}"));
         }
     }
-    let said = version_of(&directory.join("postgres"))?;
-    let major = major_after(&said, "(PostgreSQL) ").ok_or_else(|| format!("unknown version: {said}"))?;
-    if major < POSTGRES_MAJOR_MIN {
-        return Err(format!("is version {major}, older than {POSTGRES_MAJOR_MIN}"));
-    }
-    Ok(major)
+    release_of(&directory.join("postgres"), "(PostgreSQL) ", POSTGRES_MIN)
 }
 
 fn redis() -> std::result::Result<PathBuf, Missing> {
-    if let Some(named) = env::var_os("REDIS_SERVER") {
+    let found = program("redis-server", "REDIS_SERVER", |path| release_of(path, "v=", REDIS_MIN));
+    found.map_err(|unfound| unfound.missing(Package::Redis, "Redis", REDIS_MIN))
+}
+
+/// What the tests of the cache start besides; no service needs it.
+pub(crate) fn memcached() -> std::result::Result<PathBuf, Missing> {
+    let found = program("memcached", "MEMCACHED", |path| release_of(path, "memcached ", MEMCACHED_MIN));
+    found.map_err(|unfound| unfound.missing(Package::Memcached, "memcached", MEMCACHED_MIN))
+}
+
+/// Why a program that stands alone was not found.
+enum Unfound {
+    Misnamed(Missing),
+    Unseen { variable: &'static str, seen: String },
+}
+
+impl Unfound {
+    fn missing(self, package: Package, title: &str, least: Release) -> Missing {
+        match self {
+            Unfound::Misnamed(missing) => missing,
+            Unfound::Unseen { variable, seen } => {
+                let reason = format!("{title} {least} or later is needed ({seen}; {variable} names another)");
+                Missing { package: Some(package), reason }
+            }
+        }
+    }
+}
+
+/// The program that the variable names, or else the first of this name on PATH; either must pass the check.
+fn program(
+    name: &str,
+    variable: &'static str,
+    check: impl Fn(&Path) -> std::result::Result<Release, String>,
+) -> std::result::Result<PathBuf, Unfound> {
+    if let Some(named) = env::var_os(variable) {
         let path = PathBuf::from(named);
-        return match check_redis(&path) {
-            Ok(()) => Ok(path),
-            Err(why) => Err(misnamed("REDIS_SERVER", &path, &why)),
+        return match check(&path) {
+            Ok(_) => Ok(path),
+            Err(why) => Err(Unfound::Misnamed(misnamed(variable, &path, &why))),
         };
     }
-    let candidates = path_directories().into_iter().map(|directory| directory.join("redis-server"));
+    let candidates = path_directories().into_iter().map(|directory| directory.join(name));
     let seen = match candidates.into_iter().find(|path| path.is_file()) {
-        None => "no redis-server on PATH".to_owned(),
-        Some(path) => match check_redis(&path) {
-            Ok(()) => return Ok(path),
+        None => format!("no {name} on PATH"),
+        Some(path) => match check(&path) {
+            Ok(_) => return Ok(path),
             Err(why) => format!("{}: {why}", path.display()),
         },
     };
-    let reason = format!("Redis {REDIS_MAJOR_MIN} or later is needed ({seen}; REDIS_SERVER names another)");
-    Err(Missing { package: Some(Package::Redis), reason })
+    Err(Unfound::Unseen { variable, seen })
 }
 
-fn check_redis(path: &Path) -> std::result::Result<(), String> {
-    let said = version_of(path)?;
-    match major_after(&said, "v=") {
-        Some(major) if major >= REDIS_MAJOR_MIN => Ok(()),
-        Some(major) => Err(format!("is version {major}, older than {REDIS_MAJOR_MIN}")),
+/// The release of a program that says it behind `mark`, if it is no older than `least`.
+fn release_of(program: &Path, mark: &str, least: Release) -> std::result::Result<Release, String> {
+    let said = version_of(program)?;
+    match Release::behind(mark, &said) {
+        Some(release) if release >= least => Ok(release),
+        Some(release) => Err(format!("is version {release}, older than {least}")),
         None => Err(format!("unknown version: {said}")),
     }
 }
@@ -159,13 +191,6 @@ fn version_of(program: &Path) -> std::result::Result<String, String> {
     let said = process::succeed(Command::new(program).arg("--version"), VERSION_LIMIT);
     let said = said.map_err(|error| format!("{error:#}"))?;
     Ok(said.lines().next().unwrap_or_default().to_owned())
-}
-
-/// The number right behind `mark`, as in `postgres (PostgreSQL) 15.18` or `17beta1`.
-fn major_after(said: &str, mark: &str) -> Option<u32> {
-    let (_, rest) = said.split_once(mark)?;
-    let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
-    digits.parse().ok()
 }
 
 /// The directories of PATH, and those of system programs that a plain user's PATH may lack.
@@ -177,23 +202,22 @@ fn path_directories() -> Vec<PathBuf> {
 
 #[cfg(test)]
 mod tests {
-    use super::{check_postgres, major_after};
+    use super::{Unfound, check_postgres, program, release_of};
+    use crate::setup::release::Release;
     use std::path::Path;
-
-    #[test]
-    fn versions_are_read_from_what_programs_say() {
-        assert_eq!(
-            major_after("postgres (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)", "(PostgreSQL) "),
-            Some(15)
-        );
-        assert_eq!(major_after("postgres (PostgreSQL) 18beta1", "(PostgreSQL) "), Some(18));
-        assert_eq!(major_after("Redis server v=7.0.15 sha=00000000:0 malloc=jemalloc-5.3.0", "v="), Some(7));
-        assert_eq!(major_after("something else", "v="), None);
-    }
 
     #[test]
     fn directory_without_the_programs_is_refused_by_name() {
         let refusal = check_postgres(Path::new("/nonexistent")).unwrap_err();
         assert_eq!(refusal, "has no initdb");
+    }
+
+    #[test]
+    fn program_of_another_release_or_name_is_refused_with_what_was_seen() {
+        let refusal = release_of(Path::new("/bin/sh"), "no such mark ", Release([1, 0, 0])).unwrap_err();
+        assert!(refusal.contains("sh"), "{refusal}");
+        let unfound = program("no-such-program", "PAYSTRATA_NO_SUCH_VARIABLE", |_| Err(String::new()));
+        let Err(Unfound::Unseen { seen, .. }) = unfound else { panic!("it was found") };
+        assert_eq!(seen, "no no-such-program on PATH");
     }
 }

@@ -1,10 +1,13 @@
-//! `cargo xtask setup`: finds the programs of the services, and installs what is missing where it knows
-//! how. Also the first step of `run`. Starts no daemon and changes no configuration of the system.
+//! `cargo xtask setup`: finds the programs of the services and of the tests, and installs what is missing where it
+//! knows how. Also the first step of `run` and `test`. Starts no daemon and changes no configuration of the system.
 
 pub(crate) mod find;
 mod install;
 mod package;
 mod policy;
+pub(crate) mod release;
+
+use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use lexopt::prelude::*;
@@ -29,17 +32,33 @@ pub(crate) fn run(mut arguments: lexopt::Parser) -> Result<i32> {
             other => return Err(other.unexpected().into()),
         }
     }
-    let tools = ensure(install)?;
-    println!("PostgreSQL {} in {}", tools.postgres_major, tools.postgres_bin.display());
+    let (tools, memcached) = ensure_for_tests(install)?;
+    println!("PostgreSQL {} in {}", tools.postgres_release, tools.postgres_bin.display());
     println!("Redis is {}", tools.redis_server.display());
+    println!("memcached is {}", memcached.display());
     Ok(0)
 }
 
-/// The programs, installed first if need be.
+/// The programs of the services, installed first if need be.
 pub(crate) fn ensure(install: Install) -> Result<Tools> {
+    ensured(install, find::tools)
+}
+
+/// The programs of the services and memcached, which only tests start; installed first if need be, all at once.
+pub(crate) fn ensure_for_tests(install: Install) -> Result<(Tools, PathBuf)> {
+    ensured(install, || match (find::tools(), find::memcached()) {
+        (Ok(tools), Ok(memcached)) => Ok((tools, memcached)),
+        (tools, memcached) => {
+            Err(tools.err().into_iter().flatten().chain(memcached.err()).collect::<Vec<Missing>>())
+        }
+    })
+}
+
+/// What is sought, and sought again once what is missing has been installed.
+fn ensured<T>(install: Install, seek: impl Fn() -> std::result::Result<T, Vec<Missing>>) -> Result<T> {
     policy::sweep();
-    let missing = match find::tools() {
-        Ok(tools) => return Ok(tools),
+    let missing = match seek() {
+        Ok(found) => return Ok(found),
         Err(missing) => missing,
     };
     for one in &missing {
@@ -58,5 +77,5 @@ pub(crate) fn ensure(install: Install) -> Result<Tools> {
         None => bail!("this machine does not let us install; run: {}", by_hand(&packages)),
     }
     // Not `find::require`, which would send its reader here again.
-    find::tools().or_else(|missing| bail!("installed, and still not found:\n{}", find::reasons(&missing)))
+    seek().or_else(|missing| bail!("installed, and still not found:\n{}", find::reasons(&missing)))
 }

@@ -5,7 +5,8 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use super::find::{POSTGRES_MAJOR_MIN, REDIS_MAJOR_MIN};
+use super::find::{MEMCACHED_MIN, POSTGRES_MIN, REDIS_MIN};
+use super::release::Release;
 use crate::process;
 
 const POLICY_LIMIT: Duration = Duration::from_secs(30);
@@ -18,13 +19,14 @@ const NEWER_POSTGRES: &str = "sudo apt-get install -y postgresql-common ca-certi
 pub(crate) enum Package {
     Postgres,
     Redis,
+    Memcached,
 }
 
 /// What apt would install under a package's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Offer {
     Serves,
-    TooOld { major: u32 },
+    TooOld { release: Release },
     Nothing,
 }
 
@@ -34,6 +36,7 @@ impl Package {
         match self {
             Package::Postgres => "postgresql",
             Package::Redis => "redis-server",
+            Package::Memcached => "memcached",
         }
     }
 
@@ -41,13 +44,15 @@ impl Package {
         match self {
             Package::Postgres => "postgresql-server",
             Package::Redis => "redis",
+            Package::Memcached => "memcached",
         }
     }
 
-    fn major_min(self) -> u32 {
+    fn least(self) -> Release {
         match self {
-            Package::Postgres => POSTGRES_MAJOR_MIN,
-            Package::Redis => REDIS_MAJOR_MIN,
+            Package::Postgres => POSTGRES_MIN,
+            Package::Redis => REDIS_MIN,
+            Package::Memcached => MEMCACHED_MIN,
         }
     }
 
@@ -64,19 +69,19 @@ impl Package {
     /// Reads the answer of `apt-cache policy`.
     fn judge(self, said: &str) -> Offer {
         let candidate = said.lines().find_map(|line| line.trim_start().strip_prefix("Candidate: "));
-        match candidate.and_then(major) {
+        match candidate.and_then(release) {
             None => Offer::Nothing,
-            Some(major) if major < self.major_min() => Offer::TooOld { major },
+            Some(release) if release < self.least() => Offer::TooOld { release },
             Some(_) => Offer::Serves,
         }
     }
 
     /// Why an offer does not serve, and what does.
     pub(super) fn complaint(self, offer: Offer) -> Option<String> {
-        let (name, least) = (self.name(), self.major_min());
+        let (name, least) = (self.name(), self.least());
         let offered = match offer {
             Offer::Serves => return None,
-            Offer::TooOld { major } => format!("version {major} of {name}"),
+            Offer::TooOld { release } => format!("version {release} of {name}"),
             Offer::Nothing => format!("no {name}"),
         };
         let instead = match self {
@@ -84,6 +89,7 @@ impl Package {
             Package::Redis => {
                 "add the packages of the Redis project (packages.redis.io), or name one with REDIS_SERVER"
             }
+            Package::Memcached => "name one with MEMCACHED",
         };
         Some(format!("apt offers {offered}, and {least} or later is needed: {instead}"))
     }
@@ -112,19 +118,23 @@ fn with_apt(offers: &[(Package, Offer)]) -> String {
     steps.join(" && ")
 }
 
-/// The number in front of a Debian version, behind its epoch: 7 of `5:7.0.15-1~deb12u10`, 14 of `14+238`.
-fn major(version: &str) -> Option<u32> {
+/// The release in a Debian version, behind its epoch: 7.0.15 of `5:7.0.15-1~deb12u10`, 14 of `14+238`.
+fn release(version: &str) -> Option<Release> {
     let upstream = match version.split_once(':') {
         Some((_epoch, upstream)) => upstream,
         None => version,
     };
-    let digits: String = upstream.chars().take_while(char::is_ascii_digit).collect();
-    digits.parse().ok()
+    Release::at_start(upstream)
 }
 
 #[cfg(test)]
 mod tests {
     use super::{Offer, Package, with_apt};
+    use crate::setup::release::Release;
+
+    fn too_old(numbers: [u32; 3]) -> Offer {
+        Offer::TooOld { release: Release(numbers) }
+    }
 
     fn policy(candidate: &str) -> String {
         format!("postgresql:\n  Installed: (none)\n  Candidate: {candidate}\n  Version table:\n     99 500\n")
@@ -135,11 +145,13 @@ mod tests {
         for (package, candidate, expected) in [
             (Package::Postgres, "15+248+deb12u2", Offer::Serves),
             (Package::Postgres, "18+288.pgdg110+1", Offer::Serves),
-            (Package::Postgres, "14+238", Offer::TooOld { major: 14 }),
-            (Package::Postgres, "13+225+deb11u1", Offer::TooOld { major: 13 }),
+            (Package::Postgres, "14+238", too_old([14, 0, 0])),
+            (Package::Postgres, "13+225+deb11u1", too_old([13, 0, 0])),
             (Package::Redis, "5:7.0.15-1~deb12u10", Offer::Serves),
-            (Package::Redis, "5:5.0.7-2ubuntu0.1", Offer::TooOld { major: 5 }),
+            (Package::Redis, "5:5.0.7-2ubuntu0.1", too_old([5, 0, 7])),
             (Package::Redis, "(none)", Offer::Nothing),
+            (Package::Memcached, "1.6.18-1", Offer::Serves),
+            (Package::Memcached, "1.6.9+dfsg-1", too_old([1, 6, 9])),
         ] {
             assert_eq!(package.judge(&policy(candidate)), expected, "{package:?} {candidate}");
         }
@@ -148,7 +160,7 @@ mod tests {
 
     #[test]
     fn old_offer_is_refused_with_what_serves_instead() {
-        let complaint = Package::Postgres.complaint(Offer::TooOld { major: 14 }).expect("14 is too old");
+        let complaint = Package::Postgres.complaint(too_old([14, 0, 0])).expect("14 is too old");
         assert!(complaint.contains("version 14") && complaint.contains("15 or later"), "{complaint}");
         assert!(complaint.contains("apt.postgresql.org"), "{complaint}");
         assert!(
@@ -161,7 +173,9 @@ mod tests {
     fn command_by_hand_names_every_package_and_adds_newer_ones_only_where_needed() {
         let command = with_apt(&[(Package::Postgres, Offer::Nothing), (Package::Redis, Offer::Serves)]);
         assert_eq!(command, "sudo apt-get update && sudo apt-get install -y postgresql redis-server");
-        let command = with_apt(&[(Package::Postgres, Offer::TooOld { major: 13 })]);
+        let command = with_apt(&[(Package::Memcached, Offer::Serves)]);
+        assert_eq!(command, "sudo apt-get update && sudo apt-get install -y memcached");
+        let command = with_apt(&[(Package::Postgres, too_old([13, 0, 0]))]);
         assert!(
             command.contains("apt.postgresql.org.sh -y && sudo apt-get install -y postgresql"),
             "{command}"

@@ -8,3 +8,5 @@ mod outages;
 mod record_model;
 mod records;
 mod server;
+mod whole;
+mod wholes;

@@ -33,7 +33,8 @@ impl Server {
 
     /// Starts the process and waits until it answers.
     pub(crate) async fn run(&mut self) {
-        let mut command = Command::new("memcached");
+        let program = std::env::var_os("MEMCACHED").unwrap_or_else(|| "memcached".into());
+        let mut command = Command::new(program);
         command.args(["-u", "root", "-l", "127.0.0.1", "-U", "0", "-m", "64", "-p", &self.port.to_string()]);
         let process = command.stdout(Stdio::null()).spawn().expect("these tests need memcached in the path");
         self.process = Some(process);

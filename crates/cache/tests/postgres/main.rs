@@ -12,3 +12,6 @@ mod races;
 mod record_model;
 mod records;
 mod server;
+#[path = "../memcached/whole.rs"]
+mod whole;
+mod wholes;

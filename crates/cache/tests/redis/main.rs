@@ -10,3 +10,6 @@ mod outages;
 mod proxy;
 mod records;
 mod server;
+#[path = "../memcached/whole.rs"]
+mod whole;
+mod wholes;

@@ -2,6 +2,7 @@
 //! primary with a replica and three sentinels, or a cluster of six.
 
 use std::{
+    ffi::OsString,
     net::TcpListener,
     process::{Child, Command, Stdio},
 };
@@ -38,7 +39,7 @@ impl Server {
     /// Starts the process, with what an earlier one saved, and waits until it answers.
     pub(crate) async fn run(&mut self) {
         let port = self.port.to_string();
-        let process = Command::new("redis-server")
+        let process = Command::new(redis_server())
             .args(["--port", &port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
             .args(&self.arguments)
             .arg("--dir")
@@ -111,6 +112,10 @@ impl Drop for Server {
 
 pub(crate) fn url(port: u16) -> String {
     format!("redis://127.0.0.1:{port}")
+}
+
+fn redis_server() -> OsString {
+    std::env::var_os("REDIS_SERVER").unwrap_or_else(|| "redis-server".into())
 }
 
 fn free_port() -> u16 {
@@ -211,7 +216,7 @@ async fn sentinel(primary_port: &str) -> Server {
     );
     let path = server.directory.path().join("sentinel.conf");
     std::fs::write(&path, settings).unwrap();
-    let process = Command::new("redis-server").arg(&path).arg("--sentinel").stdout(Stdio::null()).spawn();
+    let process = Command::new(redis_server()).arg(&path).arg("--sentinel").stdout(Stdio::null()).spawn();
     server.process = Some(process.unwrap());
     eventually("the sentinel answers", async || server.try_connect().await.is_ok()).await;
     server

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use paystrata_cache::{CacheError, LoadContext, Pace, Policy, testkit::Site};
+use paystrata_cache::{CacheError, LoadContext, Pace, Policy, Version, testkit::Site};
 
 use crate::kit::{Broken, Gate, Numbers, Teller, alone, node, settle, trips};
 
@@ -76,6 +76,100 @@ async fn batch_and_single_reads_share_their_loads() {
     assert_eq!(single.await.unwrap().unwrap().value, Some(1));
     assert_eq!(batch.await.unwrap().len(), 2);
     assert_eq!((gate.calls(), asked.lock().unwrap().clone()), (1, vec![vec!["2".to_owned()]]));
+}
+
+// T2
+#[tokio::test(start_paused = true)]
+async fn reads_of_every_kind_of_a_cold_key_cause_one_load() {
+    let (cache, gate, asked) = (alone(Policy::default()), Gate::default(), Arc::default());
+    let first = gate.read(&cache, "1", Ok(Some(1)));
+    gate.begun.notified().await;
+    let mut readers = Vec::new();
+    for _ in 0..300 {
+        assert_eq!(cache.get("1"), None, "who cannot wait is told so");
+        let (single, plain) = (gate.read(&cache, "1", Ok(Some(1))), cache.clone());
+        readers.push(tokio::spawn(async move { single.await.unwrap().unwrap().value }));
+        readers.push(tokio::spawn(async move { plain.read("1").await.and_then(|loaded| loaded.value) }));
+        let (batch, asked) = (cache.clone(), Arc::clone(&asked));
+        readers.push(tokio::spawn(async move {
+            read_many(&batch, &["1".to_owned()], &asked).await.remove(0).unwrap()
+        }));
+    }
+    settle().await;
+    gate.go.notify_one();
+    assert_eq!(first.await.unwrap().unwrap().value, Some(1));
+    for reader in readers {
+        assert_eq!(reader.await.unwrap(), Some(1));
+    }
+    assert_eq!((gate.calls(), asked.lock().unwrap().len(), cache.stats().loads), (1, 0, 1));
+}
+
+// T38
+#[tokio::test(start_paused = true)]
+async fn member_of_a_batch_that_a_removal_overtakes_is_not_stored_and_the_others_are() {
+    let (cache, gate) = (alone(Policy::default()), Gate::default());
+    let reader = tokio::spawn({
+        let (cache, gate) = (cache.clone(), gate.clone());
+        let load = move |keys: Vec<String>, _: LoadContext<u64>| {
+            let gate = gate.clone();
+            async move {
+                gate.pass(Ok(None)).await?;
+                Ok::<_, Broken>(keys.iter().map(|key| Ok(key.parse::<u64>().ok())).collect::<Vec<_>>())
+            }
+        };
+        async move { cache.get_or_load_many(["1", "2", "3"], load).await }
+    });
+    gate.begun.notified().await;
+    drop(cache.invalidate_many(["2"], Version(5)));
+    gate.go.notify_one();
+    let answers: Vec<_> = reader.await.unwrap().into_iter().map(|answer| answer.unwrap()).collect();
+    assert_eq!(answers, [Some(1), Some(2), Some(3)], "who came before may see it");
+    assert_eq!(cache.get_many(["1", "2", "3"]), [Some(1), None, Some(3)]);
+    assert_eq!(cache.stats().refused_stale_sets, 1);
+}
+
+// T49, H9
+#[tokio::test(start_paused = true)]
+async fn tags_of_a_thousand_entries_cost_no_trip_of_their_own() {
+    let site = Site::new(4);
+    let ((one, _), (other, _)) = (node(&site, Policy::default()).await, node(&site, Policy::default()).await);
+    let keys: Vec<String> = (0..1_000).map(|key| key.to_string()).collect();
+    let load = |keys: Vec<String>, context: LoadContext<u64>| async move {
+        for tag in 0..8 {
+            context.tag(format!("tag {tag}"));
+        }
+        Ok::<_, Broken>(keys.iter().map(|key| Ok(key.parse::<u64>().ok())).collect::<Vec<_>>())
+    };
+    one.get_or_load_many(keys.iter().map(String::as_str), load).await;
+    trips().await;
+    let before = other.stats().tiers[0].round_trips;
+    let asked = Arc::default();
+    let found = read_many(&other, &keys, &asked).await;
+    assert!((0..).zip(found).all(|(key, found)| found.unwrap() == Some(key)));
+    assert_eq!(asked.lock().unwrap().len(), 0);
+    // 512 keys to a call.
+    assert_eq!(other.stats().tiers[0].round_trips, before + 2);
+    one.tag("tag 5").remove().await;
+    trips().await;
+    assert_eq!(other.get_many(keys.iter().map(String::as_str)), vec![None; 1_000]);
+    assert_eq!(other.stats().tiers[0].round_trips, before + 2);
+}
+
+// T8, H19
+#[tokio::test(start_paused = true)]
+async fn slow_load_holds_up_no_other_key() {
+    let (cache, gate, teller) = (alone(Policy::default()), Gate::default(), Teller::default());
+    let slow = gate.read(&cache, "slow", Ok(Some(1)));
+    gate.begun.notified().await;
+    // Many more than there are shards of whatever kind.
+    for key in 0..2_000 {
+        assert_eq!(teller.value(&cache, &key.to_string(), key).await, key);
+        assert_eq!(cache.get(&key.to_string()), Some(key));
+        drop(cache.invalidate(&key.to_string()));
+    }
+    assert!(!slow.is_finished());
+    gate.go.notify_one();
+    assert_eq!(slow.await.unwrap().unwrap().value, Some(1));
 }
 
 // T7, H20

@@ -1,11 +1,16 @@
 //! Loads that fail or are slow: fallbacks, time limits, and errors that are remembered.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
-use paystrata_cache::{CacheError, Origin, Policy};
+use paystrata_cache::{
+    Cache, CacheError, Clock, LoadContext, LoadEnd, Observer, Origin, Policy, testkit::Site,
+};
 use tokio::time::{advance, sleep};
 
-use crate::kit::{Broken, Gate, SECOND, Teller, alone, settle};
+use crate::kit::{Answer, Broken, Gate, Numbers, SECOND, Teller, alone, exact, node, settle, trips};
 
 fn graceful() -> Policy {
     Policy {
@@ -105,6 +110,157 @@ async fn load_that_fails_behind_the_caller_frees_the_key_and_is_counted() {
     settle().await;
     assert_eq!(cache.stats().load_failures, 1);
     assert_eq!(Teller::default().value(&cache, "k", 3).await, 3);
+}
+
+fn panicking() -> Result<Option<u64>, Broken> {
+    panic!("loader bug")
+}
+
+/// Reads with a loader that panics once it is let go.
+fn read_panicking(cache: &Numbers, gate: &Gate) -> tokio::task::JoinHandle<Answer> {
+    let (cache, gate) = (cache.clone(), gate.clone());
+    let load = |_: LoadContext<u64>| async move {
+        gate.pass(Ok(None)).await?;
+        panicking()
+    };
+    tokio::spawn(async move { cache.get_or_load_entry("k", load).await })
+}
+
+// T4, H14
+#[tokio::test(start_paused = true)]
+async fn panic_of_the_loader_is_an_error_for_all_who_wait_and_leaves_the_key_free() {
+    let (cache, gate) = (alone(Policy::default()), Gate::default());
+    let readers: Vec<_> = (0..100).map(|_| read_panicking(&cache, &gate)).collect();
+    gate.begun.notified().await;
+    settle().await;
+    gate.go.notify_one();
+    for reader in readers {
+        assert!(matches!(reader.await.unwrap(), Err(CacheError::Panicked)));
+    }
+    assert_eq!((gate.calls(), cache.stats().load_failures), (1, 1));
+    assert_eq!(Teller::default().value(&cache, "k", 2).await, 2);
+}
+
+#[derive(Debug, Default)]
+struct Witness(Mutex<Vec<LoadEnd>>);
+
+impl Observer for Witness {
+    fn load_ended(&self, _cache: &str, end: LoadEnd, _elapsed: Duration) {
+        self.0.lock().unwrap().push(end);
+    }
+}
+
+// T24
+#[tokio::test(start_paused = true)]
+async fn failure_and_panic_behind_the_caller_are_told_to_the_observer() {
+    let witness = Arc::new(Witness::default());
+    let policy = Policy { load_timeout: SECOND, error_ttl: Duration::ZERO, ..Policy::default() };
+    let builder = Cache::builder("numbers").policy(exact(policy)).clock(Clock::tokio());
+    let cache = builder.observer(Arc::<Witness>::clone(&witness)).build();
+    let gate = Gate::default();
+    assert!(matches!(gate.read(&cache, "k", Err(Broken)).await.unwrap(), Err(CacheError::Timeout { .. })));
+    gate.go.notify_one();
+    settle().await;
+    assert!(matches!(read_panicking(&cache, &gate).await.unwrap(), Err(CacheError::Timeout { .. })));
+    gate.go.notify_one();
+    settle().await;
+    assert_eq!(Teller::default().value(&cache, "k", 3).await, 3);
+    assert_eq!(*witness.0.lock().unwrap(), [LoadEnd::Failed, LoadEnd::Panicked, LoadEnd::Found]);
+}
+
+// T5, H13
+#[tokio::test(start_paused = true)]
+async fn error_of_one_load_is_shared_by_all_who_waited_for_it_and_by_who_comes_right_after() {
+    let (cache, gate) = (alone(Policy { error_ttl: SECOND, ..Policy::default() }), Gate::default());
+    let waiting: Vec<_> = (0..100).map(|_| gate.read(&cache, "k", Err(Broken))).collect();
+    gate.begun.notified().await;
+    settle().await;
+    gate.go.notify_one();
+    let mut errors = Vec::new();
+    for reader in waiting {
+        errors.push(reader.await.unwrap().unwrap_err());
+    }
+    advance(SECOND / 2).await;
+    errors.push(gate.read(&cache, "k", Ok(Some(1))).await.unwrap().unwrap_err());
+    let CacheError::Load(first) = errors[0].clone() else { panic!("{errors:?}") };
+    let is_first =
+        |error: &CacheError<Broken>| matches!(error, CacheError::Load(error) if Arc::ptr_eq(error, &first));
+    assert!(errors.iter().all(is_first), "{errors:?}");
+    assert_eq!((gate.calls(), errors.len()), (1, 101));
+}
+
+// T6
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_the_load_of_another_gets_the_fallback_at_the_limit_and_else_an_error_and_calls_no_loader()
+ {
+    for (has_fallback, limit) in [(true, 50), (false, 1_000)] {
+        let policy = Policy { soft_timeout: SECOND / 20, load_timeout: SECOND, ..graceful() };
+        let (cache, gate) = (alone(policy), Gate::default());
+        if has_fallback {
+            Teller::default().value(&cache, "k", 1).await;
+            advance(SECOND).await;
+        }
+        let begun = tokio::time::Instant::now();
+        let leader = gate.read(&cache, "k", Ok(Some(2)));
+        gate.begun.notified().await;
+        advance(SECOND / 50).await;
+        let waiter = gate.read(&cache, "k", Ok(Some(3))).await.unwrap();
+        assert_eq!(begun.elapsed().as_millis(), limit);
+        match waiter {
+            Ok(loaded) => assert_eq!((has_fallback, loaded.value, loaded.is_stale), (true, Some(1), true)),
+            Err(error) => assert!(!has_fallback && matches!(error, CacheError::Timeout { .. }), "{error}"),
+        }
+        assert_eq!((gate.calls(), leader.await.unwrap().is_ok()), (1, has_fallback));
+    }
+}
+
+// T14
+#[tokio::test(start_paused = true)]
+async fn fallback_that_is_served_again_rests_exactly_as_long_as_the_policy_says() {
+    let policy = Policy { jitter: 1.0, l1_ttl: SECOND, ..graceful() };
+    let cache: Cache<u64, u64> = Cache::builder("numbers").policy(policy).clock(Clock::tokio()).build();
+    let load = |told: Result<Option<u64>, Broken>| move |_| async move { told };
+    for key in 0..50 {
+        cache.get_or_load_entry(&key, load(Ok(Some(key)))).await.unwrap();
+    }
+    advance(2 * SECOND).await;
+    for key in 0..50 {
+        assert!(cache.get_or_load_entry(&key, load(Err(Broken))).await.unwrap().is_stale);
+    }
+    advance(10 * SECOND - Duration::from_millis(1)).await;
+    for key in 0..50 {
+        assert!(cache.get_or_load_entry(&key, load(Ok(Some(7)))).await.unwrap().is_stale);
+    }
+    advance(Duration::from_millis(1)).await;
+    for key in 0..50 {
+        assert_eq!(cache.get_or_load_entry(&key, load(Ok(Some(7)))).await.unwrap().value, Some(7));
+    }
+}
+
+// T20
+#[tokio::test(start_paused = true)]
+async fn value_that_came_after_the_soft_limit_is_in_every_tier_and_on_the_other_nodes() {
+    let site = Site::new(1);
+    let policy = || Policy { soft_timeout: SECOND / 20, ..graceful() };
+    let ((one, _), (other, _)) = (node(&site, policy()).await, node(&site, policy()).await);
+    let teller = Teller::default();
+    teller.value(&one, "k", 1).await;
+    trips().await;
+    assert_eq!(teller.value(&other, "k", 9).await, 1);
+    advance(SECOND).await;
+    let slow = |_| async {
+        sleep(Duration::from_millis(300)).await;
+        Ok::<_, Broken>(Some(2))
+    };
+    let begun = tokio::time::Instant::now();
+    let stale = one.get_or_load_entry("k", slow).await.unwrap();
+    assert_eq!((stale.value, stale.is_stale, begun.elapsed().as_millis()), (Some(1), true, 50));
+    sleep(Duration::from_millis(300)).await;
+    trips().await;
+    assert_eq!(one.get("k"), Some(2));
+    let found = teller.read(&other, "k", Ok(Some(9))).await.unwrap();
+    assert_eq!((found.value, found.is_stale, found.origin), (Some(2), false, Origin::Tier(0)));
+    assert_eq!(teller.calls(), 1);
 }
 
 // T26

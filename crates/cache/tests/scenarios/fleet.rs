@@ -1,11 +1,17 @@
 //! Two nodes and their servers: what one changes, the other notices, whatever is lost in between.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    time::Duration,
+};
 
 use paystrata_cache::{Policy, Reach, Version, testkit::Site};
 use tokio::time::sleep;
 
-use crate::kit::{Broken, Gate, SECOND, Teller, node, settle, trips, wait_for};
+use crate::kit::{Broken, Gate, SECOND, Teller, listener, node, node_over_two, settle, trips, wait_for};
 
 // T39, H1, H2
 #[tokio::test(start_paused = true)]
@@ -22,6 +28,51 @@ async fn load_on_one_node_that_another_overtakes_stores_nothing_anywhere() {
     trips().await;
     assert_eq!((one.get("k"), site.shelf.values("numbers")), (None, 0));
     assert_eq!(one.stats().refused_stale_sets, 1);
+}
+
+// T39 in two tiers
+#[tokio::test(start_paused = true)]
+async fn load_that_another_node_overtakes_is_refused_by_every_tier() {
+    let (near, far) = (Site::new(21), Site::new(22));
+    let (one, ..) = node_over_two(&near, &far, Policy::default()).await;
+    let (other, ..) = node_over_two(&near, &far, Policy::default()).await;
+    let gate = Gate::default();
+    let reader = gate.read(&one, "k", Ok(Some(1)));
+    gate.begun.notified().await;
+    assert_eq!(other.invalidate_many(["k"], Version(5)).await, Reach::Fleet);
+    // The node itself has not been told yet: the tiers alone refuse.
+    gate.go.notify_one();
+    assert_eq!(reader.await.unwrap().unwrap().value, Some(1));
+    trips().await;
+    assert_eq!(one.get("k"), None);
+    assert_eq!((near.shelf.values("numbers"), far.shelf.values("numbers")), (0, 0));
+    assert_eq!(Teller::default().value(&other, "k", 2).await, 2);
+    trips().await;
+    assert_eq!((near.shelf.values("numbers"), far.shelf.values("numbers")), (1, 1));
+}
+
+// T63
+#[tokio::test(start_paused = true)]
+async fn nodes_that_share_no_tier_do_not_void_each_other_in_turn() {
+    let site = Site::new(23);
+    let said = Arc::new(AtomicUsize::new(0));
+    site.wire.witness({
+        let said = Arc::clone(&said);
+        move |_| {
+            said.fetch_add(1, SeqCst);
+        }
+    });
+    let (one, other) = (listener(&site, Policy::default()).await, listener(&site, Policy::default()).await);
+    let teller = Teller::default();
+    teller.value(&one, "k", 1).await;
+    teller.value(&other, "k", 1).await;
+    one.set("k".to_owned(), 2, Version(5)).await;
+    trips().await;
+    assert_eq!((one.get("k"), other.get("k")), (Some(2), None));
+    assert_eq!(teller.value(&other, "k", 2).await, 2);
+    sleep(10 * SECOND).await;
+    assert_eq!((one.get("k"), other.get("k")), (Some(2), Some(2)));
+    assert_eq!((teller.calls(), said.load(SeqCst)), (3, 1));
 }
 
 #[tokio::test(start_paused = true)]
@@ -179,10 +230,10 @@ async fn change_while_the_servers_are_down_is_queued_and_told_when_they_are_back
 async fn caches_of_two_names_on_one_site_do_not_mix() {
     let site = Site::new(11);
     let (numbers, link) = node(&site, Policy::default()).await;
-    let tier = std::sync::Arc::new(link);
+    let tier = Arc::new(link);
     let others: crate::kit::Numbers = paystrata_cache::Cache::builder("others")
         .clock(paystrata_cache::Clock::tokio())
-        .tier(std::sync::Arc::<paystrata_cache::testkit::Link>::clone(&tier))
+        .tier(Arc::<paystrata_cache::testkit::Link>::clone(&tier))
         .backplane(tier)
         .build();
     wait_for(|| others.stats().backplane_silence.is_some()).await;

@@ -47,6 +47,31 @@ pub(crate) async fn node(site: &Site, policy: Policy) -> (Numbers, Link) {
     (cache, link)
 }
 
+/// A node that hears the others of the site and shares no tier with them.
+pub(crate) async fn listener(site: &Site, policy: Policy) -> Numbers {
+    let cache = Cache::builder("numbers")
+        .policy(exact(policy))
+        .clock(Clock::tokio())
+        .backplane(Arc::new(site.link()))
+        .build();
+    wait_for(|| cache.stats().backplane_silence.is_some()).await;
+    cache
+}
+
+/// A node with two tiers of different sites, the line that of the first.
+pub(crate) async fn node_over_two(near: &Site, far: &Site, policy: Policy) -> (Numbers, Link, Link) {
+    let (one, other) = (near.link(), far.link());
+    let cache = Cache::builder("numbers")
+        .policy(exact(policy))
+        .clock(Clock::tokio())
+        .tier(Arc::new(one.clone()))
+        .tier(Arc::new(other.clone()))
+        .backplane(Arc::new(one.clone()))
+        .build();
+    wait_for(|| cache.stats().backplane_silence.is_some()).await;
+    (cache, one, other)
+}
+
 /// Waits until it is so, for as long as it takes on the paused clock.
 pub(crate) async fn wait_for(is_so: impl Fn() -> bool) {
     for _ in 0..100_000 {

@@ -16,6 +16,7 @@ mod maintain;
 mod refresh;
 mod schedule;
 mod sweeps;
+mod table;
 mod tiers;
 mod untold;
 mod writes;

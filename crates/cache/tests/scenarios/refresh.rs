@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use paystrata_cache::{Load, LoadContext, Policy, Version};
 use tokio::time::advance;
 
-use crate::kit::{Broken, Gate, SECOND, Teller, alone, settle};
+use crate::kit::{Broken, Gate, SECOND, Teller, alone, exact, settle};
 
 fn eager() -> Policy {
     Policy { ttl: 10 * SECOND, l1_ttl: 10 * SECOND, refresh_at: 0.8, ..Policy::default() }
@@ -64,6 +64,27 @@ async fn refresh_that_an_invalidation_overtakes_stores_nothing() {
     assert_eq!(cache.get("k"), None);
 }
 
+// T31
+#[tokio::test(start_paused = true)]
+async fn refresh_goes_on_when_the_caller_that_began_it_goes_away() {
+    let (cache, gate) = (alone(eager()), Gate::default());
+    Teller::default().value(&cache, "k", 1).await;
+    advance(9 * SECOND).await;
+    let caller = tokio::spawn({
+        let reading = gate.read(&cache, "k", Ok(Some(2)));
+        async move {
+            assert_eq!(reading.await.unwrap().unwrap().value, Some(1));
+            std::future::pending::<()>().await;
+        }
+    });
+    gate.begun.notified().await;
+    caller.abort();
+    assert!(caller.await.unwrap_err().is_cancelled());
+    gate.go.notify_one();
+    settle().await;
+    assert_eq!((cache.get("k"), gate.calls()), (Some(2), 1));
+}
+
 // T33
 #[tokio::test(start_paused = true)]
 async fn endless_lifetime_is_never_due() {
@@ -76,7 +97,7 @@ async fn endless_lifetime_is_never_due() {
 
 // T34
 #[tokio::test(start_paused = true)]
-async fn loader_says_how_long_its_answer_lives_and_whether_it_is_kept() {
+async fn loader_says_how_long_its_answer_lives_what_tags_it_has_and_whether_it_is_kept() {
     let policy = Policy::default();
     let cache = alone(policy);
     let short = |context: LoadContext<u64>| async move {
@@ -84,6 +105,14 @@ async fn loader_says_how_long_its_answer_lives_and_whether_it_is_kept() {
         Ok::<_, Broken>(Some(1))
     };
     cache.get_or_load("short", short).await.unwrap();
+    let tagged = |context: LoadContext<u64>| async move {
+        context.tag("t");
+        Ok::<_, Broken>(Some(1))
+    };
+    cache.get_or_load("tagged", tagged).await.unwrap();
+    assert_eq!(cache.get("tagged"), Some(1));
+    drop(cache.tag("t").remove());
+    assert_eq!(cache.get("tagged"), None);
     let unkept = |context: LoadContext<u64>| async move {
         context.do_not_store();
         Ok::<_, Broken>(Some(1))
@@ -92,7 +121,7 @@ async fn loader_says_how_long_its_answer_lives_and_whether_it_is_kept() {
     assert_eq!((cache.get("short"), cache.get("unkept")), (Some(1), None));
     advance(SECOND).await;
     assert_eq!(cache.get("short"), None);
-    assert_eq!(cache.policy().ttl, Policy::default().ttl);
+    assert_eq!(*cache.policy(), exact(Policy::default()), "it said so of one answer");
 }
 
 // T35, T36

@@ -109,14 +109,19 @@ async fn removal_takes_the_fallback_that_is_being_served_too() {
     assert!(teller.read(&cache, "k", Err(Broken)).await.is_err());
 }
 
-// T52
+// T52, H9
 #[tokio::test(start_paused = true)]
 async fn loads_after_a_sweep_of_many_keys_stay_within_the_bound() {
     let cache = alone(Policy { loads_max: 4, loads_queued_max: 10_000, ..Policy::default() });
-    for key in 0..1_000 {
-        load_tagged(&cache, &key.to_string(), key, &["t"]).await;
-    }
+    let keys: Vec<String> = (0..50_000).map(|key| key.to_string()).collect();
+    let load = |keys: Vec<String>, context: LoadContext<u64>| async move {
+        context.tag("t");
+        Ok::<_, Broken>(keys.iter().map(|_| Ok(Some(1))).collect::<Vec<_>>())
+    };
+    cache.get_or_load_many(keys.iter().map(String::as_str), load).await;
+    assert_eq!(cache.stats().entries, 50_000);
     drop(cache.tag("t").remove());
+    assert!(keys.iter().all(|key| cache.get(key.as_str()).is_none()));
     let gate = Gate::default();
     let readers: Vec<_> =
         (0..1_000).map(|key: u64| gate.read(&cache, &key.to_string(), Ok(Some(key)))).collect();

@@ -9,7 +9,7 @@ use paystrata_cache::{
 };
 use tokio::time::sleep;
 
-use crate::kit::{Broken, Numbers, SECOND, Teller, exact, node, trips, wait_for};
+use crate::kit::{Broken, Gate, Numbers, SECOND, Teller, exact, node, trips, wait_for};
 
 // T53, T57, H19
 #[tokio::test(start_paused = true)]
@@ -24,6 +24,7 @@ async fn tier_that_hangs_costs_its_time_limit_a_few_times_and_is_then_left_alone
     }
     let stats = &cache.stats().tiers[0];
     assert_eq!((stats.is_up, stats.opened, stats.errors), (false, 1, 5));
+    assert_eq!(stats.misses, 1, "an outage is no miss");
     assert_eq!(cache.get("hit"), Some(1));
     link.faults.delay(Duration::from_millis(1));
     wait_for(|| cache.stats().tiers[0].is_up).await;
@@ -177,6 +178,41 @@ async fn any_key_works_in_every_tier() {
     for (value, key) in (0_u64..).zip(keys) {
         assert_eq!(teller.value(&other, key, 99).await, value, "{key:?}");
     }
+}
+
+// T80
+#[tokio::test(start_paused = true)]
+async fn what_went_wrong_and_how_old_values_were_is_told() {
+    let site = Site::new(10);
+    let policy = Policy { ttl: SECOND, l1_ttl: SECOND, grace: 60 * SECOND, ..Policy::default() };
+    let ((cache, link), gate, teller) = (node(&site, policy).await, Gate::default(), Teller::default());
+    let slow = |_| async {
+        sleep(SECOND / 4).await;
+        Ok::<_, Broken>(Some(1))
+    };
+    cache.get_or_load("k", slow).await.unwrap();
+    let took = cache.stats().load_times.sum();
+    assert!(took >= SECOND / 4 && took < SECOND, "{took:?}");
+    sleep(SECOND / 2).await;
+    (0..10_000).for_each(|_| assert_eq!(cache.get("k"), Some(1)));
+    let ages = cache.stats().served_ages;
+    assert!(ages.count() > 0 && ages.max() >= SECOND / 2 && ages.max() < SECOND, "{ages:?}");
+    sleep(SECOND).await;
+    assert!(teller.read(&cache, "k", Err(Broken)).await.unwrap().is_stale);
+    teller.read(&cache, "none", Ok(None)).await.unwrap();
+    assert_eq!(cache.lookup("none"), paystrata_cache::Lookup::Absent);
+    let overtaken = gate.read(&cache, "overtaken", Ok(Some(1)));
+    gate.begun.notified().await;
+    drop(cache.invalidate_many(["overtaken"], Version(5)));
+    gate.go.notify_one();
+    overtaken.await.unwrap().unwrap();
+    link.deafen();
+    site.restart();
+    link.mend();
+    wait_for(|| cache.stats().gaps > 0).await;
+    let stats = cache.stats();
+    assert_eq!((stats.stale, stats.absent_hits, stats.refused_stale_sets), (1, 1, 1));
+    assert_eq!((stats.load_failures, stats.gaps), (1, 1));
 }
 
 // T80
