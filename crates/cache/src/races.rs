@@ -24,7 +24,7 @@ use crate::{
     consult::{Verdict, consult},
     context::Edits,
     lead::{Boarding, Lead, Purpose},
-    load::{Ending, finish},
+    load::{Called, Ending, finish},
     read::Landed,
 };
 
@@ -147,7 +147,8 @@ impl World {
             Source::Down => Ending::Failed(Arc::new(Broken)),
         };
         let edits = Edits { tags: vec![Arc::from("tag")], ..Edits::default() };
-        let writing = finish(&mut lead, &plan, &edits, ending, begun_us);
+        let called = Called { ending, begun_us, took: Duration::ZERO };
+        let writing = finish(&mut lead, &plan, &edits, called, &tracing::Span::none());
         drop(writing);
     }
 

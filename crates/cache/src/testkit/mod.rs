@@ -20,6 +20,7 @@
 //! # }
 //! ```
 
+mod demands;
 mod faults;
 mod line;
 mod simulator;

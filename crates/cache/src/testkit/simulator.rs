@@ -10,7 +10,6 @@
 //! An answer that is flagged as stale may be older than what was *expired*, never than what was *removed*.
 
 use std::{
-    collections::HashMap,
     sync::{Arc, Mutex, atomic::Ordering::SeqCst},
     time::Duration,
 };
@@ -20,6 +19,7 @@ use tokio::time::{Instant, sleep};
 
 use super::{
     Link, Site,
+    demands::{Announced, Bar, Changes, Told, covered, orders, tell},
     source::{Seen, SimulatedLoader, SimulationError, Source, tags},
 };
 use crate::{
@@ -99,64 +99,11 @@ const AFTERMATH: Duration = Duration::from_millis(100);
 /// Longer than the longest pause of anything that is tried again.
 const SETTLING: Duration = Duration::from_millis(1_500);
 
-/// What must not be seen any more: versions below, and what was read at or before the tick.
-#[derive(Debug, Clone, Copy, Default)]
-struct Bar {
-    version: u64,
-    tick: u64,
-}
-
-impl Bar {
-    fn raise(&mut self, other: Self) {
-        self.version = self.version.max(other.version);
-        self.tick = self.tick.max(other.tick);
-    }
-
-    fn admits(self, seen: Seen) -> bool {
-        seen.version >= self.version && (self.tick == 0 || seen.read_tick > self.tick)
-    }
-}
-
-/// What one node has been told, by key.
-#[derive(Debug, Default)]
-struct Told {
-    removed: HashMap<u64, Bar>,
-    expired: HashMap<u64, Bar>,
-}
-
 struct Node {
     cache: Cache<u64, Seen>,
     link: Link,
     told: Arc<Mutex<Told>>,
     origin: u64,
-}
-
-/// What the line has taken.
-#[derive(Debug, Clone, Copy)]
-struct Announced {
-    at: Instant,
-    origin: u64,
-    key: u64,
-    bar: Bar,
-    how: Void,
-}
-
-/// Changes by the version that names them: the key that was written, and what they demand.
-#[derive(Debug, Default)]
-struct Changes {
-    by_version: HashMap<u64, (u64, Bar)>,
-    announced: Vec<Announced>,
-}
-
-impl Changes {
-    /// What the change demands of a key: of another one than was written, only that it be read after it.
-    fn bar(&self, version: u64, key: u64) -> Bar {
-        match self.by_version.get(&version) {
-            Some((written, bar)) if *written == key => *bar,
-            Some((_, bar)) => Bar { version: 0, ..*bar },
-            None => Bar::default(),
-        }
-    }
 }
 
 #[derive(Clone)]
@@ -170,16 +117,6 @@ struct World {
     changes: Arc<Mutex<Changes>>,
     loader: Arc<dyn SimulatedLoader>,
     report: Arc<Mutex<Report>>,
-}
-
-/// The keys that a sweep goes over, of those there are.
-fn covered(swath: &Swath, keys: u64) -> Vec<u64> {
-    let is_covered = |key: &u64| match swath {
-        Swath::All => true,
-        Swath::Prefix(prefix) => key.encode().starts_with(prefix),
-        Swath::Tag(tag) => tags(*key).iter().any(|own| **own == **tag),
-    };
-    (0..keys).filter(is_covered).collect()
 }
 
 impl World {
@@ -485,25 +422,4 @@ impl World {
 enum Fails {
     Yes,
     No,
-}
-
-fn tell(told: &Mutex<Told>, key: u64, bar: Bar, how: Void) {
-    let mut told = lock(told);
-    let bars = match how {
-        Void::Remove => &mut told.removed,
-        Void::Expire => &mut told.expired,
-    };
-    bars.entry(key).or_default().raise(bar);
-}
-
-/// What an announcement voids, of the keys there are: key, version, how.
-fn orders(change: &Invalidation, keys: u64) -> Vec<(u64, u64, Void)> {
-    let named = change
-        .keys
-        .iter()
-        .filter_map(|order| u64::decode(&order.key).map(|key| (key, order.version.0, order.how)));
-    let swept = change.sweeps.iter().flat_map(|order| {
-        covered(&order.swath, keys).into_iter().map(|key| (key, order.version.0, order.how))
-    });
-    named.chain(swept).collect()
 }

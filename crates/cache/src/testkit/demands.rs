@@ -1,0 +1,93 @@
+//! What reads must not see any more after a change: by node, from what it was told, and for everybody, from what was
+//! announced. The books of the simulator's checker; runs nothing.
+
+use std::{collections::HashMap, sync::Mutex};
+
+use tokio::time::Instant;
+
+use super::source::{Seen, tags};
+use crate::{CacheKey, Invalidation, backplane::Swath, flight::lock, tier::Void};
+
+/// What must not be seen any more: versions below, and what was read at or before the tick.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Bar {
+    pub(super) version: u64,
+    pub(super) tick: u64,
+}
+
+impl Bar {
+    pub(super) fn raise(&mut self, other: Self) {
+        self.version = self.version.max(other.version);
+        self.tick = self.tick.max(other.tick);
+    }
+
+    pub(super) fn admits(self, seen: Seen) -> bool {
+        seen.version >= self.version && (self.tick == 0 || seen.read_tick > self.tick)
+    }
+}
+
+/// What one node has been told, by key.
+#[derive(Debug, Default)]
+pub(super) struct Told {
+    pub(super) removed: HashMap<u64, Bar>,
+    pub(super) expired: HashMap<u64, Bar>,
+}
+
+/// What the line has taken.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Announced {
+    pub(super) at: Instant,
+    pub(super) origin: u64,
+    pub(super) key: u64,
+    pub(super) bar: Bar,
+    pub(super) how: Void,
+}
+
+/// Changes by the version that names them: the key that was written, and what they demand.
+#[derive(Debug, Default)]
+pub(super) struct Changes {
+    pub(super) by_version: HashMap<u64, (u64, Bar)>,
+    pub(super) announced: Vec<Announced>,
+}
+
+impl Changes {
+    /// What the change demands of a key: of another one than was written, only that it be read after it.
+    pub(super) fn bar(&self, version: u64, key: u64) -> Bar {
+        match self.by_version.get(&version) {
+            Some((written, bar)) if *written == key => *bar,
+            Some((_, bar)) => Bar { version: 0, ..*bar },
+            None => Bar::default(),
+        }
+    }
+}
+
+/// The keys that a sweep goes over, of those there are.
+pub(super) fn covered(swath: &Swath, keys: u64) -> Vec<u64> {
+    let is_covered = |key: &u64| match swath {
+        Swath::All => true,
+        Swath::Prefix(prefix) => key.encode().starts_with(prefix),
+        Swath::Tag(tag) => tags(*key).iter().any(|own| **own == **tag),
+    };
+    (0..keys).filter(is_covered).collect()
+}
+
+pub(super) fn tell(told: &Mutex<Told>, key: u64, bar: Bar, how: Void) {
+    let mut told = lock(told);
+    let bars = match how {
+        Void::Remove => &mut told.removed,
+        Void::Expire => &mut told.expired,
+    };
+    bars.entry(key).or_default().raise(bar);
+}
+
+/// What an announcement voids, of the keys there are: key, version, how.
+pub(super) fn orders(change: &Invalidation, keys: u64) -> Vec<(u64, u64, Void)> {
+    let named = change
+        .keys
+        .iter()
+        .filter_map(|order| u64::decode(&order.key).map(|key| (key, order.version.0, order.how)));
+    let swept = change.sweeps.iter().flat_map(|order| {
+        covered(&order.swath, keys).into_iter().map(|key| (key, order.version.0, order.how))
+    });
+    named.chain(swept).collect()
+}
