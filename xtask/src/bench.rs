@@ -17,7 +17,7 @@ const GIT_LIMIT: Duration = Duration::from_secs(30);
 /// Runs the command.
 pub(crate) fn run(arguments: lexopt::Parser) -> Result<i32> {
     let passed_on = parse(arguments)?;
-    workspace::cargo_succeeds(&["build", "--release", "-p", "paystrata-bench"])?;
+    workspace::cargo_succeeds(&["build", "--release", "-p", "paystrata-bench", "--features", "peers"])?;
     let root = workspace::root()?;
     let services = Ephemeral::start(&root.join(workspace::RUNTIME_DIRECTORY), "bench")?;
     let primary_url = services.running.primary_url().context("the primary runs")?;

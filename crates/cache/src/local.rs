@@ -257,13 +257,15 @@ impl<K: Clone + Eq + Hash, V: Clone> Local<K, V> {
     /// Gives the entry of a value another life, if it is still the one that had `known`. The caller sees to it that
     /// nothing is installed for the key meanwhile.
     pub(crate) fn relive(&self, probe: &Probe<'_, K>, known: &Life, life: Life, out: &mut Displaced<K, V>) {
-        let Some(mut entry) = self.value(probe).filter(|entry| entry.life == *known) else { return };
-        entry.life = life;
-        let kept = Kept { key: probe.key.clone(), entry };
-        // Refused if it was pushed out meanwhile: then there is nothing to give another life.
-        if let Err((kept, ())) = self.values.replace_with_lifecycle(kept, (), true, &mut out.evicted) {
-            out.removed = Some(kept);
+        if let Some(mut entry) = self.value(probe).filter(|entry| entry.life == *known) {
+            entry.life = life;
+            let kept = Kept { key: probe.key.clone(), entry };
+            // Refused if it was pushed out meanwhile: then there is nothing to give another life.
+            if let Err((kept, ())) = self.values.replace_with_lifecycle(kept, (), true, &mut out.evicted) {
+                out.removed = Some(kept);
+            }
         }
+        // Also where L1 has let go of it: a thread may have a copy.
         self.fronts.changed(probe.hash);
     }
 

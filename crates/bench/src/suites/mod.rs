@@ -1,4 +1,5 @@
 //! The suites: one module each, listed in `suite::SUITES`.
 
+#[cfg(feature = "peers")]
 pub mod cache;
 pub mod engine;

@@ -59,6 +59,21 @@ async fn whatever_voids_a_key_ends_its_copies() {
 }
 
 #[tokio::test]
+async fn copy_of_what_l1_has_let_go_of_ends_with_the_key_too() {
+    for change in [Cache::invalidate::<u64>, Cache::expire::<u64>] {
+        let policy = Policy { l1_bytes_max: 64 << 10, grace: Duration::from_secs(60), ..Policy::default() };
+        let cache: Cache<u64, u64> = Cache::builder("small").policy(policy).build();
+        drop(cache.set(1, 2, Version::NONE));
+        warm(&cache);
+        (2..10_000).for_each(|key| drop(cache.set(key, key, Version::NONE)));
+        assert!(cache.store.local.peek(&Probe::of(&1)).is_none(), "L1 still has it");
+        assert!(has_copy(&cache), "no copy to be ended");
+        drop(change(&cache, &1));
+        assert_eq!(cache.get(&1), None);
+    }
+}
+
+#[tokio::test]
 async fn hits_of_copies_are_counted() {
     let cache = warmed().await;
     let before = cache.stats().hits;
