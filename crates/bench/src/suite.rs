@@ -82,10 +82,7 @@ mod tests {
     #[test]
     fn unknown_suite_is_refused_and_the_known_ones_are_named() {
         let error = choose(&["engine".to_owned(), "engines".to_owned()]).unwrap_err().to_string();
-        assert!(
-            error.contains("\"engines\"") && error.contains("known suites: engine, lanes"),
-            "{error}"
-        );
+        assert!(error.contains("\"engines\"") && error.contains("known suites: engine, lanes"), "{error}");
     }
 
     #[test]

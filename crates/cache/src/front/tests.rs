@@ -9,7 +9,10 @@ use std::{
     time::Duration,
 };
 
-use crate::{Cache, Policy, Version, hash::Probe};
+use crate::{
+    Cache, Policy, Version,
+    hash::{Probe, hash_of},
+};
 
 /// Hits after which a thread has copied a key.
 const WARM: usize = 10;
@@ -60,12 +63,16 @@ async fn whatever_voids_a_key_ends_its_copies() {
 
 #[tokio::test]
 async fn copy_of_what_l1_has_let_go_of_ends_with_the_key_too() {
+    // Of another group than key 1: putting one of its own would end the copy.
+    let group = |key: u64| hash_of(&key) >> 32 & 1_023;
     for change in [Cache::invalidate::<u64>, Cache::expire::<u64>] {
         let policy = Policy { l1_bytes_max: 64 << 10, grace: Duration::from_secs(60), ..Policy::default() };
-        let cache: Cache<u64, u64> = Cache::builder("small").policy(policy).build();
+        let weigher = |key: &u64, _: &u64| if *key == 1 { 0 } else { 4 << 10 };
+        let cache: Cache<u64, u64> = Cache::builder("small").policy(policy).weigher(weigher).build();
         drop(cache.set(1, 2, Version::NONE));
         warm(&cache);
-        (2..10_000).for_each(|key| drop(cache.set(key, key, Version::NONE)));
+        let others = (2..10_000).filter(|key| group(*key) != group(1));
+        others.take(1_000).for_each(|key| drop(cache.set(key, key, Version::NONE)));
         assert!(cache.store.local.peek(&Probe::of(&1)).is_none(), "L1 still has it");
         assert!(has_copy(&cache), "no copy to be ended");
         drop(change(&cache, &1));
