@@ -1,6 +1,7 @@
 //! What the figures were measured on. Reads `/proc`; a fact that cannot be read is told as "unknown", never guessed.
 
 use std::fs;
+use std::time::Duration;
 
 /// The machine, as far as it matters to a reader of a figure.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,6 +88,25 @@ fn processor_time(stat: &str) -> Option<ProcessorTime> {
     let idle = ticks.get(3)? + ticks.get(4)?;
     let total: u64 = ticks.iter().sum();
     Some(ProcessorTime { busy: total - idle, total })
+}
+
+/// How long the idle machine is looked at.
+const QUIET_LOOK: Duration = Duration::from_secs(1);
+/// The services' own background work stays under it; a compiler does not.
+const OTHERS_BUSY_PERCENT_MAX: u64 = 15;
+
+/// What else this machine is doing, looked at while the suite itself does nothing: a note for the report.
+pub async fn others_busy() -> String {
+    let before = ProcessorTime::now();
+    tokio::time::sleep(QUIET_LOOK).await;
+    match before.zip(ProcessorTime::now()) {
+        Some((before, after)) => {
+            let percent = after.busy_percent_since(before);
+            let warning = if percent > OTHERS_BUSY_PERCENT_MAX { ": DO NOT QUOTE these figures" } else { "" };
+            format!("before the run other programs kept the processors {percent} % busy{warning}")
+        }
+        None => "whether other programs kept the processors busy is not known".to_owned(),
+    }
 }
 
 fn unknown() -> String {

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
 /// Where a cache takes the time from. Cheap to copy.
 #[derive(Debug, Clone, Copy)]
@@ -73,6 +73,15 @@ fn system_us() -> u64 {
     use std::{sync::LazyLock, time::Instant};
     static BASE: LazyLock<Instant> = LazyLock::new(Instant::now);
     1_000_000 + micros(BASE.elapsed())
+}
+
+/// Ticks for what a task does again and again, the first after one period. At least a millisecond apart: a period of zero
+/// would never tick.
+pub(crate) fn beat(every: Duration) -> Interval {
+    let every = every.max(Duration::from_millis(1));
+    let mut beat = interval_at(Instant::now() + every, every);
+    beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    beat
 }
 
 /// A duration in whole microseconds; one too long for the number becomes "for ever".

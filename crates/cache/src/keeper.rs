@@ -16,12 +16,13 @@ use futures_util::{
     future::{BoxFuture, FutureExt},
     stream,
 };
-use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep};
+use tokio::time::sleep;
 use tracing::Instrument;
 
 use crate::{
     Cache, CacheKey, Load, LoadContext, Version,
     answer::Answer,
+    clock::beat,
     consult::{Verdict, consult},
     flight::{Outcome, lock},
     hash::Probe,
@@ -150,10 +151,7 @@ where
     K: CacheKey,
     V: Clone + Send + Sync + 'static,
 {
-    // An interval of zero would never tick.
-    let every = every.max(Duration::from_millis(1));
-    let mut beat = interval_at(Instant::now() + every, every);
-    beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut beat = beat(every);
     loop {
         beat.tick().await;
         let Some(store) = store.upgrade() else { return };

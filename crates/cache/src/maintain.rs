@@ -3,11 +3,12 @@
 
 use std::{sync::Weak, time::Duration};
 
-use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep};
+use tokio::time::{Instant, sleep};
 use tracing::Instrument;
 
 use crate::{
     Cache, CacheKey, Maintenance,
+    clock::beat,
     hash::{Probe, Stored},
     kept::Kept,
     local::Entry,
@@ -50,10 +51,7 @@ where
     K: CacheKey,
     V: Clone + Send + Sync + 'static,
 {
-    // An interval of zero would never tick.
-    let every = every.max(Duration::from_millis(1));
-    let mut beat = interval_at(Instant::now() + every, every);
-    beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut beat = beat(every);
     loop {
         beat.tick().await;
         let Some(store) = store.upgrade() else { return };

@@ -32,7 +32,7 @@ use anyhow::Context as _;
 use futures_util::future::BoxFuture;
 
 use self::reader::Turn;
-use crate::machine::ProcessorTime;
+use crate::machine;
 use crate::report::SuiteReport;
 use crate::suite::{Context, Effort, Suite};
 
@@ -78,15 +78,10 @@ impl Sizes {
     }
 }
 
-/// How long the idle machine is looked at.
-const QUIET_LOOK: Duration = Duration::from_secs(1);
-/// The services' own background work stays under it; a compiler does not.
-const OTHERS_BUSY_PERCENT_MAX: u64 = 15;
-
 fn run(context: &Context) -> BoxFuture<'_, anyhow::Result<SuiteReport>> {
     Box::pin(async move {
         let sizes = Sizes::of(context.effort);
-        let mut notes = vec![others_busy().await];
+        let mut notes = vec![machine::others_busy().await];
         let mut cases = Box::pin(hits::measure(context, sizes, &mut notes))
             .await
             .context("measure hits of the first tier")?;
@@ -104,18 +99,4 @@ fn run(context: &Context) -> BoxFuture<'_, anyhow::Result<SuiteReport>> {
         ));
         Ok(SuiteReport { suite: SUITE.name, cases, notes })
     })
-}
-
-/// What else this machine is doing, looked at while the suite itself does nothing.
-async fn others_busy() -> String {
-    let before = ProcessorTime::now();
-    tokio::time::sleep(QUIET_LOOK).await;
-    match before.zip(ProcessorTime::now()) {
-        Some((before, after)) => {
-            let percent = after.busy_percent_since(before);
-            let warning = if percent > OTHERS_BUSY_PERCENT_MAX { ": DO NOT QUOTE these figures" } else { "" };
-            format!("before the run other programs kept the processors {percent} % busy{warning}")
-        }
-        None => "whether other programs kept the processors busy is not known".to_owned(),
-    }
 }

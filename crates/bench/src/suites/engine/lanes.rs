@@ -8,7 +8,8 @@ use paystrata_app::engine::EngineConfig;
 use super::ground::Ground;
 use super::mix::Mix;
 use super::ours::{ClosedLoop, Driver};
-use super::{SEED, Sizes, UNIT, audit, others_busy};
+use super::{SEED, Sizes, UNIT, audit};
+use crate::machine;
 use crate::measure::{Contender, interleave};
 use crate::report::{Better, CaseReport, PeerFigures, SuiteReport};
 use crate::suite::{Context, Suite};
@@ -37,7 +38,7 @@ fn run(context: &Context) -> BoxFuture<'_, anyhow::Result<SuiteReport>> {
 
 async fn measure(context: &Context, ground: &Ground) -> anyhow::Result<SuiteReport> {
     let sizes = Sizes::of(context.effort);
-    let busy = others_busy().await;
+    let busy = machine::others_busy().await;
     let mut drivers = vec![Driver::start(ground, &EngineConfig::default()).await?];
     for (_, lanes) in OTHERS {
         drivers.push(Driver::start(ground, &EngineConfig { lanes, ..EngineConfig::default() }).await?);

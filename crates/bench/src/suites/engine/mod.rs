@@ -31,7 +31,7 @@ use self::mix::Mix;
 use self::ours::{ClosedLoop, Driver};
 use self::pgbench::Pgbench;
 use self::tail::Tail;
-use crate::machine::ProcessorTime;
+use crate::machine;
 use crate::measure::{Contender, interleave};
 use crate::report::{Better, CaseReport, PeerFigures, SuiteReport, Summary, Target};
 use crate::suite::{Context, Effort, Suite};
@@ -65,11 +65,6 @@ const LOADS: [Load; 3] = [
 const TAIL_LOAD: f64 = 0.8;
 /// The promise of `payment.process`, in milliseconds.
 const TAIL_P99_MS_MAX: f64 = 100.0;
-
-/// How long the idle machine is looked at.
-const QUIET_LOOK: Duration = Duration::from_secs(1);
-/// The services' own background work stays under it; a compiler does not.
-const OTHERS_BUSY_PERCENT_MAX: u64 = 15;
 
 /// Sizes of a run.
 #[derive(Clone, Copy, Debug)]
@@ -105,7 +100,7 @@ fn run(context: &Context) -> BoxFuture<'_, anyhow::Result<SuiteReport>> {
 
 async fn measure(context: &Context, ground: &Ground) -> anyhow::Result<SuiteReport> {
     let sizes = Sizes::of(context.effort);
-    let others = others_busy().await;
+    let others = machine::others_busy().await;
     let driver = Driver::start(ground, &EngineConfig::default()).await?;
     let peers = [Pgbench::new(context, ground, Mix::Uniform)?, Pgbench::new(context, ground, Mix::Hot)?];
     let outcome = compare(context, ground, &driver, &peers, sizes).await;
@@ -128,20 +123,6 @@ async fn measure(context: &Context, ground: &Ground) -> anyhow::Result<SuiteRepo
     notes.extend(driver.take_notes());
     notes.push(audit::verify(ground, acknowledged).await.context("verify the ledger afterwards")?);
     Ok(SuiteReport { suite: SUITE.name, cases, notes })
-}
-
-/// What else this machine is doing, looked at while the suite itself does nothing.
-async fn others_busy() -> String {
-    let before = ProcessorTime::now();
-    tokio::time::sleep(QUIET_LOOK).await;
-    match before.zip(ProcessorTime::now()) {
-        Some((before, after)) => {
-            let percent = after.busy_percent_since(before);
-            let warning = if percent > OTHERS_BUSY_PERCENT_MAX { ": DO NOT QUOTE these figures" } else { "" };
-            format!("before the run other programs kept the processors {percent} % busy{warning}")
-        }
-        None => "whether other programs kept the processors busy is not known".to_owned(),
-    }
 }
 
 async fn compare(
