@@ -11,10 +11,11 @@ use crate::{
     Cache, CacheError, CacheKey, Load, LoadContext, Version,
     consult::{Plan, Verdict, consult},
     flight::Waiter,
-    hash::Probe,
+    hash::{BuildAsGiven, Probe, Stored},
     lead::{Boarding, Lead, Purpose, Storing},
     load::{Called, Ending, call, finish},
     read::Landed,
+    scout::Scouted,
     spans,
     stats::count,
     store::{KeyForm, Store},
@@ -46,14 +47,16 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
         A: Into<Load<V>> + Send + 'static,
         E: Send + Sync + 'static,
     {
-        let mut places: HashMap<K, usize> = HashMap::new();
-        let mut answers: Vec<Option<Answered<V, E>>> = Vec::new();
-        let mut order = Vec::new();
+        let keys = keys.into_iter();
+        let (fewest, _) = keys.size_hint();
+        let mut places = HashMap::with_capacity_and_hasher(fewest, BuildAsGiven);
+        let mut answers: Vec<Option<Answered<V, E>>> = Vec::with_capacity(fewest);
+        let mut order = Vec::with_capacity(fewest);
         let mut missing = Vec::new();
         for key in keys {
-            let key = key.to_owned();
             let next = answers.len();
-            let place = *places.entry(key.clone()).or_insert(next);
+            let key = key.to_owned();
+            let place = *places.entry(Stored(key.clone())).or_insert(next);
             order.push(place);
             if place < next {
                 continue;
@@ -79,7 +82,7 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
         order.into_iter().map(answer_at).collect()
     }
 
-    async fn round<F, Fut, A, E>(&self, mut wanted: Vec<(usize, K)>, load: F) -> Vec<(usize, Answered<V, E>)>
+    async fn round<F, Fut, A, E>(&self, wanted: Vec<(usize, K)>, load: F) -> Vec<(usize, Answered<V, E>)>
     where
         F: Fn(Vec<K>, LoadContext<V>) -> Fut + Clone + Send + Sync + 'static,
         Fut: Future<Output = Result<Vec<Result<A, E>>, E>> + Send + 'static,
@@ -87,10 +90,11 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
         E: Send + Sync + 'static,
     {
         let store = &self.store;
-        let mut done = Vec::new();
+        let Scouted { found, left: mut wanted, next_tier } = store.scout(&self.policy, wanted).await;
+        let mut done: Vec<_> = found.into_iter().map(|(place, answer)| (place, Ok(answer.value))).collect();
         while !wanted.is_empty() {
             let mut waiting = self.board_all(&wanted, &mut done);
-            let verdicts = consult(&mut waiting.leads).await;
+            let verdicts = consult(&mut waiting.leads, next_tier).await;
             let mut to_load = Vec::new();
             let leads = std::mem::take(&mut waiting.leads).into_iter().zip(waiting.places.drain(..));
             for ((mut lead, place), verdict) in leads.zip(verdicts) {

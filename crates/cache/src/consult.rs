@@ -9,14 +9,10 @@ use bytes::Bytes;
 use tokio::time::sleep;
 
 use crate::{
-    CacheKey, Policy, Version,
-    answer::{Answer, Origin},
-    clock::micros,
-    codec::Opened,
-    epoch::Left,
+    CacheKey, Version,
+    answer::Answer,
+    judge::{Asker, Judged, judge},
     lead::{Held, Lead, Purpose},
-    life::{Life, Span, State},
-    local::Traits,
     stats::count,
     store::Store,
     tier::{Claim, Found, Over, Payload, Settlement, Token},
@@ -59,15 +55,16 @@ struct Quest<V> {
     found: Option<(Answer<V>, Payload)>,
 }
 
-/// Asks the tiers about every key that is led, and says of each what is to be done. Takes up what it finds from lower
-/// tiers into the ones above.
+/// Asks the tiers from `first_tier` on about every key that is led, and says of each what is to be done. Takes up what it
+/// finds from lower tiers into the ones above.
 pub(crate) async fn consult<K: CacheKey, V: Clone + Send + Sync + 'static>(
     leads: &mut [Lead<K, V>],
+    first_tier: usize,
 ) -> Vec<Verdict<V>> {
     let Some(first) = leads.first() else { return vec![] };
     let store = Arc::clone(&first.store);
     let mut quests: Vec<Quest<V>> = leads.iter().map(Quest::begin).collect();
-    for index in 0..store.fleet.tiers.len() {
+    for index in first_tier..store.fleet.tiers.len() {
         ask_tier(&store, index, leads, &mut quests).await;
     }
     let mut taken_up = Vec::new();
@@ -234,6 +231,20 @@ struct Asked<'a, K, V> {
     token: Token,
 }
 
+impl<K: CacheKey, V: Clone + Send + Sync + 'static> Asked<'_, K, V> {
+    fn judge(&self, lead: &Lead<K, V>, payload: &Payload) -> Judged<V> {
+        let asker = Asker {
+            key: &lead.key_bytes,
+            policy: &lead.policy,
+            mark: lead.mark,
+            stamp: lead.flight.stamp,
+            asked_us: self.asked_us,
+            tier: self.index,
+        };
+        judge(self.store, &asker, payload, lead.idle())
+    }
+}
+
 /// Whether the same tier is asked again about a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Next {
@@ -250,19 +261,27 @@ fn take_answer<K: CacheKey, V: Clone + Send + Sync + 'static>(
     let counters = &asked.tier.counters;
     let may_claim = lead.purpose.may_load();
     match found {
-        Found::Value(payload) => match read_payload(asked, lead, &payload) {
-            Read::Fresh(answer) => {
+        Found::Value(payload) => match asked.judge(lead, &payload) {
+            Judged::Fresh(answer) => {
                 count(&counters.hits);
                 quest.found = Some((answer, payload));
                 Next::GoOn
             }
-            Read::Fallback(answer, extends) => {
+            Judged::Fallback(answer, extends) => {
                 count(&counters.stale);
                 quest.fallback = Some(answer);
                 quest.may_extend = extends;
                 quest.reclaim(Over::Value, may_claim)
             }
-            Read::Void => quest.reclaim(Over::Poison, may_claim),
+            Judged::Poison => {
+                count(&counters.poisoned);
+                quest.reclaim(Over::Poison, may_claim)
+            }
+            Judged::Swept => {
+                count(&counters.swept);
+                quest.reclaim(Over::Poison, may_claim)
+            }
+            Judged::Void => quest.reclaim(Over::Poison, may_claim),
         },
         Found::Nothing => {
             count(&counters.misses);
@@ -303,99 +322,22 @@ fn learn<K: CacheKey, V: Clone + Send + Sync + 'static>(
     quest.floor = quest.floor.max(floor);
     quest.is_aided = true;
     let Some(payload) = fallback else { return };
-    let (answer, may_extend) = match read_payload(asked, lead, &payload) {
+    let (answer, may_extend) = match asked.judge(lead, &payload) {
         // It is as good as it was, but somebody has found that it is to be loaded anew.
-        Read::Fresh(answer)
+        Judged::Fresh(answer)
             if answer.value.is_some() && answer.life.grace_ends_us > answer.life.expires_us =>
         {
             (Answer { life: answer.life.as_fallback(0), is_stale: true, ..answer }, true)
         }
-        Read::Fallback(answer, may_extend) => (answer, may_extend),
-        Read::Fresh(_) | Read::Void => return,
+        Judged::Fallback(answer, may_extend) => (answer, may_extend),
+        Judged::Poison => return count(&asked.tier.counters.poisoned),
+        Judged::Swept => return count(&asked.tier.counters.swept),
+        Judged::Fresh(_) | Judged::Void => return,
     };
     if quest.fallback.is_none() {
         quest.may_extend = may_extend;
         quest.fallback = Some(answer);
     }
-}
-
-/// What bytes from a tier are.
-enum Read<V> {
-    Fresh(Answer<V>),
-    /// Past its lifetime or expired by a sweep; whether it may be extended as it is.
-    Fallback(Answer<V>, bool),
-    Void,
-}
-
-fn read_payload<K: CacheKey, V: Clone + Send + Sync + 'static>(
-    asked: &Asked<'_, K, V>,
-    lead: &Lead<K, V>,
-    payload: &Payload,
-) -> Read<V> {
-    let (store, counters) = (asked.store, &asked.tier.counters);
-    let Some(codec) = &store.codec else { return Read::Void };
-    let Ok(opened) = codec.open(&lead.key_bytes, &payload.bytes) else {
-        count(&counters.poisoned);
-        return Read::Void;
-    };
-    let sweeps = &store.fleet.sweeps;
-    let tags: Box<[_]> = opened.tags.iter().map(|tag| sweeps.tags.intern(tag)).collect();
-    let left = sweeps.left_there(&lead.key_bytes, &tags, opened.stamp);
-    // Asked after the sweeps: by then they may be those of another order, which says nothing of this value.
-    let is_ours = opened.incarnation == lead.mark.incarnation
-        && opened.incarnation == store.fleet.horizon.mark().incarnation;
-    let left = if is_ours { left } else { Left::Nothing };
-    if left == Left::Nothing {
-        count(&counters.swept);
-        return Read::Void;
-    }
-    let traits =
-        Traits { tags, version: opened.version, validator: opened.validator.clone(), idle: lead.idle() };
-    let fresh_left = payload.remaining.saturating_sub(opened.grace);
-    let is_fresh = left == Left::Whole && !fresh_left.is_zero();
-    let life =
-        life_of(&lead.policy, &opened, fresh_left, asked.asked_us, lead.flight.stamp, payload.remaining);
-    // It was judged by what had been announced when the line was heard last.
-    let loaded_us = match &store.fleet.line {
-        Some(_) => life.loaded_us.min(store.fleet.horizon.vouched_us()),
-        None => life.loaded_us,
-    };
-    let life = Life { loaded_us, ..life };
-    let life = if is_fresh { life } else { life.as_fallback(0) };
-    let answer = Answer {
-        value: opened.value,
-        life,
-        traits: traits.shared(),
-        origin: Origin::Tier(asked.index),
-        is_stale: !is_fresh,
-    };
-    if is_fresh {
-        return Read::Fresh(answer);
-    }
-    // The knowledge that nothing is there is no fallback.
-    if answer.value.is_none() || opened.grace.is_zero() {
-        return Read::Void;
-    }
-    Read::Fallback(answer, left == Left::Whole)
-}
-
-/// The life in process of a value of a tier: never beyond what the tier has left of it.
-fn life_of<V>(
-    policy: &Policy,
-    opened: &Opened<V>,
-    fresh_left: Duration,
-    asked_us: u64,
-    stamp: u64,
-    remaining: Duration,
-) -> Life {
-    let span = match &opened.value {
-        Some(_) => Span::of_value(policy, None),
-        None => Span::of_nothing(policy, None),
-    };
-    let span = span.within(fresh_left, opened.grace);
-    let life = Life::begin(policy, span, asked_us, asked_us, stamp);
-    let ends_us = asked_us.saturating_add(micros(remaining));
-    Life { grace_ends_us: life.grace_ends_us.min(ends_us).max(life.expires_us), state: State::Good, ..life }
 }
 
 /// Waiting for another node, in growing steps, within a bound.

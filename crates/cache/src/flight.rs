@@ -10,14 +10,14 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use tokio::sync::watch;
+use tokio::sync::Notify;
 
 use crate::{
     answer::Answer,
     hash::{BuildAsGiven, Stored},
     sync::{
         self, Mutex, MutexGuard,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
 };
 
@@ -57,7 +57,8 @@ impl<V: Clone> Clone for Outcome<V> {
 
 /// One load on its way.
 pub(crate) struct Flight<V> {
-    outcome: watch::Sender<Option<Outcome<V>>>,
+    outcome: OnceLock<Outcome<V>>,
+    landed: Notify,
     /// Written only under the lock of the key's shard.
     voided: AtomicBool,
     /// The last sweep that this load is sure to reflect.
@@ -71,7 +72,6 @@ pub(crate) struct Flight<V> {
 
 /// The end of a flight, awaited.
 pub(crate) struct Waiter<V> {
-    outcome: watch::Receiver<Option<Outcome<V>>>,
     pub(crate) flight: Arc<Flight<V>>,
     /// The last sweep when this waiter came.
     pub(crate) joined: u64,
@@ -79,10 +79,14 @@ pub(crate) struct Waiter<V> {
 
 impl<V: Clone> Waiter<V> {
     /// Dropping this future leaves the load running for the others.
-    pub(crate) async fn outcome(&mut self) -> Outcome<V> {
-        match self.outcome.wait_for(Option::is_some).await {
-            Ok(outcome) => outcome.clone().unwrap_or(Outcome::Stopped),
-            Err(_closed) => Outcome::Stopped,
+    pub(crate) async fn outcome(&self) -> Outcome<V> {
+        loop {
+            // Made before the look: it is woken by whatever lands from here on.
+            let landed = self.flight.landed.notified();
+            if let Some(outcome) = self.flight.outcome.get() {
+                return outcome.clone();
+            }
+            landed.await;
         }
     }
 }
@@ -90,7 +94,8 @@ impl<V: Clone> Waiter<V> {
 impl<V> Flight<V> {
     fn new(stamp: u64, begun_us: u64) -> Self {
         Self {
-            outcome: watch::Sender::new(None),
+            outcome: OnceLock::new(),
+            landed: Notify::new(),
             voided: AtomicBool::new(false),
             stamp,
             begun_us,
@@ -100,11 +105,13 @@ impl<V> Flight<V> {
     }
 
     pub(crate) fn waiter(self: &Arc<Self>, joined: u64) -> Waiter<V> {
-        Waiter { outcome: self.outcome.subscribe(), flight: Arc::clone(self), joined }
+        Waiter { flight: Arc::clone(self), joined }
     }
 
+    /// Once, by whoever has the lead.
     pub(crate) fn land(&self, outcome: Outcome<V>) {
-        self.outcome.send_replace(Some(outcome));
+        let _first = self.outcome.set(outcome);
+        self.landed.notify_waiters();
     }
 
     /// True once an invalidation has overtaken this load. Certain only under the shard lock.
@@ -131,6 +138,8 @@ pub(crate) struct Shard<K, V> {
     flights: HashMap<Stored<K>, Arc<Flight<V>>, BuildAsGiven>,
     /// Flights that have failed and stay for a while, so that whoever asks gets their error. Oldest first.
     remembered: VecDeque<(Stored<K>, Arc<Flight<V>>)>,
+    /// How often keys of this shard were voided. Written only under its lock.
+    voids: Arc<AtomicU64>,
 }
 
 impl<K: Clone + Eq + Hash, V> Shard<K, V> {
@@ -177,14 +186,21 @@ impl<K: Clone + Eq + Hash, V> Shard<K, V> {
         }
     }
 
+    /// True if no key of this shard was voided since that many had been.
+    pub(crate) fn is_untouched_since(&self, voids: u64) -> bool {
+        self.voids.load(Ordering::Relaxed) == voids
+    }
+
     /// Forbids the load of `key` to store anything, and lets the next reader begin a new one.
     pub(crate) fn void(&mut self, key: &K) {
+        self.voids.fetch_add(1, Ordering::SeqCst);
         if let Some(flight) = self.flights.remove(&Stored(key.clone())) {
             flight.voided.store(true, Ordering::Relaxed);
         }
     }
 
     pub(crate) fn void_where(&mut self, is_meant: impl Fn(&K) -> bool) {
+        self.voids.fetch_add(1, Ordering::SeqCst);
         self.flights.retain(|key, flight| {
             let is_voided = is_meant(&key.0);
             if is_voided {
@@ -198,26 +214,37 @@ impl<K: Clone + Eq + Hash, V> Shard<K, V> {
 /// Shards of the table: 64 keep loads of different keys from waiting for one another.
 const SHARD_BITS: u32 = 6;
 
+fn shard_of(hash: u64) -> usize {
+    usize::try_from(hash >> (u64::BITS - SHARD_BITS)).unwrap_or(0)
+}
+
 /// All flights of one cache.
 pub(crate) struct Flights<K, V> {
     shards: Box<[Mutex<Shard<K, V>>]>,
+    /// Those of the shards, for who begins something without a flight.
+    voids: Box<[Arc<AtomicU64>]>,
     in_flight: Arc<AtomicUsize>,
     in_flight_max: usize,
 }
 
 impl<K: Clone + Eq + Hash, V> Flights<K, V> {
     pub(crate) fn new(in_flight_max: usize) -> Self {
-        let shard = || Mutex::new(Shard { flights: HashMap::default(), remembered: VecDeque::new() });
-        Self {
-            shards: (0..1_usize << SHARD_BITS).map(|_| shard()).collect(),
-            in_flight: Arc::default(),
-            in_flight_max,
-        }
+        let voids: Box<[Arc<AtomicU64>]> = (0..1_usize << SHARD_BITS).map(|_| Arc::default()).collect();
+        let shard = |voids: &Arc<AtomicU64>| {
+            let voids = Arc::clone(voids);
+            Mutex::new(Shard { flights: HashMap::default(), remembered: VecDeque::new(), voids })
+        };
+        Self { shards: voids.iter().map(shard).collect(), voids, in_flight: Arc::default(), in_flight_max }
     }
 
     pub(crate) fn lock(&self, hash: u64) -> MutexGuard<'_, Shard<K, V>> {
-        let index = usize::try_from(hash >> (u64::BITS - SHARD_BITS)).unwrap_or(0);
-        sync::lock(&self.shards[index])
+        sync::lock(&self.shards[shard_of(hash)])
+    }
+
+    /// How often keys of this hash's shard were voided until now: what is read after this and found to be untouched under
+    /// the lock of the shard may be stored.
+    pub(crate) fn voids(&self, hash: u64) -> u64 {
+        self.voids[shard_of(hash)].load(Ordering::SeqCst)
     }
 
     /// Voids the loads of all keys that are meant, shard by shard.

@@ -8,7 +8,7 @@ use std::{
         Mutex,
         atomic::{
             AtomicBool, AtomicU64,
-            Ordering::{AcqRel, Acquire, Relaxed},
+            Ordering::{AcqRel, Acquire, Relaxed, SeqCst},
         },
     },
 };
@@ -33,6 +33,10 @@ pub(crate) struct Horizon {
     heard: Mutex<Heard>,
     /// Loads take their stamp from here. Apart from `heard`, which is locked while voids are applied.
     mark: Mutex<Mark>,
+    /// That of `mark`, without the lock.
+    incarnation: AtomicU64,
+    /// How often what sweeps are judged by was taken from a snapshot.
+    adoptions: AtomicU64,
     /// Every announcement made before this instant has been applied here.
     vouched_us: AtomicU64,
     /// L1 is served without a second look before this instant: `vouched_us` and the bound on staleness.
@@ -80,6 +84,8 @@ impl Horizon {
         Self {
             heard: Mutex::new(Heard { mark, ..Heard::default() }),
             mark: Mutex::new(mark),
+            incarnation: AtomicU64::new(mark.incarnation),
+            adoptions: AtomicU64::new(0),
             vouched_us: AtomicU64::new(0),
             trusted_until_us: AtomicU64::new(trusted_until_us),
             max_stale_us,
@@ -90,6 +96,18 @@ impl Horizon {
     /// The stamp of a load that begins now.
     pub(crate) fn mark(&self) -> Mark {
         *lock(&self.mark)
+    }
+
+    fn set_mark(&self, mark: Mark) {
+        let mut known = lock(&self.mark);
+        *known = mark;
+        self.incarnation.store(mark.incarnation, SeqCst);
+    }
+
+    /// What a judgement of a shared tier's record is good for: if it gives the same before and after, and the record is of
+    /// this incarnation, the sweeps that it was held against were all of one order, and whole.
+    pub(crate) fn order(&self) -> (u64, u64) {
+        (self.adoptions.load(SeqCst), self.incarnation.load(SeqCst))
     }
 
     #[inline]
@@ -108,7 +126,7 @@ impl Horizon {
     /// Without a line: what the shared tiers hold was stored under another mark from now on.
     pub(crate) fn renew(&self) {
         let mark = Mark { incarnation: rand::random::<u64>() | 1, sequence: 0 };
-        *lock(&self.mark) = mark;
+        self.set_mark(mark);
         lock(&self.heard).mark = mark;
     }
 
@@ -116,7 +134,7 @@ impl Horizon {
     pub(crate) fn lose(&self) {
         let mut heard = lock(&self.heard);
         heard.mark = Mark::default();
-        *lock(&self.mark) = Mark::default();
+        self.set_mark(Mark::default());
         drop(heard);
         self.want();
     }
@@ -148,7 +166,7 @@ impl Horizon {
             // Whatever this node judges shared tiers by belongs to an order that is over.
             let was_known = heard.mark.incarnation != 0;
             heard.mark = Mark::default();
-            *lock(&self.mark) = Mark::default();
+            self.set_mark(Mark::default());
             apply();
             self.want();
             return if was_known { Step::OrderLost } else { Step::Gap };
@@ -163,7 +181,7 @@ impl Horizon {
             return Step::Gap;
         }
         heard.mark = mark;
-        *lock(&self.mark) = mark;
+        self.set_mark(mark);
         Step::Apply
     }
 
@@ -177,7 +195,7 @@ impl Horizon {
         }
         if mark.incarnation != heard.mark.incarnation && heard.meanwhile.is_none() {
             heard.mark = Mark::default();
-            *lock(&self.mark) = Mark::default();
+            self.set_mark(Mark::default());
         }
         let Some(pulse) = pulse else { return is_behind };
         if pulse.origin == own {
@@ -226,11 +244,12 @@ impl Horizon {
     pub(crate) fn attached(&self, mark: Mark, adopt: impl FnOnce()) -> Vec<(Mark, Bytes)> {
         let mut heard = lock(&self.heard);
         // Nothing is judged by a mark whose sweeps are only half taken in.
-        *lock(&self.mark) = Mark::default();
+        self.set_mark(Mark::default());
+        self.adoptions.fetch_add(1, SeqCst);
         adopt();
         heard.mark = mark;
         heard.highest = mark.sequence;
-        *lock(&self.mark) = mark;
+        self.set_mark(mark);
         heard.meanwhile.take().unwrap_or_default()
     }
 

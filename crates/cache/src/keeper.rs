@@ -217,7 +217,7 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
                 leads.push(lead);
             }
         }
-        let verdicts = consult(&mut leads).await;
+        let verdicts = consult(&mut leads, 0).await;
         for (mut lead, verdict) in leads.into_iter().zip(verdicts) {
             let known = lead.flight.fallback.get().cloned();
             match (verdict, known) {

@@ -14,10 +14,9 @@ use crate::{
     flight::{Flight, Outcome, Seat, Waiter},
     hash::Probe,
     keeper::keeps,
-    life::{ENDLESS, Life},
+    life::Life,
     local::{Displaced, Idle},
     read::answer_of_hit,
-    stats::count,
     store::{Look, Standing, Store},
     tier::{Settlement, Token},
 };
@@ -169,16 +168,7 @@ impl<K: CacheKey, V: Clone> Lead<K, V> {
         let store = &self.store;
         let now_us = store.clock.now_us();
         // Foreign code (clone, weigher) runs before the lock is taken.
-        let heap_bytes = answer.value.as_ref().map(|value| store.heap_bytes(&self.key, value));
-        let is_small = heap_bytes.is_none_or(|bytes| bytes <= store.policy.l1_value_bytes_max);
-        if !is_small {
-            count(&store.counters.oversize);
-        }
-        let has_life = !answer.life.is_over_at(now_us);
-        let stored = (keep == Storing::Yes && has_life && is_small).then(|| {
-            let found = answer.value.clone().zip(heap_bytes);
-            (found, answer.life, answer.traits.clone())
-        });
+        let stored = if keep == Storing::Yes { store.storable(&self.key, &answer) } else { None };
         let probe = Probe { key: &self.key, hash: self.hash };
         let mut displaced = Displaced::default();
         let mut shard = store.flights.lock(self.hash);
@@ -222,9 +212,7 @@ impl<K: CacheKey, V: Clone> Lead<K, V> {
 
     /// When what is stored under this lead was read, if that matters.
     pub(crate) fn idle(&self) -> Option<Idle> {
-        let Policy { tti, refresh_every, .. } = *self.policy;
-        (tti < ENDLESS || keeps(refresh_every))
-            .then(|| Idle::new(micros(tti), micros(refresh_every), self.store.clock.now_us()))
+        Idle::under(&self.policy, self.store.clock.now_us())
     }
 }
 

@@ -133,6 +133,7 @@ mod histogram;
 mod horizon;
 mod invalidate;
 mod invalidation;
+mod judge;
 mod keeper;
 mod kept;
 mod key;
@@ -154,6 +155,7 @@ mod races;
 mod read;
 #[cfg(feature = "redis")]
 mod redis;
+mod scout;
 mod spans;
 mod stats;
 mod store;

@@ -18,10 +18,12 @@ use quick_cache::{
 
 use crate::{
     Policy, Version,
+    clock::micros,
     front::Fronts,
     hash::{BuildAsGiven, Probe, Stored},
+    keeper::keeps,
     kept::{Kept, Reading, Seen},
-    life::Life,
+    life::{ENDLESS, Life},
     tags::Tag,
 };
 
@@ -55,6 +57,12 @@ pub(crate) struct Idle {
 }
 
 impl Idle {
+    /// Of an entry stored now; none if it does not matter when it is read.
+    pub(crate) fn under(policy: &Policy, now_us: u64) -> Option<Self> {
+        let Policy { tti, refresh_every, .. } = *policy;
+        (tti < ENDLESS || keeps(refresh_every)).then(|| Self::new(micros(tti), micros(refresh_every), now_us))
+    }
+
     /// A sixty-fourth of what it is asked for is precise enough.
     pub(crate) fn new(limit_us: u64, grain_us: u64, now_us: u64) -> Self {
         Self { limit_us, grain_us: grain_us.min(limit_us) / 64, used_us: AtomicU64::new(now_us) }

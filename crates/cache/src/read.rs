@@ -113,7 +113,7 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
                     waiter
                 }
                 Boarding::Lead(mut lead) => {
-                    let mut verdicts = consult(std::slice::from_mut(&mut lead)).await;
+                    let mut verdicts = consult(std::slice::from_mut(&mut lead), 0).await;
                     match verdicts.pop() {
                         Some(Verdict::Found(answer)) => {
                             lead.settle(answer.clone(), Storing::Yes);
@@ -161,7 +161,7 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
                 Boarding::Full => return None,
                 Boarding::Joined(waiter) => waiter,
                 Boarding::Lead(mut lead) => {
-                    return match consult(std::slice::from_mut(&mut lead)).await.pop() {
+                    return match consult(std::slice::from_mut(&mut lead), 0).await.pop() {
                         Some(Verdict::Found(answer)) => {
                             lead.settle(answer.clone(), Storing::Yes);
                             Some(answer)
@@ -203,7 +203,7 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
         A: Into<Load<V>>,
         E: Send + Sync + 'static,
     {
-        match consult(std::slice::from_mut(&mut lead)).await.pop() {
+        match consult(std::slice::from_mut(&mut lead), 0).await.pop() {
             Some(Verdict::Found(answer)) => drop(lead.settle(answer, Storing::Yes)),
             Some(Verdict::Load(plan)) => {
                 let span = spans::load(&self.name, lead.purpose, 1);
@@ -222,7 +222,7 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
         &self,
         key: &K,
         policy: &Policy,
-        mut waiter: Waiter<V>,
+        waiter: Waiter<V>,
     ) -> Landed<V, E> {
         let flight = Arc::clone(&waiter.flight);
         let waited = Duration::from_micros(self.clock.now_us().saturating_sub(flight.begun_us));

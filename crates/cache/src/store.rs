@@ -38,6 +38,9 @@ use crate::{
 /// Says how many bytes of heap a key and its value occupy.
 pub(crate) type Weigher<K, V> = Box<dyn Fn(&K, &V) -> usize + Send + Sync>;
 
+/// A value and the bytes of heap behind it, or that there is none, as L1 takes it.
+type Storable<V> = (Option<(V, u64)>, Life, Option<Arc<Traits>>);
+
 /// One cache.
 pub(crate) struct Store<K, V> {
     pub(crate) name: Arc<str>,
@@ -329,6 +332,19 @@ impl<K: CacheKey, V: Clone> Store<K, V> {
             self.refuse_stale_set();
         }
         is_newest
+    }
+
+    /// What L1 is to hold of an answer, if anything. Runs foreign code: call it without a lock.
+    pub(crate) fn storable(&self, key: &K, answer: &Answer<V>) -> Option<Storable<V>> {
+        if answer.life.is_over_at(self.clock.now_us()) {
+            return None;
+        }
+        let heap_bytes = answer.value.as_ref().map(|value| self.heap_bytes(key, value));
+        if heap_bytes.is_some_and(|bytes| bytes > self.policy.l1_value_bytes_max) {
+            count(&self.counters.oversize);
+            return None;
+        }
+        Some((answer.value.clone().zip(heap_bytes), answer.life, answer.traits.clone()))
     }
 
     pub(crate) fn refuse_stale_set(&self) {

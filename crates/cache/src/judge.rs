@@ -1,0 +1,107 @@
+//! What a record of a shared tier is worth to this node: whether it can be read, is of the order that this node judges by,
+//! has been swept, and how long it may live in process. Refuses to know who asks and what becomes of the answer.
+//! Called by `consult` and `scout`.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::{
+    CacheKey, Policy,
+    answer::{Answer, Origin},
+    backplane::Mark,
+    clock::micros,
+    codec::Opened,
+    epoch::Left,
+    life::{Life, Span, State},
+    local::{Idle, Traits},
+    store::Store,
+    tier::Payload,
+};
+
+/// On whose behalf a tier was asked, and when.
+pub(crate) struct Asker<'a> {
+    pub(crate) key: &'a Bytes,
+    pub(crate) policy: &'a Policy,
+    /// What the fleet had announced, and this node heard, before it asked.
+    pub(crate) mark: Mark,
+    /// The last sweep of this node before it asked.
+    pub(crate) stamp: u64,
+    pub(crate) asked_us: u64,
+    /// The number of the tier.
+    pub(crate) tier: usize,
+}
+
+/// What bytes from a tier are.
+pub(crate) enum Judged<V> {
+    Fresh(Answer<V>),
+    /// Past its lifetime or expired by a sweep; whether it may be extended as it is.
+    Fallback(Answer<V>, bool),
+    /// They cannot be read.
+    Poison,
+    /// A sweep has voided it, or what it says of sweeps cannot be judged.
+    Swept,
+    /// Past its lifetime, and no fallback.
+    Void,
+}
+
+/// Judges what a tier gave. `idle` is that of the entry in process.
+pub(crate) fn judge<K: CacheKey, V: Clone + Send + Sync + 'static>(
+    store: &Store<K, V>,
+    asker: &Asker<'_>,
+    payload: &Payload,
+    idle: Option<Idle>,
+) -> Judged<V> {
+    let Some(codec) = &store.codec else { return Judged::Void };
+    let Ok(opened) = codec.open(asker.key, &payload.bytes) else { return Judged::Poison };
+    let (sweeps, horizon) = (&store.fleet.sweeps, &store.fleet.horizon);
+    let order = horizon.order();
+    let tags: Box<[_]> = opened.tags.iter().map(|tag| sweeps.tags.intern(tag)).collect();
+    let left = sweeps.left_there(asker.key, &tags, opened.stamp);
+    // By then they may be those of another order, or half of them, which says nothing of this value.
+    let is_ours = (asker.mark.incarnation, order) == (opened.incarnation, horizon.order())
+        && opened.incarnation == order.1;
+    let left = if is_ours { left } else { Left::Nothing };
+    if left == Left::Nothing {
+        return Judged::Swept;
+    }
+    let traits = Traits { tags, version: opened.version, validator: opened.validator.clone(), idle };
+    let fresh_left = payload.remaining.saturating_sub(opened.grace);
+    let is_fresh = left == Left::Whole && !fresh_left.is_zero();
+    let life = life_of(asker, &opened, fresh_left, payload.remaining);
+    // It was judged by what had been announced when the line was heard last.
+    let loaded_us = match &store.fleet.line {
+        Some(_) => life.loaded_us.min(horizon.vouched_us()),
+        None => life.loaded_us,
+    };
+    let life = Life { loaded_us, ..life };
+    let life = if is_fresh { life } else { life.as_fallback(0) };
+    let answer = Answer {
+        value: opened.value,
+        life,
+        traits: traits.shared(),
+        origin: Origin::Tier(asker.tier),
+        is_stale: !is_fresh,
+    };
+    if is_fresh {
+        return Judged::Fresh(answer);
+    }
+    // The knowledge that nothing is there is no fallback.
+    if answer.value.is_none() || opened.grace.is_zero() {
+        return Judged::Void;
+    }
+    Judged::Fallback(answer, left == Left::Whole)
+}
+
+/// The life in process of a value of a tier: never beyond what the tier has left of it.
+fn life_of<V>(asker: &Asker<'_>, opened: &Opened<V>, fresh_left: Duration, remaining: Duration) -> Life {
+    let Asker { policy, asked_us, stamp, .. } = *asker;
+    let span = match &opened.value {
+        Some(_) => Span::of_value(policy, None),
+        None => Span::of_nothing(policy, None),
+    };
+    let span = span.within(fresh_left, opened.grace);
+    let life = Life::begin(policy, span, asked_us, asked_us, stamp);
+    let ends_us = asked_us.saturating_add(micros(remaining));
+    Life { grace_ends_us: life.grace_ends_us.min(ends_us).max(life.expires_us), state: State::Good, ..life }
+}

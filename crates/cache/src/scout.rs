@@ -1,0 +1,116 @@
+//! The short way of a read of many keys: what the first shared tier has is taken without leading a load of each, and only
+//! what it does not have goes the long way. Keeps nobody from reading the same at the same time; calls no loader, claims
+//! nothing. Stores in L1 only what no key of its shard was voided under since before the tier was asked.
+//! Called by `batch`.
+
+use bytes::Bytes;
+
+use crate::{
+    CacheKey, Policy,
+    answer::Answer,
+    hash::{Probe, hash_of},
+    judge::{Asker, Judged, judge},
+    keeper::keeps,
+    lead::Purpose,
+    local::{Displaced, Idle},
+    stats::count,
+    store::{Look, Standing, Store},
+    tier::Found,
+};
+
+/// What the short way came to. The numbers are those that the caller gave the keys.
+pub(crate) struct Scouted<K, V> {
+    pub(crate) found: Vec<(usize, Answer<V>)>,
+    /// To be read the long way.
+    pub(crate) left: Vec<(usize, K)>,
+    /// The first tier that the long way should ask: not the one that has just failed.
+    pub(crate) next_tier: usize,
+}
+
+/// A key on the short way.
+struct Sought<K> {
+    number: usize,
+    key: K,
+    hash: u64,
+    /// Of its shard, before the tier was asked.
+    voids: u64,
+}
+
+/// The tier that is asked.
+const FIRST: usize = 0;
+
+impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
+    /// Asks the first tier about all of `wanted` in one trip.
+    pub(crate) async fn scout(&self, policy: &Policy, wanted: Vec<(usize, K)>) -> Scouted<K, V> {
+        let mut scouted = Scouted { found: Vec::new(), left: Vec::new(), next_tier: FIRST };
+        // A single key is read and claimed in one trip the long way.
+        let tier = self.fleet.tiers.first().filter(|tier| wanted.len() > 1 && tier.is_up());
+        let Some(tier) = tier else { return Scouted { left: wanted, ..scouted } };
+        let (stamp, mark) = (self.fleet.sweeps.stamp(), self.fleet.horizon.mark());
+        let mut sought = Vec::with_capacity(wanted.len());
+        let mut keys: Vec<Bytes> = Vec::with_capacity(wanted.len());
+        for (number, key) in wanted {
+            let (hash, bytes) = (hash_of(&key), key.encode());
+            // Before the question whether the tier is trusted: an invalidation begins with that, and voids then.
+            let voids = self.flights.voids(hash);
+            if self.fleet.trusts_tiers_with(&bytes, mark) {
+                sought.push(Sought { number, key, hash, voids });
+                keys.push(bytes);
+            } else {
+                scouted.left.push((number, key));
+            }
+        }
+        if sought.is_empty() {
+            return scouted;
+        }
+        let asked_us = self.clock.now_us();
+        let Ok(answers) = tier.read(&keys, None).await else {
+            self.observer.tier_failed(&self.name, tier.kind());
+            scouted.left.extend(sought.into_iter().map(|sought| (sought.number, sought.key)));
+            return Scouted { next_tier: FIRST + 1, ..scouted };
+        };
+        scouted.found.reserve(sought.len());
+        for ((sought, key), answer) in sought.into_iter().zip(&keys).zip(answers) {
+            let asker = Asker { key, policy, mark, stamp, asked_us, tier: FIRST };
+            let judged = match answer {
+                Found::Value(payload) => judge(self, &asker, &payload, Idle::under(policy, asked_us)),
+                Found::Nothing | Found::Claimed { .. } | Found::Held { .. } => Judged::Void,
+            };
+            // What else there is to say of the record is counted where it is met again.
+            match judged {
+                Judged::Fresh(answer) => {
+                    count(&tier.counters.hits);
+                    self.keep(policy, &sought, &answer);
+                    scouted.found.push((sought.number, answer));
+                }
+                Judged::Fallback(..) | Judged::Poison | Judged::Swept | Judged::Void => {
+                    scouted.left.push((sought.number, sought.key));
+                }
+            }
+        }
+        scouted
+    }
+
+    /// Stores it in L1, unless something there is newer or may be.
+    fn keep(&self, policy: &Policy, sought: &Sought<K>, answer: &Answer<V>) {
+        let Some((found, life, traits)) = self.storable(&sought.key, answer) else { return };
+        let probe = Probe { key: &sought.key, hash: sought.hash };
+        let mut displaced = Displaced::default();
+        let shard = self.flights.lock(sought.hash);
+        let there = self.peek(&probe);
+        // A load that ended meanwhile has stored what is newer than a record that was there before.
+        let is_free = matches!(
+            there,
+            Look::Miss | Look::Doubt(_, Standing::Fallback | Standing::Resting | Standing::Silent)
+        );
+        let may_store = is_free && shard.is_untouched_since(sought.voids);
+        let is_kept = may_store && found.is_some() && keeps(policy.refresh_every);
+        if may_store {
+            self.local.install(&probe, found, life, traits, &mut displaced);
+        }
+        drop(shard);
+        if let (true, Some(keeper)) = (is_kept, &self.keeper) {
+            keeper.note(&sought.key, Purpose::Read, self.clock.now_us());
+        }
+    }
+}
