@@ -69,8 +69,11 @@ const INSERT_OPERATIONS: &str = "INSERT INTO gateway_operations
                $9::text[], $10::text[], $11::int8[])
      AS v (id, merchant_id, payment_id, kind, rail, amount, reference, key_digest, parent, card, lease_ms)";
 
+/// Held (3) is an answer that leaves the operation open: the resolver's counts begin again.
 const UPDATE_OPERATIONS: &str = "UPDATE gateway_operations o
-    SET status = v.status, transaction = coalesce(v.transaction, o.transaction), code = coalesce(v.code, o.code),
+    SET attempts = CASE v.status WHEN 3 THEN 0 ELSE o.attempts END,
+        absences = CASE v.status WHEN 3 THEN 0 ELSE o.absences END,
+        status = v.status, transaction = coalesce(v.transaction, o.transaction), code = coalesce(v.code, o.code),
         evidence = coalesce(v.evidence, o.evidence),
         due_at = clock_timestamp() + v.retry_in_ms * interval '1 millisecond'
    FROM unnest($1::uuid[], $2::int2[], $3::text[], $4::text[], $5::text[], $6::int8[])

@@ -13,8 +13,9 @@ section! {
         interval: Duration = "interval_ms" milliseconds(10, 600_000), Fixed("2000");
         /// Age of an attempt before a gateway's "not found" is believed.
         not_found_after: Duration = "not_found_after_ms" milliseconds(1, 86_400_000), Fixed("30000");
-        /// Questions asked about one attempt before a person must look.
-        attempts_max: NonZeroU32 = "attempts_max" count(1, 1000), Fixed("20");
+        /// Questions about one attempt that a gateway may leave without an answer, one after the other, before a person must
+        /// look. All but the first are five minutes apart: 300 are a day. "Not found" and "under review" are answers.
+        attempts_max: NonZeroU32 = "attempts_max" count(1, 10_000), Fixed("300");
     }
 }
 
