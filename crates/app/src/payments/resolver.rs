@@ -97,7 +97,7 @@ async fn resolve(app: &Arc<App>, operation: DueOperation) -> Result<(), Operatio
     // No connection is held while the gateway is asked.
     drop(connection);
     let answer = ask(app, &operation, &payment).await;
-    let patience_ms = patience_ms(app);
+    let patience_ms = patience_ms(app, payment.rail);
     let finding = match answer.as_ref().map(|answer| read_lookup(operation.kind, answer)) {
         Some(None) => absent(app, &operation, patience_ms).await?,
         Some(Some((ChargeOutcome::Held, evidence))) => {
@@ -126,9 +126,11 @@ struct Finding {
     retry_in_ms: i64,
 }
 
-/// The age from which a denial proves that nothing was sent.
-fn patience_ms(app: &App) -> i64 {
-    i64::try_from(app.config.resolver.not_found_after.as_millis()).unwrap_or(i64::MAX)
+/// The age from which a denial proves that nothing was sent. The sender begins within its allowance and ends within its
+/// deadline; what it has sent by then arrives within the configured time or never.
+fn patience_ms(app: &App, rail: Rail) -> i64 {
+    let sent_by = charge::SETTLE_ALLOWANCE + charge::deadline(app, rail);
+    i64::try_from((sent_by + app.config.resolver.not_found_after).as_millis()).unwrap_or(i64::MAX)
 }
 
 /// The gateway has left so many questions in a row without an answer that a person must look; never while a denial would

@@ -114,6 +114,27 @@ async fn a_gateway_that_denies_an_operation_is_asked_for_as_long_as_it_could_be_
     stage.verify().await;
 }
 
+/// The sender may begin 5 s after the commit and take all of its time; only then does `not_found_after_ms` begin.
+#[tokio::test]
+async fn a_denial_is_believed_only_after_the_senders_own_limit() {
+    let stage = Stage::start_with(&[
+        ("PAYSTRATA__RESOLVER__NOT_FOUND_AFTER_MS", "30000"),
+        ("PAYSTRATA__GATEWAYS__AUTHORIZE_NET__TIMEOUT_MS", "30000"),
+    ])
+    .await;
+    let to = stage.account("USD", 0).await;
+    let first = stage.post("/v1/payments", &new_key(), &card_payment(&to, 1_078, APPROVED)).await;
+    // Half a minute before the 65 s are over.
+    age(&stage, "32 seconds").await;
+    let denied = ask_until(&stage, "three denials", |seen| seen["absences"].as_i64() >= Some(3)).await;
+    assert_eq!(denied["status"], UNKNOWN, "{denied}");
+    assert_eq!(payment(&stage, &id_of(&first)).await["status"], "processing");
+    age(&stage, "40 seconds").await;
+    ask_until(&stage, "belief", |seen| seen["status"] == NOT_SENT).await;
+    until_status(&stage, &id_of(&first), "failed").await;
+    stage.verify().await;
+}
+
 /// Another service on the database and the gateways of one that has ended.
 async fn succeed(stage: Stage, changes: &[(&str, &str)]) -> Stage {
     let Stage { service, simulator, primary_url, .. } = stage;

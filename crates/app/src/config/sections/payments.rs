@@ -11,7 +11,8 @@ section! {
     ResolverConfig = "resolver" {
         /// Time between two looks for payments with an unknown outcome.
         interval: Duration = "interval_ms" milliseconds(10, 600_000), Fixed("2000");
-        /// Age of an attempt before a gateway's "not found" is believed.
+        /// How long after its sender's own limit a request may still reach the gateway: a gateway's "not found" is believed
+        /// only then. The limit is the rail's `timeout_ms` and 5 s in which sending may begin.
         not_found_after: Duration = "not_found_after_ms" milliseconds(1, 86_400_000), Fixed("30000");
         /// Questions about one attempt that a gateway may leave without an answer, one after the other, before a person must
         /// look. All but the first are five minutes apart: 300 are a day. "Not found" and "under review" are answers.
