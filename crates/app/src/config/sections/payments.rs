@@ -25,7 +25,7 @@ section! {
     FraudConfig = "fraud" {
         /// Whether the rules are asked at all.
         enabled: bool = "enabled" Kind::Flag, Fixed("true");
-        /// Longest time that the rules may take for one payment.
+        /// Time that the rules are meant to take for one payment. Beyond it a warning is logged; every rule is asked all the same.
         budget: Duration = "budget_ms" milliseconds(1, 1000), Fixed("5");
         /// Largest amount of one payment, in minor units of its currency.
         amount_max: i64 = "amount_max" Kind::Integer { min: 1, max: i64::MAX, unit: "minor units" }, Fixed("100000000000");
