@@ -121,6 +121,14 @@ pub(super) struct NewPayment {
     pub(super) fraud: FraudDecision,
 }
 
+/// What the fraud rules said of a payment that did not come to be.
+#[derive(Clone, Debug)]
+pub(super) struct Rejection {
+    pub(super) payment_id: Uuid,
+    pub(super) merchant_id: Uuid,
+    pub(super) fraud: FraudDecision,
+}
+
 /// One money movement to put on the books.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Posting {
@@ -140,6 +148,8 @@ pub(super) struct Book {
     pub(super) operations: AHashMap<Uuid, OperationRow>,
     pub(super) keys: AHashMap<Uuid, KeyRow>,
     pub(super) new_payments: Vec<NewPayment>,
+    /// Kept though their group was rolled back.
+    pub(super) rejections: Vec<Rejection>,
     pub(super) new_profiles: Vec<AccountRecord>,
     pub(super) new_operations: Vec<NewOperation>,
     pub(super) entries: Vec<EntryRow>,
@@ -166,6 +176,7 @@ impl Book {
             operations: AHashMap::new(),
             keys: AHashMap::new(),
             new_payments: Vec::new(),
+            rejections: Vec::new(),
             new_profiles: Vec::new(),
             new_operations: Vec::new(),
             entries: Vec::new(),

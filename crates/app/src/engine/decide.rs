@@ -3,7 +3,7 @@
 
 use uuid::Uuid;
 
-use super::book::{AccountRow, BALANCE_MAX, Book, NewOperation, NewPayment, Posting, RowState};
+use super::book::{AccountRow, BALANCE_MAX, Book, NewOperation, NewPayment, Posting, Rejection, RowState};
 use super::command::{
     Answer, Capture, Command, CreatePayment, Decision, Dispatch, Group, GroupOutcome, OpenAccount, Pin,
     PlannedOperation, Refund, Refusal, Side, Submission, Verdict, Void,
@@ -243,6 +243,7 @@ fn create_all(book: &mut Book, render: &Render, claim: Option<&KeyClaim>, group:
         }
         Err((index, refusal)) => {
             book.roll_back_group();
+            keep_rejections(book, &group.members);
             let count = group.members.len();
             (false, (group.render)(GroupOutcome::Refused { refusal: &refusal, index, count }))
         }
@@ -252,6 +253,17 @@ fn create_all(book: &mut Book, render: &Render, claim: Option<&KeyClaim>, group:
         book.claim(claim, claim.digest, Some((kept.status_code, kept.body.clone())));
     }
     if applied { Decision::Answered(kept) } else { Decision::RefusalKept(kept) }
+}
+
+/// The decisions of the fraud rules are kept though nothing else of the group is: else their bounds and the blocklist
+/// could be sounded without a trace.
+fn keep_rejections(book: &mut Book, members: &[(KeyClaim, CreatePayment)]) {
+    let rejected = members.iter().filter(|(_, command)| command.fraud.verdict == Verdict::Reject);
+    book.rejections.extend(rejected.map(|(_, command)| Rejection {
+        payment_id: command.id,
+        merchant_id: command.merchant_id,
+        fraud: command.fraud.clone(),
+    }));
 }
 
 fn create_members(

@@ -301,13 +301,16 @@ fn add_history<'flight>(
     let event_rows =
         parameters![events.payment_id, events.sequence, events.status, events.reason, events.evidence, now];
     sender.add(&statements.insert_events, book.events.len(), event_rows);
-    let flagged: Vec<_> = book.new_payments.iter().filter(|new| !new.fraud.reasons.is_empty()).collect();
+    let of_payments = book.new_payments.iter().map(|new| (new.record.id, new.record.merchant_id, &new.fraud));
+    let of_none = book.rejections.iter().map(|one| (one.payment_id, one.merchant_id, &one.fraud));
+    let flagged: Vec<_> =
+        of_payments.chain(of_none).filter(|(_, _, fraud)| !fraud.reasons.is_empty()).collect();
     let fraud_rows = parameters![
-        flagged.iter().map(|new| new.record.id).collect::<Vec<Uuid>>(),
-        flagged.iter().map(|new| new.record.merchant_id).collect::<Vec<Uuid>>(),
-        flagged.iter().map(|new| verdict_code(new.fraud.verdict)).collect::<Vec<i16>>(),
-        flagged.iter().map(|new| new.fraud.score).collect::<Vec<i16>>(),
-        flagged.iter().map(|new| new.fraud.reasons.join("\n")).collect::<Vec<String>>(),
+        flagged.iter().map(|(payment, _, _)| *payment).collect::<Vec<Uuid>>(),
+        flagged.iter().map(|(_, merchant, _)| *merchant).collect::<Vec<Uuid>>(),
+        flagged.iter().map(|(_, _, fraud)| verdict_code(fraud.verdict)).collect::<Vec<i16>>(),
+        flagged.iter().map(|(_, _, fraud)| fraud.score).collect::<Vec<i16>>(),
+        flagged.iter().map(|(_, _, fraud)| fraud.reasons.join("\n")).collect::<Vec<String>>(),
         now,
     ];
     sender.add(&statements.insert_fraud, flagged.len(), fraud_rows);
