@@ -236,7 +236,7 @@ fn compose(config: Config, db: Db, monitor: Monitor) -> anyhow::Result<App> {
     let observer: Arc<dyn EngineObserver> = Arc::new(CommitObserver::new(Arc::clone(&documents), &monitor));
     let engine = Engine::start(&db, &engine_config(&config), RENDER, &observer);
     let gateways = gateways(&config, &monitor)?;
-    let fraud = Fraud::new(fraud_config(&config));
+    let fraud = Fraud::new(fraud_config(&config), std::time::Instant::now);
     Ok(App {
         engine,
         gateways,

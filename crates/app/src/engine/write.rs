@@ -69,8 +69,11 @@ const INSERT_OPERATIONS: &str = "INSERT INTO gateway_operations
                $9::text[], $10::text[], $11::int8[])
      AS v (id, merchant_id, payment_id, kind, rail, amount, reference, key_digest, parent, card, lease_ms)";
 
+/// Held (3) is an answer that leaves the operation open: the resolver's counts begin again.
 const UPDATE_OPERATIONS: &str = "UPDATE gateway_operations o
-    SET status = v.status, transaction = coalesce(v.transaction, o.transaction), code = coalesce(v.code, o.code),
+    SET attempts = CASE v.status WHEN 3 THEN 0 ELSE o.attempts END,
+        absences = CASE v.status WHEN 3 THEN 0 ELSE o.absences END,
+        status = v.status, transaction = coalesce(v.transaction, o.transaction), code = coalesce(v.code, o.code),
         evidence = coalesce(v.evidence, o.evidence),
         due_at = clock_timestamp() + v.retry_in_ms * interval '1 millisecond'
    FROM unnest($1::uuid[], $2::int2[], $3::text[], $4::text[], $5::text[], $6::int8[])
@@ -298,13 +301,16 @@ fn add_history<'flight>(
     let event_rows =
         parameters![events.payment_id, events.sequence, events.status, events.reason, events.evidence, now];
     sender.add(&statements.insert_events, book.events.len(), event_rows);
-    let flagged: Vec<_> = book.new_payments.iter().filter(|new| !new.fraud.reasons.is_empty()).collect();
+    let of_payments = book.new_payments.iter().map(|new| (new.record.id, new.record.merchant_id, &new.fraud));
+    let of_none = book.rejections.iter().map(|one| (one.payment_id, one.merchant_id, &one.fraud));
+    let flagged: Vec<_> =
+        of_payments.chain(of_none).filter(|(_, _, fraud)| !fraud.reasons.is_empty()).collect();
     let fraud_rows = parameters![
-        flagged.iter().map(|new| new.record.id).collect::<Vec<Uuid>>(),
-        flagged.iter().map(|new| new.record.merchant_id).collect::<Vec<Uuid>>(),
-        flagged.iter().map(|new| verdict_code(new.fraud.verdict)).collect::<Vec<i16>>(),
-        flagged.iter().map(|new| new.fraud.score).collect::<Vec<i16>>(),
-        flagged.iter().map(|new| new.fraud.reasons.join("\n")).collect::<Vec<String>>(),
+        flagged.iter().map(|(payment, _, _)| *payment).collect::<Vec<Uuid>>(),
+        flagged.iter().map(|(_, merchant, _)| *merchant).collect::<Vec<Uuid>>(),
+        flagged.iter().map(|(_, _, fraud)| verdict_code(fraud.verdict)).collect::<Vec<i16>>(),
+        flagged.iter().map(|(_, _, fraud)| fraud.score).collect::<Vec<i16>>(),
+        flagged.iter().map(|(_, _, fraud)| fraud.reasons.join("\n")).collect::<Vec<String>>(),
         now,
     ];
     sender.add(&statements.insert_fraud, flagged.len(), fraud_rows);

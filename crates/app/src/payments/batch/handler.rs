@@ -20,7 +20,7 @@ use crate::app::App;
 use crate::clock::Timestamp;
 use crate::engine::{
     Answer, Command, CreatePayment, Decision, Group, GroupOutcome, KeepRefusal, KeyClaim, PaymentStatus, Pin,
-    Rail, Refusal, Reply, Submission,
+    Rail, Refusal, Reply, Submission, Verdict,
 };
 use crate::fraud::{Facts, Rules, Ticket};
 use crate::http::auth::Caller;
@@ -259,8 +259,8 @@ async fn atomic(
     for (index, item) in items.into_iter().enumerate() {
         match member(rules, merchant, index, item) {
             Ok((member, ticket)) => {
+                tickets.push((member.1.fraud.verdict, ticket));
                 members.push(member);
-                tickets.push(ticket);
             }
             // It depends on the request alone: every send is refused alike.
             Err(problem) => {
@@ -273,10 +273,16 @@ async fn atomic(
     let shared = Arc::clone(app);
     let work = async move {
         let reply = shared.engine.submit(submission).await;
-        // Only payments that came to be count.
-        if matches!(&reply, Ok(Reply { decision: Decision::Answered(_), .. })) {
-            tickets.into_iter().flatten().for_each(Ticket::keep);
-        }
+        // Payments that came to be count, and those that the rules rejected, of which the decision is kept.
+        let counts = |verdict: Verdict| match &reply {
+            Ok(Reply { decision: Decision::Answered(_), .. }) => true,
+            Ok(Reply { decision: Decision::RefusalKept(_), .. }) => verdict == Verdict::Reject,
+            _ => false,
+        };
+        tickets
+            .into_iter()
+            .filter(|(verdict, _)| counts(*verdict))
+            .for_each(|(_, ticket)| ticket.into_iter().for_each(Ticket::keep));
         create::finish(&shared, reply?, Means::default(), Instant::now()).await
     };
     create::GoesOn::new(&app.charges, work).await
