@@ -110,6 +110,14 @@ impl Documents {
         self.payments.get_or_load(&payment_key(merchant.0, id), loader).await.map_err(ReadError::cached)
     }
 
+    fn void(&self, commit: &Commit, version: Version) {
+        // The part on this node is done when these return; the rest is told to other nodes behind.
+        drop(self.accounts.invalidate_many(commit.accounts.iter().map(Uuid::as_bytes), version));
+        let payments: Vec<PaymentKey> =
+            commit.payments.iter().map(|(merchant, id)| payment_key(*merchant, *id)).collect();
+        drop(self.payments.invalidate_many(payments.iter(), version));
+    }
+
     /// Figures of both caches, by name.
     #[must_use]
     pub fn stats(&self) -> [(&'static str, Stats); 2] {
@@ -165,12 +173,12 @@ fn floor_token(context: &LoadContext<Arc<Document>>, timeline: u32) -> Option<To
 impl EngineObserver for Documents {
     fn committed(&self, commit: &Commit) {
         self.timeline.fetch_max(commit.token.timeline, Ordering::Relaxed);
-        let version = Version(commit.token.lsn);
-        // The part on this node is done when these return; the rest is told to other nodes behind.
-        drop(self.accounts.invalidate_many(commit.accounts.iter().map(Uuid::as_bytes), version));
-        let payments: Vec<PaymentKey> =
-            commit.payments.iter().map(|(merchant, id)| payment_key(*merchant, *id)).collect();
-        drop(self.payments.invalidate_many(payments.iter(), version));
+        self.void(commit, Version(commit.token.lsn));
+    }
+
+    fn doubted(&self, commit: &Commit) {
+        // Where it would be is not known: loads ask the primary for a while.
+        self.void(commit, Version::LATEST);
     }
 }
 

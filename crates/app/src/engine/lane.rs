@@ -191,8 +191,12 @@ impl Lane {
                 }
                 Outcome::Unknown { decided, mut commit, xid, proof, cause } => {
                     tracing::warn!(%cause, %xid, lane = %self.name, "ask after commit");
+                    let fate = self.ask_after(&xid, proof.as_ref(), deadline).await;
+                    if fate.is_err() {
+                        self.doubted(&commit);
+                    }
                     // `None` means that it was rolled back, so that it can be run again.
-                    if let Some(token) = self.ask_after(&xid, proof.as_ref(), deadline).await? {
+                    if let Some(token) = fate? {
                         commit.token = token;
                         return Ok(self.committed(decided, &commit, jobs.len(), started));
                     }
@@ -223,6 +227,13 @@ impl Lane {
             self.count_panic("tell of commit");
         }
         (decisions, commit.token)
+    }
+
+    /// What was perhaps committed has perhaps changed all of this.
+    fn doubted(&self, commit: &Commit) {
+        if catch_unwind(AssertUnwindSafe(|| self.observer.doubted(commit))).is_err() {
+            self.count_panic("tell of doubt");
+        }
     }
 
     /// Makes sure there is a connection, trying until the deadline.

@@ -83,6 +83,9 @@ pub struct Commit {
 pub trait EngineObserver: Send + Sync + Debug {
     /// A batch was committed; its callers have not been answered yet.
     fn committed(&self, _commit: &Commit) {}
+    /// It could not be learned whether a batch was committed, and it may still be; its token says nothing. Its callers
+    /// have not been told yet.
+    fn doubted(&self, _commit: &Commit) {}
     /// A batch of `size` commands took `took` from first statement to commit.
     fn batch(&self, _size: usize, _took: Duration) {}
     /// A panic in a lane was caught; its batch was answered and the lane goes on.
