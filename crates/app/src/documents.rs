@@ -45,7 +45,7 @@ pub struct DocumentsConfig {
     pub memory_bytes_max: u64,
     /// In every tier.
     pub ttl: Duration,
-    /// Without word from other nodes.
+    /// Without word from other nodes; where there is none at all, no entry lives longer.
     pub max_stale: Duration,
 }
 
@@ -137,13 +137,7 @@ fn build<K: CacheKey>(
     redis: Option<&RedisTier>,
     observer: Arc<dyn Observer>,
 ) -> Cache<K, Arc<Document>> {
-    let policy = Policy {
-        ttl: config.ttl,
-        l1_ttl: config.ttl,
-        l1_bytes_max: config.memory_bytes_max / 2,
-        max_stale: config.max_stale,
-        ..Policy::default()
-    };
+    let policy = policy(config, redis.map_or(Told::Nothing, |_| Told::OfOthers));
     let builder =
         Cache::builder(name).policy(policy).observer(observer).maintain_every(MAINTENANCE).weigher(
             |_, document: &Arc<Document>| document.body.len() + document.etag.len() + OVERHEAD_BYTES,
@@ -151,6 +145,31 @@ fn build<K: CacheKey>(
     match redis {
         Some(tier) => builder.redis(tier).build(),
         None => builder.build(),
+    }
+}
+
+/// Whether this node hears of what others write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Told {
+    OfOthers,
+    Nothing,
+}
+
+fn policy(config: &DocumentsConfig, told: Told) -> Policy {
+    let usual = Policy::default();
+    // Without word from others the life of an entry is all that bounds how old it gets, and chance lengthens it.
+    let life_max = match told {
+        Told::OfOthers => Duration::MAX,
+        Told::Nothing => config.max_stale.div_f64(1.0 + usual.jitter),
+    };
+    let ttl = config.ttl.min(life_max);
+    Policy {
+        ttl,
+        l1_ttl: ttl,
+        negative_ttl: usual.negative_ttl.min(life_max),
+        l1_bytes_max: config.memory_bytes_max / 2,
+        max_stale: config.max_stale,
+        ..usual
     }
 }
 

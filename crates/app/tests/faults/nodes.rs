@@ -55,3 +55,30 @@ async fn a_node_that_hears_no_messages_trusts_its_cache_no_longer_than_max_stale
         node.service.stop().await;
     }
 }
+
+/// Nobody tells a node anything where there is no Redis, which is the default: then the age of an entry alone bounds how
+/// old it gets.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_redis_a_node_serves_nothing_older_than_max_stale() {
+    let ground = Ground::new().await;
+    let alone = [("CACHE__REDIS_URL", ""), CACHE[0], CACHE[1]];
+    let (reader, writer) = (ground.serve(&alone).await, ground.serve(&alone).await);
+    let accounts = writer.caller.accounts(2, 1_000).await;
+    for paid in 1..=3 {
+        until("an answer from the cache", async || {
+            let hits = || reader.service.app.documents.stats()[0].1.hits;
+            let known = hits();
+            reader.caller.posted(&accounts[1]).await;
+            (hits() > known).then_some(())
+        })
+        .await;
+        writer.caller.pay(&accounts[0], &accounts[1], 1).await;
+        until("the payment of the other node", async || {
+            (reader.caller.posted(&accounts[1]).await == 1_000 + paid).then_some(())
+        })
+        .await;
+    }
+    for node in [reader, writer] {
+        node.service.stop().await;
+    }
+}
