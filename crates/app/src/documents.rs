@@ -9,7 +9,7 @@ use std::time::Duration;
 use paystrata_cache::{
     Cache, CacheError, CacheKey, LoadContext, Observer, Policy, RedisTier, Stats, Version,
 };
-use paystrata_db::Token;
+use paystrata_db::{Db, Token};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -54,22 +54,37 @@ pub struct DocumentsConfig {
 pub struct Documents {
     accounts: Cache<AccountKey, Arc<Document>>,
     payments: Cache<PaymentKey, Arc<Document>>,
-    /// The newest timeline that a commit of this node was made on.
-    timeline: AtomicU32,
+    timeline: Arc<Timeline>,
+}
+
+/// Where the positions are that void documents. A node that commits nothing itself, too, is told of positions, and has to
+/// look for replicas that have reached them.
+#[derive(Debug)]
+struct Timeline {
+    db: Db,
+    /// The newest that a commit of this node was made on.
+    committed: AtomicU32,
+}
+
+impl Timeline {
+    fn newest(&self) -> u32 {
+        self.committed.load(Ordering::Relaxed).max(self.db.timeline())
+    }
 }
 
 impl Documents {
-    /// Caches in process, and in Redis when a tier is given.
+    /// Caches in process, and in Redis when a tier is given, of what `db` has.
     #[must_use]
     pub fn new(
         config: &DocumentsConfig,
+        db: &Db,
         redis: Option<&RedisTier>,
         observer: impl Fn(&str) -> Arc<dyn Observer>,
     ) -> Self {
         Self {
             accounts: build("accounts", config, redis, observer("accounts")),
             payments: build("payments", config, redis, observer("payments")),
-            timeline: AtomicU32::new(0),
+            timeline: Arc::new(Timeline { db: db.clone(), committed: AtomicU32::new(0) }),
         }
     }
 
@@ -82,9 +97,9 @@ impl Documents {
         F: FnOnce(Option<Token>) -> Fut + Send + 'static,
         Fut: Future<Output = Result<Option<Document>, AccountReadError>> + Send + 'static,
     {
-        let timeline = self.timeline.load(Ordering::Relaxed);
+        let timeline = Arc::clone(&self.timeline);
         let loader = move |context: LoadContext<Arc<Document>>| async move {
-            load(floor_token(&context, timeline)).await.map(|found| found.map(Arc::new))
+            load(floor_token(&context, &timeline)).await.map(|found| found.map(Arc::new))
         };
         self.accounts.get_or_load(id.as_bytes(), loader).await.map_err(ReadError::cached)
     }
@@ -103,9 +118,9 @@ impl Documents {
         F: FnOnce(Option<Token>) -> Fut + Send + 'static,
         Fut: Future<Output = Result<Option<Document>, OperationError>> + Send + 'static,
     {
-        let timeline = self.timeline.load(Ordering::Relaxed);
+        let timeline = Arc::clone(&self.timeline);
         let loader = move |context: LoadContext<Arc<Document>>| async move {
-            load(floor_token(&context, timeline)).await.map(|found| found.map(Arc::new))
+            load(floor_token(&context, &timeline)).await.map(|found| found.map(Arc::new))
         };
         self.payments.get_or_load(&payment_key(merchant.0, id), loader).await.map_err(ReadError::cached)
     }
@@ -182,16 +197,16 @@ fn payment_key(merchant: Uuid, id: Uuid) -> PaymentKey {
 
 /// The node a load must read from: one that has reached the write that last voided the key, or any when nothing ever
 /// did. "The latest" is a position of the far future, which only the primary may answer.
-fn floor_token(context: &LoadContext<Arc<Document>>, timeline: u32) -> Option<Token> {
+fn floor_token(context: &LoadContext<Arc<Document>>, timeline: &Timeline) -> Option<Token> {
     match context.floor() {
         Version::NONE => None,
-        Version(lsn) => Some(Token { timeline, lsn }),
+        Version(lsn) => Some(Token { timeline: timeline.newest(), lsn }),
     }
 }
 
 impl EngineObserver for Documents {
     fn committed(&self, commit: &Commit) {
-        self.timeline.fetch_max(commit.token.timeline, Ordering::Relaxed);
+        self.timeline.committed.fetch_max(commit.token.timeline, Ordering::Relaxed);
         self.void(commit, Version(commit.token.lsn));
     }
 

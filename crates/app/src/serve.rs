@@ -232,7 +232,7 @@ fn compose(config: Config, db: Db, monitor: Monitor) -> anyhow::Result<App> {
         max_stale: config.cache.max_stale,
     };
     let observed = |cache: &str| CacheObserver::of(&monitor, cache);
-    let documents = Arc::new(Documents::new(&documents_config, redis.as_ref(), observed));
+    let documents = Arc::new(Documents::new(&documents_config, &db, redis.as_ref(), observed));
     let observer: Arc<dyn EngineObserver> = Arc::new(CommitObserver::new(Arc::clone(&documents), &monitor));
     let engine = Engine::start(&db, &engine_config(&config), RENDER, &observer);
     let gateways = gateways(&config, &monitor)?;
