@@ -262,8 +262,10 @@ impl Lane {
         // A server that accepts and then says nothing must not hold the lane.
         let limit = self.config.batch_timeout;
         let lock_wait = self.config.lock_wait();
-        let opening =
-            async { LaneConnection::open(self.db.session(&self.name).await?, limit, lock_wait).await };
+        let opening = async {
+            LaneConnection::open(self.db.session(&self.name).await?, limit, lock_wait, self.config.notices)
+                .await
+        };
         timeout(limit, opening).await.unwrap_or(Err(OpenError::Timeout(limit)))
     }
 
