@@ -14,6 +14,7 @@ use super::book::{AccountRow, Book, KeyRow, OperationRow, RowState};
 use super::columns::{
     ChangeColumns, EntryColumns, EventColumns, OperationColumns, PaymentColumns, verdict_code,
 };
+use super::queue::Commit;
 
 const UPDATE_ACCOUNTS: &str = "UPDATE accounts a
     SET posted = v.posted, held = v.held, entry_count = v.entry_count
@@ -86,6 +87,9 @@ const INSERT_FRAUD: &str =
    FROM unnest($1::uuid[], $2::uuid[], $3::int2[], $4::int2[], $5::text[])
      AS v (payment_id, merchant_id, verdict, score, reasons)";
 
+const INSERT_NOTICE: &str = "INSERT INTO change_notices (id, accounts, merchants, payments)
+ SELECT $1::uuid, $2::uuid[], $3::uuid[], $4::uuid[]";
+
 /// The prepared statements of this step.
 #[derive(Debug)]
 pub(super) struct WriteStatements {
@@ -101,6 +105,7 @@ pub(super) struct WriteStatements {
     insert_operations: Statement,
     update_operations: Statement,
     insert_fraud: Statement,
+    insert_notice: Statement,
     commit: Statement,
     position: Statement,
 }
@@ -121,6 +126,7 @@ impl WriteStatements {
             insert_operations: client.prepare(INSERT_OPERATIONS).await?,
             update_operations: client.prepare(UPDATE_OPERATIONS).await?,
             insert_fraud: client.prepare(INSERT_FRAUD).await?,
+            insert_notice: client.prepare(INSERT_NOTICE).await?,
             commit: client.prepare("COMMIT").await?,
             position: client.prepare_typed("SELECT pg_current_wal_insert_lsn()", &[] as &[Type]).await?,
         })
@@ -165,14 +171,20 @@ macro_rules! parameters {
     ($($value:expr),* $(,)?) => { vec![$(Box::new($value) as Box<dyn ToSql + Sync + Send + '_>),*] };
 }
 
-/// Writes all that changed in the book and commits.
-pub(super) async fn write(client: &Client, statements: &WriteStatements, book: &Book) -> Written {
+/// Writes all that changed in the book, and the commit's notice if it is to have one, and commits.
+pub(super) async fn write(
+    client: &Client,
+    statements: &WriteStatements,
+    book: &Book,
+    commit: &Commit,
+) -> Written {
     let mut sender = Sender { client, flight: Vec::with_capacity(16) };
     add_accounts(&mut sender, statements, book);
     add_payments(&mut sender, statements, book);
     add_history(&mut sender, statements, book);
     add_operations(&mut sender, statements, book);
     add_keys(&mut sender, statements, book);
+    add_notice(&mut sender, statements, commit);
     let mut results = {
         let commit = async { client.execute(&statements.commit, &[]).await };
         let position = client.query_one(&statements.position, &[]);
@@ -374,6 +386,20 @@ fn add_keys<'flight>(
         changed.iter().map(|(_, row)| row.answer.as_deref()).collect::<Vec<Option<&[u8]>>>(),
     ];
     sender.add(&statements.update_keys, changed.len(), changed_rows);
+}
+
+fn add_notice<'flight>(
+    sender: &mut Sender<'flight>,
+    statements: &'flight WriteStatements,
+    commit: &'flight Commit,
+) {
+    let Some(id) = commit.notice else { return };
+    let (merchants, payments): (Vec<Uuid>, Vec<Uuid>) = commit.payments.iter().copied().unzip();
+    sender.add(
+        &statements.insert_notice,
+        1,
+        parameters![id, commit.accounts.as_slice(), merchants, payments],
+    );
 }
 
 fn stored_status(row: &KeyRow) -> i16 {
