@@ -1,7 +1,7 @@
 //! Payments as JSON: what requests may hold, and how a payment is shown. The only file that knows field names.
 
 use bytes::Bytes;
-use paystrata_gateway::{Card, CardFields, Secret};
+use paystrata_gateway::{Card, CardFields, Secret, passes_luhn};
 use serde::Serialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -41,6 +41,11 @@ pub const REFUND: KeyedRoute = KeyedRoute { name: "POST /v1/payments/{id}/refund
 
 /// What a token is unless the request says otherwise: the gateway's own payment form.
 const TOKEN_DESCRIPTOR_DEFAULT: &str = "COMMON.ACCEPT.INAPP.PAYMENT";
+
+/// A wallet's token is an encrypted document in base64: a few kilobytes. A gateway's own form makes shorter ones.
+const TOKEN_BYTES_MAX: usize = 8_192;
+/// ISO/IEC 7812.
+const CARD_DIGITS: std::ops::RangeInclusive<usize> = 12..=19;
 
 /// Reads one payment to create; `today` decides whether a card has expired.
 ///
@@ -122,17 +127,18 @@ fn read_capture(fields: &mut Fields) -> Result<CaptureMode, Problem> {
 
 fn read_card(fields: &mut Fields, today: Date) -> Result<Option<CardSource>, Problem> {
     let pointer = fields.pointer("card");
-    let token = |value: String, descriptor: Option<String>| {
+    let token = |value: Secret, descriptor: Option<String>| {
         let descriptor = descriptor.unwrap_or_else(|| TOKEN_DESCRIPTOR_DEFAULT.to_owned());
-        CardSource::Token { descriptor, value: Secret::from(value.as_str()) }
+        CardSource::Token { descriptor, value }
     };
     let value = match fields.take("card") {
         None => return Ok(None),
-        Some(Value::String(value)) if !value.is_empty() => return Ok(Some(token(value, None))),
+        Some(text @ Value::String(_)) => return Ok(Some(token(read_token(&text, pointer)?, None))),
         Some(value) => value,
     };
     let mut card = Fields::of(value, pointer)?;
-    if let Some(value) = card.text::<String>("token")? {
+    if let Some(text) = card.take("token") {
+        let value = read_token(&text, card.pointer("token"))?;
         let descriptor = card.text("descriptor")?;
         card.finish()?;
         return Ok(Some(token(value, descriptor)));
@@ -151,6 +157,29 @@ fn read_card(fields: &mut Fields, today: Date) -> Result<Option<CardSource>, Pro
         .map_err(|error| Problem::invalid(card.pointer(error.field()), error.to_string()))?;
     card.finish()?;
     Ok(Some(CardSource::Card(parsed)))
+}
+
+/// A gateway's token, in whichever place it stands. A card number is none: taken for one it would go round every check of
+/// a card, the blocklist among them.
+fn read_token(value: &Value, pointer: String) -> Result<Secret, Problem> {
+    let Value::String(text) = value else { return Err(Problem::invalid(pointer, "must be a string")) };
+    let is_printable = text.bytes().all(|byte| (0x20..0x7f).contains(&byte));
+    if text.is_empty() || text.len() > TOKEN_BYTES_MAX || !is_printable {
+        let detail = format!("a token has 1 to {TOKEN_BYTES_MAX} printable ASCII characters");
+        return Err(Problem::invalid(pointer, detail));
+    }
+    if is_card_number(text) {
+        let detail = "is a card number, not a token: send it as \"number\", with an \"expiration\"";
+        return Err(Problem::invalid(pointer, detail));
+    }
+    Ok(Secret::from(text.as_str()))
+}
+
+/// As people write one, too: in groups, between spaces or hyphens.
+fn is_card_number(text: &str) -> bool {
+    let digits: String = text.chars().filter(|letter| !matches!(letter, ' ' | '-')).collect();
+    let all_digits = digits.bytes().all(|byte| byte.is_ascii_digit());
+    all_digits && CARD_DIGITS.contains(&digits.len()) && passes_luhn(&digits)
 }
 
 /// Reads the body of a capture or refund: an amount, or nothing for all of it.
