@@ -32,6 +32,7 @@ use crate::ids::MerchantId;
 use crate::payments::create::Means;
 use crate::payments::handler::{claim, problem_of, respond};
 use crate::payments::model::{Done, NewPayment, Occasion, PaymentError};
+use crate::payments::wire::Unfit;
 use crate::payments::{create, wire};
 
 /// Items of one batch in the engine at a time: enough to fill a batch per lane, too few to fill its queue.
@@ -71,13 +72,13 @@ enum Mode {
 #[derive(Debug)]
 struct Item {
     claim: KeyClaim,
-    payment: Result<NewPayment, Problem>,
+    payment: Result<NewPayment, Unfit>,
 }
 
 impl Item {
     /// Whether its key is asked before it is refused.
     fn is_asked(&self) -> bool {
-        self.payment.is_err()
+        matches!(self.payment, Err(Unfit::Now(_)))
     }
 }
 
@@ -189,7 +190,7 @@ async fn independent(
     let items = items.into_iter().zip(earlier).enumerate();
     let results = stream::iter(items).map(|(index, (item, earlier))| async move {
         let done = match (item.payment, earlier) {
-            (Err(problem), None) => return (refused(&problem), None),
+            (Err(unfit), None) => return (refused(&unfit.into_problem()), None),
             (Err(_), Some(reply)) => create::finish(app, reply, Means::default(), Instant::now()).await,
             (Ok(new), _) => {
                 let claim = item.claim.keeping(KeepRefusal::new(move |refusal| kept_refusal(refusal, index)));
@@ -323,7 +324,7 @@ fn member(
     index: usize,
     item: Item,
 ) -> Result<((KeyClaim, CreatePayment), Option<Ticket>), Problem> {
-    let new = item.payment?;
+    let new = item.payment.map_err(Unfit::into_problem)?;
     if new.rail != Rail::Book {
         let detail = "An atomic batch takes book payments only: a gateway cannot be rolled back.";
         let problem = Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "rail_not_atomic", detail);
