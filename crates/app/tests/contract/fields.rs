@@ -189,13 +189,12 @@ async fn texts_and_metadata_fit_up_to_their_bounds() {
             assert_eq!(&shown[field], value);
         }
     }
-    let over = with(&transfer(&from, &to, 1), &metadata(16_385));
-    check_problem(
-        &stage.post("/v1/payments", &new_key(), &over).await,
-        422,
-        "invalid_request",
-        Some("/metadata"),
-    );
+    let nul = |metadata: Value| json!({"metadata": metadata});
+    for change in [metadata(16_385), nul(json!({"a": [["\u{0}"]]})), nul(json!({"a": {"\u{0}": 1}}))] {
+        let over = with(&transfer(&from, &to, 1), &change);
+        let reply = stage.post("/v1/payments", &new_key(), &over).await;
+        check_problem(&reply, 422, "invalid_request", Some("/metadata"));
+    }
 }
 
 #[tokio::test]
@@ -203,7 +202,7 @@ async fn metadata_comes_back_with_the_same_meaning() {
     let stage = Stage::start().await;
     let (from, to) = accounts(&stage).await;
     let metadata: Value = json!({
-        "text": "\"quotes\" \\ and \u{1f600} and \u{7f}", "deep": [[{"": null}]], "number": 1.25, "large": u64::MAX
+        "text": "\"quotes\" \\u0000 \\ and \u{1f600} and \u{7f}", "deep": [[{"": null}]], "number": 1.25, "large": u64::MAX
     });
     let paid = pay(&stage, &with(&transfer(&from, &to, 1), &json!({"metadata": metadata}))).await;
     assert_eq!(paid["metadata"], metadata);
