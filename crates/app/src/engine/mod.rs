@@ -28,7 +28,7 @@ mod queue;
 mod settle;
 mod write;
 
-pub use answers::{find_answer, forget_old_keys};
+pub use answers::{find_answers, forget_old_keys};
 pub use book::external_account;
 pub use command::{
     Answer, Capture, Command, CreatePayment, Decision, Dispatch, EngineError, Evidence, FraudDecision, Group,

@@ -33,7 +33,7 @@ async fn an_account_put_on_the_blocklist_at_run_time_is_refused_soon_after() {
 async fn a_card_of_a_configured_blocklist_is_rejected_and_never_sent() {
     let stage = Stage::start_with(&[("PAYSTRATA__FRAUD__BLOCKLIST", "bin:411111")]).await;
     let to = stage.account("USD", 0).await;
-    let card = json!({"number": "4111111111111111", "expiration": "2030-12"});
+    let card = json!({"number": "4111111111111111", "expiration": "2099-12"});
     let body = json!({"to": to, "amount": 100, "currency": "USD", "rail": "authorize_net", "card": card});
     let rejected = pay(&stage, &body).await;
     assert_eq!(
