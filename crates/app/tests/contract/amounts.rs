@@ -113,7 +113,7 @@ async fn minor_units_survive_the_way_to_both_gateways() {
         let (from, to) = (stage.account(currency, 90_000).await, stage.account(currency, 0).await);
         let change = json!({"currency": currency, "capture": false});
         for body in [
-            with(&crate::scene::velocity_payment(&from, &to, 12_345), &change),
+            with(&velocity_payment(&from, &to, 12_345), &change),
             with(&crate::scene::card_payment(&to, 12_345, "46201"), &change),
         ] {
             let held = pay(&stage, &body).await;
