@@ -14,7 +14,9 @@ use super::model::{
 use crate::clock::Timestamp;
 use crate::money::{Currency, OVERDRAFT_UNBOUNDED};
 
-/// No balance goes above this, so that sums of two balances cannot overflow.
+/// No payment, capture or refund is accepted that would lift a balance above this, so that sums of two balances cannot
+/// overflow. What a gateway has done is posted all the same: the other half of the range takes thousands of the largest
+/// payments that were under way together.
 pub(super) const BALANCE_MAX: i64 = i64::MAX / 2;
 
 /// The kind of external accounts; reserved, so that no other account has it.

@@ -352,6 +352,9 @@ fn capture(book: &mut Book, render: &Render, claim: Option<&KeyClaim>, command: 
     if amount > payment.amount {
         return Decision::Refused(Refusal::MoreThanLeft(payment.amount));
     }
+    if !has_room(book, payment.to, amount) {
+        return Decision::Refused(Refusal::LimitExceeded);
+    }
     if let Some(plan) = &command.operation {
         return request(book, claim, payment, plan, Effect { kind: OperationKind::Capture, amount });
     }
@@ -395,6 +398,9 @@ fn refund(book: &mut Book, render: &Render, claim: Option<&KeyClaim>, command: &
     if giver.available() < i128::from(amount) {
         return Decision::Refused(Refusal::InsufficientFunds);
     }
+    if !has_room(book, payment.from, amount) {
+        return Decision::Refused(Refusal::LimitExceeded);
+    }
     if let Some(plan) = &command.operation {
         book.change_account(payment.to, |row| row.held += amount);
         payment.refunding += amount;
@@ -402,6 +408,11 @@ fn refund(book: &mut Book, render: &Render, claim: Option<&KeyClaim>, command: &
     }
     settle::move_back(book, &mut payment, amount);
     finish(book, render, claim, payment, Reason::Refunded, CREATED)
+}
+
+/// Whether an account of a loaded payment can take `amount`.
+fn has_room(book: &Book, id: Uuid, amount: i64) -> bool {
+    book.accounts.get(&id).is_some_and(|row| row.posted <= BALANCE_MAX - amount)
 }
 
 /// Commits a further gateway operation on an existing payment.
