@@ -17,6 +17,11 @@ cargo xtask COMMAND
       All tests, with services of their own that are removed afterwards. Begins as setup does.
   bench [SUITE..] [--quick] [--json FILE] [--check]
       The benchmarks, side by side with their peers, with services of their own.
+  prove [--seconds 30] [--clients 64] [--accounts 10] [--kill] [--dir .paystrata] [--no-install]
+      [--debug | --programs DIR]
+      Clients pay between few hot accounts of a service of their own; --kill sends it SIGKILL in the middle and starts it
+      again. Then every acknowledged payment must be there exactly once, and `paystrata verify` must find nothing. Ends
+      with 1 and keeps the data if anything contradicts that. --programs DIR also uses its `paystrata-load`.
   migrate up|status|new NAME
       Apply, list or begin database migrations.
   tidy

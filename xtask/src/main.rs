@@ -9,6 +9,7 @@ mod http;
 mod migrate;
 mod process;
 mod progress;
+mod prove;
 mod run;
 mod services;
 mod setup;
@@ -50,6 +51,7 @@ fn dispatch() -> Result<i32> {
         "services" => services::command::run(arguments),
         "test" => test::run(arguments),
         "bench" => bench::run(arguments),
+        "prove" => prove::run(arguments),
         "migrate" => migrate::run(arguments),
         "tidy" => tidy::run(arguments),
         "help" => {

@@ -2,19 +2,20 @@
 //! callers are answered, and a later load must come from a node that has replayed that commit. Balances that decide
 //! anything are never read here: the engine reads its own, under lock.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures_util::future::join;
 use paystrata_cache::{
-    Cache, CacheError, CacheKey, LoadContext, Observer, Policy, RedisTier, Stats, Version,
+    Cache, CacheError, CacheKey, LoadContext, Observer, Policy, Reach, RedisTier, Stats, Version,
 };
-use paystrata_db::Token;
+use paystrata_db::{Db, Token};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::accounts::store::AccountReadError;
-use crate::engine::{Commit, EngineObserver, OperationError};
+use crate::engine::{Changed, Commit, EngineObserver, Notice, OperationError};
 use crate::ids::MerchantId;
 
 /// Bytes of bookkeeping counted per document beside its body.
@@ -22,6 +23,9 @@ const OVERHEAD_BYTES: usize = 96;
 
 /// How soon the memory of what nobody reads any more is given back.
 const MAINTENANCE: Duration = Duration::from_secs(60);
+
+/// Notices of this node's own that may wait to be deleted: half a megabyte. Those over it are found by their age.
+const OWED_MAX: usize = 32_768;
 
 type AccountKey = [u8; 16];
 /// Owner and id: what another merchant is denied must not be cached as absent for the owner.
@@ -45,7 +49,7 @@ pub struct DocumentsConfig {
     pub memory_bytes_max: u64,
     /// In every tier.
     pub ttl: Duration,
-    /// Without word from other nodes.
+    /// Without word from other nodes; where there is none at all, no entry lives longer.
     pub max_stale: Duration,
 }
 
@@ -54,22 +58,42 @@ pub struct DocumentsConfig {
 pub struct Documents {
     accounts: Cache<AccountKey, Arc<Document>>,
     payments: Cache<PaymentKey, Arc<Document>>,
-    /// The newest timeline that a commit of this node was made on.
-    timeline: AtomicU32,
+    timeline: Arc<Timeline>,
+    told: Told,
+    /// Notices of this node's commits whose changes have been voided here.
+    owed: Mutex<Vec<Uuid>>,
+}
+
+/// Where the positions are that void documents. A node that commits nothing itself, too, is told of positions, and has to
+/// look for replicas that have reached them.
+#[derive(Debug)]
+struct Timeline {
+    db: Db,
+    /// The newest that a commit of this node was made on.
+    committed: AtomicU32,
+}
+
+impl Timeline {
+    fn newest(&self) -> u32 {
+        self.committed.load(Ordering::Relaxed).max(self.db.timeline())
+    }
 }
 
 impl Documents {
-    /// Caches in process, and in Redis when a tier is given.
+    /// Caches in process, and in Redis when a tier is given, of what `db` has.
     #[must_use]
     pub fn new(
         config: &DocumentsConfig,
+        db: &Db,
         redis: Option<&RedisTier>,
         observer: impl Fn(&str) -> Arc<dyn Observer>,
     ) -> Self {
         Self {
             accounts: build("accounts", config, redis, observer("accounts")),
             payments: build("payments", config, redis, observer("payments")),
-            timeline: AtomicU32::new(0),
+            timeline: Arc::new(Timeline { db: db.clone(), committed: AtomicU32::new(0) }),
+            told: Told::by(redis),
+            owed: Mutex::default(),
         }
     }
 
@@ -82,9 +106,9 @@ impl Documents {
         F: FnOnce(Option<Token>) -> Fut + Send + 'static,
         Fut: Future<Output = Result<Option<Document>, AccountReadError>> + Send + 'static,
     {
-        let timeline = self.timeline.load(Ordering::Relaxed);
+        let timeline = Arc::clone(&self.timeline);
         let loader = move |context: LoadContext<Arc<Document>>| async move {
-            load(floor_token(&context, timeline)).await.map(|found| found.map(Arc::new))
+            load(floor_token(&context, &timeline)).await.map(|found| found.map(Arc::new))
         };
         self.accounts.get_or_load(id.as_bytes(), loader).await.map_err(ReadError::cached)
     }
@@ -103,11 +127,62 @@ impl Documents {
         F: FnOnce(Option<Token>) -> Fut + Send + 'static,
         Fut: Future<Output = Result<Option<Document>, OperationError>> + Send + 'static,
     {
-        let timeline = self.timeline.load(Ordering::Relaxed);
+        let timeline = Arc::clone(&self.timeline);
         let loader = move |context: LoadContext<Arc<Document>>| async move {
-            load(floor_token(&context, timeline)).await.map(|found| found.map(Arc::new))
+            load(floor_token(&context, &timeline)).await.map(|found| found.map(Arc::new))
         };
         self.payments.get_or_load(&payment_key(merchant.0, id), loader).await.map_err(ReadError::cached)
+    }
+
+    fn void(&self, accounts: &[Uuid], payments: &[(Uuid, Uuid)], version: Version) {
+        // The part on this node is done when these return; the rest is told to other nodes behind.
+        drop(self.accounts.invalidate_many(accounts.iter().map(Uuid::as_bytes), version));
+        let payments: Vec<PaymentKey> =
+            payments.iter().map(|(merchant, id)| payment_key(*merchant, *id)).collect();
+        drop(self.payments.invalidate_many(payments.iter(), version));
+    }
+
+    /// Whether other nodes are told of what this one voids.
+    #[must_use]
+    pub fn are_shared(&self) -> bool {
+        self.told == Told::OfOthers
+    }
+
+    /// Voids what notices are about, of whichever node, and has the others told.
+    pub fn void_noticed(&self, notices: &[Notice]) {
+        for notice in notices {
+            match &notice.changed {
+                Changed::Rows { accounts, payments } => self.void(accounts, payments, Version(notice.lsn)),
+                Changed::Anything => {
+                    // By prefix, because it is because of writes that loads must not come before.
+                    drop(self.accounts.prefix("").at(Version(notice.lsn)).remove());
+                    drop(self.payments.prefix("").at(Version(notice.lsn)).remove());
+                }
+            }
+        }
+    }
+
+    /// True once all that was voided here before has been announced; false if that takes longer than two seconds.
+    pub async fn is_all_announced(&self) -> bool {
+        // What is voided is announced in its order: when this has been, so has what came before it. Nobody has this key.
+        let nobody = Uuid::nil();
+        let account = self.accounts.invalidate_many([nobody.as_bytes()], Version::NONE);
+        let payment = self.payments.invalidate_many([&payment_key(nobody, nobody)], Version::NONE);
+        let (account, payment) = join(account.into_future(), payment.into_future()).await;
+        account != Reach::Queued && payment != Reach::Queued
+    }
+
+    /// The notices of this node's own commits that can be deleted once [`Self::is_all_announced`] says so.
+    #[must_use]
+    pub fn owed(&self) -> Vec<Uuid> {
+        self.owed.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The first of the owed notices, so many, are deleted.
+    pub fn paid(&self, count: usize) {
+        let mut owed = self.owed.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = count.min(owed.len());
+        drop(owed.drain(..count));
     }
 
     /// Figures of both caches, by name.
@@ -129,13 +204,7 @@ fn build<K: CacheKey>(
     redis: Option<&RedisTier>,
     observer: Arc<dyn Observer>,
 ) -> Cache<K, Arc<Document>> {
-    let policy = Policy {
-        ttl: config.ttl,
-        l1_ttl: config.ttl,
-        l1_bytes_max: config.memory_bytes_max / 2,
-        max_stale: config.max_stale,
-        ..Policy::default()
-    };
+    let policy = policy(config, Told::by(redis));
     let builder =
         Cache::builder(name).policy(policy).observer(observer).maintain_every(MAINTENANCE).weigher(
             |_, document: &Arc<Document>| document.body.len() + document.etag.len() + OVERHEAD_BYTES,
@@ -143,6 +212,37 @@ fn build<K: CacheKey>(
     match redis {
         Some(tier) => builder.redis(tier).build(),
         None => builder.build(),
+    }
+}
+
+/// Whether this node hears of what others write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Told {
+    OfOthers,
+    Nothing,
+}
+
+impl Told {
+    fn by(redis: Option<&RedisTier>) -> Self {
+        redis.map_or(Self::Nothing, |_| Self::OfOthers)
+    }
+}
+
+fn policy(config: &DocumentsConfig, told: Told) -> Policy {
+    let usual = Policy::default();
+    // Without word from others the life of an entry is all that bounds how old it gets, and chance lengthens it.
+    let life_max = match told {
+        Told::OfOthers => Duration::MAX,
+        Told::Nothing => config.max_stale.div_f64(1.0 + usual.jitter),
+    };
+    let ttl = config.ttl.min(life_max);
+    Policy {
+        ttl,
+        l1_ttl: ttl,
+        negative_ttl: usual.negative_ttl.min(life_max),
+        l1_bytes_max: config.memory_bytes_max / 2,
+        max_stale: config.max_stale,
+        ..usual
     }
 }
 
@@ -155,22 +255,26 @@ fn payment_key(merchant: Uuid, id: Uuid) -> PaymentKey {
 
 /// The node a load must read from: one that has reached the write that last voided the key, or any when nothing ever
 /// did. "The latest" is a position of the far future, which only the primary may answer.
-fn floor_token(context: &LoadContext<Arc<Document>>, timeline: u32) -> Option<Token> {
+fn floor_token(context: &LoadContext<Arc<Document>>, timeline: &Timeline) -> Option<Token> {
     match context.floor() {
         Version::NONE => None,
-        Version(lsn) => Some(Token { timeline, lsn }),
+        Version(lsn) => Some(Token { timeline: timeline.newest(), lsn }),
     }
 }
 
 impl EngineObserver for Documents {
     fn committed(&self, commit: &Commit) {
-        self.timeline.fetch_max(commit.token.timeline, Ordering::Relaxed);
-        let version = Version(commit.token.lsn);
-        // The part on this node is done when these return; the rest is told to other nodes behind.
-        drop(self.accounts.invalidate_many(commit.accounts.iter().map(Uuid::as_bytes), version));
-        let payments: Vec<PaymentKey> =
-            commit.payments.iter().map(|(merchant, id)| payment_key(*merchant, *id)).collect();
-        drop(self.payments.invalidate_many(payments.iter(), version));
+        self.timeline.committed.fetch_max(commit.token.timeline, Ordering::Relaxed);
+        self.void(&commit.accounts, &commit.payments, Version(commit.token.lsn));
+        let mut owed = self.owed.lock().unwrap_or_else(PoisonError::into_inner);
+        if owed.len() < OWED_MAX {
+            owed.extend(commit.notice);
+        }
+    }
+
+    fn doubted(&self, commit: &Commit) {
+        // Where it would be is not known: loads ask the primary for a while.
+        self.void(&commit.accounts, &commit.payments, Version::LATEST);
     }
 }
 

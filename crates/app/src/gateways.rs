@@ -21,6 +21,12 @@ pub struct Gateways {
 }
 
 impl Gateways {
+    /// The rails that have a gateway.
+    #[must_use]
+    pub fn rails(&self) -> Vec<Rail> {
+        Rail::ALL.iter().copied().filter(|rail| self.of(*rail).is_some()).collect()
+    }
+
     /// The gateway of a rail; `None` for the book, and for rails that are not configured.
     #[must_use]
     pub fn of(&self, rail: Rail) -> Option<&Arc<dyn Gateway>> {

@@ -28,6 +28,7 @@ pub mod housekeeping;
 pub mod migrations;
 pub mod observe;
 pub mod operator;
+pub mod relay;
 pub mod telemetry;
 
 pub mod clock;

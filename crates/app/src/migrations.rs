@@ -16,6 +16,7 @@ pub static MIGRATOR: Migrator = Migrator::new(migrations!(
     "0002_payments_and_entries.sql",
     "0003_gateways_and_fraud.sql",
     "0004_merchant_stats.sql",
+    "0005_change_notices.sql",
 ));
 
 /// The tables that are partitioned by month.

@@ -96,6 +96,10 @@ impl EngineObserver for CommitObserver {
         self.documents.committed(commit);
     }
 
+    fn doubted(&self, commit: &Commit) {
+        self.documents.doubted(commit);
+    }
+
     fn batch(&self, size: usize, took: Duration) {
         self.batches.record(took, Outcome::Success);
         self.commands.add(size as u64);

@@ -25,7 +25,7 @@ use crate::app::App;
 use crate::bodies::Budget;
 use crate::config::{Config, DatabaseConfig, SecretUrl};
 use crate::documents::{Documents, DocumentsConfig};
-use crate::engine::{Engine, EngineConfig, EngineObserver, Render};
+use crate::engine::{Engine, EngineConfig, EngineObserver, Notices, Render};
 use crate::fraud::{Fraud, FraudConfig, Switch};
 use crate::gateways::Gateways;
 use crate::http::limits::too_many_connections;
@@ -34,8 +34,8 @@ use crate::merchants::keys::Keys;
 use crate::merchants::store::add_merchant;
 use crate::migrations::{MIGRATOR, ensure_partitions};
 use crate::observe::{CacheFigures, CacheObserver, CommitObserver, DatabaseObserver, ExchangeObserver};
-use crate::supervise::{HOUSEKEEPING, RESOLVER, STATS_REFRESH, Watch};
-use crate::{accounts, housekeeping, merchants, observe, operator, payments, router};
+use crate::supervise::{HOUSEKEEPING, RELAY, RESOLVER, STATS_REFRESH, Watch};
+use crate::{accounts, housekeeping, merchants, observe, operator, payments, relay, router};
 
 /// The merchant that the development key belongs to: a fixed id, so that every start finds it again.
 const DEVELOPMENT_MERCHANT: Uuid = Uuid::from_u128(0x0193_0000_0000_7000_8000_0000_0000_0001);
@@ -121,6 +121,7 @@ impl Service {
             for task in self.tasks {
                 let _ = task.await;
             }
+            relay::last_round(app).await;
             app.documents.close().await;
             app.db.close().await;
         };
@@ -140,7 +141,12 @@ fn background_tasks(app: &Arc<App>) -> Vec<JoinHandle<()>> {
     let resolver = Arc::clone(app);
     let chores = Arc::clone(app);
     let refresher = Arc::clone(app);
+    let relayed = Arc::clone(app);
     vec![
+        tokio::spawn(async move {
+            let start = || relay::run(Arc::clone(&relayed));
+            relayed.watch.keep(RELAY, &relayed.draining, start).await;
+        }),
         tokio::spawn(async move {
             let start = || payments::resolver::run(Arc::clone(&resolver));
             resolver.watch.keep(RESOLVER, &resolver.draining, start).await;
@@ -232,11 +238,12 @@ fn compose(config: Config, db: Db, monitor: Monitor) -> anyhow::Result<App> {
         max_stale: config.cache.max_stale,
     };
     let observed = |cache: &str| CacheObserver::of(&monitor, cache);
-    let documents = Arc::new(Documents::new(&documents_config, redis.as_ref(), observed));
+    let documents = Arc::new(Documents::new(&documents_config, &db, redis.as_ref(), observed));
     let observer: Arc<dyn EngineObserver> = Arc::new(CommitObserver::new(Arc::clone(&documents), &monitor));
-    let engine = Engine::start(&db, &engine_config(&config), RENDER, &observer);
+    let notices = if documents.are_shared() { Notices::Kept } else { Notices::Without };
+    let engine = Engine::start(&db, &engine_config(&config, notices), RENDER, &observer);
     let gateways = gateways(&config, &monitor)?;
-    let fraud = Fraud::new(fraud_config(&config));
+    let fraud = Fraud::new(fraud_config(&config), std::time::Instant::now);
     Ok(App {
         engine,
         gateways,
@@ -258,7 +265,7 @@ fn compose(config: Config, db: Db, monitor: Monitor) -> anyhow::Result<App> {
 /// How answers are written and kept.
 pub const RENDER: Render = Render { payment: payments::wire::render, account: accounts::wire::render };
 
-fn engine_config(config: &Config) -> EngineConfig {
+fn engine_config(config: &Config, notices: Notices) -> EngineConfig {
     EngineConfig {
         lanes: config.engine.lanes.get(),
         batch_max: config.engine.batch_max.get(),
@@ -266,6 +273,7 @@ fn engine_config(config: &Config) -> EngineConfig {
         queue_max: config.engine.queue_max.get(),
         queue_timeout: config.engine.queue_timeout,
         batch_timeout: config.db.statement_timeout,
+        notices,
     }
 }
 

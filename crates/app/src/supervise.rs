@@ -17,6 +17,8 @@ const STEADY_AFTER: Duration = Duration::from_secs(120);
 
 /// Settles operations whose outcome is not known: without it, money stays held.
 pub const RESOLVER: &str = "resolver";
+/// Tells nodes of commits whose own node could not. Without it, what a node that died had committed is seen when it expires.
+pub const RELAY: &str = "relay";
 /// Chores.
 pub const HOUSEKEEPING: &str = "housekeeping";
 /// Keeps `merchant_stats` fresh.

@@ -8,7 +8,8 @@ use tokio::time::Instant;
 use tracing::{Instrument, Span};
 
 use crate::{
-    Cache, CacheError, CacheKey, Load, LoadContext, Version,
+    Cache, CacheError, CacheKey, Load, LoadContext, Loaded, Policy, Version,
+    answer::Answer,
     consult::{Plan, Verdict, consult},
     flight::Waiter,
     hash::{BuildAsGiven, Probe, Stored},
@@ -18,7 +19,7 @@ use crate::{
     scout::Scouted,
     spans,
     stats::count,
-    store::{KeyForm, Store},
+    store::{KeyForm, Standing, Store},
     write_back::write_back,
 };
 
@@ -26,16 +27,51 @@ use crate::{
 const ROUND_MAX: usize = 512;
 
 /// One key's answer.
-type Answered<V, E> = Result<Option<V>, CacheError<E>>;
+type Answered<V, E> = Result<Answer<V>, CacheError<E>>;
 
 impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
     /// The values of `keys`, in their order: each from L1, from a load that is under way, from the shared tiers (one trip
-    /// to each for all keys), or from `load`, which is called at most once per 512 keys that nobody has, and answers them
-    /// in the order in which it is given them. A key that is named several times is looked up once.
+    /// to each for all keys, and one more to claim what none has), or from `load`, which is called at most once per 512
+    /// keys that nobody has, and answers them in the order in which it is given them. A key that is named several times is
+    /// looked up once.
     ///
     /// `load` gives one result per key, or one error for all of them. Tags and the rest of what it says to its context
     /// hold for all of them.
     pub async fn get_or_load_many<'key, Q, F, Fut, A, E>(
+        &self,
+        keys: impl IntoIterator<Item = &'key Q>,
+        load: F,
+    ) -> Vec<Result<Option<V>, CacheError<E>>>
+    where
+        Q: KeyForm<K> + ?Sized + 'key,
+        F: Fn(Vec<K>, LoadContext<V>) -> Fut + Clone + Send + Sync + 'static,
+        Fut: Future<Output = Result<Vec<Result<A, E>>, E>> + Send + 'static,
+        A: Into<Load<V>> + Send + 'static,
+        E: Send + Sync + 'static,
+    {
+        let answers = self.answer_many(keys, load).await;
+        answers.into_iter().map(|answer| answer.map(|answer| answer.value)).collect()
+    }
+
+    /// As [`get_or_load_many`](Self::get_or_load_many), and tells of each where it comes from, how old it is, and whether
+    /// it is past its lifetime.
+    pub async fn get_or_load_many_entries<'key, Q, F, Fut, A, E>(
+        &self,
+        keys: impl IntoIterator<Item = &'key Q>,
+        load: F,
+    ) -> Vec<Result<Loaded<V>, CacheError<E>>>
+    where
+        Q: KeyForm<K> + ?Sized + 'key,
+        F: Fn(Vec<K>, LoadContext<V>) -> Fut + Clone + Send + Sync + 'static,
+        Fut: Future<Output = Result<Vec<Result<A, E>>, E>> + Send + 'static,
+        A: Into<Load<V>> + Send + 'static,
+        E: Send + Sync + 'static,
+    {
+        let answers = self.answer_many(keys, load).await;
+        answers.into_iter().map(|answer| answer.map(|answer| self.loaded(answer))).collect()
+    }
+
+    async fn answer_many<'key, Q, F, Fut, A, E>(
         &self,
         keys: impl IntoIterator<Item = &'key Q>,
         load: F,
@@ -47,25 +83,11 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
         A: Into<Load<V>> + Send + 'static,
         E: Send + Sync + 'static,
     {
-        let keys = keys.into_iter();
-        let (fewest, _) = keys.size_hint();
-        let mut places = HashMap::with_capacity_and_hasher(fewest, BuildAsGiven);
-        let mut answers: Vec<Option<Answered<V, E>>> = Vec::with_capacity(fewest);
-        let mut order = Vec::with_capacity(fewest);
-        let mut missing = Vec::new();
-        for key in keys {
-            let next = answers.len();
-            let key = key.to_owned();
-            let place = *places.entry(Stored(key.clone())).or_insert(next);
-            order.push(place);
-            if place < next {
-                continue;
-            }
-            let answer = self.looked_at(&Probe::of(&key));
-            if answer.is_none() {
-                missing.push((place, key));
-            }
-            answers.push(answer.map(|answer| Ok(answer.value)));
+        let Wanted { mut answers, order, missing, due } = self.look_at_all(keys);
+        if !due.is_empty() {
+            let (store, policy, load) = (Arc::clone(&self.store), Arc::clone(&self.policy), load.clone());
+            let span = spans::refresh(&store.name);
+            drop(tokio::spawn(refresh(store, policy, due, load).instrument(span)));
         }
         let rounds = missing.chunks(ROUND_MAX).map(|round| {
             let span = spans::read(&self.store.name, round.len());
@@ -74,12 +96,54 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
         for (place, answer) in join_all(rounds).await.into_iter().flatten() {
             answers[place] = Some(answer);
         }
+        if order.len() == answers.len() {
+            return answers.into_iter().map(|answer| answer.unwrap_or(Err(CacheError::Stopped))).collect();
+        }
         let answer_at = |place: usize| match &answers[place] {
-            Some(Ok(value)) => Ok(value.clone()),
+            Some(Ok(answer)) => Ok(answer.clone()),
             Some(Err(error)) => Err(error.clone()),
             None => Err(CacheError::Stopped),
         };
         order.into_iter().map(answer_at).collect()
+    }
+
+    /// What L1 has of the keys.
+    fn look_at_all<'key, Q, E>(&self, keys: impl IntoIterator<Item = &'key Q>) -> Wanted<K, V, E>
+    where
+        Q: KeyForm<K> + ?Sized + 'key,
+    {
+        let keys = keys.into_iter();
+        let (fewest, _) = keys.size_hint();
+        let mut places = HashMap::with_capacity_and_hasher(fewest, BuildAsGiven);
+        let mut wanted = Wanted {
+            answers: Vec::with_capacity(fewest),
+            order: Vec::with_capacity(fewest),
+            missing: Vec::new(),
+            due: Vec::new(),
+        };
+        for key in keys {
+            let next = wanted.answers.len();
+            let key = key.to_owned();
+            let place = *places.entry(Stored(key.clone())).or_insert(next);
+            wanted.order.push(place);
+            if place < next {
+                continue;
+            }
+            let answer = match self.looked_over(&Probe::of(&key)) {
+                Some((answer, standing)) => {
+                    if standing == Standing::Due {
+                        wanted.due.push(key);
+                    }
+                    Some(Ok(answer))
+                }
+                None => {
+                    wanted.missing.push((place, key));
+                    None
+                }
+            };
+            wanted.answers.push(answer);
+        }
+        wanted
     }
 
     async fn round<F, Fut, A, E>(&self, wanted: Vec<(usize, K)>, load: F) -> Vec<(usize, Answered<V, E>)>
@@ -91,7 +155,7 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
     {
         let store = &self.store;
         let Scouted { found, left: mut wanted, next_tier } = store.scout(&self.policy, wanted).await;
-        let mut done: Vec<_> = found.into_iter().map(|(place, answer)| (place, Ok(answer.value))).collect();
+        let mut done: Vec<_> = found.into_iter().map(|(place, answer)| (place, Ok(answer))).collect();
         while !wanted.is_empty() {
             let mut waiting = self.board_all(&wanted, &mut done);
             let verdicts = consult(&mut waiting.leads, next_tier).await;
@@ -101,12 +165,12 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
                 match verdict {
                     Verdict::Found(answer) => {
                         lead.settle(answer.clone(), Storing::Yes);
-                        done.push((place, Ok(answer.value)));
+                        done.push((place, Ok(answer)));
                     }
                     Verdict::Stale(answer) => {
                         let answer = store.serve_stale(answer);
                         lead.settle(answer.clone(), Storing::No);
-                        done.push((place, Ok(answer.value)));
+                        done.push((place, Ok(answer)));
                     }
                     Verdict::Load(plan) => {
                         waiting.waiters.push((place, lead.key.clone(), lead.waiter()));
@@ -119,7 +183,8 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
             }
             if !to_load.is_empty() {
                 let span = spans::load(&store.name, Purpose::Read, to_load.len());
-                drop(tokio::spawn(run(Arc::clone(store), to_load, span, load.clone())));
+                let (store, load) = (Arc::clone(store), load.clone());
+                drop(tokio::spawn(async move { run(store, to_load, span, &load).await }));
             }
             let landed = waiting.waiters.into_iter().map(|(place, key, waiter)| async move {
                 let landed = store.landed(&key, &self.policy, waiter).await;
@@ -128,7 +193,7 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
             wanted = Vec::new();
             for (place, key, landed) in join_all(landed).await {
                 match landed {
-                    Landed::Answered(answer) => done.push((place, Ok(answer.value))),
+                    Landed::Answered(answer) => done.push((place, Ok(answer))),
                     Landed::Refused(error) => done.push((place, Err(error))),
                     Landed::Nothing | Landed::Again => wanted.push((place, key)),
                 }
@@ -143,13 +208,9 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
         let mut waiting = Waiting { leads: Vec::new(), places: Vec::new(), waiters: Vec::new() };
         let seat = store.flights.take_seat();
         for (place, key) in wanted {
-            let boarding = match &seat {
-                Some(seat) => store.board(key, &self.policy, Purpose::Read, Some(seat)),
-                None => Boarding::Full,
-            };
-            match boarding {
+            match store.board(key, &self.policy, Purpose::Read, seat.as_ref()) {
                 Boarding::Found(look) => match store.settled_by(look) {
-                    Some((answer, _)) => done.push((*place, Ok(answer.value))),
+                    Some((answer, _)) => done.push((*place, Ok(answer))),
                     None => done.push((*place, Err(CacheError::Stopped))),
                 },
                 Boarding::Joined(waiter) => {
@@ -170,6 +231,53 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
     }
 }
 
+/// What L1 said of the keys of one call. Answers are by place, which each key has once; `order` says whose answer each of
+/// the caller's keys gets.
+struct Wanted<K, V, E> {
+    answers: Vec<Option<Answered<V, E>>>,
+    order: Vec<usize>,
+    missing: Vec<(usize, K)>,
+    /// Answered, and to be loaded anew.
+    due: Vec<K>,
+}
+
+/// Loads many keys anew, those that nobody does yet. What is there is served meanwhile.
+async fn refresh<K, V, F, Fut, A, E>(store: Arc<Store<K, V>>, policy: Arc<Policy>, due: Vec<K>, load: F)
+where
+    K: CacheKey,
+    V: Clone + Send + Sync + 'static,
+    F: Fn(Vec<K>, LoadContext<V>) -> Fut,
+    Fut: Future<Output = Result<Vec<Result<A, E>>, E>>,
+    A: Into<Load<V>>,
+    E: Send + Sync + 'static,
+{
+    for round in due.chunks(ROUND_MAX) {
+        let seat = store.flights.take_seat();
+        let mut leads = Vec::with_capacity(round.len());
+        for key in round {
+            if let Boarding::Lead(lead) = store.board(key, &policy, Purpose::Refresh, seat.as_ref()) {
+                leads.push(lead);
+            }
+        }
+        let verdicts = consult(&mut leads, 0).await;
+        let mut to_load = Vec::new();
+        for (mut lead, verdict) in leads.into_iter().zip(verdicts) {
+            match verdict {
+                Verdict::Found(answer) => drop(lead.settle(answer, Storing::Yes)),
+                // Another node refreshes it; this one goes on with what it has.
+                Verdict::Stale(answer) => {
+                    lead.settle(Answer { is_stale: true, ..answer }, Storing::No);
+                }
+                Verdict::Load(plan) => to_load.push((lead, plan)),
+            }
+        }
+        if !to_load.is_empty() {
+            let span = spans::load(&store.name, Purpose::Refresh, to_load.len());
+            run(Arc::clone(&store), to_load, span, &load).await;
+        }
+    }
+}
+
 /// What one round has to do and to wait for.
 struct Waiting<K: CacheKey, V: Clone> {
     leads: Vec<Lead<K, V>>,
@@ -182,7 +290,7 @@ async fn run<K, V, F, Fut, A, E>(
     store: Arc<Store<K, V>>,
     mut to_load: Vec<(Lead<K, V>, Plan<V>)>,
     span: Span,
-    load: F,
+    load: &F,
 ) where
     K: CacheKey,
     V: Clone + Send + Sync + 'static,

@@ -263,10 +263,18 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
 
     /// The answer for somebody who cannot load, counted.
     pub(crate) fn looked_at<Q: KeyForm<K> + ?Sized>(&self, probe: &Probe<'_, Q>) -> Option<Answer<V>> {
+        self.looked_over(probe).map(|(answer, _)| answer)
+    }
+
+    /// As `looked_at`. Whoever gets an answer that is due and can load has to see to its refresh.
+    pub(crate) fn looked_over<Q: KeyForm<K> + ?Sized>(
+        &self,
+        probe: &Probe<'_, Q>,
+    ) -> Option<(Answer<V>, Standing)> {
         match self.store.look(probe) {
             Look::Hit(entry) => {
                 self.count_hit(probe);
-                Some(answer_of_hit(entry))
+                Some((answer_of_hit(entry), Standing::Fresh))
             }
             look => self.looked_closer(probe, look),
         }
@@ -277,14 +285,17 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
         &self,
         probe: &Probe<'_, Q>,
         look: Look<V>,
-    ) -> Option<Answer<V>> {
+    ) -> Option<(Answer<V>, Standing)> {
         match look {
             // Stale values are given to those who ask for them.
             Look::Doubt(_, Standing::Resting) => {
                 count(&self.store.counters.misses);
                 None
             }
-            look => self.counted(probe, look),
+            look => {
+                self.count_look(probe, &look);
+                self.store.settled_by(look)
+            }
         }
     }
 

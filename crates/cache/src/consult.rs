@@ -9,7 +9,7 @@ use bytes::Bytes;
 use tokio::time::sleep;
 
 use crate::{
-    CacheKey, Version,
+    CacheKey, Policy, Version,
     answer::Answer,
     judge::{Asker, Judged, judge},
     lead::{Held, Lead, Purpose},
@@ -68,42 +68,28 @@ pub(crate) async fn consult<K: CacheKey, V: Clone + Send + Sync + 'static>(
         ask_tier(&store, index, leads, &mut quests).await;
     }
     let mut taken_up = Vec::new();
-    let verdicts = leads.iter_mut().zip(quests).map(|(lead, quest)| {
-        if let Some((answer, payload)) = quest.found {
-            let settlement = Settlement::Value { bytes: payload.bytes, lifetime: payload.remaining };
-            // Only tiers above the one that had it hold a claim.
-            taken_up.push(Writing::of(lead, settlement));
-            return Verdict::Found(answer);
-        }
-        if quest.is_held
-            && let Some(answer) = quest.fallback
-        {
-            return Verdict::Stale(Answer { is_stale: true, ..answer });
-        }
-        Verdict::Load(quest_plan(lead, quest.floor, quest.is_aided, quest.fallback, quest.may_extend))
-    });
-    let verdicts = verdicts.collect();
+    let verdicts =
+        leads.iter_mut().zip(quests).map(|(lead, quest)| quest.verdict(lead, &mut taken_up)).collect();
     crate::write_back::spawn(&store.fleet, taken_up);
     verdicts
 }
 
-fn quest_plan<K: CacheKey, V: Clone>(
-    lead: &Lead<K, V>,
-    floor: Version,
-    is_aided: bool,
-    fallback: Option<Answer<V>>,
-    may_extend: bool,
-) -> Plan<V> {
-    let now_us = lead.store.clock.now_us();
-    let floors = &lead.store.floors;
-    // A node that hears nothing does not know what a replica must have replayed.
-    let is_deaf = lead.store.fleet.line.is_some() && now_us >= lead.store.fleet.horizon.trusted_until_us();
-    let own = match (is_deaf, is_aided) {
-        (true, _) => Version::LATEST,
-        (false, true) => floors.aided_floor(lead.hash, now_us),
-        (false, false) => floors.unaided_floor(lead.hash, now_us),
-    };
-    Plan { floor: floor.max(own), fallback, may_extend }
+/// As `consult`, of one key, from the first tier on.
+pub(crate) async fn consult_one<K: CacheKey, V: Clone + Send + Sync + 'static>(
+    lead: &mut Lead<K, V>,
+) -> Verdict<V> {
+    let store = Arc::clone(&lead.store);
+    let mut quest = Quest::begin(lead);
+    for index in 0..store.fleet.tiers.len() {
+        ask_one(&store, index, lead, &mut quest).await;
+        if quest.found.is_some() {
+            break;
+        }
+    }
+    let mut taken_up = Vec::new();
+    let verdict = quest.verdict(lead, &mut taken_up);
+    crate::write_back::spawn(&store.fleet, taken_up);
+    verdict
 }
 
 /// Whoever loads ahead of time claims what is there.
@@ -132,6 +118,38 @@ impl<V: Clone> Quest<V> {
     }
 }
 
+impl<V: Clone> Quest<V> {
+    /// What is to be done with a key that all tiers were asked about.
+    fn verdict<K: CacheKey>(self, lead: &mut Lead<K, V>, taken_up: &mut Vec<Writing>) -> Verdict<V> {
+        if let Some((answer, payload)) = self.found {
+            // Only tiers above the one that had it hold a claim.
+            if !lead.held.is_empty() {
+                let settlement = Settlement::Value { bytes: payload.bytes, lifetime: payload.remaining };
+                taken_up.push(Writing::of(lead, settlement));
+            }
+            return Verdict::Found(answer);
+        }
+        match self.fallback {
+            Some(answer) if self.is_held => Verdict::Stale(Answer { is_stale: true, ..answer }),
+            _ => Verdict::Load(self.plan(lead)),
+        }
+    }
+
+    fn plan<K: CacheKey>(self, lead: &Lead<K, V>) -> Plan<V> {
+        let now_us = lead.store.clock.now_us();
+        let floors = &lead.store.floors;
+        // A node that hears nothing does not know what a replica must have replayed.
+        let is_deaf =
+            lead.store.fleet.line.is_some() && now_us >= lead.store.fleet.horizon.trusted_until_us();
+        let own = match (is_deaf, self.is_aided) {
+            (true, _) => Version::LATEST,
+            (false, true) => floors.aided_floor(lead.hash, now_us),
+            (false, false) => floors.unaided_floor(lead.hash, now_us),
+        };
+        Plan { floor: self.floor.max(own), fallback: self.fallback, may_extend: self.may_extend }
+    }
+}
+
 impl<V> Quest<V> {
     /// Claims what is there, because it will not do, unless that was tried.
     fn reclaim(&mut self, over: Over, may_claim: bool) -> Next {
@@ -154,14 +172,7 @@ async fn ask_tier<K: CacheKey, V: Clone + Send + Sync + 'static>(
     let mut patience: Option<Patience> = None;
     let mut wanted: Vec<usize> = (0..leads.len()).filter(|at| quests[*at].found.is_none()).collect();
     loop {
-        wanted.retain(|at| {
-            let lead = &leads[*at];
-            let is_asked = tier.is_up() && store.fleet.trusts_tiers_with(&lead.key_bytes, lead.mark);
-            if !is_asked {
-                count(&tier.counters.bypassed);
-            }
-            is_asked
-        });
+        wanted.retain(|at| may_ask(store, tier, &leads[*at]));
         let mut again = Vec::new();
         // Before any is asked, because an answer changes what is asked next.
         let groups = [Over::Nothing, Over::Value, Over::Poison].map(|over| {
@@ -173,8 +184,7 @@ async fn ask_tier<K: CacheKey, V: Clone + Send + Sync + 'static>(
         }
         let is_waiting = again.iter().any(|at| quests[*at].is_held);
         if is_waiting {
-            let limit = leads[0].policy.lease_wait;
-            let patience = patience.get_or_insert(Patience { left: limit, pause: HELD_PAUSE_MIN });
+            let patience = patience.get_or_insert(Patience::of(&leads[0].policy));
             // Nobody who starts to read now will get a voided load's result: no point in waiting.
             again.retain(|at| !quests[*at].is_held || !leads[*at].flight.is_voided());
             if !patience.pause().await {
@@ -186,6 +196,48 @@ async fn ask_tier<K: CacheKey, V: Clone + Send + Sync + 'static>(
         }
         wanted = again;
     }
+}
+
+/// As `ask_tier`, about one key.
+async fn ask_one<K: CacheKey, V: Clone + Send + Sync + 'static>(
+    store: &Store<K, V>,
+    index: usize,
+    lead: &mut Lead<K, V>,
+    quest: &mut Quest<V>,
+) {
+    let tier = &store.fleet.tiers[index];
+    let mut patience: Option<Patience> = None;
+    loop {
+        if !may_ask(store, tier, lead) {
+            return;
+        }
+        let asked = Asked { store, tier, index, asked_us: store.clock.now_us(), token: quest.token };
+        let Ok(found) = tier.read_one(&lead.key_bytes, asked.claim(lead, quest.over)).await else {
+            store.observer.tier_failed(&store.name, tier.kind());
+            return;
+        };
+        quest.is_held = false;
+        if take_answer(&asked, lead, quest, found) == Next::GoOn {
+            return;
+        }
+        // Nobody who starts to read now will get a voided load's result: no point in waiting.
+        if quest.is_held && lead.flight.is_voided() {
+            return;
+        }
+        let patience = patience.get_or_insert(Patience::of(&lead.policy));
+        if quest.is_held && !patience.pause().await {
+            return;
+        }
+    }
+}
+
+/// True if what this tier says of the key is worth a question; counted if not.
+fn may_ask<K: CacheKey, V: Clone>(store: &Store<K, V>, tier: &TierSide, lead: &Lead<K, V>) -> bool {
+    let may_ask = tier.is_up() && store.fleet.trusts_tiers_with(&lead.key_bytes, lead.mark);
+    if !may_ask {
+        count(&tier.counters.bypassed);
+    }
+    may_ask
 }
 
 /// One round trip for keys of which the same may be claimed.
@@ -201,21 +253,15 @@ async fn ask_group<K: CacheKey, V: Clone + Send + Sync + 'static>(
     let Some(first) = group.first() else { return };
     let tier = &store.fleet.tiers[index];
     let keys: Vec<Bytes> = group.iter().map(|at| leads[*at].key_bytes.clone()).collect();
-    let policy = &leads[*first].policy;
-    // It outlives what a caller waits for, and the trip back. A load that takes longer is stored in process only: a
-    // node that dies with a claim must not keep the others from loading for that long.
-    let lease = policy.load_timeout.saturating_add(tier.options.timeout * 2);
-    let token = quests[*first].token;
-    let asked_us = store.clock.now_us();
-    let claim = leads[*first].purpose.may_load().then_some(Claim { token, lease, over });
-    let Ok(answers) = tier.read(&keys, claim).await else {
+    let asked = Asked { store, tier, index, asked_us: store.clock.now_us(), token: quests[*first].token };
+    let Ok(answers) = tier.read(&keys, asked.claim(&leads[*first], over)).await else {
         store.observer.tier_failed(&store.name, tier.kind());
         return;
     };
     for (at, found) in group.iter().zip(answers) {
         let (lead, quest) = (&mut leads[*at], &mut quests[*at]);
         quest.is_held = false;
-        let next = take_answer(&Asked { store, tier, index, asked_us, token }, lead, quest, found);
+        let next = take_answer(&asked, lead, quest, found);
         if next == Next::AskAgain {
             again.push(*at);
         }
@@ -232,6 +278,14 @@ struct Asked<'a, K, V> {
 }
 
 impl<K: CacheKey, V: Clone + Send + Sync + 'static> Asked<'_, K, V> {
+    /// What is claimed on the way, if a loader may be called.
+    fn claim(&self, lead: &Lead<K, V>, over: Over) -> Option<Claim> {
+        // It outlives what a caller waits for, and the trip back. A load that takes longer is stored in process only: a
+        // node that dies with a claim must not keep the others from loading for that long.
+        let lease = lead.policy.load_timeout.saturating_add(self.tier.options.timeout * 2);
+        lead.purpose.may_load().then_some(Claim { token: self.token, lease, over })
+    }
+
     fn judge(&self, lead: &Lead<K, V>, payload: &Payload) -> Judged<V> {
         let asker = Asker {
             key: &lead.key_bytes,
@@ -347,6 +401,10 @@ struct Patience {
 }
 
 impl Patience {
+    fn of(policy: &Policy) -> Self {
+        Self { left: policy.lease_wait, pause: HELD_PAUSE_MIN }
+    }
+
     /// Pauses once; false when the time is used up.
     async fn pause(&mut self) -> bool {
         let pause = self.pause.min(self.left);

@@ -27,6 +27,9 @@ const GROUPS: usize = 1_024;
 /// then goes without.
 const TRIAL: u32 = 4_096;
 const ASLEEP: u32 = 1 << 16;
+/// Of so many hits that are worth a copy one takes the place of another: a set that is larger than the places does not
+/// push itself out again and again.
+const TURNED_AWAY: u32 = 16;
 /// Hits after which room for another copy is looked for again, once there was none.
 const REST: u32 = 4_096;
 /// What one thread's copies may weigh, as a part of the room of L1: they may outlive their entries there.
@@ -44,13 +47,14 @@ pub(crate) struct Fronts<K, V> {
 struct Front<K, V> {
     /// The hash of the copy at each place; of nothing where there is none.
     hashes: Box<[u64; PLACES]>,
-    copies: Box<[Option<Copied<K, V>>; PLACES]>,
+    /// None before the first one.
+    copies: Box<[Option<Copied<K, V>>]>,
     /// A part of the hash that last came by here without a copy: what comes again before another one does is copied, so
     /// that a scan copies nothing.
     seen: Box<[u16; SEEN]>,
     bytes: u64,
-    /// How many places are taken.
-    taken: usize,
+    /// Hits since the last one whose copy took the place of another.
+    turned_away: u32,
     /// Hits for which nothing is copied, because there was no room.
     rest: u32,
     /// Reads that ask for no copy, because too few of the last ones found one.
@@ -151,14 +155,12 @@ impl<K, V> Fronts<K, V> {
 
 impl<K, V> Front<K, V> {
     fn new() -> Self {
-        // On the heap from the start: 200 KiB are too much for some stacks.
-        let copies: Vec<Option<Copied<K, V>>> = std::iter::repeat_with(|| None).take(PLACES).collect();
         Self {
             hashes: Box::new([NONE; PLACES]),
-            copies: copies.try_into().ok().expect("as many as there are places"),
+            copies: Box::new([]),
             seen: Box::new([0; SEEN]),
             bytes: 0,
-            taken: 0,
+            turned_away: 0,
             rest: 0,
             asleep: 0,
             asked: 0,
@@ -204,7 +206,11 @@ impl<K, V> Front<K, V> {
         }
         let part = (hash >> 48) as u16;
         let is_again = std::mem::replace(&mut self.seen[low(hash >> 16) % SEEN], part) == part;
-        is_again || (self.taken < PLACES && window(hash).any(|place| self.hashes[place] == NONE))
+        if !is_again || window(hash).any(|place| self.hashes[place] == NONE) {
+            return is_again;
+        }
+        self.turned_away = (self.turned_away + 1) % TURNED_AWAY;
+        self.turned_away == 0
     }
 
     /// Gives what had to make room.
@@ -216,14 +222,17 @@ impl<K, V> Front<K, V> {
         let place = places.find(|place| [NONE, hash].contains(&self.hashes[*place]));
         // Any will do; bits that chose neither place nor group are as good as a die.
         let place = place.unwrap_or((low(hash) + low(hash >> 56) % WINDOW) % PLACES);
-        let bytes = self.bytes - self.copies[place].as_ref().map_or(0, |copied| copied.entry.weight())
+        let bytes = self.bytes
+            - self.copies.get(place).and_then(Option::as_ref).map_or(0, |copied| copied.entry.weight())
             + copied.entry.weight();
         if bytes > bytes_max {
             self.rest = REST;
             return Some(copied);
         }
+        if self.copies.is_empty() {
+            self.copies = std::iter::repeat_with(|| None).take(PLACES).collect();
+        }
         self.bytes = bytes;
-        self.taken += usize::from(self.hashes[place] == NONE);
         self.hashes[place] = hash;
         self.copies[place].replace(copied)
     }

@@ -21,7 +21,7 @@ use shuttle::{
 use crate::{
     Cache, Load, Policy, Version,
     answer::Answer,
-    consult::{Verdict, consult},
+    consult::{Verdict, consult_one},
     context::Edits,
     lead::{Boarding, Lead, Purpose},
     load::{Called, Ending, finish},
@@ -132,8 +132,7 @@ impl World {
 
     /// What the task of a load does.
     fn load(&self, mut lead: Lead<u64, u64>, source: Source) {
-        let verdicts = consult(std::slice::from_mut(&mut lead), 0).now_or_never();
-        let verdict = verdicts.and_then(|mut verdicts| verdicts.pop());
+        let verdict = consult_one(&mut lead).now_or_never();
         let Some(Verdict::Load(plan)) = verdict else { panic!("without tiers there is only the loader") };
         if let Some(fallback) = plan.fallback.clone() {
             let _first = lead.flight.fallback.set(fallback);

@@ -10,7 +10,7 @@ use crate::{
     CacheError, CacheKey, Load, LoadContext, Policy,
     answer::{Answer, Origin},
     clock::micros,
-    consult::{Verdict, consult},
+    consult::{Verdict, consult_one},
     flight::{Outcome, Waiter},
     lead::{Boarding, Lead, Purpose, Storing},
     life::ENDLESS,
@@ -113,18 +113,17 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
                     waiter
                 }
                 Boarding::Lead(mut lead) => {
-                    let mut verdicts = consult(std::slice::from_mut(&mut lead), 0).await;
-                    match verdicts.pop() {
-                        Some(Verdict::Found(answer)) => {
+                    match consult_one(&mut lead).await {
+                        Verdict::Found(answer) => {
                             lead.settle(answer.clone(), Storing::Yes);
                             return Ok(answer);
                         }
-                        Some(Verdict::Stale(answer)) => {
+                        Verdict::Stale(answer) => {
                             let answer = self.serve_stale(answer);
                             lead.settle(answer.clone(), Storing::No);
                             return Ok(answer);
                         }
-                        Some(Verdict::Load(plan)) => {
+                        Verdict::Load(plan) => {
                             let waiter = lead.waiter();
                             if let Some(fallback) = plan.fallback.clone() {
                                 let _first = lead.flight.fallback.set(fallback);
@@ -135,7 +134,6 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
                             drop(tokio::spawn(load::run(lead, plan, span, load)));
                             waiter
                         }
-                        None => continue,
                     }
                 }
             };
@@ -161,8 +159,8 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
                 Boarding::Full => return None,
                 Boarding::Joined(waiter) => waiter,
                 Boarding::Lead(mut lead) => {
-                    return match consult(std::slice::from_mut(&mut lead), 0).await.pop() {
-                        Some(Verdict::Found(answer)) => {
+                    return match consult_one(&mut lead).await {
+                        Verdict::Found(answer) => {
                             lead.settle(answer.clone(), Storing::Yes);
                             Some(answer)
                         }
@@ -203,17 +201,16 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
         A: Into<Load<V>>,
         E: Send + Sync + 'static,
     {
-        match consult(std::slice::from_mut(&mut lead), 0).await.pop() {
-            Some(Verdict::Found(answer)) => drop(lead.settle(answer, Storing::Yes)),
-            Some(Verdict::Load(plan)) => {
+        match consult_one(&mut lead).await {
+            Verdict::Found(answer) => drop(lead.settle(answer, Storing::Yes)),
+            Verdict::Load(plan) => {
                 let span = spans::load(&self.name, lead.purpose, 1);
                 load::run(lead, plan, span, load).await;
             }
             // Another node refreshes it; this one goes on with what it has.
-            Some(Verdict::Stale(answer)) => {
+            Verdict::Stale(answer) => {
                 lead.settle(Answer { is_stale: true, ..answer }, Storing::No);
             }
-            None => {}
         }
     }
 

@@ -164,6 +164,14 @@ pub trait TierShare: Send + Sync + fmt::Debug {
     /// one whose claims are `Over::Nothing` (a record that is `free` may take a second one).
     fn read<'a>(&'a self, keys: &'a [Bytes], claim: Option<Claim>) -> TierFuture<'a, Vec<Found>>;
 
+    /// As `read`, of one key. For tiers that can do it at less cost.
+    fn read_one<'a>(&'a self, key: &'a Bytes, claim: Option<Claim>) -> TierFuture<'a, Found> {
+        Box::pin(async move {
+            let found = self.read(std::slice::from_ref(key), claim).await?;
+            found.into_iter().next().ok_or(TierError::Failed)
+        })
+    }
+
     /// Exchanges claims, each fenced by its token.
     fn settle<'a>(&'a self, claims: &'a [(Bytes, Token, Settlement)]) -> TierFuture<'a, Vec<Stored>>;
 

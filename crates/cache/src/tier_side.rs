@@ -147,6 +147,11 @@ impl TierSide {
         self.call(Call { verb: "read", keys: keys.len(), span }, self.share.read(keys, claim)).await
     }
 
+    pub(crate) async fn read_one(&self, key: &Bytes, claim: Option<Claim>) -> Result<Found, TierError> {
+        let span = tier_span!("read", self.cache, self.kind(), 1_usize);
+        self.call(Call { verb: "read", keys: 1, span }, self.share.read_one(key, claim)).await
+    }
+
     pub(crate) async fn settle(
         &self,
         claims: &[(Bytes, Token, Settlement)],
@@ -173,7 +178,10 @@ impl TierSide {
         // Precise where the cache's own clock is coarse: a trip may take a tenth of its tick.
         let begun = Instant::now();
         let in_turn = async {
-            let _turn = self.calls.acquire().await.expect("the semaphore is never closed");
+            let _turn = match self.calls.try_acquire() {
+                Ok(turn) => turn,
+                Err(_none_left) => self.calls.acquire().await.expect("the semaphore is never closed"),
+            };
             call.await
         };
         let in_time = timeout(self.options.timeout, in_turn).instrument(told.span.clone());

@@ -1,4 +1,5 @@
-//! A hit allocates nothing: neither `get` nor `get_or_load`, with a value that does not either.
+//! A hit allocates nothing: neither `get` nor `get_or_load`, with a value that does not either; but for the hits that make
+//! a thread's copies, which are counted here too.
 //! In a binary of its own, because it replaces the allocator.
 
 use std::{
@@ -48,7 +49,8 @@ async fn hit_allocates_nothing_and_is_ready_at_once() {
     let cache: Cache<String, Arc<String>> = Cache::builder("values").build();
     let load = |_| async { Ok::<_, Infallible>(Some(Arc::new("value".to_owned()))) };
     cache.get_or_load("key", load).await.unwrap();
-    // Takes this thread's stripe of the counters.
+    // Take this thread's stripe of the counters and its places, and make its copy.
+    black_box(cache.get("key"));
     black_box(cache.get("key"));
 
     let got = allocations(|| assert!(black_box(cache.get("key")).is_some()));
@@ -61,4 +63,41 @@ async fn hit_allocates_nothing_and_is_ready_at_once() {
     });
     assert_eq!(loaded, 0, "get_or_load");
     assert!(allocations(|| drop(black_box(Box::new(1)))) > 0, "the allocator counts");
+}
+
+/// Of what the first hits of a thread make: its places, and its stripe of the counters.
+const OF_THE_THREAD: usize = 8;
+
+#[tokio::test]
+async fn only_the_hit_that_makes_a_copy_clones_the_key() {
+    const KEYS: usize = 1_000;
+    let cache: Cache<String, Arc<String>> = Cache::builder("values").build();
+    let keys: Vec<String> = (0..KEYS).map(|key| format!("a key that is longer than nothing {key}")).collect();
+    for key in &keys {
+        let load = |_| async { Ok::<_, Infallible>(Some(Arc::new("value".to_owned()))) };
+        cache.get_or_load(key, load).await.unwrap();
+    }
+    let read_all =
+        || allocations(|| keys.iter().for_each(|key| assert!(black_box(cache.get(key)).is_some())));
+    let first = read_all();
+    assert!(first <= OF_THE_THREAD, "what is read once is not copied: {first}");
+    let more: usize = (0..20).map(|_| read_all()).sum();
+    assert!(more <= KEYS + OF_THE_THREAD, "a key is cloned once: {more}");
+    assert!(more > KEYS / 4, "there are copies: {more}");
+}
+
+#[tokio::test]
+async fn keys_beyond_the_places_are_hardly_ever_cloned() {
+    const KEYS: usize = 10_000;
+    const PASSES: usize = 20;
+    let cache: Cache<String, Arc<String>> = Cache::builder("values").build();
+    let keys: Vec<String> = (0..KEYS).map(|key| format!("a key that is longer than nothing {key}")).collect();
+    for key in &keys {
+        let load = |_| async { Ok::<_, Infallible>(Some(Arc::new("value".to_owned()))) };
+        cache.get_or_load(key, load).await.unwrap();
+    }
+    let read_all = || keys.iter().for_each(|key| assert!(black_box(cache.get(key)).is_some()));
+    read_all();
+    let cloned = allocations(|| (0..PASSES).for_each(|_| read_all()));
+    assert!(cloned <= 2_048 + KEYS * PASSES / 16, "{cloned}");
 }

@@ -116,6 +116,15 @@ impl Db {
         self.shared.status()
     }
 
+    /// The newest timeline that this handle has seen a primary on; 0 while it has seen none. With it, a bare position in
+    /// the log becomes a [`Token`](crate::Token). Cheap: it asks nobody.
+    #[must_use]
+    pub fn timeline(&self) -> u32 {
+        // Whoever only reads may not have chosen one since the last failover: choosing raises the fence.
+        let _seen_now = self.shared.fence.choose_primary(&self.shared.observations());
+        self.shared.fence.timeline_highest()
+    }
+
     /// Waits until `wanted` holds for the status, looking again after every probe; for readiness checks and tests.
     ///
     /// # Errors

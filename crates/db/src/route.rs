@@ -79,6 +79,11 @@ impl Fence {
         }
         Ok(index)
     }
+
+    /// The newest timeline that a primary was chosen on; 0 while none was.
+    pub(crate) fn timeline_highest(&self) -> u32 {
+        self.timeline_highest.load(Ordering::Acquire)
+    }
 }
 
 /// May this replica serve reads that carry no token? `primary_timeline` is None while there is no primary:

@@ -9,11 +9,13 @@ use crate::services::Running;
 use crate::workspace;
 
 /// The merchant key that the development profile, and no other, accepts.
-pub(super) const DEVELOPMENT_KEY: &str = "sk_dev_paystrata";
+pub(crate) const DEVELOPMENT_KEY: &str = "sk_dev_paystrata";
 
 /// Payments of one account in a minute: the default is for real payers, and here load generators pay from a few accounts as
 /// fast as the engine takes it.
 const VELOCITY_COUNT_MAX: &str = "1000000";
+
+const GENERATOR: &str = "paystrata-load";
 
 /// The programs of one run.
 #[derive(Debug)]
@@ -29,7 +31,7 @@ impl Programs {
 }
 
 /// The programs that stand ready in a directory, such as one that another build filled.
-pub(super) fn ready(directory: &Path) -> Result<Programs> {
+pub(crate) fn ready(directory: &Path) -> Result<Programs> {
     let directory = std::path::absolute(directory)?;
     let programs = Programs::in_directory(&directory);
     for program in [&programs.service, &programs.simulator] {
@@ -38,6 +40,25 @@ pub(super) fn ready(directory: &Path) -> Result<Programs> {
         }
     }
     Ok(programs)
+}
+
+/// The load generator that stands ready in a directory.
+pub(crate) fn ready_generator(directory: &Path) -> Result<PathBuf> {
+    let generator = std::path::absolute(directory)?.join(GENERATOR);
+    if !generator.is_file() {
+        bail!("--programs {}: there is no {}", directory.display(), generator.display());
+    }
+    Ok(generator)
+}
+
+/// Builds the load generator. In a call of its own: the service is not to be built with what the benchmarks ask for.
+pub(crate) fn build_generator(profile: Profile) -> Result<PathBuf> {
+    let mut arguments = vec!["build", "-p", "paystrata-bench", "--bin", GENERATOR];
+    if profile == Profile::Release {
+        arguments.push("--release");
+    }
+    workspace::cargo_succeeds(&arguments)?;
+    Ok(workspace::target_directory()?.join(profile.directory()).join(GENERATOR))
 }
 
 /// Builds service and simulator in one call of cargo: it resolves features once for both.

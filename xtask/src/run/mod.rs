@@ -6,12 +6,11 @@ pub(crate) mod environment;
 mod launch;
 pub(crate) mod options;
 mod seed;
+pub(crate) mod site;
 
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::thread;
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
@@ -24,11 +23,10 @@ use crate::services::{self, APP_GRACE, Telling, Wanted};
 use crate::setup;
 use crate::workspace;
 use environment::Programs;
-use launch::Launched;
 use options::{AfterSeed, Options, Start};
+use site::{Children, SIMULATOR_GRACE, Site};
 
 const RUN_LOCK_FILE: &str = "run.lock";
-const SIMULATOR_GRACE: Duration = Duration::from_secs(5);
 
 /// How a run that got as far as a ready service ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,13 +34,6 @@ enum End {
     OnRequest,
     ServiceDied,
     Seeded { exit_code: i32 },
-}
-
-/// What runs beside the services, owned by this process.
-#[derive(Debug, Default)]
-struct Children {
-    simulator: Option<Launched>,
-    app: Option<Launched>,
 }
 
 /// Runs the command.
@@ -91,36 +82,10 @@ fn story(
 ) -> Result<End> {
     let running = services::up(host, Wanted::ALL)?;
     let home = &host.layout.home;
-    let known_port = State::load(home)?.get(Role::Simulator).map(|instance| instance.port);
-    let simulator = step("start the gateway simulator", || {
-        launch::simulator(&programs.simulator, &directory.join("logs/simulator.log"), known_port)
-    })?;
-    let simulator_port = simulator.port;
-    services::record(home, Role::Simulator, simulator.instance())?;
-    children.simulator = Some(simulator);
-
-    let settings = environment::settings(&running, (options.port, options.operator_port), simulator_port);
-    step("migrate the database", || {
-        let mut command = Command::new(&programs.service);
-        let status = process::foreground(command.arg("migrate").envs(settings.iter().cloned()))?;
-        if !status.success() {
-            bail!(
-                "`paystrata migrate` failed ({status}). If it names a migration that was changed or that it does not know, \
-                 the data in {} was made by another version: the same command with --fresh (`cargo xtask run --fresh`) \
-                 removes the data of earlier runs and starts anew",
-                directory.display()
-            );
-        }
-        Ok(())
-    })?;
-    step("start the service", || {
-        let mut command = Command::new(&programs.service);
-        command.arg("serve").envs(settings.iter().cloned());
-        let launched = launch::spawn(&mut command, &directory.join("logs/app.log"), options.port)?;
-        services::record(home, Role::App, launched.instance())?;
-        launch::wait_ready(children.app.insert(launched), options.operator_port)
-    })?;
-    println!("{}", environment::greeting(options.port, options.operator_port, simulator_port));
+    let (port, operator_port) = (options.port, options.operator_port);
+    let site = Site { directory, home, programs, port, operator_port };
+    let settings = site.start(&running, children)?;
+    println!("{}", environment::greeting(port, operator_port, children.simulator_port()));
     match seed_if_asked(options, programs, &settings)? {
         Some(end) => Ok(end),
         None => attend(home, children),
@@ -181,20 +146,7 @@ fn attend(home: &Path, children: &mut Children) -> Result<End> {
 /// Service first, so that it drains while everything it needs still runs; then simulator and services. One that
 /// does not stop keeps none of the others up; the first failure is reported.
 fn stop_everything(host: &Host, children: &mut Children) -> Result<()> {
-    let mut outcome = Ok(());
-    let owned = [
-        ("stop the service", children.app.take(), APP_GRACE),
-        ("stop the simulator", children.simulator.take(), SIMULATOR_GRACE),
-    ];
-    for (name, launched, grace) in owned {
-        if let Some(mut launched) = launched
-            && !matches!(launched.child.try_wait(), Ok(Some(_)))
-        {
-            let stopped = step(name, || process::stop_child(&mut launched.child, grace)).context(name);
-            outcome = outcome.and(stopped.map(drop));
-        }
-    }
-    outcome.and(services::down(host, Telling::Steps))
+    children.stop().and(services::down(host, Telling::Steps))
 }
 
 /// One `run` per directory: two would stop each other's services.

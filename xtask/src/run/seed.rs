@@ -6,10 +6,9 @@ use std::process::Command;
 
 use anyhow::{Result, bail};
 
-use super::environment::DEVELOPMENT_KEY;
+use super::environment::{self, DEVELOPMENT_KEY};
 use super::options::{Options, Profile, Seeding};
 use crate::process;
-use crate::workspace;
 
 /// The exit code of `paystrata verify`, once the payments are made.
 pub(super) fn run(
@@ -19,9 +18,7 @@ pub(super) fn run(
     settings: &[(&'static str, String)],
 ) -> Result<i32> {
     // Always optimised: a slow generator would measure itself.
-    workspace::cargo_succeeds(&["build", "--release", "-p", "paystrata-bench", "--bin", "paystrata-load"])?;
-    let generator = workspace::target_directory()?.join(Profile::Release.directory()).join("paystrata-load");
-    let mut command = Command::new(generator);
+    let mut command = Command::new(environment::build_generator(Profile::Release)?);
     command.args(["seed", "--base", &format!("http://127.0.0.1:{}", options.port)]);
     command.args(["--operator", &format!("http://127.0.0.1:{}", options.operator_port)]);
     command.args(["--key", DEVELOPMENT_KEY, "--payments", &seeding.payments.to_string()]);

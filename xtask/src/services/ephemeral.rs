@@ -1,4 +1,4 @@
-//! Services that live as long as one command (`test`, `bench`): in `.paystrata/NAME-PID`, removed with
+//! Services that live as long as one command (`test`, `bench`, `prove`): in `.paystrata/NAME-PID`, removed with
 //! their data afterwards, also after a failure or Ctrl-C. What a killed run left is swept by the next.
 
 use std::fs::{self, File};
@@ -14,11 +14,19 @@ use crate::progress::{note, step};
 /// Held by the owner for its whole life: a directory whose lock is free has lost its owner.
 const OWNER_FILE: &str = "owner";
 
+/// What becomes of the data when the servers have stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Data {
+    Removed,
+    Kept,
+}
+
 /// Running services that stop and vanish when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Ephemeral {
     host: Host,
     pub(crate) running: Running,
+    data: Data,
     _owner: File,
 }
 
@@ -31,7 +39,8 @@ impl Ephemeral {
         let owner = open_lock(&directory.join(OWNER_FILE))?;
         owner.try_lock().with_context(|| format!("own {}", directory.display()))?;
         let host = Host::prepare(&directory)?;
-        let mut services = Ephemeral { host, running: Running::default(), _owner: owner };
+        let mut services =
+            Ephemeral { host, running: Running::default(), data: Data::Removed, _owner: owner };
         // A failure drops `services`, which removes what was made.
         services.running = up(&services.host, Wanted::ALL)?;
         Ok(services)
@@ -42,6 +51,14 @@ impl Ephemeral {
         &self.host.layout.home
     }
 
+    /// From now on the data outlives the servers, for somebody to look at, and no later command sweeps it. Gives where.
+    pub(crate) fn keep_data(&mut self) -> Result<&Path> {
+        // Without this file nobody counts as its owner, and nothing as abandoned.
+        fs::remove_file(self.directory().join(OWNER_FILE)).context("give up the directory")?;
+        self.data = Data::Kept;
+        Ok(self.directory())
+    }
+
     /// The PostgreSQL programs in use.
     pub(crate) fn postgres_bin(&self) -> &Path {
         &self.host.tools.postgres_bin
@@ -50,12 +67,15 @@ impl Ephemeral {
 
 impl Drop for Ephemeral {
     fn drop(&mut self) {
-        end(&self.host);
+        end(&self.host, self.data);
     }
 }
 
-fn end(host: &Host) {
-    let ended = down(host, Telling::Nothing).and_then(|()| host.layout.remove());
+fn end(host: &Host, data: Data) {
+    let ended = down(host, Telling::Nothing).and_then(|()| match data {
+        Data::Removed => host.layout.remove(),
+        Data::Kept => Ok(()),
+    });
     if let Err(error) = ended {
         note(&format!("  note  {} stays behind: {error:#}", host.layout.home.display()));
     }
@@ -67,7 +87,7 @@ fn sweep(parent: &Path, name: &str) {
             let layout = Layout::locate(&directory)?;
             // Its data may never have been made; then there is nothing to stop.
             let host = Host { layout, ..Host::locate(&directory)? };
-            end(&host);
+            end(&host, Data::Removed);
             Ok(())
         });
         if let Err(error) = swept {

@@ -41,16 +41,6 @@ pub(crate) const ORDERS: &[Order] = &[
         "the request would end before the answer",
     ),
     order(
-        "gateways.authorize_net.timeout_ms",
-        "resolver.not_found_after_ms",
-        "a call that is still under way would be taken for one that never arrived",
-    ),
-    order(
-        "gateways.velocity_pay.timeout_ms",
-        "resolver.not_found_after_ms",
-        "a call that is still under way would be taken for one that never arrived",
-    ),
-    order(
         "resolver.interval_ms",
         "resolver.not_found_after_ms",
         "an outcome would be given up before it is asked for",

@@ -1,40 +1,50 @@
-//! Looks a key up without claiming it: for work that is made of many commands, such as a batch, whose answer is kept
-//! as a whole. The claim itself happens in the engine like any other.
+//! Looks keys up without claiming them: for work that is made of many commands, such as a batch, whose answer is kept
+//! as a whole, and for requests that are refused before they come to the engine. The claim itself happens there.
+
+use std::collections::HashMap;
 
 use bytes::Bytes;
 use paystrata_db::{Connection, Statement};
+use tokio_postgres::Row;
 use tokio_postgres::types::Type;
+use uuid::Uuid;
 
 use super::command::{Answer, Decision, Refusal};
 use super::key::KeyClaim;
 
-static FIND_ANSWER: Statement = Statement::new(
-    "SELECT fingerprint, status_code, answer FROM idempotency_keys WHERE digest = $1",
-    &[Type::UUID],
+static FIND_ANSWERS: Statement = Statement::new(
+    "SELECT digest, fingerprint, status_code, answer FROM idempotency_keys WHERE digest = ANY($1)",
+    &[Type::UUID_ARRAY],
 );
 
-/// What the key says about this request; `None` when it is free. Must be asked on the primary: a replica may not have
-/// seen the key yet.
+/// What each key says about its request, in the order of the claims; `None` for one that is free. One round trip. Must be
+/// asked on the primary: a replica may not have seen a key yet.
 ///
 /// # Errors
 /// The database refused or was not reached.
-pub async fn find_answer(
+pub async fn find_answers(
     connection: &Connection,
-    claim: &KeyClaim,
-) -> Result<Option<Decision>, paystrata_db::Error> {
-    let Some(row) = connection.query_opt(&FIND_ANSWER, &[&claim.digest]).await? else { return Ok(None) };
-    if let Some(field) = claim.fingerprint.first_difference(row.get(0)) {
-        return Ok(Some(Decision::Refused(Refusal::KeyReused(field))));
+    claims: &[&KeyClaim],
+) -> Result<Vec<Option<Decision>>, paystrata_db::Error> {
+    let digests: Vec<Uuid> = claims.iter().map(|claim| claim.digest).collect();
+    let rows = connection.query(&FIND_ANSWERS, &[&digests]).await?;
+    let rows: HashMap<Uuid, &Row> = rows.iter().map(|row| (row.get(0), row)).collect();
+    Ok(claims.iter().map(|claim| rows.get(&claim.digest).map(|row| decision_of(claim, row))).collect())
+}
+
+fn decision_of(claim: &KeyClaim, row: &Row) -> Decision {
+    if let Some(field) = claim.fingerprint.first_difference(row.get(1)) {
+        return Decision::Refused(Refusal::KeyReused(field));
     }
-    let status_code: i16 = row.get(1);
-    Ok(Some(match row.get::<_, Option<&[u8]>>(2) {
+    let status_code: i16 = row.get(2);
+    match row.get::<_, Option<&[u8]>>(3) {
         Some(body) => Decision::Replayed(Answer {
             status_code: u16::try_from(status_code).unwrap_or_default(),
             body: Bytes::copy_from_slice(body),
             payment: None,
         }),
         None => Decision::InProgress,
-    }))
+    }
 }
 
 static FORGET: Statement = Statement::new(

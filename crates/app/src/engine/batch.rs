@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use paystrata_db::{Session, Token};
 use tokio::time::timeout;
+use uuid::Uuid;
 
 use super::book::{Book, RowState};
 use super::command::Decision;
 use super::decide::decide;
 use super::load::{LoadError, LoadStatements, load};
+use super::notices::Notices;
 use super::proof::Proof;
 use super::queue::{Commit, Job, Render};
 use super::write::{WriteStatements, Written, write};
@@ -23,6 +25,7 @@ pub(super) struct LaneConnection {
     pub(super) timeline: u32,
     load: LoadStatements,
     write: WriteStatements,
+    notices: Notices,
 }
 
 impl LaneConnection {
@@ -32,6 +35,7 @@ impl LaneConnection {
         session: Session,
         limit: Duration,
         lock_wait: Duration,
+        notices: Notices,
     ) -> Result<Self, OpenError> {
         let limit_ms = limit.as_millis();
         // 0 would be no limit.
@@ -45,7 +49,7 @@ impl LaneConnection {
         let load = LoadStatements::prepare(session.client()).await?;
         let write = WriteStatements::prepare(session.client()).await?;
         let timeline = session.token().await?.timeline;
-        Ok(Self { session, timeline, load, write })
+        Ok(Self { session, timeline, load, write, notices })
     }
 }
 
@@ -114,8 +118,8 @@ pub(super) async fn run(
         return Outcome::NotCommitted(BatchError::Panicked);
     };
     let decided: Vec<Decision> = decided;
-    let written = timeout(limits.write, write(client, &connection.write, &book)).await;
-    let mut commit = changes(&book, Token { timeline: connection.timeline, lsn: 0 });
+    let mut commit = changes(&book, connection);
+    let written = timeout(limits.write, write(client, &connection.write, &book, &commit)).await;
     let cause = match written {
         Ok(Written::Committed(Some(lsn))) => {
             commit.token.lsn = lsn;
@@ -130,9 +134,13 @@ pub(super) async fn run(
     Outcome::Unknown { decided, commit, xid, proof: Proof::of(&book), cause }
 }
 
-fn changes(book: &Book, token: Token) -> Commit {
-    let accounts =
-        book.accounts.values().filter(|row| row.state == RowState::Changed).map(|row| row.id).collect();
-    let changed = book.payments.values().filter(|(_, state)| *state == RowState::Changed);
-    Commit { accounts, payments: changed.map(|(record, _)| (record.merchant_id, record.id)).collect(), token }
+/// What the batch will have changed; where its commit lies is not known yet.
+fn changes(book: &Book, connection: &LaneConnection) -> Commit {
+    let accounts = book.accounts.values().filter(|row| row.state == RowState::Changed);
+    let accounts: Vec<_> = accounts.map(|row| row.id).collect();
+    let payments = book.payments.values().filter(|(_, state)| *state == RowState::Changed);
+    let payments: Vec<_> = payments.map(|(record, _)| (record.merchant_id, record.id)).collect();
+    let is_news = !(accounts.is_empty() && payments.is_empty());
+    let notice = (is_news && connection.notices == Notices::Kept).then(Uuid::now_v7);
+    Commit { accounts, payments, notice, token: Token { timeline: connection.timeline, lsn: 0 } }
 }

@@ -14,7 +14,9 @@ use super::model::{
 use crate::clock::Timestamp;
 use crate::money::{Currency, OVERDRAFT_UNBOUNDED};
 
-/// No balance goes above this, so that sums of two balances cannot overflow.
+/// No payment, capture or refund is accepted that would lift a balance above this, so that sums of two balances cannot
+/// overflow. What a gateway has done is posted all the same: the other half of the range takes thousands of the largest
+/// payments that were under way together.
 pub(super) const BALANCE_MAX: i64 = i64::MAX / 2;
 
 /// The kind of external accounts; reserved, so that no other account has it.
@@ -121,6 +123,14 @@ pub(super) struct NewPayment {
     pub(super) fraud: FraudDecision,
 }
 
+/// What the fraud rules said of a payment that did not come to be.
+#[derive(Clone, Debug)]
+pub(super) struct Rejection {
+    pub(super) payment_id: Uuid,
+    pub(super) merchant_id: Uuid,
+    pub(super) fraud: FraudDecision,
+}
+
 /// One money movement to put on the books.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Posting {
@@ -140,6 +150,8 @@ pub(super) struct Book {
     pub(super) operations: AHashMap<Uuid, OperationRow>,
     pub(super) keys: AHashMap<Uuid, KeyRow>,
     pub(super) new_payments: Vec<NewPayment>,
+    /// Kept though their group was rolled back.
+    pub(super) rejections: Vec<Rejection>,
     pub(super) new_profiles: Vec<AccountRecord>,
     pub(super) new_operations: Vec<NewOperation>,
     pub(super) entries: Vec<EntryRow>,
@@ -166,6 +178,7 @@ impl Book {
             operations: AHashMap::new(),
             keys: AHashMap::new(),
             new_payments: Vec::new(),
+            rejections: Vec::new(),
             new_profiles: Vec::new(),
             new_operations: Vec::new(),
             entries: Vec::new(),

@@ -3,7 +3,7 @@
 
 use uuid::Uuid;
 
-use super::book::{AccountRow, BALANCE_MAX, Book, NewOperation, NewPayment, Posting, RowState};
+use super::book::{AccountRow, BALANCE_MAX, Book, NewOperation, NewPayment, Posting, Rejection, RowState};
 use super::command::{
     Answer, Capture, Command, CreatePayment, Decision, Dispatch, Group, GroupOutcome, OpenAccount, Pin,
     PlannedOperation, Refund, Refusal, Side, Submission, Verdict, Void,
@@ -243,6 +243,7 @@ fn create_all(book: &mut Book, render: &Render, claim: Option<&KeyClaim>, group:
         }
         Err((index, refusal)) => {
             book.roll_back_group();
+            keep_rejections(book, &group.members);
             let count = group.members.len();
             (false, (group.render)(GroupOutcome::Refused { refusal: &refusal, index, count }))
         }
@@ -252,6 +253,17 @@ fn create_all(book: &mut Book, render: &Render, claim: Option<&KeyClaim>, group:
         book.claim(claim, claim.digest, Some((kept.status_code, kept.body.clone())));
     }
     if applied { Decision::Answered(kept) } else { Decision::RefusalKept(kept) }
+}
+
+/// The decisions of the fraud rules are kept though nothing else of the group is: else their bounds and the blocklist
+/// could be sounded without a trace.
+fn keep_rejections(book: &mut Book, members: &[(KeyClaim, CreatePayment)]) {
+    let rejected = members.iter().filter(|(_, command)| command.fraud.verdict == Verdict::Reject);
+    book.rejections.extend(rejected.map(|(_, command)| Rejection {
+        payment_id: command.id,
+        merchant_id: command.merchant_id,
+        fraud: command.fraud.clone(),
+    }));
 }
 
 fn create_members(
@@ -340,6 +352,9 @@ fn capture(book: &mut Book, render: &Render, claim: Option<&KeyClaim>, command: 
     if amount > payment.amount {
         return Decision::Refused(Refusal::MoreThanLeft(payment.amount));
     }
+    if !has_room(book, payment.to, amount) {
+        return Decision::Refused(Refusal::LimitExceeded);
+    }
     if let Some(plan) = &command.operation {
         return request(book, claim, payment, plan, Effect { kind: OperationKind::Capture, amount });
     }
@@ -383,6 +398,9 @@ fn refund(book: &mut Book, render: &Render, claim: Option<&KeyClaim>, command: &
     if giver.available() < i128::from(amount) {
         return Decision::Refused(Refusal::InsufficientFunds);
     }
+    if !has_room(book, payment.from, amount) {
+        return Decision::Refused(Refusal::LimitExceeded);
+    }
     if let Some(plan) = &command.operation {
         book.change_account(payment.to, |row| row.held += amount);
         payment.refunding += amount;
@@ -390,6 +408,11 @@ fn refund(book: &mut Book, render: &Render, claim: Option<&KeyClaim>, command: &
     }
     settle::move_back(book, &mut payment, amount);
     finish(book, render, claim, payment, Reason::Refunded, CREATED)
+}
+
+/// Whether an account of a loaded payment can take `amount`.
+fn has_room(book: &Book, id: Uuid, amount: i64) -> bool {
+    book.accounts.get(&id).is_some_and(|row| row.posted <= BALANCE_MAX - amount)
 }
 
 /// Commits a further gateway operation on an existing payment.

@@ -191,8 +191,12 @@ impl Lane {
                 }
                 Outcome::Unknown { decided, mut commit, xid, proof, cause } => {
                     tracing::warn!(%cause, %xid, lane = %self.name, "ask after commit");
+                    let fate = self.ask_after(&xid, proof.as_ref(), deadline).await;
+                    if fate.is_err() {
+                        self.doubted(&commit);
+                    }
                     // `None` means that it was rolled back, so that it can be run again.
-                    if let Some(token) = self.ask_after(&xid, proof.as_ref(), deadline).await? {
+                    if let Some(token) = fate? {
                         commit.token = token;
                         return Ok(self.committed(decided, &commit, jobs.len(), started));
                     }
@@ -225,6 +229,13 @@ impl Lane {
         (decisions, commit.token)
     }
 
+    /// What was perhaps committed has perhaps changed all of this.
+    fn doubted(&self, commit: &Commit) {
+        if catch_unwind(AssertUnwindSafe(|| self.observer.doubted(commit))).is_err() {
+            self.count_panic("tell of doubt");
+        }
+    }
+
     /// Makes sure there is a connection, trying until the deadline.
     async fn connect(&mut self, deadline: Instant) -> Result<(), Failure> {
         let mut pause = PAUSE_MIN;
@@ -251,8 +262,10 @@ impl Lane {
         // A server that accepts and then says nothing must not hold the lane.
         let limit = self.config.batch_timeout;
         let lock_wait = self.config.lock_wait();
-        let opening =
-            async { LaneConnection::open(self.db.session(&self.name).await?, limit, lock_wait).await };
+        let opening = async {
+            LaneConnection::open(self.db.session(&self.name).await?, limit, lock_wait, self.config.notices)
+                .await
+        };
         timeout(limit, opening).await.unwrap_or(Err(OpenError::Timeout(limit)))
     }
 

@@ -7,7 +7,7 @@ use tokio_postgres::types::Type;
 use uuid::Uuid;
 
 use super::load::{LoadError, PAYMENT_COLUMNS, payment_from_row};
-use super::model::{OperationKind, PaymentRecord};
+use super::model::{OperationKind, PaymentRecord, Rail};
 use crate::clock::Timestamp;
 
 /// An operation whose outcome is to be asked for, under a fence of its own.
@@ -37,30 +37,32 @@ pub struct DueOperation {
     pub sent_at: Timestamp,
     /// Whole milliseconds since then, by the database's clock; never rounded up.
     pub age_ms: i64,
-    /// Times it was claimed, this one included.
+    /// Times it was claimed since the gateway last answered, this one included.
     pub attempts: i32,
-    /// Times the gateway said it knows no such thing.
+    /// Times the gateway said it knows no such thing, since it last showed it.
     pub absences: i32,
 }
 
 /// Takes due operations, the oldest first, each under a new fence, and keeps them from others for `lease_ms`.
-/// Rows that another node is taking at this moment are skipped.
+/// Rows that another node is taking at this moment are skipped, and so are those of rails that this node cannot ask
+/// about: nobody would have been asked, and taking them would count as a question.
 static CLAIM_DUE: Statement = Statement::new(
     "UPDATE gateway_operations o
         SET fence = o.fence + 1, attempts = o.attempts + 1,
             due_at = clock_timestamp() + $1 * interval '1 millisecond'
        FROM (SELECT id FROM gateway_operations
-              WHERE status IN (1, 2, 3) AND due_at <= clock_timestamp()
+              WHERE status IN (1, 2, 3) AND due_at <= clock_timestamp() AND rail = ANY($3)
               ORDER BY due_at LIMIT $2 FOR UPDATE SKIP LOCKED) AS due
       WHERE o.id = due.id
   RETURNING o.id, o.merchant_id, o.payment_id, o.kind, o.fence, o.amount, o.reference, o.key_digest,
             o.parent_transaction, o.transaction, o.sent_at, o.attempts, o.absences,
             floor(extract(epoch FROM clock_timestamp() - o.sent_at) * 1000)::int8",
-    &[Type::INT8, Type::INT8],
+    &[Type::INT8, Type::INT8, Type::INT2_ARRAY],
 );
 
+/// A denial is an answer: what counts towards a person begins again.
 static COUNT_ABSENCE: Statement = Statement::new(
-    "UPDATE gateway_operations SET absences = absences + 1 WHERE id = $1 AND fence = $2",
+    "UPDATE gateway_operations SET absences = absences + 1, attempts = 0 WHERE id = $1 AND fence = $2",
     &[Type::UUID, Type::INT4],
 );
 
@@ -70,16 +72,19 @@ static HAND_OVER: Statement = Statement::new(
     &[Type::UUID, Type::INT4],
 );
 
-/// Those that this version does not understand are told in the log and left out: they fall due again.
+/// Takes what is due on these rails. Those that this version does not understand are told in the log and left out: they
+/// fall due again.
 ///
 /// # Errors
 /// The database refused or was not reached; the operations stay due.
 pub async fn claim_due_operations(
     connection: &Connection,
+    rails: &[Rail],
     lease_ms: i64,
     count_max: i64,
 ) -> Result<Vec<DueOperation>, OperationError> {
-    let rows = connection.query(&CLAIM_DUE, &[&lease_ms, &count_max]).await?;
+    let rails: Vec<i16> = rails.iter().map(|rail| rail.code()).collect();
+    let rows = connection.query(&CLAIM_DUE, &[&lease_ms, &count_max, &rails]).await?;
     let read = |row: &Row| match due_from_row(row) {
         Ok(operation) => Some(operation),
         // The others were claimed with it and must not wait for it.

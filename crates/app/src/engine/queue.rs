@@ -18,6 +18,7 @@ use uuid::Uuid;
 use super::command::{Command, EngineError, Reply, Submission};
 use super::lane::Lane;
 use super::model::{AccountRecord, PaymentRecord};
+use super::notices::Notices;
 
 /// How the engine is sized.
 #[derive(Clone, Debug)]
@@ -35,6 +36,8 @@ pub struct EngineConfig {
     pub queue_timeout: Duration,
     /// One batch may take this long on a healthy database before its connection is given up.
     pub batch_timeout: Duration,
+    /// Whether each commit leaves a row that says what it changed, for nodes that share a cache.
+    pub notices: Notices,
 }
 
 impl EngineConfig {
@@ -54,6 +57,7 @@ impl Default for EngineConfig {
             queue_max: 8_192,
             queue_timeout: Duration::from_secs(5),
             batch_timeout: Duration::from_secs(10),
+            notices: Notices::Kept,
         }
     }
 }
@@ -75,6 +79,8 @@ pub struct Commit {
     pub accounts: Vec<Uuid>,
     /// Owner and id of payments that changed; new ones are not listed, nobody can have read them before.
     pub payments: Vec<(Uuid, Uuid)>,
+    /// The notice that the commit left, to be deleted once every node has been told.
+    pub notice: Option<Uuid>,
     /// Sees this commit.
     pub token: Token,
 }
@@ -83,6 +89,9 @@ pub struct Commit {
 pub trait EngineObserver: Send + Sync + Debug {
     /// A batch was committed; its callers have not been answered yet.
     fn committed(&self, _commit: &Commit) {}
+    /// It could not be learned whether a batch was committed, and it may still be; its token says nothing. Its callers
+    /// have not been told yet.
+    fn doubted(&self, _commit: &Commit) {}
     /// A batch of `size` commands took `took` from first statement to commit.
     fn batch(&self, _size: usize, _took: Duration) {}
     /// A panic in a lane was caught; its batch was answered and the lane goes on.

@@ -14,6 +14,7 @@ use super::book::{AccountRow, Book, KeyRow, OperationRow, RowState};
 use super::columns::{
     ChangeColumns, EntryColumns, EventColumns, OperationColumns, PaymentColumns, verdict_code,
 };
+use super::queue::Commit;
 
 const UPDATE_ACCOUNTS: &str = "UPDATE accounts a
     SET posted = v.posted, held = v.held, entry_count = v.entry_count
@@ -69,8 +70,11 @@ const INSERT_OPERATIONS: &str = "INSERT INTO gateway_operations
                $9::text[], $10::text[], $11::int8[])
      AS v (id, merchant_id, payment_id, kind, rail, amount, reference, key_digest, parent, card, lease_ms)";
 
+/// Held (3) is an answer that leaves the operation open: the resolver's counts begin again.
 const UPDATE_OPERATIONS: &str = "UPDATE gateway_operations o
-    SET status = v.status, transaction = coalesce(v.transaction, o.transaction), code = coalesce(v.code, o.code),
+    SET attempts = CASE v.status WHEN 3 THEN 0 ELSE o.attempts END,
+        absences = CASE v.status WHEN 3 THEN 0 ELSE o.absences END,
+        status = v.status, transaction = coalesce(v.transaction, o.transaction), code = coalesce(v.code, o.code),
         evidence = coalesce(v.evidence, o.evidence),
         due_at = clock_timestamp() + v.retry_in_ms * interval '1 millisecond'
    FROM unnest($1::uuid[], $2::int2[], $3::text[], $4::text[], $5::text[], $6::int8[])
@@ -82,6 +86,9 @@ const INSERT_FRAUD: &str =
  SELECT v.payment_id, v.merchant_id, v.verdict, v.score, string_to_array(v.reasons, E'\\n'), $6
    FROM unnest($1::uuid[], $2::uuid[], $3::int2[], $4::int2[], $5::text[])
      AS v (payment_id, merchant_id, verdict, score, reasons)";
+
+const INSERT_NOTICE: &str = "INSERT INTO change_notices (id, accounts, merchants, payments)
+ SELECT $1::uuid, $2::uuid[], $3::uuid[], $4::uuid[]";
 
 /// The prepared statements of this step.
 #[derive(Debug)]
@@ -98,6 +105,7 @@ pub(super) struct WriteStatements {
     insert_operations: Statement,
     update_operations: Statement,
     insert_fraud: Statement,
+    insert_notice: Statement,
     commit: Statement,
     position: Statement,
 }
@@ -118,6 +126,7 @@ impl WriteStatements {
             insert_operations: client.prepare(INSERT_OPERATIONS).await?,
             update_operations: client.prepare(UPDATE_OPERATIONS).await?,
             insert_fraud: client.prepare(INSERT_FRAUD).await?,
+            insert_notice: client.prepare(INSERT_NOTICE).await?,
             commit: client.prepare("COMMIT").await?,
             position: client.prepare_typed("SELECT pg_current_wal_insert_lsn()", &[] as &[Type]).await?,
         })
@@ -162,14 +171,20 @@ macro_rules! parameters {
     ($($value:expr),* $(,)?) => { vec![$(Box::new($value) as Box<dyn ToSql + Sync + Send + '_>),*] };
 }
 
-/// Writes all that changed in the book and commits.
-pub(super) async fn write(client: &Client, statements: &WriteStatements, book: &Book) -> Written {
+/// Writes all that changed in the book, and the commit's notice if it is to have one, and commits.
+pub(super) async fn write(
+    client: &Client,
+    statements: &WriteStatements,
+    book: &Book,
+    commit: &Commit,
+) -> Written {
     let mut sender = Sender { client, flight: Vec::with_capacity(16) };
     add_accounts(&mut sender, statements, book);
     add_payments(&mut sender, statements, book);
     add_history(&mut sender, statements, book);
     add_operations(&mut sender, statements, book);
     add_keys(&mut sender, statements, book);
+    add_notice(&mut sender, statements, commit);
     let mut results = {
         let commit = async { client.execute(&statements.commit, &[]).await };
         let position = client.query_one(&statements.position, &[]);
@@ -298,13 +313,16 @@ fn add_history<'flight>(
     let event_rows =
         parameters![events.payment_id, events.sequence, events.status, events.reason, events.evidence, now];
     sender.add(&statements.insert_events, book.events.len(), event_rows);
-    let flagged: Vec<_> = book.new_payments.iter().filter(|new| !new.fraud.reasons.is_empty()).collect();
+    let of_payments = book.new_payments.iter().map(|new| (new.record.id, new.record.merchant_id, &new.fraud));
+    let of_none = book.rejections.iter().map(|one| (one.payment_id, one.merchant_id, &one.fraud));
+    let flagged: Vec<_> =
+        of_payments.chain(of_none).filter(|(_, _, fraud)| !fraud.reasons.is_empty()).collect();
     let fraud_rows = parameters![
-        flagged.iter().map(|new| new.record.id).collect::<Vec<Uuid>>(),
-        flagged.iter().map(|new| new.record.merchant_id).collect::<Vec<Uuid>>(),
-        flagged.iter().map(|new| verdict_code(new.fraud.verdict)).collect::<Vec<i16>>(),
-        flagged.iter().map(|new| new.fraud.score).collect::<Vec<i16>>(),
-        flagged.iter().map(|new| new.fraud.reasons.join("\n")).collect::<Vec<String>>(),
+        flagged.iter().map(|(payment, _, _)| *payment).collect::<Vec<Uuid>>(),
+        flagged.iter().map(|(_, merchant, _)| *merchant).collect::<Vec<Uuid>>(),
+        flagged.iter().map(|(_, _, fraud)| verdict_code(fraud.verdict)).collect::<Vec<i16>>(),
+        flagged.iter().map(|(_, _, fraud)| fraud.score).collect::<Vec<i16>>(),
+        flagged.iter().map(|(_, _, fraud)| fraud.reasons.join("\n")).collect::<Vec<String>>(),
         now,
     ];
     sender.add(&statements.insert_fraud, flagged.len(), fraud_rows);
@@ -368,6 +386,20 @@ fn add_keys<'flight>(
         changed.iter().map(|(_, row)| row.answer.as_deref()).collect::<Vec<Option<&[u8]>>>(),
     ];
     sender.add(&statements.update_keys, changed.len(), changed_rows);
+}
+
+fn add_notice<'flight>(
+    sender: &mut Sender<'flight>,
+    statements: &'flight WriteStatements,
+    commit: &'flight Commit,
+) {
+    let Some(id) = commit.notice else { return };
+    let (merchants, payments): (Vec<Uuid>, Vec<Uuid>) = commit.payments.iter().copied().unzip();
+    sender.add(
+        &statements.insert_notice,
+        1,
+        parameters![id, commit.accounts.as_slice(), merchants, payments],
+    );
 }
 
 fn stored_status(row: &KeyRow) -> i16 {

@@ -61,10 +61,11 @@ impl Ticket {
 }
 
 impl Velocity {
-    pub(super) fn new(window: Duration) -> Self {
+    /// With nothing counted; windows begin at `start`.
+    pub(super) fn new(window: Duration, start: Instant) -> Self {
         let window = window.max(Duration::from_millis(1));
         let shards = (0..SHARDS).map(|_| Mutex::new(AHashMap::new())).collect();
-        Self { window, start: Instant::now(), shards }
+        Self { window, start, shards }
     }
 
     /// Counts one payment and tells how many there are now.
@@ -127,7 +128,7 @@ mod tests {
 
     #[test]
     fn the_window_slides() {
-        let velocity = Arc::new(Velocity::new(Duration::from_secs(10)));
+        let velocity = Arc::new(Velocity::new(Duration::from_secs(10), Instant::now()));
         let account = Uuid::now_v7();
         let at = |seconds| velocity.start + Duration::from_secs(seconds);
         for _ in 0..4 {

@@ -141,14 +141,14 @@ impl Fields {
     /// Takes an optional object as canonical text.
     ///
     /// # Errors
-    /// No object, or larger than [`METADATA_BYTES_MAX`].
+    /// No object, larger than [`METADATA_BYTES_MAX`], or with a NUL character, which the database cannot keep.
     pub fn metadata(&mut self, name: &str) -> Result<Option<String>, Problem> {
         let Some(value) = self.take(name) else { return Ok(None) };
         if !value.is_object() {
             return Err(Problem::invalid(self.pointer(name), "must be an object"));
         }
         let text = value.to_string();
-        if text.len() > METADATA_BYTES_MAX || text.contains("\\u0000") {
+        if text.len() > METADATA_BYTES_MAX || holds_nul(&value) {
             let detail =
                 format!("must have at most {METADATA_BYTES_MAX} bytes of JSON and no NUL characters");
             return Err(Problem::invalid(self.pointer(name), detail));
@@ -169,6 +169,17 @@ impl Fields {
             None => Ok(()),
             Some(name) => Err(Problem::invalid(self.pointer(name), "is not a field of this request")),
         }
+    }
+}
+
+/// Whether a text or a name in it holds the character itself, not its six-letter spelling, which is a text like any other.
+/// As deep as the parser goes (128).
+fn holds_nul(value: &Value) -> bool {
+    match value {
+        Value::String(text) => text.contains('\0'),
+        Value::Array(values) => values.iter().any(holds_nul),
+        Value::Object(map) => map.iter().any(|(name, value)| name.contains('\0') || holds_nul(value)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => false,
     }
 }
 

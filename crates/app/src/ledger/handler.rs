@@ -54,10 +54,11 @@ pub async fn entries(
     };
     let found = async {
         let found = app.db.read_with(token, read).await?;
-        if found.is_some() || token.is_some() {
+        if found.is_some() {
             return Ok(found);
         }
-        // Its commit may not have reached the replica: only the primary can say that there is no such account.
+        // The token may tell of an older write, and the replica may not have replayed this one's: only the primary can
+        // say that there is no such account.
         read_entries(&app.db.write().await?, account, before, limit + 1).await
     };
     let found = found.await.map_err(|error: Error| {

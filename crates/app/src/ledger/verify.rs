@@ -118,6 +118,16 @@ const CHECKS: &[Check] = &[
                         (SELECT FROM gateway_operations o WHERE o.payment_id = p.id AND o.status IN (1, 2, 3, 7))",
         names: Names::Payment,
     },
+    Check {
+        promise: "every refund under way has an operation that asks",
+        broken: "SELECT p.id, format('refunds of %s under way, open operations of %s', p.refunding,
+                                     coalesce(o.total, 0))
+                   FROM payments p
+                   LEFT JOIN (SELECT payment_id, sum(amount) AS total FROM gateway_operations
+                               WHERE kind = 5 AND status IN (1, 2, 3, 7) GROUP BY payment_id) o ON o.payment_id = p.id
+                  WHERE p.refunding <> coalesce(o.total, 0)",
+        names: Names::Payment,
+    },
 ];
 
 /// What the audit found.

@@ -20,7 +20,7 @@ use super::model::{CardSource, Done, NewPayment, Occasion, PaymentError};
 use crate::app::App;
 use crate::engine::{
     Command, CreatePayment, Decision, EngineError, FraudDecision, KeyClaim, PlannedOperation, Rail, Reply,
-    Submission, find_answer,
+    Submission, find_answers,
 };
 use crate::fraud::{Facts, Ticket};
 use crate::ids::{MerchantId, OperationId, PaymentId};
@@ -163,14 +163,23 @@ pub(super) async fn change(
 /// # Errors
 /// The primary could not be asked.
 pub(super) async fn known(app: &App, claim: &KeyClaim) -> Result<Option<Reply>, PaymentError> {
+    Ok(known_all(app, &[claim]).await?.pop().flatten())
+}
+
+/// As [`known`], of many keys in one question; in their order.
+///
+/// # Errors
+/// As [`known`].
+pub(super) async fn known_all(app: &App, claims: &[&KeyClaim]) -> Result<Vec<Option<Reply>>, PaymentError> {
     let unavailable = |error: paystrata_db::Error| {
         tracing::warn!(%error, "find answer of key");
         PaymentError::Engine(EngineError::Unavailable)
     };
     let connection = app.db.write().await.map_err(unavailable)?;
-    let decision = find_answer(&connection, claim).await.map_err(unavailable)?;
+    let decisions = find_answers(&connection, claims).await.map_err(unavailable)?;
     // A replay promises nothing new: any node that has the key has its effects.
-    Ok(decision.map(|decision| Reply { decision, token: Token { timeline: 0, lsn: 0 } }))
+    let reply = |decision| Reply { decision, token: Token { timeline: 0, lsn: 0 } };
+    Ok(decisions.into_iter().map(|decision| decision.map(reply)).collect())
 }
 
 /// What becomes of a request: an answer that was kept under its key stands, whatever today's service says before it looks

@@ -16,6 +16,7 @@ use super::create::Means;
 use super::list::Part;
 use super::model::{Done, Occasion, PaymentError};
 use super::store::PaymentFilter;
+use super::wire::Unfit;
 use super::{capture, create, get, list, refund, void, wire};
 use crate::app::App;
 use crate::clock::Timestamp;
@@ -45,7 +46,8 @@ pub async fn create(
         .keeping(refusal::kept(wire::CREATE, request_id.0));
     let new = match wire::read_payment(fields, Timestamp::now().to_datetime().date()) {
         Ok(new) => new,
-        Err(problem) => return kept_or(&app, &claim, wire::CREATE, problem).await,
+        Err(Unfit::Ever(problem)) => return Err(problem),
+        Err(Unfit::Now(problem)) => return kept_or(&app, &claim, wire::CREATE, problem).await,
     };
     let done = create::create(&app, caller.merchant, claim.clone(), new).await;
     answered(&app, &claim, wire::CREATE, done).await
@@ -62,8 +64,8 @@ async fn answered(
     done.map(respond).map_err(|error| problem_of(error, route))
 }
 
-/// The answer that was kept under the key when the same request was still acceptable: a card expires, a rail is switched
-/// off, and the key must go on answering. Else the problem.
+/// The answer that was kept under the key when the same request was still acceptable: a card expires, and the key must go
+/// on answering. Else the problem; while the key cannot be asked, neither: the card may have been charged.
 async fn kept_or(
     app: &Arc<App>,
     claim: &KeyClaim,

@@ -1,7 +1,7 @@
 //! Payments as JSON: what requests may hold, and how a payment is shown. The only file that knows field names.
 
 use bytes::Bytes;
-use paystrata_gateway::{Card, CardFields, Secret};
+use paystrata_gateway::{Card, CardError, CardFields, Secret, passes_luhn};
 use serde::Serialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -42,11 +42,42 @@ pub const REFUND: KeyedRoute = KeyedRoute { name: "POST /v1/payments/{id}/refund
 /// What a token is unless the request says otherwise: the gateway's own payment form.
 const TOKEN_DESCRIPTOR_DEFAULT: &str = "COMMON.ACCEPT.INAPP.PAYMENT";
 
+/// A wallet's token is an encrypted document in base64: a few kilobytes. A gateway's own form makes shorter ones.
+const TOKEN_BYTES_MAX: usize = 8_192;
+/// ISO/IEC 7812.
+const CARD_DIGITS: std::ops::RangeInclusive<usize> = 12..=19;
+
+/// Why a payment is not taken as it was sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unfit {
+    /// It never was what this route takes: nothing can have been done under its key.
+    Ever(Problem),
+    /// It may have been at another time, and its key may hold the answer: a card expires, and a version may take less than
+    /// the one before it. Whoever makes a rule narrower says this.
+    Now(Problem),
+}
+
+impl Unfit {
+    /// What the caller is told, unless the key knows more.
+    #[must_use]
+    pub fn into_problem(self) -> Problem {
+        match self {
+            Self::Ever(problem) | Self::Now(problem) => problem,
+        }
+    }
+}
+
+impl From<Problem> for Unfit {
+    fn from(problem: Problem) -> Self {
+        Self::Ever(problem)
+    }
+}
+
 /// Reads one payment to create; `today` decides whether a card has expired.
 ///
 /// # Errors
 /// The first field at fault.
-pub fn read_payment(mut fields: Fields, today: Date) -> Result<NewPayment, Problem> {
+pub fn read_payment(mut fields: Fields, today: Date) -> Result<NewPayment, Unfit> {
     let rail = fields.text("rail")?.unwrap_or(Rail::Book);
     let from = fields.text("from")?;
     let to = fields.required_text("to")?;
@@ -120,19 +151,20 @@ fn read_capture(fields: &mut Fields) -> Result<CaptureMode, Problem> {
     }
 }
 
-fn read_card(fields: &mut Fields, today: Date) -> Result<Option<CardSource>, Problem> {
+fn read_card(fields: &mut Fields, today: Date) -> Result<Option<CardSource>, Unfit> {
     let pointer = fields.pointer("card");
-    let token = |value: String, descriptor: Option<String>| {
+    let token = |value: Secret, descriptor: Option<String>| {
         let descriptor = descriptor.unwrap_or_else(|| TOKEN_DESCRIPTOR_DEFAULT.to_owned());
-        CardSource::Token { descriptor, value: Secret::from(value.as_str()) }
+        CardSource::Token { descriptor, value }
     };
     let value = match fields.take("card") {
         None => return Ok(None),
-        Some(Value::String(value)) if !value.is_empty() => return Ok(Some(token(value, None))),
+        Some(text @ Value::String(_)) => return Ok(Some(token(read_token(&text, pointer)?, None))),
         Some(value) => value,
     };
     let mut card = Fields::of(value, pointer)?;
-    if let Some(value) = card.text::<String>("token")? {
+    if let Some(text) = card.take("token") {
+        let value = read_token(&text, card.pointer("token"))?;
         let descriptor = card.text("descriptor")?;
         card.finish()?;
         return Ok(Some(token(value, descriptor)));
@@ -147,10 +179,35 @@ fn read_card(fields: &mut Fields, today: Date) -> Result<Option<CardSource>, Pro
         code: code.as_deref(),
         billing_zip: billing_zip.as_deref(),
     };
-    let parsed = Card::parse(given, today)
-        .map_err(|error| Problem::invalid(card.pointer(error.field()), error.to_string()))?;
+    let parsed = Card::parse(given, today).map_err(|error| {
+        let problem = Problem::invalid(card.pointer(error.field()), error.to_string());
+        if error == CardError::Expired { Unfit::Now(problem) } else { Unfit::Ever(problem) }
+    })?;
     card.finish()?;
     Ok(Some(CardSource::Card(parsed)))
+}
+
+/// A gateway's token, in whichever place it stands. A card number is none: taken for one it would go round every check of
+/// a card, the blocklist among them.
+fn read_token(value: &Value, pointer: String) -> Result<Secret, Unfit> {
+    let Value::String(text) = value else { return Err(Problem::invalid(pointer, "must be a string").into()) };
+    let is_printable = text.bytes().all(|byte| (0x20..0x7f).contains(&byte));
+    if text.is_empty() || text.len() > TOKEN_BYTES_MAX || !is_printable {
+        let detail = format!("a token has 1 to {TOKEN_BYTES_MAX} printable ASCII characters");
+        return Err(Unfit::Now(Problem::invalid(pointer, detail)));
+    }
+    if is_card_number(text) {
+        let detail = "is a card number, not a token: send it as \"number\", with an \"expiration\"";
+        return Err(Unfit::Now(Problem::invalid(pointer, detail)));
+    }
+    Ok(Secret::from(text.as_str()))
+}
+
+/// As people write one, too: in groups, between spaces or hyphens.
+fn is_card_number(text: &str) -> bool {
+    let digits: String = text.chars().filter(|letter| !matches!(letter, ' ' | '-')).collect();
+    let all_digits = digits.bytes().all(|byte| byte.is_ascii_digit());
+    all_digits && CARD_DIGITS.contains(&digits.len()) && passes_luhn(&digits)
 }
 
 /// Reads the body of a capture or refund: an amount, or nothing for all of it.

@@ -60,3 +60,15 @@ fn service_and_simulator_have_one_loopback() {
         assert!(simulator.contains(&published.as_str()), "{port}: {simulator:#?}");
     }
 }
+
+/// What the cache keeps in Redis besides values says what must not be believed any more. All of it ends by itself, so a
+/// Redis that is full refuses for a while, which costs speed; one that evicts would forget.
+#[test]
+fn redis_of_the_composition_is_bounded_and_evicts_nothing() {
+    let text = composition();
+    let redis = service(&text, "redis");
+    let command = redis.iter().find(|line| line.trim_start().starts_with("command:")).expect("it has one");
+    for setting in ["\"--maxmemory\", \"256mb\"", "\"--maxmemory-policy\", \"noeviction\""] {
+        assert!(command.contains(setting), "{setting}: {command}");
+    }
+}

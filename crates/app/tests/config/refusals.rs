@@ -164,11 +164,13 @@ fn settings_that_contradict_each_other_are_both_named() {
     check(&[("PAYSTRATA__TARGETS__P50_MS", "90")], "targets.p50_ms = 90", "targets.p95_ms = 80 (default)");
     check(&[("PAYSTRATA__ENGINE__QUEUE_MAX", "10")], "engine.batch_max = 1000", "engine.queue_max = 10");
     check(
-        &[
-            ("PAYSTRATA__GATEWAYS__AUTHORIZE_NET__TIMEOUT_MS", "30001"),
-            ("PAYSTRATA__HTTP__REQUEST_TIMEOUT_MS", "60000"),
-        ],
+        &[("PAYSTRATA__GATEWAYS__AUTHORIZE_NET__TIMEOUT_MS", "30001")],
         "gateways.authorize_net.timeout_ms = 30001",
+        "http.request_timeout_ms = 30000",
+    );
+    check(
+        &[("PAYSTRATA__RESOLVER__INTERVAL_MS", "30001")],
+        "resolver.interval_ms = 30001",
         "resolver.not_found_after_ms = 30000",
     );
     check(

@@ -1,10 +1,11 @@
 //! Amounts on the wire: only whole numbers of minor units from 1 to 10^15 - 1 are amounts, in every currency, and what is
 //! no amount leaves no trace.
 
+use paystrata_app::ids::AccountId;
 use reqwest::{Method, StatusCode};
 use serde_json::json;
 
-use crate::scene::{balance, check_problem, count, new_key, pay, transfer, with};
+use crate::scene::{balance, check_problem, count, new_key, pay, sql, transfer, velocity_payment, with};
 use crate::stage::{Reply, Stage};
 
 async fn post_raw(stage: &Stage, path: &str, body: String) -> Reply {
@@ -123,6 +124,42 @@ async fn minor_units_survive_the_way_to_both_gateways() {
             assert_eq!(captured.json()["amount_captured"], 12_345, "{}", captured.json());
         }
         assert_eq!(stage.balance(&to).await, balance(2 * 12_345, 0));
+    }
+    stage.verify().await;
+}
+
+/// A balance that may have passed its bound leaves no room for sums. What has not left yet is refused.
+#[tokio::test]
+async fn no_capture_and_no_refund_lifts_a_balance_above_its_bound() {
+    const BALANCE_MAX: i64 = i64::MAX / 2;
+    let stage = Stage::start().await;
+    let (from, to) = (stage.account("USD", 1_000).await, stage.account("USD", 0).await);
+    let lift = async |account: &str, posted: i64| {
+        let id: AccountId = account.parse().expect("an account id");
+        let text = "UPDATE accounts SET posted = $2 WHERE id = $1";
+        sql(&stage).await.execute(text, &[&id.0, &posted]).await.expect("lift a balance");
+    };
+    let paid = pay(&stage, &transfer(&from, &to, 100)).await;
+    let refund = format!("/v1/payments/{}/refunds", paid["id"].as_str().expect("a text"));
+    let mut captures = Vec::new();
+    for body in [transfer(&from, &to, 100), velocity_payment(&from, &to, 100)] {
+        let held = pay(&stage, &with(&body, &json!({"capture": false}))).await;
+        assert_eq!(held["status"], "authorized", "{held}");
+        captures.push(format!("/v1/payments/{}/capture", held["id"].as_str().expect("a text")));
+    }
+    lift(&to, BALANCE_MAX - 99).await;
+    for path in &captures {
+        check_problem(&stage.post(path, &new_key(), &json!({})).await, 422, "limit_exceeded", None);
+    }
+    let asked = "SELECT count(*) FROM gateway_operations WHERE kind = 3";
+    assert_eq!(count(&stage, asked).await, 0, "the gateway was not asked");
+    lift(&to, 100).await;
+    lift(&from, BALANCE_MAX - 99).await;
+    check_problem(&stage.post(&refund, &new_key(), &json!({})).await, 422, "limit_exceeded", None);
+    lift(&from, 900).await;
+    for path in captures.iter().chain([&refund]) {
+        let done = stage.post(path, &new_key(), &json!({})).await;
+        assert!(done.status.is_success(), "{path}: {}", done.json());
     }
     stage.verify().await;
 }

@@ -11,7 +11,8 @@ use crate::stage::Stage;
 
 const APPROVED: &str = "46201";
 const DECLINED: &str = "46282";
-const HELD: &str = "46299";
+/// Its payments wait for a person at the gateway.
+pub(crate) const HELD: &str = "46299";
 
 async fn authorized(stage: &Stage, to: &str, amount: i64) -> String {
     let held = pay(stage, &with(&card_payment(to, amount, APPROVED), &json!({"capture": false}))).await;
@@ -20,7 +21,7 @@ async fn authorized(stage: &Stage, to: &str, amount: i64) -> String {
 }
 
 /// Decides a held transaction, as a person does in the gateway's own interface.
-async fn review(stage: &Stage, payment: &Value, action: &str) {
+pub(crate) async fn review(stage: &Stage, payment: &Value, action: &str) {
     let login = r#""merchantAuthentication":{"name":"simulator","transactionKey":"simulator-key"}"#;
     let id = payment["gateway"]["transaction"].as_str().expect("a held payment names its transaction");
     let body = format!(

@@ -4,7 +4,8 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use crate::scene::{
-    balance, card_payment, check_problem, count, new_key, pay, transfer, until_status, velocity_payment, with,
+    backdate, balance, card_payment, check_problem, count, expired, new_key, pay, transfer, until_status,
+    velocity_payment, with,
 };
 use crate::stage::{Reply, Stage};
 
@@ -211,6 +212,33 @@ async fn a_batch_that_was_cut_is_completed_by_sending_it_again() {
     let again = stage.post(PATH, &key, &body).await;
     assert_eq!(again.bytes, first.bytes);
     assert_eq!(stage.balance(&from).await, after);
+    stage.verify().await;
+}
+
+/// What was paid when it was acceptable is told as paid, whatever the day says of it now.
+#[tokio::test]
+async fn a_batch_that_was_cut_tells_of_a_card_that_was_charged_before_it_expired() {
+    let stage = Stage::start().await;
+    let (from, to) = accounts(&stage).await;
+    let (key, card) = (new_key(), card_payment(&to, 4_200, "46201"));
+    let first =
+        stage.post(PATH, &key, &batch("independent", &[transfer(&from, &to, 10), card.clone()])).await;
+    assert_eq!(outcomes(&first), ["succeeded"; 2]);
+    // As if the service had died after the items were paid, and the batch were sent again years later.
+    let whole = "DELETE FROM idempotency_keys WHERE status_code = 200";
+    assert_eq!(crate::scene::sql(&stage).await.execute(whole, &[]).await.expect("write the database"), 1);
+    let old = expired(&card);
+    backdate(&stage, &format!("{key}\u{1f}1"), &old).await;
+    let resumed = batch("independent", &[transfer(&from, &to, 10), old.clone(), old]);
+    for _ in 0..2 {
+        let again = stage.post(PATH, &key, &resumed).await;
+        assert_eq!(outcomes(&again), ["succeeded", "succeeded", "invalid_request"]);
+        let (told, before) = (again.json(), first.json());
+        assert_eq!(told["results"][1]["payment"], before["results"][1]["payment"]);
+        assert_eq!(told["results"][2]["error"]["param"], "/payments/2/card/expiration");
+        check_summary(&again, 2, 0, 1);
+    }
+    assert_eq!(count(&stage, "SELECT count(*) FROM gateway_operations").await, 1);
     stage.verify().await;
 }
 

@@ -193,6 +193,7 @@ async fn callers_without_a_valid_key_learn_nothing() {
         ] {
             let reply = caller.send(method, &path, "").await;
             check_problem(&reply, 401, "unauthorized", Some("Authorization"));
+            assert_eq!(reply.headers["www-authenticate"], "Bearer");
         }
     }
     let lower = nobody.header("authorization", format!("bearer {KEY}").as_bytes());

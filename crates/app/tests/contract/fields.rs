@@ -78,6 +78,39 @@ async fn a_card_is_checked_field_by_field_before_anything_happens() {
     assert_eq!(crate::scene::count(&stage, "SELECT count(*) FROM gateway_operations").await, 0);
 }
 
+/// A gateway's token is read alike as a text and as a field, and a card number is none.
+#[tokio::test]
+async fn a_token_is_checked_in_both_of_its_forms_before_anything_happens() {
+    let stage = Stage::start().await;
+    let to = stage.account("USD", 0).await;
+    let good = card_payment(&to, 100, "46201");
+    let wallet = "e".repeat(8_192);
+    let (spaced, hyphenated) = ("4111 1111 1111 1111", "4111-1111-1111-1111");
+    for token in
+        ["", "a\u{0}b", "line\nbreak", "caf\u{e9}", &wallet[..], "4111111111111111", spaced, hyphenated]
+    {
+        let token = if token == wallet { format!("{token}e") } else { token.to_owned() };
+        for (card, param) in [(json!(token), "/card"), (json!({"token": token}), "/card/token")] {
+            let reply = stage.post("/v1/payments", &new_key(), &with(&good, &json!({"card": card}))).await;
+            check_problem(&reply, 422, "invalid_request", Some(param));
+            assert!(
+                token.len() < 2 || !reply.json()["detail"].to_string().contains(&token),
+                "it is not repeated"
+            );
+        }
+    }
+    let number = json!({"card": {"token": 4_111_111_111_111_111_i64}});
+    let reply = stage.post("/v1/payments", &new_key(), &with(&good, &number)).await;
+    check_problem(&reply, 422, "invalid_request", Some("/card/token"));
+    assert_eq!(crate::scene::count(&stage, "SELECT count(*) FROM gateway_operations").await, 0);
+    // As long as a wallet's may be, and all digits, as those of the gateway's own form may be.
+    for (amount, token) in [(200, &wallet[..]), (300, "9471471570959063005001")] {
+        for (cents, card) in [(0, json!(token)), (1, json!({"token": token}))] {
+            pay(&stage, &with(&good, &json!({"amount": amount + 10 * cents, "card": card}))).await;
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_body_that_is_no_object_is_told_from_one_that_is_no_json() {
     let stage = Stage::start().await;
@@ -156,13 +189,12 @@ async fn texts_and_metadata_fit_up_to_their_bounds() {
             assert_eq!(&shown[field], value);
         }
     }
-    let over = with(&transfer(&from, &to, 1), &metadata(16_385));
-    check_problem(
-        &stage.post("/v1/payments", &new_key(), &over).await,
-        422,
-        "invalid_request",
-        Some("/metadata"),
-    );
+    let nul = |metadata: Value| json!({"metadata": metadata});
+    for change in [metadata(16_385), nul(json!({"a": [["\u{0}"]]})), nul(json!({"a": {"\u{0}": 1}}))] {
+        let over = with(&transfer(&from, &to, 1), &change);
+        let reply = stage.post("/v1/payments", &new_key(), &over).await;
+        check_problem(&reply, 422, "invalid_request", Some("/metadata"));
+    }
 }
 
 #[tokio::test]
@@ -170,7 +202,7 @@ async fn metadata_comes_back_with_the_same_meaning() {
     let stage = Stage::start().await;
     let (from, to) = accounts(&stage).await;
     let metadata: Value = json!({
-        "text": "\"quotes\" \\ and \u{1f600} and \u{7f}", "deep": [[{"": null}]], "number": 1.25, "large": u64::MAX
+        "text": "\"quotes\" \\u0000 \\ and \u{1f600} and \u{7f}", "deep": [[{"": null}]], "number": 1.25, "large": u64::MAX
     });
     let paid = pay(&stage, &with(&transfer(&from, &to, 1), &json!({"metadata": metadata}))).await;
     assert_eq!(paid["metadata"], metadata);

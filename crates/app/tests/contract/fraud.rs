@@ -6,7 +6,7 @@ use paystrata_app::config::{Config, LoadOptions};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
-use crate::scene::{check_problem, new_key, pay, sql, until, with};
+use crate::scene::{check_problem, count, new_key, pay, sql, until, with};
 use crate::stage::{Settings, Stage};
 
 #[tokio::test]
@@ -33,7 +33,7 @@ async fn an_account_put_on_the_blocklist_at_run_time_is_refused_soon_after() {
 async fn a_card_of_a_configured_blocklist_is_rejected_and_never_sent() {
     let stage = Stage::start_with(&[("PAYSTRATA__FRAUD__BLOCKLIST", "bin:411111")]).await;
     let to = stage.account("USD", 0).await;
-    let card = json!({"number": "4111111111111111", "expiration": "2030-12"});
+    let card = json!({"number": "4111111111111111", "expiration": "2099-12"});
     let body = json!({"to": to, "amount": 100, "currency": "USD", "rail": "authorize_net", "card": card});
     let rejected = pay(&stage, &body).await;
     assert_eq!(
@@ -104,6 +104,40 @@ async fn payments_of_an_atomic_batch_that_was_not_applied_do_not_count() {
     for expected in ["succeeded", "succeeded", "failed"] {
         assert_eq!(pay(&stage, &item).await["status"], expected);
     }
+}
+
+/// Or such batches would tell the limits and the blocklist to whoever asks, without a trace.
+#[tokio::test]
+async fn what_the_rules_reject_in_an_atomic_batch_is_kept_and_counts() {
+    let stage = Stage::start_with(&[
+        ("PAYSTRATA__FRAUD__AMOUNT_MAX", "500"),
+        ("PAYSTRATA__FRAUD__VELOCITY_COUNT_MAX", "3"),
+        ("PAYSTRATA__FRAUD__VELOCITY_WINDOW_SECONDS", "86400"),
+    ])
+    .await;
+    let (from, to) = (stage.account("USD", 10_000).await, stage.account("USD", 0).await);
+    let item = json!({"from": from, "to": to, "amount": 1, "currency": "USD"});
+    let batch = json!({"mode": "atomic", "payments": [item, with(&item, &json!({"amount": 501}))]});
+    let decisions =
+        "SELECT count(*) FROM fraud_decisions WHERE verdict = 1 AND reasons[1] = 'amount 501 is above 500'";
+    for sent in 1..=3 {
+        let key = new_key();
+        let first = stage.post("/v1/payments/batch", &key, &batch).await;
+        let reply = first.json();
+        assert_eq!(reply["results"][1]["error"]["code"], "fraud_rejected", "{reply}");
+        assert_eq!(reply["results"][0]["error"]["code"], "batch_aborted", "{reply}");
+        // A replay is no further decision.
+        assert_eq!(stage.post("/v1/payments/batch", &key, &batch).await.bytes, first.bytes);
+        assert_eq!(count(&stage, decisions).await, sent);
+    }
+    assert_eq!(count(&stage, "SELECT count(*) FROM payments").await, 0);
+    // Three of three in the window were rejected ones; what would have been paid beside them does not count.
+    assert_eq!(pay(&stage, &item).await["failure_code"], "fraud_rejected");
+    assert_eq!(
+        pay(&stage, &with(&item, &json!({"from": to, "to": from}))).await["failure_code"],
+        "insufficient_funds"
+    );
+    stage.verify().await;
 }
 
 #[tokio::test]

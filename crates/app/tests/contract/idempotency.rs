@@ -10,7 +10,8 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use crate::scene::{
-    Caller, balance, change, check_problem, id_of, new_key, pay, transfer, velocity_payment, with,
+    Caller, backdate, balance, card_payment, change, check_problem, expired, id_of, new_key, pay, transfer,
+    velocity_payment, with,
 };
 use crate::stage::{KEY, Stage};
 
@@ -309,6 +310,22 @@ async fn the_quoted_form_of_a_key_is_the_same_key() {
     assert_eq!(raw.status, StatusCode::CREATED);
     let quoted = stage.post("/v1/payments", &format!("\"{key}\""), &body).await;
     assert_eq!((&quoted.bytes, quoted.headers.contains_key("idempotent-replayed")), (&raw.bytes, true));
+}
+
+/// The answer of a payment that was acceptable when it was sent outlives its card.
+#[tokio::test]
+async fn a_key_goes_on_answering_after_the_card_has_expired() {
+    let stage = Stage::start().await;
+    let to = stage.account("USD", 0).await;
+    let (key, card) = (new_key(), card_payment(&to, 4_200, "46201"));
+    let first = stage.post("/v1/payments", &key, &card).await;
+    assert_eq!(first.status, StatusCode::CREATED, "{}", first.json());
+    backdate(&stage, &key, &expired(&card)).await;
+    let again = stage.post("/v1/payments", &key, &expired(&card)).await;
+    assert_eq!((again.status, &again.bytes), (first.status, &first.bytes));
+    assert_eq!(again.headers["idempotent-replayed"], "true");
+    let other = stage.post("/v1/payments", &new_key(), &expired(&card)).await;
+    check_problem(&other, 422, "invalid_request", Some("/card/expiration"));
 }
 
 /// A gateway that has no place free says nothing about what was done before.

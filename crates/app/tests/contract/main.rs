@@ -22,6 +22,7 @@ mod model;
 mod overdraft;
 mod plans;
 mod raced_batches;
+mod resolver;
 mod secrecy;
 mod splits;
 mod states;

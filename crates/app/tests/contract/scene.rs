@@ -3,8 +3,11 @@
 
 use std::time::Duration;
 
+use paystrata_app::http::fields::Fields;
+use paystrata_app::http::idempotency::Asked;
 use paystrata_app::ids::MerchantId;
 use paystrata_app::merchants::store::add_merchant;
+use paystrata_app::payments::wire;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -140,6 +143,28 @@ pub(crate) async fn sql(stage: &Stage) -> Client {
 /// One number from the database.
 pub(crate) async fn count(stage: &Stage, query: &str) -> i64 {
     sql(stage).await.query_one(query, &[]).await.expect("count").get(0)
+}
+
+/// The same payment with a card whose last month is long over.
+pub(crate) fn expired(body: &Value) -> Value {
+    let mut changed = body.clone();
+    changed["card"]["expiration"] = json!("2001-01");
+    changed
+}
+
+/// As if `body` had been sent under `key` when it was still acceptable: what the key keeps was paid by another body today,
+/// and is made to answer for this one.
+pub(crate) async fn backdate(stage: &Stage, key: &str, body: &Value) {
+    let client = sql(stage).await;
+    let merchant_id = client.query_one("SELECT merchant_id FROM payments LIMIT 1", &[]).await;
+    let merchant_id = merchant_id.expect("there is a payment").get(0);
+    let fields = Fields::of(body.clone(), String::new()).expect("bodies are objects");
+    let secret = stage.service.app.config.security.fingerprint_key.expose().as_bytes();
+    let asked = Asked { merchant_id, route: wire::CREATE, path: None, fields: &fields, secret };
+    let claim = asked.claim(key);
+    let rewrite = "UPDATE idempotency_keys SET fingerprint = $2 WHERE digest = $1";
+    let rewritten = client.execute(rewrite, &[&claim.digest, &claim.fingerprint.as_bytes()]).await;
+    assert_eq!(rewritten.expect("write the database"), 1, "the key is kept");
 }
 
 /// Our name at the gateway of a payment's operation of this kind: 1 purchase, 2 authorize, 3 capture, 4 void, 5 refund.

@@ -143,6 +143,43 @@ async fn what_cannot_be_learned_after_a_cut_is_not_claimed() {
     bench.finish(asked).await;
 }
 
+/// Who cannot learn whether a batch was committed must take it that it was: what it would have changed is not read from
+/// the cache any more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_whose_fate_was_not_learned_leaves_no_old_account_in_the_cache() {
+    let settings = [
+        ("ENGINE__LANES", "1"),
+        ("ENGINE__QUEUE_TIMEOUT_MS", "300"),
+        ("DB__STATEMENT_TIMEOUT_MS", "500"),
+        ("DB__ACQUIRE_TIMEOUT_MS", "300"),
+        // Neither its life nor silence ends what is cached while the test runs.
+        ("CACHE__TTL_SECONDS", "3600"),
+        ("CACHE__MAX_STALE_MS", "600000"),
+    ];
+    let bench = Bench::start(Ground::new().await, &settings).await;
+    let mut asked = Vec::new();
+    let (_, down) = bench.measure(&mut asked).await;
+    let (reader, account) = (&bench.node, &bench.accounts[1]);
+    let before = reader.caller.posted(account).await;
+    until("an answer from the cache", async || {
+        let hits = || reader.service.app.documents.stats()[0].1.hits;
+        let known = hits();
+        assert_eq!(reader.caller.posted(account).await, before);
+        (hits() > known).then_some(())
+    })
+    .await;
+    let mut sprung = bench.proxy.arm(Trap::CutDownAndRefuse(down - 1));
+    let one = bench.ask().await;
+    sprung.wait().await;
+    assert!(matches!(one.told, Told::Open), "the server cannot be asked: {:?}", one.told);
+    assert!(references(&bench.direct_url).await.contains_key(&one.key), "it was committed");
+    asked.push(one);
+    bench.proxy.set(Mode::Forward);
+    until("the primary again", async || bench.node.service.app.db.status().primary).await;
+    assert_eq!(reader.caller.posted(account).await, before + 1);
+    bench.finish(asked).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn batches_cut_at_random_bytes_answer_every_caller_rightly() {
     let mut random = seeded();

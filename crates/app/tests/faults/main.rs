@@ -20,6 +20,7 @@ mod gateways;
 mod hangups;
 mod helpers_gone;
 mod nodes;
+mod notices;
 mod outages;
 mod readme;
 mod replicas;

@@ -1,6 +1,10 @@
 //! P1, P8, P9: the primary crashes or hangs in the middle of load. The service answers within bounds, promises nothing it
 //! does not keep, and goes on by itself when the primary is back.
 
+use reqwest::StatusCode;
+use serde_json::json;
+
+use crate::caller::{book_payment, new_key};
 use crate::cluster::{Cluster, Replica};
 use crate::ground::{Ground, seeded};
 use crate::load::{Crowd, OnTrouble, Plan, prove};
@@ -60,5 +64,38 @@ async fn a_hung_primary_gives_refusals_within_bounds_and_is_used_again_when_it_w
     let mut asked = crowd.end().await;
     prove(&node.caller, &direct_url, &mut asked).await;
     ground.verify().await;
+    node.service.stop().await;
+}
+
+/// What can be told from the request alone is told without a primary. An expired card may have been charged before it
+/// expired, and only its key knows: nothing is guessed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_that_was_never_valid_is_refused_as_such_without_the_primary() {
+    let mut ground = Ground::new().await;
+    let proxy = Proxy::before(&ground.primary_url).await;
+    ground.primary_url = proxy.url(&ground.primary_url);
+    ground.replica_url = String::new();
+    let node = ground.serve(&SHORT_WAITS).await;
+    let accounts = node.caller.accounts(2, 1_000).await;
+    let good = book_payment(&accounts[0], &accounts[1], 1, "reference");
+    let card = json!({
+        "to": accounts[0], "amount": 100, "currency": "USD", "rail": "authorize_net",
+        "card": {"number": "4111111111111111", "expiration": "2001-01"}
+    });
+    let mut unknown = good.clone();
+    unknown["nonsense"] = json!(1);
+    let mut nothing = good.clone();
+    nothing["amount"] = json!(0);
+    proxy.set(Mode::Refuse);
+    for (body, status, code) in [
+        (&unknown, StatusCode::UNPROCESSABLE_ENTITY, "invalid_request"),
+        (&nothing, StatusCode::UNPROCESSABLE_ENTITY, "amount_out_of_range"),
+        (&card, StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
+        (&good, StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
+    ] {
+        let reply = node.caller.post("/v1/payments", &new_key(), body).await.expect("an answer");
+        assert_eq!((reply.status, &reply.json()["code"]), (status, &json!(code)), "{}", reply.json());
+    }
+    proxy.set(Mode::Forward);
     node.service.stop().await;
 }

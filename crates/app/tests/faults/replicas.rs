@@ -1,6 +1,8 @@
 //! P7: a replica that lags, hangs or dies never makes a write unseen by whoever carries its token, nor by plain reads on
 //! the node that wrote.
 
+use paystrata_db::{Role, Token};
+use reqwest::StatusCode;
 use serde_json::json;
 
 use crate::caller::text;
@@ -63,6 +65,32 @@ async fn a_replica_that_stops_replaying_hides_no_write() {
         node.service.stop().await;
     }
     ground.verify().await;
+}
+
+/// The token that a reader holds may be of an older write than the one that opened the account.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_older_token_hides_no_account_that_the_replica_has_not_seen() {
+    let cluster = Cluster::start(Replica::With);
+    let ground = Ground::on(&cluster.primary_url(), &cluster.replica_url()).await;
+    let node = ground.serve(&[]).await;
+    let accounts = node.caller.accounts(2, 1_000).await;
+    let paid = node.caller.pay(&accounts[0], &accounts[1], 1).await;
+    let token = paid.headers.get("paystrata-token").expect("a write gives a token");
+    let older: Token = token.parse().expect("a token of ours");
+    let on_replica = async || {
+        let served = node.service.app.db.read_after(older).await.ok()?;
+        (served.role() == Role::Replica).then_some(())
+    };
+    until("a read from the replica", on_replica).await;
+    cluster.pause_replay().await;
+    let opened = node.caller.account(500).await;
+    until("a read from the replica", on_replica).await;
+    for path in ["", "/entries"] {
+        let reply = node.caller.get_after(&format!("/v1/accounts/{opened}{path}"), token).await;
+        assert_eq!(reply.status, StatusCode::OK, "{path}: {}", reply.json());
+    }
+    cluster.resume_replay().await;
+    node.service.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

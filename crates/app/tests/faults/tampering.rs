@@ -86,6 +86,12 @@ const WRONGS: &[Wrong] = &[
         undone: "UPDATE payments SET status = 4, rail = 1 WHERE id = '{payment}'",
         named: Named::Payment,
     },
+    Wrong {
+        promise: "every refund under way has an operation that asks",
+        done: "UPDATE payments SET refunding = 5 WHERE id = '{payment}'",
+        undone: "UPDATE payments SET refunding = 0 WHERE id = '{payment}'",
+        named: Named::Payment,
+    },
 ];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

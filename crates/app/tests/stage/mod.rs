@@ -53,10 +53,8 @@ pub(crate) fn settings(primary: &str, replica: &str, simulator_url: &str) -> Set
         ("PAYSTRATA__GATEWAYS__VELOCITY_PAY__TIMEOUT_MS", "1500"),
         // Crowds of clients on a few accounts are what many tests are made of.
         ("PAYSTRATA__FRAUD__VELOCITY_COUNT_MAX", "1000000"),
-        // A thread that a busy machine sets aside for some milliseconds must not skip rules.
-        ("PAYSTRATA__FRAUD__BUDGET_MS", "1000"),
         ("PAYSTRATA__RESOLVER__INTERVAL_MS", "100"),
-        ("PAYSTRATA__RESOLVER__NOT_FOUND_AFTER_MS", "2000"),
+        ("PAYSTRATA__RESOLVER__NOT_FOUND_AFTER_MS", "500"),
     ]
     .into_iter()
     .map(|(name, value)| (name.to_owned(), value.to_owned()))

@@ -92,6 +92,10 @@ pub struct CheckArguments {
     /// File that `hot` wrote.
     #[arg(long, value_name = "FILE")]
     pub ledger: PathBuf,
+    /// Nobody else has paid as this merchant: also 1 when it has payments that the file does not, such as a second one
+    /// under an acknowledged key.
+    #[arg(long)]
+    pub alone: bool,
 }
 
 /// `open`

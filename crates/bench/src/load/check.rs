@@ -1,5 +1,5 @@
 //! `paystrata-load check`: reads back every payment that `hot` wrote down as acknowledged. Each must be there, under its
-//! id, with its status: acknowledged means durable.
+//! id, with its status: acknowledged means durable. Where nobody else pays there must be no other: a key pays once.
 
 use std::io::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,7 +11,7 @@ use tokio::time::sleep;
 
 use super::acknowledged::{self, Acknowledged};
 use super::arguments::{CheckArguments, Ending};
-use super::client::Client;
+use super::client::{Answer, Client};
 use super::progress;
 
 /// Payments read at once.
@@ -41,12 +41,37 @@ pub async fn run(arguments: &CheckArguments, out: &mut (dyn Write + Send)) -> an
     let faults =
         stream::iter(reads).buffer_unordered(AT_ONCE).filter_map(|fault| async move { fault }).collect();
     let total = u64::try_from(all.len()).unwrap_or(u64::MAX);
-    let faults: Vec<String> = progress::watch("check", total, &done, faults).await;
+    let mut faults: Vec<String> = progress::watch("check", total, &done, faults).await;
+    if arguments.alone {
+        faults.extend(others(&client, total).await);
+    }
     for fault in faults.iter().take(SHOWN_MAX) {
         writeln!(out, "FAULT {fault}")?;
     }
     writeln!(out, "{} acknowledged payments read back, {} faults", all.len(), faults.len())?;
     Ok(if faults.is_empty() { Ending::Good } else { Ending::Contradicted })
+}
+
+/// What is wrong with the number of payments, once all that were acknowledged have been found.
+async fn others(client: &Client, expected: u64) -> Option<String> {
+    let mut last = String::new();
+    for _ in 0..TRIES_MAX {
+        last = match client.get("/v1/payments?page=1&size=1").await {
+            Ok(Answer { total: Some(total), .. }) if total == expected => return None,
+            // A replica may be behind, but none is ahead.
+            Ok(Answer { total: Some(total), .. }) => {
+                let fault = format!("the merchant has {total} payments, and {expected} were acknowledged");
+                if total > expected {
+                    return Some(fault);
+                }
+                fault
+            }
+            Ok(answer) => format!("no number of payments: {} {}", answer.status.as_u16(), answer.code()),
+            Err(error) => format!("no number of payments: {error}"),
+        };
+        sleep(PAUSE).await;
+    }
+    Some(last)
 }
 
 /// What is wrong with one payment.

@@ -56,6 +56,8 @@ pub struct Answer {
     pub replayed: bool,
     /// How long the service asks to wait.
     pub retry_after: Option<Duration>,
+    /// `X-Total-Count`: how many a list has in all.
+    pub total: Option<u64>,
 }
 
 impl Answer {
@@ -190,16 +192,13 @@ impl Client {
         let exchange = async {
             let response = self.transport.request(request).await?;
             let (head, body) = response.into_parts();
-            let retry_after =
-                head.headers.get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
+            let number =
+                |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok()?.parse().ok());
+            let retry_after = number(header::RETRY_AFTER.as_str()).map(Duration::from_secs);
+            let total = number("x-total-count");
             let replayed = head.headers.get("idempotent-replayed").is_some_and(|value| value == "true");
             let body = read(body).await?;
-            Ok(Answer {
-                status: head.status,
-                body,
-                replayed,
-                retry_after: retry_after.map(Duration::from_secs),
-            })
+            Ok(Answer { status: head.status, body, replayed, retry_after, total })
         };
         timeout(ANSWER_TIMEOUT, exchange).await.unwrap_or(Err(Unanswered::Timeout))
     }
@@ -240,6 +239,7 @@ mod tests {
             body: format!("{{\"code\":\"{code}\"}}").into(),
             replayed: false,
             retry_after: None,
+            total: None,
         };
         for (status, code, expected) in [
             (503, "unavailable", true),
@@ -260,6 +260,7 @@ mod tests {
             body: Bytes::new(),
             replayed: false,
             retry_after: None,
+            total: None,
         };
         assert_eq!((answer.pause(), answer.code()), (RETRY_PAUSE, "HTTP 503".to_owned()));
         answer.retry_after = Some(Duration::from_secs(3_600));

@@ -169,7 +169,8 @@ mod tests {
 
     fn answer(status: u16, body: &str) -> Answer {
         let body = body.to_owned().into();
-        Answer { status: StatusCode::from_u16(status).unwrap(), body, replayed: false, retry_after: None }
+        let status = StatusCode::from_u16(status).unwrap();
+        Answer { status, body, replayed: false, retry_after: None, total: None }
     }
 
     fn problem(status: u16, code: &str) -> Answer {

@@ -4,7 +4,7 @@
 //! ```text
 //! seed    a seeded, realistic mix, with duplicates, bad rows, overdraws and refunds, each with the answer it must get
 //! hot     closed loop on few accounts, surviving kills of the service; writes down what was acknowledged
-//! check   reads back what `hot` wrote down
+//! check   reads back what `hot` wrote down, and with `--alone` that there is nothing else
 //! open    open loop at a fixed rate
 //! ```
 

@@ -260,7 +260,7 @@ pub fn body(order: &Order, ids: &[String], amount: i64) -> String {
         PlannedRail::VelocityPay => drop(map.insert("rail".to_owned(), json!("velocity_pay"))),
         PlannedRail::Card | PlannedRail::DeclinedCard => {
             let zip = if order.rail == PlannedRail::Card { ACCEPTED_ZIP } else { DECLINING_ZIP };
-            let card = json!({"number": order.card, "expiration": "2039-12", "code": card_code(order.card), "billing_zip": zip});
+            let card = json!({"number": order.card, "expiration": "2099-12", "code": card_code(order.card), "billing_zip": zip});
             map.insert("rail".to_owned(), json!("authorize_net"));
             map.insert("card".to_owned(), card);
         }

@@ -97,10 +97,21 @@ impl<V: serde::Serialize + serde::de::DeserializeOwned> Encoding<V> for MessageP
     }
 
     fn decode(&self, bytes: &[u8]) -> Option<V> {
-        let mut reader = rmp_serde::Deserializer::new(bytes);
+        let mut reader = rmp_serde::Deserializer::from_read_ref(bytes);
         reader.set_max_depth(DEPTH_MAX);
         let value = V::deserialize(&mut reader).ok()?;
-        reader.get_ref().is_empty().then_some(value)
+        is_at_end(&mut reader).then_some(value)
+    }
+}
+
+/// The reader does not tell what is left; at the end there is not even another marker.
+#[cfg(feature = "messagepack")]
+fn is_at_end<'de, R: rmp_serde::decode::ReadSlice<'de>>(reader: &mut rmp_serde::Deserializer<R>) -> bool {
+    use rmp_serde::decode::Error;
+    use serde::Deserialize as _;
+    match serde::de::IgnoredAny::deserialize(reader) {
+        Err(Error::InvalidMarkerRead(error)) => error.kind() == std::io::ErrorKind::UnexpectedEof,
+        Ok(_) | Err(_) => false,
     }
 }
 

@@ -82,17 +82,35 @@ impl Pending {
     }
 }
 
+/// Runs an operation on one key.
+pub(super) async fn run_one<O>(router: &Router, key: &Keys, operation: &O) -> Result<O::Answer, TierError>
+where
+    O: Operation,
+    O::Answer: Clone,
+{
+    match try_shortest(router, key.slot(0), operation).await {
+        Some(result) => result,
+        None => run_all(router, key, operation).await.pop().unwrap_or(Err(TierError::Failed)),
+    }
+}
+
 /// Runs an operation; the answers are in the order of the keys.
 pub(super) async fn run<O>(router: &Router, keys: &Keys, operation: &O) -> Vec<Result<O::Answer, TierError>>
 where
     O: Operation,
     O::Answer: Clone,
 {
-    if keys.len() == 1
-        && let Some(result) = run_one(router, keys.slot(0), operation).await
-    {
-        return vec![result];
+    if keys.len() == 1 {
+        return vec![run_one(router, keys, operation).await];
     }
+    run_all(router, keys, operation).await
+}
+
+async fn run_all<O>(router: &Router, keys: &Keys, operation: &O) -> Vec<Result<O::Answer, TierError>>
+where
+    O: Operation,
+    O::Answer: Clone,
+{
     let mut results: Vec<Result<O::Answer, TierError>> =
         (0..keys.len()).map(|_| Err(TierError::Down)).collect();
     let mut batches = match router {
@@ -129,7 +147,7 @@ where
 }
 
 /// The short way for one key; none if it takes the long one.
-async fn run_one<O: Operation>(
+async fn try_shortest<O: Operation>(
     router: &Router,
     slot: u16,
     operation: &O,

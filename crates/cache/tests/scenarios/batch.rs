@@ -2,9 +2,10 @@
 
 use std::sync::{Arc, Mutex};
 
-use paystrata_cache::{CacheError, LoadContext, Pace, Policy, Version, testkit::Site};
+use paystrata_cache::{CacheError, LoadContext, Origin, Pace, Policy, Version, testkit::Site};
+use tokio::time::advance;
 
-use crate::kit::{Broken, Gate, Numbers, Teller, alone, node, settle, trips};
+use crate::kit::{Broken, Gate, Numbers, SECOND, Teller, alone, node, settle, trips};
 
 /// Loads a key's own number, and fails for those that say so; notes what it was asked.
 async fn read_many(
@@ -103,6 +104,66 @@ async fn reads_of_every_kind_of_a_cold_key_cause_one_load() {
         assert_eq!(reader.await.unwrap(), Some(1));
     }
     assert_eq!((gate.calls(), asked.lock().unwrap().len(), cache.stats().loads), (1, 0, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn key_that_only_batches_read_is_loaded_anew_ahead_of_its_end() {
+    let policy = Policy { ttl: 10 * SECOND, l1_ttl: 10 * SECOND, refresh_at: 0.8, ..Policy::default() };
+    let (cache, asked, teller) = (alone(policy), Arc::default(), Teller::default());
+    // What the loader of the batch does not say.
+    teller.value(&cache, "1", 10).await;
+    advance(9 * SECOND).await;
+    teller.value(&cache, "2", 20).await;
+    let keys = ["1", "2"].map(str::to_owned);
+    let read =
+        async || read_many(&cache, &keys, &asked).await.into_iter().map(|answer| answer.unwrap().unwrap());
+    assert_eq!(read().await.collect::<Vec<_>>(), [10, 20], "served as they are");
+    settle().await;
+    assert_eq!(read().await.collect::<Vec<_>>(), [1, 20]);
+    assert_eq!(*asked.lock().unwrap(), [["1"]], "once, and only what was due");
+    assert_eq!(cache.stats().refreshes, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn batch_that_finds_no_room_for_a_load_still_joins_and_falls_back() {
+    let policy =
+        Policy { loads_max: 1, loads_queued_max: 0, ttl: SECOND, grace: 60 * SECOND, ..Policy::default() };
+    let (cache, gate, asked) = (alone(policy), Gate::default(), Arc::default());
+    Teller::default().value(&cache, "3", 30).await;
+    advance(2 * SECOND).await;
+    let single = gate.read(&cache, "1", Ok(Some(1)));
+    gate.begun.notified().await;
+    let batch = tokio::spawn({
+        let (cache, asked) = (cache.clone(), Arc::clone(&asked));
+        async move { read_many(&cache, &["1", "2", "3"].map(str::to_owned), &asked).await }
+    });
+    settle().await;
+    gate.go.notify_one();
+    single.await.unwrap().unwrap();
+    let answers = batch.await.unwrap();
+    assert_eq!(answers[0].as_ref().unwrap(), &Some(1), "joined");
+    assert!(matches!(answers[1], Err(CacheError::Overloaded)), "{:?}", answers[1]);
+    assert_eq!(answers[2].as_ref().unwrap(), &Some(30), "a fallback");
+    assert_eq!(asked.lock().unwrap().len(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn entries_of_a_batch_tell_where_they_come_from_and_whether_they_are_stale() {
+    let policy = Policy { ttl: SECOND, grace: 60 * SECOND, grace_backoff: 10 * SECOND, ..Policy::default() };
+    let (cache, teller) = (alone(policy), Teller::default());
+    teller.value(&cache, "old", 1).await;
+    advance(2 * SECOND).await;
+    teller.value(&cache, "new", 2).await;
+    let load = |keys: Vec<String>, _: LoadContext<u64>| async move {
+        let tell = |key: &String| if key == "old" { Err(Broken) } else { Ok(Some(3_u64)) };
+        Ok::<Vec<Result<Option<u64>, Broken>>, Broken>(keys.iter().map(tell).collect())
+    };
+    let found = cache.get_or_load_many_entries(["old", "new", "next", "old"], load).await;
+    let found: Vec<_> = found.into_iter().map(|loaded| loaded.unwrap()).collect();
+    let told = found.iter().map(|loaded| (loaded.value, loaded.origin, loaded.is_stale)).collect::<Vec<_>>();
+    let old = (Some(1), Origin::Local, true);
+    assert_eq!(told, [old, (Some(2), Origin::Local, false), (Some(3), Origin::Loader, false), old]);
+    assert!(found[0].age >= 2 * SECOND && found[1].age < SECOND, "{found:?}");
 }
 
 // T38

@@ -7,6 +7,9 @@ use serde_json::value::RawValue;
 use super::codes;
 use crate::{outcome::UnknownReason, request::TransactionId};
 
+/// The id of what is not stored: rejected before processing, or test mode.
+const NO_TRANSACTION: &str = "0";
+
 /// Text of a value that is a JSON string in one reply and a number in another: `"1"`, `1`, `10.00`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Text(Option<String>);
@@ -160,13 +163,9 @@ impl CreateReply {
 
     pub(super) fn judge(&self) -> Judgement {
         let (code, words) = self.reason();
-        let transaction = self
-            .transaction_response
-            .as_ref()
-            .and_then(|response| response.trans_id.as_str())
-            // "0" stands for: rejected before processing, or test mode.
-            .filter(|text| *text != "0")
-            .and_then(|text| TransactionId::new(text).ok());
+        let id = self.transaction_response.as_ref().and_then(|response| response.trans_id.as_str());
+        let transaction =
+            id.filter(|text| *text != NO_TRANSACTION).and_then(|id| TransactionId::new(id).ok());
         match (self.response_code(), code, transaction) {
             (Some("1"), codes::ALREADY_VOIDED | codes::ALREADY_CAPTURED, _) => {
                 Judgement::AlreadyDone { code: code.to_owned() }
@@ -174,7 +173,7 @@ impl CreateReply {
             (Some("1"), _, Some(transaction)) => {
                 Judgement::Approved { transaction, auth_code: self.auth_code() }
             }
-            (Some("1"), _, None) => Judgement::Declined {
+            (Some("1"), _, None) if id == Some(NO_TRANSACTION) => Judgement::Declined {
                 code: "test_mode".to_owned(),
                 reason: "The account is in test mode: nothing was charged.".to_owned(),
             },
@@ -187,6 +186,7 @@ impl CreateReply {
             }
             (Some("2" | "3"), _, _) => Judgement::declined(code, words),
             (None, code, _) if codes::is_refusal_before_processing(code) => Judgement::declined(code, words),
+            // Also an approval whose id is not there or cannot be read: the card may be charged.
             _ => Judgement::Unclear(UnknownReason::Malformed),
         }
     }

@@ -12,11 +12,11 @@ section! {
         enabled: bool = "enabled" Kind::Flag, Fixed("true");
         /// Memory of the in-process tier.
         memory_bytes_max: u64 = "memory_bytes_max" bytes(1024 * 1024, 1024 * 1024 * 1024 * 1024), Fixed("67108864");
-        /// Redis of the shared tier; empty means no shared tier. TLS is not in this version.
+        /// Redis of the shared tier, through which nodes also tell each other what is void; empty means neither. TLS is not in this version.
         redis_url: Option<SecretUrl> = "redis_url" Kind::RedisUrl, Fixed("");
-        /// Time to live of an entry.
+        /// Time to live of an entry; without `cache.redis_url`, `cache.max_stale_ms` where that is shorter.
         ttl: Duration = "ttl_seconds" seconds(1, 604_800), Fixed("60");
-        /// Longest time that entries are served while invalidations of other nodes may be missed.
+        /// Longest time that entries are served while invalidations of other nodes may be missed. Without `cache.redis_url` none is ever heard: then no entry lives longer than this, whatever `cache.ttl_seconds` says. A read from a replica may be `db.replica_lag_max_ms` older.
         max_stale: Duration = "max_stale_ms" milliseconds(100, 600_000), Fixed("5000");
         /// Longest wait for the shared tier before the database is asked.
         command_timeout: Duration = "command_timeout_ms" milliseconds(1, 10_000), Fixed("50");

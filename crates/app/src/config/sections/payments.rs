@@ -11,10 +11,12 @@ section! {
     ResolverConfig = "resolver" {
         /// Time between two looks for payments with an unknown outcome.
         interval: Duration = "interval_ms" milliseconds(10, 600_000), Fixed("2000");
-        /// Age of an attempt before a gateway's "not found" is believed.
+        /// How long after its sender's own limit a request may still reach the gateway: a gateway's "not found" is believed
+        /// only then. The limit is the rail's `timeout_ms` and 5 s in which sending may begin.
         not_found_after: Duration = "not_found_after_ms" milliseconds(1, 86_400_000), Fixed("30000");
-        /// Questions asked about one attempt before a person must look.
-        attempts_max: NonZeroU32 = "attempts_max" count(1, 1000), Fixed("20");
+        /// Questions about one attempt that a gateway may leave without an answer, one after the other, before a person must
+        /// look. All but the first are five minutes apart: 300 are a day. "Not found" and "under review" are answers.
+        attempts_max: NonZeroU32 = "attempts_max" count(1, 10_000), Fixed("300");
     }
 }
 
@@ -23,7 +25,7 @@ section! {
     FraudConfig = "fraud" {
         /// Whether the rules are asked at all.
         enabled: bool = "enabled" Kind::Flag, Fixed("true");
-        /// Longest time that the rules may take for one payment.
+        /// Time that the rules are meant to take for one payment. Beyond it a warning is logged; every rule is asked all the same.
         budget: Duration = "budget_ms" milliseconds(1, 1000), Fixed("5");
         /// Largest amount of one payment, in minor units of its currency.
         amount_max: i64 = "amount_max" Kind::Integer { min: 1, max: i64::MAX, unit: "minor units" }, Fixed("100000000000");

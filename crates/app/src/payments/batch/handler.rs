@@ -20,7 +20,7 @@ use crate::app::App;
 use crate::clock::Timestamp;
 use crate::engine::{
     Answer, Command, CreatePayment, Decision, Group, GroupOutcome, KeepRefusal, KeyClaim, PaymentStatus, Pin,
-    Rail, Refusal, Reply, Submission,
+    Rail, Refusal, Reply, Submission, Verdict,
 };
 use crate::fraud::{Facts, Rules, Ticket};
 use crate::http::auth::Caller;
@@ -32,6 +32,7 @@ use crate::ids::MerchantId;
 use crate::payments::create::Means;
 use crate::payments::handler::{claim, problem_of, respond};
 use crate::payments::model::{Done, NewPayment, Occasion, PaymentError};
+use crate::payments::wire::Unfit;
 use crate::payments::{create, wire};
 
 /// Items of one batch in the engine at a time: enough to fill a batch per lane, too few to fill its queue.
@@ -71,7 +72,14 @@ enum Mode {
 #[derive(Debug)]
 struct Item {
     claim: KeyClaim,
-    payment: Result<NewPayment, Problem>,
+    payment: Result<NewPayment, Unfit>,
+}
+
+impl Item {
+    /// Whether its key is asked before it is refused.
+    fn is_asked(&self) -> bool {
+        matches!(self.payment, Err(Unfit::Now(_)))
+    }
 }
 
 /// What became of one item: bytes that are kept under its own key, unless `passing`.
@@ -178,18 +186,22 @@ async fn independent(
     items: Vec<Item>,
 ) -> Result<Done, PaymentError> {
     let wait_until = Instant::now() + app.config.http.request_timeout / WAIT_SHARE;
-    let results = stream::iter(items.into_iter().enumerate()).map(|(index, item)| async move {
-        match item.payment {
-            Err(problem) => (refused(&problem), None),
-            Ok(new) => {
+    let earlier = earlier(app, &items).await?;
+    let items = items.into_iter().zip(earlier).enumerate();
+    let results = stream::iter(items).map(|(index, (item, earlier))| async move {
+        let done = match (item.payment, earlier) {
+            (Err(unfit), None) => return (refused(&unfit.into_problem()), None),
+            (Err(_), Some(reply)) => create::finish(app, reply, Means::default(), Instant::now()).await,
+            (Ok(new), _) => {
                 let claim = item.claim.keeping(KeepRefusal::new(move |refusal| kept_refusal(refusal, index)));
                 let patience = Patience::For(wait_until.saturating_duration_since(Instant::now()));
                 let done = create::create_in(app, merchant, claim.clone(), new, patience).await;
-                match create::or_kept(app, &claim, done).await {
-                    Ok(done) => (outcome_of(&done.answer), Some(done.token)),
-                    Err(error) => (refused(&placed(problem_of(error, wire::CREATE), index)), None),
-                }
+                create::or_kept(app, &claim, done).await
             }
+        };
+        match done {
+            Ok(done) => (outcome_of(&done.answer), Some(done.token)),
+            Err(error) => (refused(&placed(problem_of(error, wire::CREATE), index)), None),
         }
     });
     // Polled in order, so that book payments from one account, which wait for nothing before they are queued, are
@@ -205,6 +217,19 @@ async fn independent(
         return Ok(Done { answer, occasion: Occasion::First, token });
     }
     keep(app, claim, body).await
+}
+
+/// What the keys of items that cannot be taken now say, in the order of the items: one may have been paid when it could be
+/// taken, by a send of this batch that was cut.
+///
+/// # Errors
+/// The primary could not be asked: nothing is known of them, and nothing is done.
+async fn earlier(app: &Arc<App>, items: &[Item]) -> Result<Vec<Option<Reply>>, PaymentError> {
+    let claims: Vec<&KeyClaim> =
+        items.iter().filter(|item| item.is_asked()).map(|item| &item.claim).collect();
+    let replies = if claims.is_empty() { Vec::new() } else { create::known_all(app, &claims).await? };
+    let mut replies = replies.into_iter();
+    Ok(items.iter().map(|item| if item.is_asked() { replies.next().flatten() } else { None }).collect())
 }
 
 /// The refusal of one item as it is kept.
@@ -259,8 +284,8 @@ async fn atomic(
     for (index, item) in items.into_iter().enumerate() {
         match member(rules, merchant, index, item) {
             Ok((member, ticket)) => {
+                tickets.push((member.1.fraud.verdict, ticket));
                 members.push(member);
-                tickets.push(ticket);
             }
             // It depends on the request alone: every send is refused alike.
             Err(problem) => {
@@ -273,10 +298,16 @@ async fn atomic(
     let shared = Arc::clone(app);
     let work = async move {
         let reply = shared.engine.submit(submission).await;
-        // Only payments that came to be count.
-        if matches!(&reply, Ok(Reply { decision: Decision::Answered(_), .. })) {
-            tickets.into_iter().flatten().for_each(Ticket::keep);
-        }
+        // Payments that came to be count, and those that the rules rejected, of which the decision is kept.
+        let counts = |verdict: Verdict| match &reply {
+            Ok(Reply { decision: Decision::Answered(_), .. }) => true,
+            Ok(Reply { decision: Decision::RefusalKept(_), .. }) => verdict == Verdict::Reject,
+            _ => false,
+        };
+        tickets
+            .into_iter()
+            .filter(|(verdict, _)| counts(*verdict))
+            .for_each(|(_, ticket)| ticket.into_iter().for_each(Ticket::keep));
         create::finish(&shared, reply?, Means::default(), Instant::now()).await
     };
     create::GoesOn::new(&app.charges, work).await
@@ -299,7 +330,7 @@ fn member(
     index: usize,
     item: Item,
 ) -> Result<((KeyClaim, CreatePayment), Option<Ticket>), Problem> {
-    let new = item.payment?;
+    let new = item.payment.map_err(Unfit::into_problem)?;
     if new.rail != Rail::Book {
         let detail = "An atomic batch takes book payments only: a gateway cannot be rolled back.";
         let problem = Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "rail_not_atomic", detail);

@@ -61,10 +61,28 @@ fn repeats_and_duplicates_are_told_apart_from_approvals() {
 }
 
 #[test]
-fn approval_without_an_id_is_test_mode_and_moves_nothing() {
+fn approval_with_the_id_zero_is_test_mode_and_moves_nothing() {
     let json = format!(r#"{{"transactionResponse":{{"responseCode":"1","transId":"0"}},{OK}}}"#);
     let reply: CreateReply = serde_json::from_str(&json).unwrap();
     assert!(matches!(reply.judge(), Judgement::Declined { code, .. } if code == "test_mode"));
+}
+
+#[test]
+fn approval_without_a_readable_id_is_unclear_and_not_a_decline() {
+    for id in
+        ["", r#","transId":"""#, r#","transId":null"#, r#","transId":"22 33""#, r#","transId":{"id":"22"}"#]
+    {
+        check(
+            &format!(r#"{{"transactionResponse":{{"responseCode":"1","authCode":"ABC123"{id}}},{OK}}}"#),
+            &Judgement::Unclear(UnknownReason::Malformed),
+        );
+    }
+    // Too long for an identifier.
+    let long = "7".repeat(65);
+    check(
+        &format!(r#"{{"transactionResponse":{{"responseCode":"1","transId":"{long}"}},{OK}}}"#),
+        &Judgement::Unclear(UnknownReason::Malformed),
+    );
 }
 
 #[test]
