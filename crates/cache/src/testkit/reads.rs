@@ -153,12 +153,15 @@ impl World {
     }
 
     /// Reads, and checks every answer.
-    pub(super) async fn read(&self, node: usize, key: u64, verb: Verb, effort: Effort) {
+    pub(super) async fn read(&self, node: usize, key: u64, verb: &Verb, effort: Effort) {
         let on = &self.nodes[node];
         let bars = self.bars(on, key);
         let hit = |seen| vec![(key, seen, bars.hit)];
-        let checked: Vec<Checked> = match &verb {
-            Verb::Entry => return drop(self.read_entry(node, key, effort).await),
+        let checked: Vec<Checked> = match verb {
+            Verb::Entry => {
+                self.read_entry(node, key, effort).await;
+                return;
+            }
             Verb::Plain => vec![(key, self.read_plain(on, key, effort).await, bars.any)],
             Verb::Hits => {
                 let hits = [on.cache.get(&key), on.cache.get(&key), on.cache.get_with(&key, |seen| *seen)];
@@ -179,7 +182,7 @@ impl World {
         };
         for (key, seen, bar) in checked {
             if let Some(seen) = seen {
-                self.check((key, seen, bar), &verb);
+                self.check((key, seen, bar), verb);
             }
         }
     }

@@ -308,7 +308,7 @@ impl World {
                     let fails =
                         if dice.random_range(0..100) < self.plan.failures { Fails::Yes } else { Fails::No };
                     let verb = Verb::draw(self.plan.verbs, self.plan.keys, &mut dice);
-                    let read = self.read(node, key, verb, Effort { pauses_us, fails });
+                    let read = self.read(node, key, &verb, Effort { pauses_us, fails });
                     // A caller who goes away must take nothing with it.
                     let patience = Duration::from_micros(dice.random_range(0..40_000));
                     let _left = tokio::time::timeout(patience, read).await;
