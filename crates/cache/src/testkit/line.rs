@@ -186,6 +186,12 @@ impl Ear {
         let _closed = self.inbox.send((subscription, Item::Interrupted(Interruption::Lost)));
     }
 
+    /// What was on its way is lost, and it is told so; it goes on hearing.
+    pub(crate) fn overflow(&self) {
+        let subscription = self.subscription.fetch_add(1, SeqCst) + 1;
+        let _closed = self.inbox.send((subscription, Item::Interrupted(Interruption::Overflowed)));
+    }
+
     pub(crate) fn mend(&self) {
         if self.is_deaf.swap(false, SeqCst) {
             let subscribed = Item::Interrupted(Interruption::Subscribed);

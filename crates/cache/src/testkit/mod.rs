@@ -23,6 +23,7 @@
 mod demands;
 mod faults;
 mod line;
+mod reads;
 mod simulator;
 mod source;
 mod tier;
@@ -31,6 +32,7 @@ use std::sync::Arc;
 
 pub use faults::Faults;
 pub use line::{Overheard, Wire};
+pub use reads::Verbs;
 pub use simulator::{Report, Simulation};
 pub use source::{HonestLoader, Seen, SimulatedLoader, SimulationError, Source};
 pub use tier::Shelf;
@@ -86,6 +88,11 @@ impl Link {
     /// Cuts the subscription; what was on its way is lost.
     pub fn deafen(&self) {
         self.ear.deafen();
+    }
+
+    /// Loses what is on its way, because more came than this node could take; it is told so.
+    pub fn overflow(&self) {
+        self.ear.overflow();
     }
 
     /// Subscribes again.

@@ -1,5 +1,5 @@
-//! Many nodes, one source with a lagging replica, random reads, writes and faults, all from one seed, on Tokio's
-//! paused clock; and a checker of what this crate promises:
+//! Many nodes, one source with a lagging replica, random reads by every verb, writes and faults, all from one seed, on
+//! Tokio's paused clock; and a checker of what this crate promises:
 //!
 //! - A read that starts after its node was told of a change sees nothing that was loaded before that change, and
 //!   nothing older than the version it was told of (P5), whether it was told by its own call or by the line.
@@ -7,7 +7,10 @@
 //!   joins a load sees what that load saw, so the time that a load may take is added.
 //! - When all is mended and quiet, every node sees the last write of every key.
 //!
-//! An answer that is flagged as stale may be older than what was *expired*, never than what was *removed*.
+//! An answer that is flagged as stale may be older than what was *expired*, never than what was *removed*. Under
+//! `Silence::Serve` an answer that is flagged, or whose verb has no flag, need not reflect what its node was not told.
+//! Without a line nobody is told: a node then promises what its own calls demand, and sees the last write of every key
+//! once what it holds has lived out its time. What a read must reflect is worked out in `reads`.
 
 use std::{
     sync::{Arc, Mutex, atomic::Ordering::SeqCst},
@@ -20,11 +23,12 @@ use tokio::time::{Instant, sleep};
 use super::{
     Link, Site,
     demands::{Announced, Bar, Changes, Told, covered, orders, tell},
-    source::{Seen, SimulatedLoader, SimulationError, Source, tags},
+    reads::{Effort, Fails, Verb, Verbs},
+    source::{Seen, SimulatedLoader, Source, tags},
 };
 use crate::{
-    Cache, CacheKey, Clock, Confirmation, Invalidation, LineOptions, LoadContext, Loaded, Policy, Stats,
-    TierOptions, Version,
+    Cache, CacheKey, Clock, Confirmation, Invalidation, LineOptions, Loaded, Policy, Stats, TierOptions,
+    Version,
     backplane::{Backplane, Line, Swath},
     flight::lock,
     tier::Void,
@@ -47,6 +51,12 @@ pub struct Simulation {
     pub failures: u64,
     /// Of all caches.
     pub policy: Policy,
+    /// By which verbs they read.
+    pub verbs: Verbs,
+    /// How many shared tiers there are, up to two.
+    pub tiers: usize,
+    /// Whether the nodes tell each other what is void.
+    pub has_line: bool,
 }
 
 /// What was seen in a simulation, to tell whether it was where it is dangerous.
@@ -58,10 +68,12 @@ pub struct Report {
     pub stale: u64,
     /// Answers that were checked.
     pub reads: u64,
+    /// Values that were given to reads of many keys that may load.
+    pub members: u64,
 }
 
 impl Simulation {
-    /// A small one: two nodes, three users each, four keys.
+    /// A small one: two nodes over a tier and a line, three users each, four keys, and reads of one verb.
     pub fn new(seed: u64) -> Self {
         let policy = Policy {
             load_timeout: Duration::from_millis(60),
@@ -71,7 +83,18 @@ impl Simulation {
             error_ttl: Duration::from_millis(1),
             ..Policy::default()
         };
-        Self { seed, nodes: 2, users: 3, steps: 25, keys: 4, failures: 5, policy }
+        Self {
+            seed,
+            nodes: 2,
+            users: 3,
+            steps: 25,
+            keys: 4,
+            failures: 5,
+            policy,
+            verbs: Verbs::Entry,
+            tiers: 1,
+            has_line: true,
+        }
     }
 
     /// Runs it on a runtime of its own, whose clock is paused.
@@ -91,7 +114,7 @@ impl Simulation {
 const MAX_STALE: Duration = Duration::from_millis(40);
 
 /// What a way there, a look and a way back may take besides.
-const SLACK: Duration = Duration::from_millis(15);
+pub(super) const SLACK: Duration = Duration::from_millis(15);
 
 /// Longer than a load, a wait for another node and a trip to a tier together: by then, what was under way has ended.
 const AFTERMATH: Duration = Duration::from_millis(100);
@@ -99,24 +122,28 @@ const AFTERMATH: Duration = Duration::from_millis(100);
 /// Longer than the longest pause of anything that is tried again.
 const SETTLING: Duration = Duration::from_millis(1_500);
 
-struct Node {
-    cache: Cache<u64, Seen>,
+pub(super) struct Node {
+    pub(super) cache: Cache<u64, Seen>,
+    /// Its way to the first tier and to the line.
     link: Link,
-    told: Arc<Mutex<Told>>,
-    origin: u64,
+    /// Its way to the second tier.
+    far: Link,
+    pub(super) told: Arc<Mutex<Told>>,
+    pub(super) origin: u64,
 }
 
 #[derive(Clone)]
-struct World {
-    plan: Arc<Simulation>,
+pub(super) struct World {
+    pub(super) plan: Arc<Simulation>,
     site: Site,
+    far: Site,
     /// The way of somebody who is no node.
     outside: Arc<dyn Line>,
-    source: Arc<Source>,
-    nodes: Arc<Vec<Node>>,
-    changes: Arc<Mutex<Changes>>,
-    loader: Arc<dyn SimulatedLoader>,
-    report: Arc<Mutex<Report>>,
+    pub(super) source: Arc<Source>,
+    pub(super) nodes: Arc<Vec<Node>>,
+    pub(super) changes: Arc<Mutex<Changes>>,
+    pub(super) loader: Arc<dyn SimulatedLoader>,
+    pub(super) report: Arc<Mutex<Report>>,
 }
 
 impl World {
@@ -126,6 +153,7 @@ impl World {
         let mut world = Self {
             outside: site.link().line("simulated"),
             site,
+            far: Site::new(plan.seed.wrapping_add(2)),
             source: Arc::default(),
             nodes: Arc::new(vec![]),
             changes: Arc::default(),
@@ -166,28 +194,26 @@ impl World {
                 }
             }
         });
-        let tier = Arc::new(link.clone());
-        let (source, loader) = (Arc::clone(&self.source), Arc::clone(&self.loader));
-        let cache = Cache::builder("simulated")
+        let (far, source, loader) = (self.far.link(), Arc::clone(&self.source), Arc::clone(&self.loader));
+        let mut building = Cache::builder("simulated")
             .keep_fresh(move |key, context| loader.load(key, context, Arc::clone(&source)))
             .clock(Clock::tokio())
             .policy(self.plan.policy.clone())
-            .tier_with(
-                Arc::<Link>::clone(&tier),
-                TierOptions {
-                    timeout: Duration::from_millis(20),
-                    breaker_pause: Duration::from_millis(100),
-                    ..TierOptions::default()
-                },
-            )
-            .backplane_with(
-                tier,
-                LineOptions { timeout: Duration::from_millis(20), ..LineOptions::default() },
-            )
             .pending_keys_max(3)
-            .origin(origin)
-            .build();
-        Node { cache, link, told, origin }
+            .origin(origin);
+        for way in [&link, &far].into_iter().take(self.plan.tiers) {
+            let options = TierOptions {
+                timeout: Duration::from_millis(20),
+                breaker_pause: Duration::from_millis(100),
+                ..TierOptions::default()
+            };
+            building = building.tier_with(Arc::new(way.clone()), options);
+        }
+        if self.plan.has_line {
+            let options = LineOptions { timeout: Duration::from_millis(20), ..LineOptions::default() };
+            building = building.backplane_with(Arc::new(link.clone()), options);
+        }
+        Node { cache: building.build(), link, far, told, origin }
     }
 
     async fn run(self) -> Report {
@@ -207,55 +233,6 @@ impl World {
         let mut report = lock(&self.report).clone();
         report.stats = self.nodes.iter().map(|node| node.cache.stats()).collect();
         report
-    }
-
-    /// What a read on this node must reflect if it starts now: if its answer is flagged, and if not.
-    fn bars(&self, node: &Node, key: u64) -> (Bar, Bar) {
-        let told = lock(&node.told);
-        let mut removed = told.removed.get(&key).copied().unwrap_or_default();
-        let mut expired = told.expired.get(&key).copied().unwrap_or_default();
-        drop(told);
-        let now = Instant::now();
-        let bound = self.plan.policy.max_stale + self.plan.policy.load_timeout + SLACK;
-        let told_by_now = |announced: &&Announced| {
-            announced.key == key && announced.origin != node.origin && announced.at + bound < now
-        };
-        for announced in lock(&self.changes).announced.iter().filter(told_by_now) {
-            match announced.how {
-                Void::Remove => removed.raise(announced.bar),
-                Void::Expire => expired.raise(announced.bar),
-            }
-        }
-        expired.raise(removed);
-        (removed, expired)
-    }
-
-    async fn read(&self, node: usize, key: u64, pauses: (u64, u64), fails: Fails) -> Option<Loaded<Seen>> {
-        let node = &self.nodes[node];
-        let (removed, expired) = self.bars(node, key);
-        let (source, loader) = (Arc::clone(&self.source), Arc::clone(&self.loader));
-        let load = move |context: LoadContext<Seen>| async move {
-            sleep(Duration::from_micros(pauses.0)).await;
-            let seen = match fails {
-                Fails::Yes => Err(SimulationError),
-                Fails::No => loader.load(key, context, source).await,
-            };
-            sleep(Duration::from_micros(pauses.1)).await;
-            seen
-        };
-        let loaded = node.cache.get_or_load_entry(&key, load).await.ok()?;
-        let seen = loaded.value?;
-        let bar = if loaded.is_stale { removed } else { expired };
-        assert!(
-            bar.admits(seen),
-            "seed {}: key {key}: a read that starts beyond {bar:?} saw {seen:?} ({loaded:?})",
-            self.plan.seed
-        );
-        let mut report = lock(&self.report);
-        report.reads += 1;
-        report.stale += u64::from(loaded.is_stale);
-        drop(report);
-        Some(loaded)
     }
 
     /// Commits, and voids or sets, and says what this node must not see any more.
@@ -282,9 +259,12 @@ impl World {
     }
 
     /// Commits, and announces in the same step, as a transaction does that has its outbox in the store: nobody has
-    /// voided the tier.
+    /// voided the tier. Without a line there is nobody to announce it to.
     async fn commit_outside(&self, key: u64) {
         let version = self.source.commit(key);
+        if !self.plan.has_line {
+            return;
+        }
         let bar = Bar { version, tick: self.source.tick() };
         lock(&self.changes).by_version.insert(version, (key, bar));
         let change = Invalidation::at(Version(version)).remove(&key);
@@ -324,10 +304,11 @@ impl World {
             let key = dice.random_range(0..self.plan.keys);
             match dice.random_range(0..21) {
                 0..12 => {
-                    let pauses = (dice.random_range(0..5_000), dice.random_range(0..5_000));
+                    let pauses_us = (dice.random_range(0..5_000), dice.random_range(0..5_000));
                     let fails =
                         if dice.random_range(0..100) < self.plan.failures { Fails::Yes } else { Fails::No };
-                    let read = self.read(node, key, pauses, fails);
+                    let verb = Verb::draw(self.plan.verbs, self.plan.keys, &mut dice);
+                    let read = self.read(node, key, &verb, Effort { pauses_us, fails });
                     // A caller who goes away must take nothing with it.
                     let patience = Duration::from_micros(dice.random_range(0..40_000));
                     let _left = tokio::time::timeout(patience, read).await;
@@ -358,17 +339,21 @@ impl World {
     async fn trouble(self, mut dice: StdRng) {
         loop {
             sleep(Duration::from_micros(dice.random_range(0..30_000))).await;
-            let link = &self.nodes[dice.random_range(0..self.plan.nodes)].link;
-            match dice.random_range(0..11) {
+            let node = &self.nodes[dice.random_range(0..self.plan.nodes)];
+            let is_far = self.plan.tiers > 1 && dice.random_range(0..2) == 0;
+            let (link, site) = if is_far { (&node.far, &self.far) } else { (&node.link, &self.site) };
+            let sides = if self.plan.verbs == Verbs::All { 12 } else { 11 };
+            match dice.random_range(0..sides) {
                 0 => link.faults.set_down(true),
                 1 => link.deafen(),
                 2 => link.faults.lose_answers(30),
                 3 => link.faults.lose_messages(30),
                 4 => link.faults.swap_messages(30),
-                5 => self.site.restart(),
-                6 => self.site.shelf.restart(),
+                5 => site.restart(),
+                6 => site.shelf.restart(),
                 7 => self.site.wire.forget_log(),
                 8 => link.faults.set_tier_down(true),
+                11 => link.overflow(),
                 _ => link.mend(),
             }
         }
@@ -377,7 +362,8 @@ impl World {
     /// What a reader sees who is not content with a fallback, in a few attempts.
     async fn read_fresh(&self, node: usize, key: u64) -> Option<Seen> {
         for _ in 0..10 {
-            match self.read(node, key, (0, 0), Fails::No).await {
+            let effort = Effort { pauses_us: (0, 0), fails: Fails::No };
+            match self.read_entry(node, key, effort).await {
                 Some(Loaded { value, is_stale: false, .. }) => return value,
                 _ => sleep(SLACK).await,
             }
@@ -405,21 +391,21 @@ impl World {
         None
     }
 
-    /// When all is mended and quiet, every node sees the last write of every key.
+    /// When all is mended and quiet, every node sees the last write of every key: at once if it is told of them.
     async fn check_convergence(&self) {
-        self.nodes.iter().for_each(|node| node.link.mend());
+        for node in self.nodes.iter() {
+            node.link.mend();
+            node.far.mend();
+        }
         self.source.replayed.store(self.source.version.load(SeqCst), SeqCst);
         sleep(AFTERMATH).await;
+        if !self.plan.has_line {
+            sleep(self.plan.policy.ttl).await;
+        }
         let last_attempt = Instant::now() + SETTLING;
         while let Some(fault) = self.fault().await {
             assert!(Instant::now() < last_attempt, "seed {}: {fault}, though all is mended", self.plan.seed);
             sleep(SLACK).await;
         }
     }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fails {
-    Yes,
-    No,
 }

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use paystrata_cache::{Cache, Clock, Lookup, Policy, testkit::Site};
+use paystrata_cache::{Cache, Clock, LoadContext, Lookup, Policy, Version, testkit::Site};
 use tokio::time::{advance, sleep};
 
 use crate::kit::{Broken, SECOND, Teller, alone, node, trips};
@@ -27,9 +27,16 @@ async fn copy_in_process_ends_with_what_the_shared_tier_has_left() {
     let policy = || Policy { ttl: 60 * SECOND, l1_ttl: 60 * SECOND, ..Policy::default() };
     let ((one, _), (other, _)) = (node(&site, policy()).await, node(&site, policy()).await);
     let teller = Teller::default();
-    teller.value(&one, "k", 1).await;
+    let load = |context: LoadContext<u64>| async move {
+        context.version(Version(7));
+        Ok::<_, Broken>(Some(1))
+    };
+    one.get_or_load("k", load).await.unwrap();
     sleep(53 * SECOND).await;
     assert_eq!(teller.value(&other, "k", 2).await, 1);
+    let copy = other.explain("k").await.local.unwrap();
+    assert_eq!(copy.version, Version(7), "that of the value's making");
+    assert!(copy.remaining <= 7 * SECOND, "{copy:?}");
     sleep(8 * SECOND).await;
     assert_eq!(other.get("k"), None);
     assert_eq!(teller.value(&other, "k", 3).await, 3);

@@ -8,10 +8,16 @@ use std::{
     time::Duration,
 };
 
-use paystrata_cache::{Policy, Reach, Version, testkit::Site};
+use futures_util::future::{BoxFuture, FutureExt};
+use paystrata_cache::{
+    Cache, Clock, Policy, Reach, Version, WriteFailed, Writer,
+    testkit::{Link, Site},
+};
 use tokio::time::sleep;
 
-use crate::kit::{Broken, Gate, SECOND, Teller, listener, node, node_over_two, settle, trips, wait_for};
+use crate::kit::{
+    Broken, Gate, Numbers, SECOND, Teller, listener, node, node_over_two, settle, trips, wait_for,
+};
 
 // T39, H1, H2
 #[tokio::test(start_paused = true)]
@@ -190,6 +196,30 @@ async fn announcement_that_is_no_longer_to_be_had_drops_everything() {
     assert_eq!(one.get("b"), None);
 }
 
+// T62
+#[tokio::test(start_paused = true)]
+async fn node_that_is_told_of_an_overflow_asks_at_once_for_what_it_has_missed() {
+    let site = Site::new(13);
+    let ((one, link), (other, _)) =
+        (node(&site, Policy::default()).await, node(&site, Policy::default()).await);
+    let teller = Teller::default();
+    teller.value(&one, "a", 1).await;
+    teller.value(&one, "b", 1).await;
+    // Neither a later announcement nor a pulse shows it that one is missing.
+    link.faults.lose_messages(100);
+    other.invalidate_many(["a"], Version(5)).await;
+    assert_eq!((one.get("a"), one.stats().replays), (Some(1), 0));
+    link.overflow();
+    trips().await;
+    assert_eq!((one.get("a"), one.get("b"), one.stats().replays), (None, Some(1), 1));
+    // What is no longer to be had.
+    other.invalidate_many(["b"], Version(6)).await;
+    site.wire.forget_log();
+    link.overflow();
+    trips().await;
+    assert_eq!((one.get("b"), one.stats().gaps), (None, 1));
+}
+
 #[tokio::test(start_paused = true)]
 async fn peer_that_vanishes_is_missed_once_and_one_that_takes_leave_never() {
     let site = Site::new(9);
@@ -231,9 +261,9 @@ async fn caches_of_two_names_on_one_site_do_not_mix() {
     let site = Site::new(11);
     let (numbers, link) = node(&site, Policy::default()).await;
     let tier = Arc::new(link);
-    let others: crate::kit::Numbers = paystrata_cache::Cache::builder("others")
-        .clock(paystrata_cache::Clock::tokio())
-        .tier(Arc::<paystrata_cache::testkit::Link>::clone(&tier))
+    let others: Numbers = Cache::builder("others")
+        .clock(Clock::tokio())
+        .tier(Arc::<Link>::clone(&tier))
         .backplane(tier)
         .build();
     wait_for(|| others.stats().backplane_silence.is_some()).await;
@@ -249,13 +279,41 @@ async fn caches_of_two_names_on_one_site_do_not_mix() {
 // T78
 #[tokio::test(start_paused = true)]
 async fn tasks_end_with_the_last_handle() {
-    let site = Site::new(12);
-    let (one, link) = node(&site, Policy::default()).await;
-    drop(one.invalidate("k"));
-    let alive = tokio::runtime::Handle::current().metrics().num_alive_tasks();
-    drop(one);
+    let alive = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    let (before, site) = (alive(), Site::new(12));
+    let link = Arc::new(site.link());
+    // One with everything that runs in the background.
+    let cache: Numbers = Cache::builder("numbers")
+        .policy(Policy { refresh_every: SECOND, ..Policy::default() })
+        .clock(Clock::tokio())
+        .tier(Arc::<Link>::clone(&link))
+        .backplane(Arc::<Link>::clone(&link))
+        .writer(Arc::new(Nobody))
+        .keep_fresh(|_, _| async { Ok::<_, Broken>(Some(1)) })
+        .maintain_every(SECOND)
+        .build();
+    wait_for(|| cache.stats().backplane_silence.is_some()).await;
+    cache.pin(["k".to_owned()]);
+    sleep(3 * SECOND).await;
+    // The courier, the keeper, the writer, the one who maintains, and the line's own.
+    assert_eq!(alive(), before + 5);
+    link.faults.set_down(true);
+    drop(cache.invalidate("k"));
     settle().await;
-    assert!(tokio::runtime::Handle::current().metrics().num_alive_tasks() < alive);
+    let other = cache.clone();
+    drop(cache);
+    settle().await;
+    assert_eq!((alive(), other.stats().pending_invalidations), (before + 5, 1));
+    drop(other);
     drop(link);
-    let _unused = Broken;
+    settle().await;
+    assert_eq!(alive(), before);
+}
+
+struct Nobody;
+
+impl Writer<String, u64> for Nobody {
+    fn write<'a>(&'a self, _: &'a [(String, u64, Version)]) -> BoxFuture<'a, Result<(), WriteFailed>> {
+        async { Ok(()) }.boxed()
+    }
 }

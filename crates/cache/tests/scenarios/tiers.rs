@@ -165,7 +165,7 @@ async fn value_too_large_for_the_tier_is_given_and_kept_in_process_only() {
 
 // T72
 #[tokio::test(start_paused = true)]
-async fn any_key_works_in_every_tier() {
+async fn any_key_works_through_a_shared_tier() {
     let site = Site::new(8);
     let ((one, _), (other, _)) = (node(&site, Policy::default()).await, node(&site, Policy::default()).await);
     let long = "x".repeat(300);
