@@ -118,9 +118,13 @@ impl Fleet {
     pub(crate) fn number(&self, swath: &Swath, how: Void, mark: Option<Mark>) {
         let known = self.horizon.mark();
         let number = mark.filter(|mark| mark.incarnation == known.incarnation);
-        if number.is_none() && self.line.is_some() {
+        match &self.line {
+            // Keys were given up for it and never voided in the tiers. Before it is settled: until then nothing there is
+            // trusted.
+            None => self.horizon.renew(),
             // The order is another than the one this node judges by: it must not judge until it knows it.
-            self.horizon.lose();
+            Some(_) if number.is_none() => self.horizon.lose(),
+            Some(_) => {}
         }
         self.sweeps.number(swath, how, number.map(|mark| mark.sequence));
     }
@@ -134,8 +138,10 @@ impl Fleet {
         }
     }
 
-    /// Waits for the confirmation of an order, within bounds.
+    /// Waits for the confirmation of an order, within bounds. One that was given up has no confirmation without a line:
+    /// the tiers, and whoever else reads them, will not be told.
     pub(crate) async fn is_done(&self, number: u64) -> bool {
-        timeout(self.confirmation, self.outbox.done(number)).await.is_ok()
+        let is_done = timeout(self.confirmation, self.outbox.done(number)).await.is_ok();
+        is_done && (self.line.is_some() || !self.outbox.may_have_given_up(number))
     }
 }

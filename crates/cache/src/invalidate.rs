@@ -33,7 +33,9 @@ pub enum Reach {
     /// have of it is not to be believed.
     Fleet,
     /// This node only, so far. It was not confirmed in time; the others are told again until they are, and this node
-    /// does not trust the shared tiers with it until then.
+    /// does not trust the shared tiers with it until then. Without a line it is also said of changes that were given up
+    /// because more were pending than there is room for: this node believes nothing in the tiers from before them, and
+    /// others are not told.
     Queued,
 }
 

@@ -200,3 +200,44 @@ async fn node_that_does_not_hear_its_own_announcement_believes_the_record_as_lit
     link.faults.set_tier_down(false);
     assert_eq!(floor(&one, "k").await, Some(Version(5)));
 }
+
+/// A node with a tier and no line, and room for two changes that wait for it.
+fn lineless(link: &Link) -> Numbers {
+    Cache::builder("numbers")
+        .policy(exact(Policy { l1_ttl: 10 * SECOND, ..lasting() }))
+        .clock(Clock::tokio())
+        .tier(Arc::new(link.clone()))
+        .pending_keys_max(2)
+        .build()
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_line_keys_that_were_given_up_are_not_believed_when_the_tier_returns() {
+    let (site, keys) = (Site::new(3), ["a", "b", "c"]);
+    let link = site.link();
+    let cache = lineless(&link);
+    for key in keys {
+        Teller::default().value(&cache, key, 1).await;
+    }
+    trips().await;
+    assert_eq!(site.shelf.values("numbers"), keys.len());
+    link.faults.set_tier_down(true);
+    let under_way = cache.invalidate_many(["a"], Version(2));
+    trips().await;
+    let given_up = ["b", "c"].map(|key| cache.invalidate_many([key], Version(2)));
+    assert_eq!(cache.stats().pending_overflows, 1);
+    trips().await;
+    link.faults.set_tier_down(false);
+    wait_for(|| cache.stats().pending_invalidations == 0).await;
+    for confirmation in given_up.into_iter().chain([under_way]) {
+        assert_eq!(confirmation.await, Reach::Queued, "nobody else was told of all of them");
+    }
+    // The breaker leaves the tier alone for a while.
+    sleep(5 * SECOND).await;
+    for key in keys {
+        assert_eq!(Teller::default().value(&cache, key, 2).await, 2, "{key}");
+    }
+    // What is stored from now on is believed, once L1 has let go of it.
+    sleep(11 * SECOND).await;
+    assert_eq!(Teller::default().value(&cache, "b", 3).await, 2);
+}
