@@ -57,6 +57,8 @@ struct Quest<V> {
     /// Another node has claimed it.
     is_held: bool,
     found: Option<(Answer<V>, Payload)>,
+    /// Set on this node and not written yet: nobody else knows of it.
+    unwritten: Option<Answer<V>>,
 }
 
 /// Asks the tiers about every key that is led, and says of each what is to be done. Takes up what it finds from lower
@@ -72,6 +74,9 @@ pub(crate) async fn consult<K: CacheKey, V: Clone + Send + Sync + 'static>(
     }
     let mut taken_up = Vec::new();
     let verdicts = leads.iter_mut().zip(quests).map(|(lead, quest)| {
+        if let Some(answer) = quest.unwritten {
+            return Verdict::Found(answer);
+        }
         if let Some((answer, payload)) = quest.found {
             let settlement = Settlement::Value { bytes: payload.bytes, lifetime: payload.remaining };
             // Only tiers above the one that had it hold a claim.
@@ -131,6 +136,7 @@ impl<V: Clone> Quest<V> {
             over,
             is_held: false,
             found: None,
+            unwritten: lead.unwritten(),
         }
     }
 }
@@ -155,7 +161,8 @@ async fn ask_tier<K: CacheKey, V: Clone + Send + Sync + 'static>(
 ) {
     let tier = &store.fleet.tiers[index];
     let mut patience: Option<Patience> = None;
-    let mut wanted: Vec<usize> = (0..leads.len()).filter(|at| quests[*at].found.is_none()).collect();
+    let is_wanted = |at: &usize| quests[*at].found.is_none() && quests[*at].unwritten.is_none();
+    let mut wanted: Vec<usize> = (0..leads.len()).filter(is_wanted).collect();
     loop {
         wanted.retain(|at| {
             let lead = &leads[*at];

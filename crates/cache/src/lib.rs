@@ -152,6 +152,7 @@ pub mod postgres;
 #[cfg(all(test, feature = "shuttle"))]
 mod races;
 mod read;
+mod recent;
 #[cfg(feature = "redis")]
 mod redis;
 mod spans;
@@ -177,7 +178,7 @@ pub use cache::Cache;
 pub use clock::Clock;
 pub use context::{Load, LoadContext, Stale};
 pub use coupling::{Coupled, TransactionOutbox};
-pub use error::CacheError;
+pub use error::{CacheError, SetRefused};
 pub use explain::{Explanation, LastInvalidation, LocalState, TierState};
 pub use fleet::LineOptions;
 pub use floors::FLOOR_LIFE;
@@ -198,4 +199,4 @@ pub use version::Version;
 pub use warm::{Pace, Progress};
 pub use wire::Unreadable;
 pub use wrap::{Cached, cached};
-pub use write_behind::{WriteFailed, Writer};
+pub use write_behind::{WriteFailed, Writer, WriterOptions};

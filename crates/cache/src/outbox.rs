@@ -200,12 +200,14 @@ impl State {
         self.last_number
     }
 
-    /// An order given again before it is under way keeps its place, with the stricter of both demands.
-    fn push_key(&mut self, order: KeyOrder, put: Option<Putting>) {
+    /// An order given again before it is under way keeps its place, with the stricter of both demands. A value that is older
+    /// than what is pending is not put: it would be taken for one of the newer version.
+    fn push_key(&mut self, order: KeyOrder, mut put: Option<Putting>) {
         let KeyOrder { key, mut how, mut version } = order;
         let mut number = self.next_number();
         if let Some(previous) = self.keys.remove(&key) {
             self.bytes -= weight(&key, previous.put.as_ref());
+            put = put.filter(|_| version >= previous.version);
             version = version.max(previous.version);
             how = how.min(previous.how);
             if self.order.contains_key(&previous.number) {
@@ -402,5 +404,24 @@ mod tests {
         outbox.confirm(&outbox.next_batch().unwrap());
         waiting.await.unwrap();
         assert!(outbox.may_have_given_up(number));
+    }
+
+    #[test]
+    fn value_that_is_older_than_a_pending_change_of_its_key_is_not_put() {
+        let (outbox, sweeps) = (Outbox::new(10), Sweeps::default());
+        let put = |version, bytes: &'static [u8]| {
+            let order = KeyOrder { key: key(1), how: Void::Remove, version: Version(version) };
+            let put = Putting { bytes: Bytes::from_static(bytes), lifetime: Duration::from_secs(1) };
+            outbox.push([(order, Some(put))], vec![], &sweeps);
+        };
+        let pending = || lock(&outbox.state).keys[&key(1)].put.as_ref().map(|put| put.bytes.clone());
+        put(5, b"five");
+        put(4, b"four");
+        assert_eq!(pending(), None);
+        put(6, b"six");
+        assert_eq!(pending(), Some(Bytes::from_static(b"six")));
+        push(&outbox, &sweeps, &[key(1)], 7);
+        put(6, b"six");
+        assert_eq!(pending(), None);
     }
 }

@@ -4,7 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use paystrata_cache::{
-    Cache, Clock, Invalidation, LoadContext, Policy, Reach, Version,
+    Cache, Clock, Invalidation, LoadContext, Policy, Reach, SetRefused, Version,
     backplane::Backplane,
     testkit::{Link, Site},
 };
@@ -128,7 +128,7 @@ async fn value_set_while_a_tier_is_down_is_the_writers_own_and_the_old_one_nobod
     let site = Site::new(5);
     let [(one, link), (other, _)] = both_have(&site, &["k"]).await;
     link.faults.set_tier_down(true);
-    assert_eq!(one.set("k".to_owned(), 2, Version(5)).await, Reach::Fleet);
+    assert_eq!(one.set("k".to_owned(), 2, Version(5)).unwrap().await, Reach::Fleet);
     trips().await;
     assert_eq!((one.get("k"), other.get("k")), (Some(2), None));
     assert_eq!(Teller::default().value(&other, "k", 2).await, 2);
@@ -136,7 +136,7 @@ async fn value_set_while_a_tier_is_down_is_the_writers_own_and_the_old_one_nobod
     trips().await;
     link.faults.set_tier_down(false);
     sleep(2 * SECOND).await;
-    other.set("k".to_owned(), 1, Version(4)).await;
+    assert_eq!(other.set("k".to_owned(), 1, Version(4)).err(), Some(SetRefused::Overtaken));
     trips().await;
     assert_eq!(Teller::default().value(&one, "k", 3).await, 3);
 }
