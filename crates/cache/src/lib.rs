@@ -90,7 +90,8 @@
 //!
 //! - It is not the store: nothing in it outlives what it was loaded from, and a tier may forget anything at any time.
 //! - Without a line, nodes do not hear of each other's changes, and a sweep makes all that lies in shared tiers void for
-//!   the node that made it, and for that node only.
+//!   the node that made it, for that node only, and only until it is started anew: what was stored before is believed again
+//!   then, for what is left of its lifetime. So it is with keys that were given up because too many changes were pending.
 //! - A node that is cut off can tell nobody of its changes, and neither can one that dies before it tells; the others
 //!   notice its silence and drop what they hold once.
 //!
