@@ -182,6 +182,7 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
     /// # Errors
     ///
     /// As [`set`](Self::set).
+    #[expect(clippy::needless_pass_by_value, reason = "an entry's key is given away, as to any map")]
     pub fn set_tagged(
         &self,
         key: K,

@@ -62,13 +62,15 @@ impl Recent {
             return;
         }
         let mut shard = lock(self.shard(hash));
-        if !shard.changes.contains_key(&hash) {
-            shard.make_room(now_us);
-            shard.order.push_back(hash);
-            let change = Change { version: Version::NONE, latest_until_us: 0, noted_us: 0, is_again: false };
-            shard.changes.insert(hash, change);
-        } else if let Some(change) = shard.changes.get_mut(&hash) {
-            change.is_again = true;
+        match shard.changes.get_mut(&hash) {
+            Some(change) => change.is_again = true,
+            None => {
+                shard.make_room(now_us);
+                shard.order.push_back(hash);
+                let change =
+                    Change { version: Version::NONE, latest_until_us: 0, noted_us: 0, is_again: false };
+                shard.changes.insert(hash, change);
+            }
         }
         let Some(change) = shard.changes.get_mut(&hash) else { return };
         change.noted_us = now_us;
@@ -140,7 +142,7 @@ mod tests {
 
     /// Hashes of one shard.
     fn hashes(count: usize) -> impl Iterator<Item = u64> {
-        (0..count as u64).map(|number| number << 48 | number)
+        (0..count as u64).map(|number| (number << 48) | number)
     }
 
     #[test]
@@ -190,7 +192,7 @@ mod tests {
         }
         assert_eq!(recent.newest(0, Bar::Any, 0), Version::LATEST);
         assert!(
-            recent.admits(1 << 48 | 1, Version(1), Bar::Any, 0),
+            recent.admits((1 << 48) | 1, Version(1), Bar::Any, 0),
             "what was not numbered leaves nothing behind"
         );
     }

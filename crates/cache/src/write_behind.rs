@@ -215,7 +215,7 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> WriteQueue<K, V> {
             tracing::warn!(cache, values, problem, "the writer is asked again");
             return Err(WriteFailed);
         }
-        self.written(batch);
+        self.written(&batch);
         Ok(())
     }
 
@@ -228,10 +228,10 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> WriteQueue<K, V> {
 
     /// Takes what was written off the queue, unless a newer value of its key has come meanwhile: that one goes to the end.
     /// What other nodes have loaded of the keys until now was loaded from before the write, so they are told again.
-    fn written(&self, batch: Vec<(K, Arc<Waiting<V>>)>) {
+    fn written(&self, batch: &[(K, Arc<Waiting<V>>)]) {
         let mut told = Vec::new();
         let mut pending = lock(&self.pending);
-        for (key, written) in &batch {
+        for (key, written) in batch {
             let Some((place, waiting)) = pending.by_key.get(key) else { continue };
             let (place, is_newest) = (*place, Arc::ptr_eq(waiting, written));
             pending.order.remove(&place);
