@@ -21,7 +21,9 @@ async fn rename(
 ) -> Result<(), Box<dyn Error>> {
     // Renames nobody to nothing.
     let transaction = client.transaction().await?;
-    let sql = "UPDATE people SET name = $2, version = version + 1 WHERE id = $1 RETURNING version";
+    // One sequence for all rows: versions are one order for all keys.
+    let sql =
+        "UPDATE people SET name = $2, written = nextval('people_written') WHERE id = $1 RETURNING written";
     let version = Version(u64::try_from(transaction.query_one(sql, &[&id, &name]).await?.get::<_, i64>(0))?);
     let change = Invalidation::at(version).remove(&id);
     let coupled = people.invalidate_in(line, &transaction, change).await?;
@@ -41,8 +43,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let (mut client, connection) = config.connect(NoTls).await?;
     tokio::spawn(connection);
     PostgresTier::create_schema(&client, "paystrata_cache").await?;
-    let table = "CREATE TEMP TABLE people (id bigint PRIMARY KEY, name text, version bigint);
-                 INSERT INTO people VALUES (7, 'Ada', 1)";
+    let table = "CREATE TEMP SEQUENCE people_written;
+                 CREATE TEMP TABLE people (id bigint PRIMARY KEY, name text, written bigint);
+                 INSERT INTO people VALUES (7, 'Ada', nextval('people_written'))";
     client.batch_execute(table).await?;
 
     // Another node: it knows of the change what the line tells it, and nothing else.

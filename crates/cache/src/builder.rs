@@ -11,6 +11,7 @@ use tokio::sync::{Notify, Semaphore};
 
 use crate::{
     Cache, CacheKey, Clock, LineOptions, Load, LoadContext, Observer, Policy, TierOptions, Writer,
+    WriterOptions,
     backplane::{Backplane, Line, Listener},
     clock::micros,
     codec::Codec,
@@ -64,7 +65,7 @@ pub struct CacheBuilder<K, V> {
     tiers: Vec<(Arc<dyn Tier>, TierOptions)>,
     backplane: Option<(Arc<dyn Backplane>, LineOptions)>,
     codec: Option<Codec<V>>,
-    writer: Option<Arc<dyn Writer<K, V>>>,
+    writer: Option<(Arc<dyn Writer<K, V>>, WriterOptions)>,
     pending_keys_max: usize,
     origin: u64,
     renewal: Option<Renewal<K, V>>,
@@ -192,8 +193,14 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> CacheBuilder<K, V> {
 
     /// Sets where values go that are set under [`Write::Behind`](crate::Write::Behind).
     #[must_use]
-    pub fn writer(mut self, writer: Arc<dyn Writer<K, V>>) -> Self {
-        self.writer = Some(writer);
+    pub fn writer(self, writer: Arc<dyn Writer<K, V>>) -> Self {
+        self.writer_with(writer, WriterOptions::default())
+    }
+
+    /// As [`writer`](Self::writer), with limits of its own.
+    #[must_use]
+    pub fn writer_with(mut self, writer: Arc<dyn Writer<K, V>>, options: WriterOptions) -> Self {
+        self.writer = Some((writer, options));
         self
     }
 
@@ -319,8 +326,10 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> CacheBuilder<K, V> {
             observer: self.observer,
             weigher: self.weigher,
             codec: self.codec,
+            writes: self
+                .writer
+                .map(|(writer, options)| Arc::new(WriteQueue::new(writer, options, Arc::clone(&fleet)))),
             fleet,
-            writes: self.writer.map(|writer| Arc::new(WriteQueue::new(writer))),
             chronicle: Chronicle::new(),
             heat: Heat::new(),
             keeper: self.renewal.map(|renewal| Keeper::new(renewal, turns)),

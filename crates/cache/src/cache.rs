@@ -17,6 +17,7 @@ use crate::{
     read::answer_of_hit,
     stats::count,
     store::{KeyForm, Look, Moment, Standing, Store},
+    write_behind::{Unwritten, WriteQueue},
 };
 
 /// A cache of values `V` by keys `K`. Cloning gives another handle to the same cache.
@@ -53,7 +54,9 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
     pub(crate) fn assemble(store: Arc<Store<K, V>>, tasks: Vec<JoinHandle<()>>) -> Self {
         let (policy, fleet) = (Arc::clone(&store.policy), Arc::clone(&store.fleet));
         let has_courier = fleet.is_shared() || store.writes.is_some();
-        let owner = Owner { fleet, has_courier, tasks: Mutex::new(tasks) };
+        let unwritten =
+            store.writes.as_ref().map(|writes| Arc::<WriteQueue<K, V>>::clone(writes) as Arc<dyn Unwritten>);
+        let owner = Owner { fleet, has_courier, unwritten, tasks: Mutex::new(tasks) };
         Self { store, policy, owner: Arc::new(owner) }
     }
 
@@ -342,9 +345,16 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
     }
 
     /// Has the shared tiers and the writer confirm what is pending, takes leave of the other nodes and stops the tasks
-    /// of this cache. Waits for a few time limits at most. Reads go on working; invalidations no longer reach other nodes.
+    /// of this cache. Waits for a few time limits at most, and for the writer for as long as
+    /// [`WriterOptions::flush`](crate::WriterOptions::flush) says; what it has not written by then is lost, which is logged
+    /// as an error, told to the [observer](crate::Observer::writes_lost), and still seen in
+    /// [`pending_writes`](Stats::pending_writes). Reads go on working; invalidations no longer reach other nodes, and under
+    /// [`Write::Behind`](crate::Write::Behind) nothing can be set.
+    ///
+    /// A cache that is dropped without it writes nothing more, and tells what is lost in the same ways.
     pub async fn close(&self) {
         if let Some(writes) = &self.store.writes {
+            writes.close();
             writes.flush().await;
         }
         self.owner.close().await;
@@ -355,6 +365,7 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
 pub(crate) struct Owner {
     fleet: Arc<Fleet>,
     has_courier: bool,
+    unwritten: Option<Arc<dyn Unwritten>>,
     /// The courier first, if there is one.
     pub(crate) tasks: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -372,10 +383,16 @@ impl Owner {
         if tokio::time::timeout(self.fleet.confirmation, &mut courier).await.is_err() {
             courier.abort();
         }
-        self.report_undelivered();
+        self.report_lost();
     }
 
-    fn report_undelivered(&self) {
+    fn report_lost(&self) {
+        let unwritten = self.unwritten.as_ref().map_or(0, |writes| writes.count());
+        if unwritten > 0 {
+            let cache = &self.fleet.cache;
+            tracing::error!(%cache, unwritten, "values that were set have not been written and are lost");
+            self.fleet.observer.writes_lost(cache, unwritten);
+        }
         let pending = self.fleet.outbox.pending();
         if pending > 0 {
             tracing::warn!(cache = %self.fleet.cache, pending, "other nodes were not told of all invalidations");
@@ -388,7 +405,7 @@ impl Drop for Owner {
         let tasks = std::mem::take(&mut *lock(&self.tasks));
         if !tasks.is_empty() {
             tasks.iter().for_each(JoinHandle::abort);
-            self.report_undelivered();
+            self.report_lost();
         }
     }
 }

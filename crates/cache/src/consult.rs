@@ -53,6 +53,8 @@ struct Quest<V> {
     /// Another node has claimed it.
     is_held: bool,
     found: Option<(Answer<V>, Payload)>,
+    /// Set on this node and not written yet: nobody else knows of it.
+    unwritten: Option<Answer<V>>,
 }
 
 /// Asks the tiers from `first_tier` on about every key that is led, and says of each what is to be done. Takes up what it
@@ -81,10 +83,10 @@ pub(crate) async fn consult_one<K: CacheKey, V: Clone + Send + Sync + 'static>(
     let store = Arc::clone(&lead.store);
     let mut quest = Quest::begin(lead);
     for index in 0..store.fleet.tiers.len() {
-        ask_one(&store, index, lead, &mut quest).await;
-        if quest.found.is_some() {
+        if quest.found.is_some() || quest.unwritten.is_some() {
             break;
         }
+        ask_one(&store, index, lead, &mut quest).await;
     }
     let mut taken_up = Vec::new();
     let verdict = quest.verdict(lead, &mut taken_up);
@@ -114,6 +116,7 @@ impl<V: Clone> Quest<V> {
             over,
             is_held: false,
             found: None,
+            unwritten: lead.unwritten(),
         }
     }
 }
@@ -121,6 +124,9 @@ impl<V: Clone> Quest<V> {
 impl<V: Clone> Quest<V> {
     /// What is to be done with a key that all tiers were asked about.
     fn verdict<K: CacheKey>(self, lead: &mut Lead<K, V>, taken_up: &mut Vec<Writing>) -> Verdict<V> {
+        if let Some(answer) = self.unwritten {
+            return Verdict::Found(answer);
+        }
         if let Some((answer, payload)) = self.found {
             // Only tiers above the one that had it hold a claim.
             if !lead.held.is_empty() {
@@ -170,7 +176,8 @@ async fn ask_tier<K: CacheKey, V: Clone + Send + Sync + 'static>(
 ) {
     let tier = &store.fleet.tiers[index];
     let mut patience: Option<Patience> = None;
-    let mut wanted: Vec<usize> = (0..leads.len()).filter(|at| quests[*at].found.is_none()).collect();
+    let is_wanted = |at: &usize| quests[*at].found.is_none() && quests[*at].unwritten.is_none();
+    let mut wanted: Vec<usize> = (0..leads.len()).filter(is_wanted).collect();
     loop {
         wanted.retain(|at| may_ask(store, tier, &leads[*at]));
         let mut again = Vec::new();

@@ -264,7 +264,12 @@ async fn carry_to(tier: &TierSide, batch: &Batch) -> Result<(), TierError> {
                 };
                 puts.push(put);
             }
-            _ => voids.push(Voiding { key: order.key.clone(), version: order.version, how: order.how }),
+            _ => {
+                if put.is_some() {
+                    count(&tier.counters.oversize);
+                }
+                voids.push(Voiding { key: order.key.clone(), version: order.version, how: order.how });
+            }
         }
     }
     if !puts.is_empty() {

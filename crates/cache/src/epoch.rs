@@ -3,6 +3,7 @@
 //! Only rises; a sweep is never taken back by an older one that comes late. Used by `sweeps`.
 
 use crate::{
+    floors::Floor,
     sync::atomic::{
         AtomicU32, AtomicU64,
         Ordering::{AcqRel, Acquire, Release},
@@ -35,6 +36,8 @@ impl Left {
 pub(crate) struct Epoch {
     removed: Numbers,
     expired: Numbers,
+    /// The newest write because of which there was a sweep.
+    pub(crate) floor: Floor,
 }
 
 #[derive(Debug, Default)]
@@ -113,6 +116,7 @@ impl Epoch {
 
     /// Takes over what another epoch says: its swath has become part of this one.
     pub(crate) fn absorb(&self, other: &Self) {
+        self.floor.absorb(&other.floor);
         for how in [Void::Remove, Void::Expire] {
             let (from, to) = (other.of(how), self.of(how));
             to.local.fetch_max(from.local.load(Acquire), AcqRel);

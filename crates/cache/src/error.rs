@@ -1,4 +1,4 @@
-//! Why a read did not come back with an answer. A failing shared tier is never among the reasons:
+//! Why a read did not come back with an answer, and why a value that was set was not taken. A failing shared tier is never among the reasons:
 //! it costs speed and is counted, and the loader is asked instead.
 
 use std::{sync::Arc, time::Duration};
@@ -63,5 +63,34 @@ impl<E> Clone for CacheError<E> {
             Self::Overloaded => Self::Overloaded,
             Self::Stopped => Self::Stopped,
         }
+    }
+}
+
+/// Why [`Cache::set`](crate::Cache::set) has stored nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SetRefused {
+    /// Something newer is known of the key, or a change of the key that nobody has numbered, which may be newer. It was an
+    /// invalidation instead: what was cached of the key is void, here and on the other nodes.
+    #[error("something newer is known of the key")]
+    Overtaken,
+    /// Over 64 tags. It was an invalidation instead.
+    #[error("more tags than an entry may have")]
+    TooManyTags,
+    /// Under [`Write::Behind`](crate::Write::Behind): as many values wait to be written as may. Nothing was done.
+    #[error("too many values wait to be written")]
+    Full,
+    /// Under [`Write::Behind`](crate::Write::Behind): the cache was closed. Nothing was done.
+    #[error("the cache was closed")]
+    Closed,
+    /// Under [`Write::Behind`](crate::Write::Behind): the cache has no [`Writer`](crate::Writer). Nothing was done.
+    #[error("the cache has no writer")]
+    NoWriter,
+}
+
+impl SetRefused {
+    /// True if the same call may well succeed in a moment.
+    pub fn is_retryable(self) -> bool {
+        self == Self::Full
     }
 }

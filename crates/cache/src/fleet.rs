@@ -138,8 +138,10 @@ impl Fleet {
         }
     }
 
-    /// Waits for the confirmation of an order, within bounds.
+    /// Waits for the confirmation of an order, within bounds. One that was given up has no confirmation without a line:
+    /// the tiers, and whoever else reads them, will not be told.
     pub(crate) async fn is_done(&self, number: u64) -> bool {
-        timeout(self.confirmation, self.outbox.done(number)).await.is_ok()
+        let is_done = timeout(self.confirmation, self.outbox.done(number)).await.is_ok();
+        is_done && (self.line.is_some() || !self.outbox.may_have_given_up(number))
     }
 }

@@ -1,5 +1,6 @@
 //! The version that a load of a key must at least reflect, as far as this node has been told.
-//! Bounded: keys share slots by hash, so a floor may be higher than the key's own, never lower.
+//! Bounded: keys share slots by hash, so a floor may be higher than the key's own, never lower. That is right for what a
+//! loader is told; a value that is set is judged by its own key's changes (`recent`), which are noted here too.
 //! Raised by every invalidation before it voids anything; read when a load begins.
 
 use std::time::Duration;
@@ -7,6 +8,7 @@ use std::time::Duration;
 use crate::{
     Version,
     clock::micros,
+    recent::Recent,
     sync::atomic::{AtomicU64, Ordering::Relaxed},
 };
 
@@ -25,14 +27,17 @@ const SLOTS: usize = if cfg!(feature = "shuttle") { 2 } else { 1_024 };
 pub(crate) struct Floors {
     slots: Box<[Floor]>,
     whole: Floor,
+    /// The keys' own changes.
+    pub(crate) recent: Recent,
     /// Until when messages that this node has missed may be about writes a replica has not replayed.
     blind_until_us: AtomicU64,
     /// As above, where the tiers' own floors are of no help either.
     swept_until_us: AtomicU64,
 }
 
+/// One floor: a version that stays, and one for a while that nobody has numbered.
 #[derive(Debug, Default)]
-struct Floor {
+pub(crate) struct Floor {
     version: AtomicU64,
     latest_until_us: AtomicU64,
 }
@@ -42,6 +47,7 @@ impl Floors {
         Self {
             slots: (0..SLOTS).map(|_| Floor::default()).collect(),
             whole: Floor::default(),
+            recent: Recent::new(),
             blind_until_us: AtomicU64::new(0),
             swept_until_us: AtomicU64::new(0),
         }
@@ -49,6 +55,7 @@ impl Floors {
 
     pub(crate) fn raise(&self, hash: u64, version: Version, now_us: u64) {
         self.slot(hash).raise(version, now_us);
+        self.recent.note(hash, version, now_us);
     }
 
     /// Raises the floor of every key.
@@ -70,10 +77,14 @@ impl Floors {
         self.swept_until_us.fetch_max(now_us.saturating_add(micros(FLOOR_LIFE)), Relaxed);
     }
 
+    /// True while sweeps may have been made of which this node does not know the writes.
+    pub(crate) fn is_blind_to_sweeps(&self, now_us: u64) -> bool {
+        now_us < self.swept_until_us.load(Relaxed)
+    }
+
     /// The floor of a load for which the remote tier's tombstones were asked.
     pub(crate) fn aided_floor(&self, hash: u64, now_us: u64) -> Version {
-        let is_blind = now_us < self.swept_until_us.load(Relaxed);
-        if is_blind { Version::LATEST } else { self.floor(hash, now_us) }
+        if self.is_blind_to_sweeps(now_us) { Version::LATEST } else { self.floor(hash, now_us) }
     }
 
     /// The floor of a load for which the remote tier's tombstones could not be asked.
@@ -90,7 +101,7 @@ impl Floors {
 }
 
 impl Floor {
-    fn raise(&self, version: Version, now_us: u64) {
+    pub(crate) fn raise(&self, version: Version, now_us: u64) {
         if version == Version::LATEST {
             self.latest_until_us.fetch_max(now_us + micros(FLOOR_LIFE), Relaxed);
         } else {
@@ -98,11 +109,18 @@ impl Floor {
         }
     }
 
-    fn read(&self, now_us: u64) -> Version {
-        if now_us < self.latest_until_us.load(Relaxed) {
-            return Version::LATEST;
-        }
+    pub(crate) fn read(&self, now_us: u64) -> Version {
+        if now_us < self.latest_until_us.load(Relaxed) { Version::LATEST } else { self.numbered() }
+    }
+
+    pub(crate) fn numbered(&self) -> Version {
         Version(self.version.load(Relaxed))
+    }
+
+    /// Takes over what another one says.
+    pub(crate) fn absorb(&self, other: &Self) {
+        self.version.fetch_max(other.version.load(Relaxed), Relaxed);
+        self.latest_until_us.fetch_max(other.latest_until_us.load(Relaxed), Relaxed);
     }
 }
 

@@ -8,20 +8,23 @@ use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt};
 
 use crate::{
-    Cache, CacheKey, Invalidation, Version, Write,
+    Cache, CacheKey, Invalidation, SetRefused, Version, Write,
     backplane::Swath,
-    codec::SealedFields,
+    codec::{SealedFields, TAGS_MAX},
     cutoffs,
     fleet::Fleet,
     hash::Probe,
     invalidation::{KeyOrder, SweepOrder},
     life::{Life, Span},
     outbox::Putting,
+    recent::Bar,
     spans,
     stats::count,
-    store::KeyForm,
+    store::{KeyForm, Setting},
+    tags::Tag,
     tier::Void,
     wire::Unreadable,
+    write_behind::{Room, Waiting},
 };
 
 /// How far a change has got.
@@ -33,7 +36,9 @@ pub enum Reach {
     /// have of it is not to be believed.
     Fleet,
     /// This node only, so far. It was not confirmed in time; the others are told again until they are, and this node
-    /// does not trust the shared tiers with it until then.
+    /// does not trust the shared tiers with it until then. Without a line it is also said of changes that were given up
+    /// because more were pending than there is room for: this node believes nothing in the tiers from before them, and
+    /// others are not told.
     Queued,
 }
 
@@ -156,57 +161,100 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
     }
 
     /// Puts a value that the caller has just written as `version` into this node's L1 and, as the policy says, into the
-    /// shared tiers; the other nodes drop what they have of it.
+    /// shared tiers; the other nodes drop what they have of it. Under [`Write::Behind`] setting it is the write: when this
+    /// returns `Ok`, the value waits for the [`Writer`](crate::Writer), and reads on this node see it until it is written.
     ///
-    /// If something newer than `version` is known here, nothing is stored (and it is counted as a refused stale set): then
-    /// this is an invalidation.
-    pub fn set(&self, key: K, value: V, version: Version) -> Confirmation {
+    /// It is judged by what this node knows of this very key: by its own changes of the last minute at least, and by
+    /// sweeps over it. Changes of other keys refuse nothing. A change of this key that nobody has numbered
+    /// ([`invalidate`](Self::invalidate)) refuses values for a minute, because nobody knows which is newer, unless they have
+    /// [`Version::LATEST`] or setting them is the write. A value without a version ([`Version::NONE`]) is older than any
+    /// numbered change of its key.
+    ///
+    /// # Errors
+    ///
+    /// [`SetRefused`]: nothing was stored, nor will be written. It says whether the key was voided instead.
+    pub fn set(&self, key: K, value: V, version: Version) -> Result<Confirmation, SetRefused> {
         self.set_tagged(key, value, version, &[])
     }
 
-    /// As [`set`](Self::set), with tags on the value.
-    pub fn set_tagged(&self, key: K, value: V, version: Version, tags: &[&str]) -> Confirmation {
+    /// As [`set`](Self::set), with tags on the value, at most 64.
+    ///
+    /// # Errors
+    ///
+    /// As [`set`](Self::set).
+    #[expect(clippy::needless_pass_by_value, reason = "an entry's key is given away, as to any map")]
+    pub fn set_tagged(
+        &self,
+        key: K,
+        value: V,
+        version: Version,
+        tags: &[&str],
+    ) -> Result<Confirmation, SetRefused> {
         let (store, policy) = (&self.store, &self.policy);
+        // Before anything is done.
+        let room = self.room(&key)?;
+        let bar = if policy.write == Write::Behind { Bar::Numbered } else { Bar::Any };
         let trace = spans::invalidate(&store.name, 1, 0);
-        let span = Span::of_value(policy, None);
-        let now_us = store.clock.now_us();
-        let mark = store.fleet.horizon.mark();
-        let number = store.fleet.is_shared().then(|| {
-            let key_bytes = key.encode();
-            let put =
-                (policy.write != Write::Void).then(|| self.put(&key_bytes, &value, version, tags, span));
-            let order = KeyOrder { key: key_bytes, how: Void::Remove, version };
-            // After the mark was taken: what is announced later cuts the value off, what was announced before has
-            // raised the floor here, whether or not the tier could be told of it.
-            let is_newest = version >= store.floors.aided_floor(Probe::of(&key).hash, now_us);
-            let put =
-                put.flatten().filter(|_| is_newest && (mark.incarnation != 0 || store.fleet.line.is_none()));
-            store.fleet.order(vec![(order, put)], vec![])
+        let (span, now_us, mark) =
+            (Span::of_value(policy, None), store.clock.now_us(), store.fleet.horizon.mark());
+        let tags = self.distinct(tags);
+        let key_bytes = if store.fleet.is_shared() { key.encode() } else { Bytes::new() };
+        // After the mark was taken: what is announced later cuts the value off, what was announced before is known here,
+        // whether or not the tier could be told of it.
+        let is_newest =
+            tags.len() <= TAGS_MAX && store.is_newest(&Probe::of(&key), version, &tags, bar, now_us);
+        let is_believed = mark.incarnation != 0 || store.fleet.line.is_none();
+        let is_put = is_newest && is_believed && !store.floors.is_blind_to_sweeps(now_us);
+        let put = (is_put && policy.write != Write::Void).then(|| {
+            let tags: Vec<Arc<str>> = tags.iter().map(|tag| Arc::clone(&tag.name)).collect();
+            let fields = SealedFields {
+                key: &key_bytes,
+                incarnation: mark.incarnation,
+                stamp: mark.sequence,
+                version,
+                grace: span.grace,
+                tags: &tags,
+                validator: None,
+            };
+            self.sealed(&fields, &value, span)
+        });
+        let put = put.flatten();
+        let order = KeyOrder { key: key_bytes, how: Void::Remove, version };
+        let number = store.fleet.order(vec![(order, put.clone())], vec![]);
+        let writing = room.map(|room| {
+            (room, Waiting { value: value.clone(), version, tags: tags.clone(), put, set_us: now_us })
         });
         let life = Life::begin(policy, span, now_us, now_us, store.fleet.sweeps.stamp());
-        let interned = tags.iter().map(|tag| store.fleet.sweeps.tags.intern(tag)).collect();
-        let is_newest = store.put(&key, value.clone(), version, interned, life);
-        if let (Write::Behind, true, Some(writes)) = (policy.write, is_newest, &store.writes) {
-            writes.push(key, value, version);
-        }
-        Confirmation::of(self, number.flatten(), trace)
+        store.put(&key, Setting { value, version, tags, life, bar }, writing)?;
+        Ok(Confirmation::of(self, number, trace))
     }
 
-    fn put(&self, key: &Bytes, value: &V, version: Version, tags: &[&str], span: Span) -> Option<Putting> {
-        let tags: Vec<Arc<str>> = tags.iter().map(|tag| Arc::from(*tag)).collect();
-        let mark = self.store.fleet.horizon.mark();
-        let fields = SealedFields {
-            key,
-            incarnation: mark.incarnation,
-            stamp: mark.sequence,
-            version,
-            grace: span.grace,
-            tags: &tags,
-            validator: None,
-        };
+    /// Room for the value among those that are to be written, if it is to be.
+    fn room(&self, key: &K) -> Result<Option<Room<K, V>>, SetRefused> {
+        match (self.policy.write, &self.store.writes) {
+            (Write::Behind, Some(writes)) => writes.room(key).map(Some),
+            (Write::Behind, None) => Err(SetRefused::NoWriter),
+            (Write::Through | Write::Void, _) => Ok(None),
+        }
+    }
+
+    fn distinct(&self, tags: &[&str]) -> Box<[Arc<Tag>]> {
+        let mut names = tags.to_vec();
+        names.sort_unstable();
+        names.dedup();
+        names.into_iter().map(|name| self.store.fleet.sweeps.tags.intern(name)).collect()
+    }
+
+    /// As it is put into shared tiers, if it can be.
+    fn sealed(&self, fields: &SealedFields<'_>, value: &V, span: Span) -> Option<Putting> {
         let codec = self.store.codec.as_ref().filter(|_| !span.shared.is_zero())?;
-        let bytes = codec.seal(&fields, Some(value)).ok()?;
-        Some(Putting { bytes, lifetime: span.shared.saturating_add(span.grace) })
+        match codec.seal(fields, Some(value)) {
+            Ok(bytes) => Some(Putting { bytes, lifetime: span.shared.saturating_add(span.grace) }),
+            Err(error) => {
+                tracing::warn!(cache = %self.store.name, %error, "a value that was set is kept in process only");
+                None
+            }
+        }
     }
 
     fn void_keys(&self, keys: &[K], how: Void, version: Version) -> Confirmation {

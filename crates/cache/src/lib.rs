@@ -92,7 +92,8 @@
 //!
 //! - It is not the store: nothing in it outlives what it was loaded from, and a tier may forget anything at any time.
 //! - Without a line, nodes do not hear of each other's changes, and a sweep makes all that lies in shared tiers void for
-//!   the node that made it, and for that node only.
+//!   the node that made it, for that node only, and only until it is started anew: what was stored before is believed again
+//!   then, for what is left of its lifetime. So it is with keys that were given up because too many changes were pending.
 //! - A node that is cut off can tell nobody of its changes, and neither can one that dies before it tells; the others
 //!   notice its silence and drop what they hold once.
 //!
@@ -155,6 +156,7 @@ pub mod postgres;
 #[cfg(all(test, feature = "shuttle"))]
 mod races;
 mod read;
+mod recent;
 #[cfg(feature = "redis")]
 mod redis;
 mod scout;
@@ -181,7 +183,7 @@ pub use cache::Cache;
 pub use clock::Clock;
 pub use context::{Load, LoadContext, Stale};
 pub use coupling::{Coupled, TransactionOutbox};
-pub use error::CacheError;
+pub use error::{CacheError, SetRefused};
 pub use explain::{Explanation, LastInvalidation, LocalState, TierState};
 pub use fleet::LineOptions;
 pub use floors::FLOOR_LIFE;
@@ -202,4 +204,4 @@ pub use version::Version;
 pub use warm::{Pace, Progress};
 pub use wire::Unreadable;
 pub use wrap::{Cached, cached};
-pub use write_behind::{WriteFailed, Writer};
+pub use write_behind::{WriteFailed, Writer, WriterOptions};

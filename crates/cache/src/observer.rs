@@ -123,6 +123,12 @@ pub trait Observer: Send + Sync + fmt::Debug {
         let _ = (cache, cause);
     }
 
+    /// The cache has ended, closed or dropped, with values that were set and that its writer has not taken: they are lost,
+    /// up to those that the writer was just about to take.
+    fn writes_lost(&self, cache: &str, values: usize) {
+        let _ = (cache, values);
+    }
+
     /// More changes waited to be told than there is room for; everything shared becomes void
     /// before it is trusted again.
     fn pending_overflowed(&self, cache: &str) {

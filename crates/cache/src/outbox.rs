@@ -7,7 +7,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     sync::{
         Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -44,6 +44,8 @@ pub(crate) struct Outbox {
     /// How many orders are pending, so that reads need no lock while there are none.
     pending: AtomicUsize,
     overflows: AtomicUsize,
+    /// The last order when keys were given up last.
+    given_up_to: AtomicU64,
     keys_max: usize,
     pub(crate) wake: Notify,
     /// All orders with a lower number have been carried out.
@@ -98,6 +100,7 @@ impl Outbox {
             state: Mutex::default(),
             pending: AtomicUsize::new(0),
             overflows: AtomicUsize::new(0),
+            given_up_to: AtomicU64::new(0),
             keys_max,
             wake: Notify::new(),
             done_below: watch::Sender::new(1),
@@ -126,6 +129,7 @@ impl Outbox {
         {
             state.give_up(sweeps);
             self.overflows.fetch_add(1, Ordering::Relaxed);
+            self.given_up_to.store(state.last_number, Ordering::Release);
             pushed = Pushed::Overflowed;
         }
         self.publish(&state);
@@ -146,6 +150,11 @@ impl Outbox {
 
     pub(crate) fn overflows(&self) -> usize {
         self.overflows.load(Ordering::Relaxed)
+    }
+
+    /// True if this order may be among those that were given up for one over everything.
+    pub(crate) fn may_have_given_up(&self, number: u64) -> bool {
+        number <= self.given_up_to.load(Ordering::Acquire)
     }
 
     /// Waits until every order up to `number` has been carried out.
@@ -191,12 +200,14 @@ impl State {
         self.last_number
     }
 
-    /// An order given again before it is under way keeps its place, with the stricter of both demands.
-    fn push_key(&mut self, order: KeyOrder, put: Option<Putting>) {
+    /// An order given again before it is under way keeps its place, with the stricter of both demands. A value that is older
+    /// than what is pending is not put: it would be taken for one of the newer version.
+    fn push_key(&mut self, order: KeyOrder, mut put: Option<Putting>) {
         let KeyOrder { key, mut how, mut version } = order;
         let mut number = self.next_number();
         if let Some(previous) = self.keys.remove(&key) {
             self.bytes -= weight(&key, previous.put.as_ref());
+            put = put.filter(|_| version >= previous.version);
             version = version.max(previous.version);
             how = how.min(previous.how);
             if self.order.contains_key(&previous.number) {
@@ -233,6 +244,7 @@ impl State {
 
     /// Everything that is not under way becomes one sweep.
     fn give_up(&mut self, sweeps: &Sweeps) {
+        let lowest = self.lowest();
         let version = self.keys.values().map(|pending| pending.version);
         let version = version.chain(self.sweeps.iter().map(|(_, order)| order.version)).max();
         // Before anything is let go, so that nothing in the shared tiers is trusted in between.
@@ -240,10 +252,13 @@ impl State {
         for (_, order) in self.sweeps.drain(..) {
             sweeps.number(&order.swath, order.how, None);
         }
+        // Whoever waits for one of those that are given up waits for the sweep.
+        let number = lowest.unwrap_or_else(|| self.next_number());
         self.keys.clear();
         self.order.clear();
         self.bytes = 0;
-        self.push_sweep(SweepOrder { swath, how: Void::Remove, version: version.unwrap_or_default() });
+        let order = SweepOrder { swath, how: Void::Remove, version: version.unwrap_or_default() };
+        self.sweeps.push((number, order));
     }
 
     fn forget(&mut self, number: u64, key: &Bytes) {
@@ -254,10 +269,15 @@ impl State {
         }
     }
 
-    fn lowest_number(&self) -> u64 {
+    /// The lowest number of what is not under way.
+    fn lowest(&self) -> Option<u64> {
         let key = self.order.first_key_value().map(|(number, _)| *number);
         let sweep = self.sweeps.iter().map(|(number, _)| *number).min();
-        key.into_iter().chain(sweep).min().unwrap_or(self.last_number + 1)
+        key.into_iter().chain(sweep).min()
+    }
+
+    fn lowest_number(&self) -> u64 {
+        self.lowest().unwrap_or(self.last_number + 1)
     }
 }
 
@@ -366,5 +386,42 @@ mod tests {
         assert!(!waiting.is_finished());
         outbox.confirm(&outbox.next_batch().unwrap());
         waiting.await.unwrap();
+    }
+    #[tokio::test(start_paused = true)]
+    async fn waiter_of_a_key_that_was_given_up_wakes_with_the_sweep_and_not_before() {
+        let (outbox, sweeps) = (Arc::new(Outbox::new(2)), Sweeps::default());
+        push(&outbox, &sweeps, &[key(1)], 5);
+        let first = outbox.next_batch().unwrap();
+        let (number, _) = push(&outbox, &sweeps, &[key(2)], 5);
+        assert_eq!(push(&outbox, &sweeps, &[key(3)], 5).1, Pushed::Overflowed);
+        let waiting = tokio::spawn({
+            let outbox = Arc::clone(&outbox);
+            async move { outbox.done(number).await }
+        });
+        outbox.confirm(&first);
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished());
+        outbox.confirm(&outbox.next_batch().unwrap());
+        waiting.await.unwrap();
+        assert!(outbox.may_have_given_up(number));
+    }
+
+    #[test]
+    fn value_that_is_older_than_a_pending_change_of_its_key_is_not_put() {
+        let (outbox, sweeps) = (Outbox::new(10), Sweeps::default());
+        let put = |version, bytes: &'static [u8]| {
+            let order = KeyOrder { key: key(1), how: Void::Remove, version: Version(version) };
+            let put = Putting { bytes: Bytes::from_static(bytes), lifetime: Duration::from_secs(1) };
+            outbox.push([(order, Some(put))], vec![], &sweeps);
+        };
+        let pending = || lock(&outbox.state).keys[&key(1)].put.as_ref().map(|put| put.bytes.clone());
+        put(5, b"five");
+        put(4, b"four");
+        assert_eq!(pending(), None);
+        put(6, b"six");
+        assert_eq!(pending(), Some(Bytes::from_static(b"six")));
+        push(&outbox, &sweeps, &[key(1)], 7);
+        put(6, b"six");
+        assert_eq!(pending(), None);
     }
 }

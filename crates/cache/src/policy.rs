@@ -93,7 +93,8 @@ pub enum Write {
     /// It is stored in every tier.
     Through,
     /// It is stored in every tier, and given to the cache's [`Writer`](crate::Writer) in the background, many
-    /// at a time.
+    /// at a time. Setting it is the write: until it is written, other nodes see it in the shared tiers only, and a node
+    /// that dies takes it along.
     Behind,
 }
 

@@ -53,7 +53,8 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
             let (hash, bytes) = (hash_of(&key), key.encode());
             // Before the question whether the tier is trusted: an invalidation begins with that, and voids then.
             let voids = self.flights.voids(hash);
-            if self.fleet.trusts_tiers_with(&bytes, mark) {
+            let is_unwritten = self.writes.as_ref().is_some_and(|writes| writes.waiting(&key).is_some());
+            if !is_unwritten && self.fleet.trusts_tiers_with(&bytes, mark) {
                 sought.push(Sought { number, key, hash, voids });
                 keys.push(bytes);
             } else {

@@ -13,11 +13,11 @@ use quick_cache::Equivalent;
 use tokio::sync::Semaphore;
 
 use crate::{
-    CacheKey, Observer, Policy, Silence, Stats, TierStats, Version,
+    CacheKey, Observer, Policy, SetRefused, Silence, Stats, TierStats, Version,
     answer::{Answer, Origin},
     backplane::Swath,
     clock::Clock,
-    codec::Codec,
+    codec::{Codec, TAGS_MAX},
     epoch::Left,
     explain::Chronicle,
     fleet::Fleet,
@@ -27,12 +27,13 @@ use crate::{
     keeper::Keeper,
     life::{Life, State},
     local::{Displaced, Entry, Local, Traits},
+    recent::Bar,
     stats::{Counters, count},
     tags::Tag,
     tier::Void,
     tier_side::TierSide,
     warm::Heat,
-    write_behind::WriteQueue,
+    write_behind::{Room, Waiting, WriteQueue},
 };
 
 /// Says how many bytes of heap a key and its value occupy.
@@ -110,6 +111,15 @@ impl Moment {
 enum Reap {
     Yes,
     No,
+}
+
+/// A value that the caller sets.
+pub(crate) struct Setting<V> {
+    pub(crate) value: V,
+    pub(crate) version: Version,
+    pub(crate) tags: Box<[Arc<Tag>]>,
+    pub(crate) life: Life,
+    pub(crate) bar: Bar,
 }
 
 /// What L1 says of a key.
@@ -281,7 +291,9 @@ impl<K: CacheKey, V: Clone> Store<K, V> {
     pub(crate) fn sweep(&self, swath: &Swath, how: Void, version: Version) {
         count(&self.counters.sweeps);
         if version != Version::NONE {
-            self.floors.raise_all(version, self.clock.now_us());
+            let now_us = self.clock.now_us();
+            self.floors.raise_all(version, now_us);
+            self.fleet.sweeps.note_write(swath, version, now_us);
         }
         self.fleet.sweeps.sweep_here(swath, how);
         match swath {
@@ -308,30 +320,70 @@ impl<K: CacheKey, V: Clone> Store<K, V> {
         self.local.clear();
     }
 
-    /// Puts a value that the caller knows, with its version, in the place of whatever was there, unless something
-    /// newer is known of: then nothing is left in its place, and false is given.
-    pub(crate) fn put(&self, key: &K, value: V, version: Version, tags: Box<[Arc<Tag>]>, life: Life) -> bool {
+    /// True if nothing is known of the key that is newer than this version, or that may be.
+    pub(crate) fn is_newest(
+        &self,
+        probe: &Probe<'_, K>,
+        version: Version,
+        tags: &[Arc<Tag>],
+        bar: Bar,
+        now_us: u64,
+    ) -> bool {
+        let swept = self.fleet.sweeps.newest_write(
+            || probe.key.encode(),
+            tags,
+            |floor| match bar {
+                Bar::Any => floor.read(now_us),
+                Bar::Numbered => floor.numbered(),
+            },
+        );
+        version >= swept && self.floors.recent.admits(probe.hash, version, bar, now_us)
+    }
+
+    /// Puts a value that the caller knows, with its version, in the place of whatever was there, and in its place among
+    /// those that are to be written; unless something newer is known of: then nothing is left in its place.
+    pub(crate) fn put(
+        &self,
+        key: &K,
+        setting: Setting<V>,
+        writing: Option<(Room<K, V>, Waiting<V>)>,
+    ) -> Result<(), SetRefused> {
+        let Setting { value, version, tags, life, bar } = setting;
         let probe = Probe::of(key);
         let now_us = self.clock.now_us();
         let heap_bytes = self.heap_bytes(key, &value);
         let is_small = heap_bytes <= self.policy.l1_value_bytes_max;
-        let traits = Traits { version, tags, ..Traits::default() }.shared();
+        if !is_small {
+            count(&self.counters.oversize);
+        }
+        let has_few_tags = tags.len() <= TAGS_MAX;
+        let (room, waiting) = writing.unzip();
+        let traits = Traits { version, tags, ..Traits::default() };
         let mut displaced = Displaced::default();
         let mut shard = self.flights.lock(probe.hash);
         shard.void(key);
-        // Under the lock, so that of two callers the one with the newer version decides.
-        let is_newest = version >= self.floors.floor(probe.hash, now_us);
+        // Under the lock, so that of two callers the one with the newer version decides, here and in the queue.
+        let is_newest = has_few_tags && self.is_newest(&probe, version, &traits.tags, bar, now_us);
         self.floors.raise(probe.hash, version, now_us);
-        if is_newest && is_small && life.expires_us > now_us {
-            self.local.install(&probe, Some((value, heap_bytes)), life, traits, &mut displaced);
+        let filled = match (&room, waiting) {
+            (Some(room), Some(waiting)) if is_newest => Some(room.fill(key, waiting)),
+            (_, waiting) => waiting.map(Err),
+        };
+        let is_taken = is_newest && !matches!(filled, Some(Err(_)));
+        if is_taken && is_small && life.expires_us > now_us {
+            self.local.install(&probe, Some((value, heap_bytes)), life, traits.shared(), &mut displaced);
         } else {
             self.local.remove(&probe, &mut displaced);
         }
         drop(shard);
-        if !is_newest {
-            self.refuse_stale_set();
+        match () {
+            () if !has_few_tags => Err(SetRefused::TooManyTags),
+            () if !is_taken => {
+                self.refuse_stale_set();
+                Err(SetRefused::Overtaken)
+            }
+            () => Ok(()),
         }
-        is_newest
     }
 
     /// What L1 is to hold of an answer, if anything. Runs foreign code: call it without a lock.

@@ -9,9 +9,11 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 
 use crate::{
+    Version,
     backplane::{Snapshot, Swath},
     cutoffs::{Cutoffs, digest_of},
     epoch::{Epoch, Left},
+    floors::Floor,
     sync::{
         Mutex,
         atomic::{
@@ -100,6 +102,32 @@ impl Sweeps {
             self.newest_wide.fetch_max(number, AcqRel);
         }
         self.newest.fetch_max(number, AcqRel);
+    }
+
+    /// The write because of which what follows sweeps: what is set of the swath must not be older. Said before the sweep.
+    pub(crate) fn note_write(&self, swath: &Swath, version: Version, now_us: u64) {
+        if version != Version::NONE {
+            self.with_epoch(swath, |epoch| epoch.floor.raise(version, now_us));
+        }
+    }
+
+    /// The newest write because of which there was a sweep over this entry.
+    pub(crate) fn newest_write(
+        &self,
+        key: impl FnOnce() -> Bytes,
+        tags: &[Arc<Tag>],
+        read: impl Fn(&Floor) -> Version,
+    ) -> Version {
+        let forgotten = if tags.is_empty() { Version::NONE } else { read(&self.tags.forgotten_floor) };
+        let by_tags = tags.iter().map(|tag| read(&tag.epoch.floor)).max().unwrap_or_default();
+        let so_far = by_tags.max(forgotten).max(read(&self.all.floor));
+        let prefixes = self.prefixes.load();
+        if prefixes.is_empty() {
+            return so_far;
+        }
+        let key = key();
+        let covering = prefixes.iter().filter(|prefix| key.starts_with(&prefix.bytes));
+        covering.map(|prefix| read(&prefix.epoch.floor)).max().map_or(so_far, |found| found.max(so_far))
     }
 
     /// A sweep with its number in the fleet's order, made by any node.

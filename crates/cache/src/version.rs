@@ -4,9 +4,11 @@
 
 use std::fmt;
 
-/// How new a value is, in the caller's own order: a Postgres LSN, a row version, a sequence number.
+/// How new a value is, in the caller's own order: a Postgres LSN, a number from a sequence, an offset of a log.
 ///
-/// Only the order counts. One cache must use one source of versions for all its keys.
+/// Only the order counts, and it is **one order for all keys of a cache**: of two writes, whatever their keys, the later one has
+/// the higher number. A version that each row counts for itself is none, because keys share floors: the loader of a row at
+/// version 3 would be told to reflect the version 1,000 of a neighbour, and never could. Take one sequence for the table.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Version(pub u64);
 

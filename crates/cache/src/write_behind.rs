@@ -1,17 +1,40 @@
 //! Write-behind: values that were set, on their way to the caller's own store, many at a time, the newest of each key.
-//! Bounded: over the bound `set` still stores the value, and the oldest batch is written at once by whoever fills it.
-//! Retries until it succeeds or the cache is closed; what is lost then is told. Filled by `invalidate`.
+//! Reads that L1 cannot answer see them before they ask anybody else. Bounded in values and in time: over the bound `set`
+//! refuses, a call of the writer that takes too long is given up and made again, and what is not written when the cache
+//! ends is told. Never writes an older value of a key after a newer one. Filled by `store`, read by `consult`.
 
-use std::{collections::HashMap, hash::Hash, sync::Arc, sync::Mutex, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    hash::Hash,
+    panic::AssertUnwindSafe,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
-use futures_util::future::BoxFuture;
-use tokio::sync::Notify;
+use futures_util::{FutureExt, future::BoxFuture};
+use tokio::{sync::Notify, time::timeout};
 
-use crate::{CacheKey, Version, flight::lock};
+use crate::{
+    CacheKey, FLOOR_LIFE, SetRefused, Version,
+    answer::{Answer, Origin},
+    clock::micros,
+    fleet::Fleet,
+    flight::lock,
+    hash::Probe,
+    invalidation::KeyOrder,
+    lead::Lead,
+    life::{Life, Span},
+    local::Traits,
+    outbox::Putting,
+    recent::Bar,
+    tags::Tag,
+    tier::Void,
+};
 
 /// Takes values that were set to where they are kept for good.
 pub trait Writer<K, V>: Send + Sync {
-    /// Writes all of them. Called again with the same ones if it fails, so it must be idempotent; the version tells
+    /// Writes all of them. Called again with the same ones, and newer ones of the same keys, if it fails, panics or takes
+    /// longer than [`WriterOptions::timeout`] (its future is dropped then), so it must be idempotent; the version tells
     /// which of two values of a key is newer.
     fn write<'a>(&'a self, values: &'a [(K, V, Version)]) -> BoxFuture<'a, Result<(), WriteFailed>>;
 }
@@ -21,72 +44,150 @@ pub trait Writer<K, V>: Send + Sync {
 #[error("values could not be written")]
 pub struct WriteFailed;
 
+/// How a writer is used. Build one with `WriterOptions { .., ..WriterOptions::default() }`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WriterOptions {
+    /// What one call may take. Default 5 s.
+    pub timeout: Duration,
+    /// Keys whose values wait to be written; of one more, `set` is refused. Default 65,536.
+    pub pending_max: usize,
+    /// What [`Cache::close`](crate::Cache::close) waits at most until all is written. Default 10 s.
+    pub flush: Duration,
+}
+
+impl Default for WriterOptions {
+    fn default() -> Self {
+        Self { timeout: Duration::from_secs(5), pending_max: 65_536, flush: Duration::from_secs(10) }
+    }
+}
+
 /// Values in one call of the writer.
 const BATCH_MAX: usize = 256;
-
-/// Keys waiting. Over it the value is refused, and the caller is told by a warning and by `pending_writes`.
-const PENDING_MAX: usize = 65_536;
 
 /// Between two attempts.
 const RETRY: Duration = Duration::from_millis(200);
 
-/// Attempts of `flush` before it gives up.
-const FLUSH_ATTEMPTS: u32 = 10;
+/// A value that waits to be written. Which of two of a key it is, is told by its address.
+#[derive(Debug)]
+pub(crate) struct Waiting<V> {
+    pub(crate) value: V,
+    pub(crate) version: Version,
+    pub(crate) tags: Box<[Arc<Tag>]>,
+    /// What the shared tiers were given of it, and when.
+    pub(crate) put: Option<Putting>,
+    pub(crate) set_us: u64,
+}
 
-type Pending<K, V> = HashMap<K, (V, Version)>;
+struct Pending<K, V> {
+    by_key: HashMap<K, (u64, Arc<Waiting<V>>)>,
+    /// The keys by their places, first come first.
+    order: BTreeMap<u64, K>,
+    last_place: u64,
+    /// Places that were promised and are not taken yet.
+    promised: usize,
+    is_closed: bool,
+}
 
 /// Values on their way to the writer.
 pub(crate) struct WriteQueue<K, V> {
     writer: Arc<dyn Writer<K, V>>,
+    options: WriterOptions,
+    fleet: Arc<Fleet>,
     pending: Mutex<Pending<K, V>>,
     wake: Notify,
     /// One batch at a time, so that an older value of a key is not written after a newer one.
     writing: tokio::sync::Mutex<()>,
 }
 
-impl<K: CacheKey, V: Clone + Send + Sync + 'static> WriteQueue<K, V> {
-    pub(crate) fn new(writer: Arc<dyn Writer<K, V>>) -> Self {
-        let writing = tokio::sync::Mutex::new(());
-        Self { writer, pending: Mutex::default(), wake: Notify::new(), writing }
-    }
+/// Room for one value, asked for before anything is done. Given back by its drop.
+pub(crate) struct Room<K, V>(Arc<WriteQueue<K, V>>);
 
-    pub(crate) fn push(&self, key: K, value: V, version: Version) {
-        let mut pending = lock(&self.pending);
-        if pending.len() >= PENDING_MAX && !pending.contains_key(&key) {
-            drop(pending);
-            tracing::error!("too many values wait to be written, one was not taken");
-            return;
+impl<K, V> Drop for Room<K, V> {
+    fn drop(&mut self) {
+        lock(&self.0.pending).promised -= 1;
+    }
+}
+
+impl<K: Clone + Eq + Hash, V> Room<K, V> {
+    /// Puts the value in its place, unless a newer one of its key waits there. Gives what is not needed any more, to be
+    /// dropped by the caller once it holds no lock.
+    pub(crate) fn fill(&self, key: &K, waiting: Waiting<V>) -> Result<Option<Arc<Waiting<V>>>, Waiting<V>> {
+        let queue = &*self.0;
+        let mut pending = lock(&queue.pending);
+        let known = pending.by_key.get(key).map(|(place, known)| (*place, known.version));
+        if known.is_some_and(|(_, version)| version > waiting.version) {
+            return Err(waiting);
         }
-        let is_newer = pending.get(&key).is_none_or(|(_, known)| version >= *known);
-        if is_newer {
-            pending.insert(key, (value, version));
-        }
+        let place = match known {
+            Some((place, _)) => place,
+            None => pending.take_place(key),
+        };
+        let replaced = pending.by_key.insert(key.clone(), (place, Arc::new(waiting)));
         drop(pending);
-        self.wake.notify_one();
+        queue.wake.notify_one();
+        Ok(replaced.map(|(_, waiting)| waiting))
+    }
+}
+
+impl<K: Clone + Eq + Hash, V> Pending<K, V> {
+    fn take_place(&mut self, key: &K) -> u64 {
+        self.last_place += 1;
+        self.order.insert(self.last_place, key.clone());
+        self.last_place
+    }
+}
+
+impl<K: Clone + Eq + Hash, V> WriteQueue<K, V> {
+    pub(crate) fn new(writer: Arc<dyn Writer<K, V>>, options: WriterOptions, fleet: Arc<Fleet>) -> Self {
+        let pending = Pending {
+            by_key: HashMap::new(),
+            order: BTreeMap::new(),
+            last_place: 0,
+            promised: 0,
+            is_closed: false,
+        };
+        let (wake, writing) = (Notify::new(), tokio::sync::Mutex::new(()));
+        Self { writer, options, fleet, pending: Mutex::new(pending), wake, writing }
     }
 
+    /// Room for a value of this key, if there is any.
+    pub(crate) fn room(self: &Arc<Self>, key: &K) -> Result<Room<K, V>, SetRefused> {
+        let mut pending = lock(&self.pending);
+        if pending.is_closed {
+            return Err(SetRefused::Closed);
+        }
+        let is_full = pending.by_key.len() + pending.promised >= self.options.pending_max;
+        if is_full && !pending.by_key.contains_key(key) {
+            return Err(SetRefused::Full);
+        }
+        pending.promised += 1;
+        Ok(Room(Arc::clone(self)))
+    }
+
+    /// The value of this key that waits to be written.
+    pub(crate) fn waiting(&self, key: &K) -> Option<Arc<Waiting<V>>> {
+        lock(&self.pending).by_key.get(key).map(|(_, waiting)| Arc::clone(waiting))
+    }
+}
+
+impl<K: CacheKey, V: Clone + Send + Sync + 'static> WriteQueue<K, V> {
     /// Writes what is pending as it comes, for ever.
     pub(crate) async fn run(&self) {
         loop {
             self.wake.notified().await;
-            while self.pending() > 0 {
-                if self.write_batch().await.is_err() {
-                    tokio::time::sleep(RETRY).await;
-                }
-            }
+            self.drain().await;
         }
     }
 
-    /// Writes what is pending, as far as the writer can in a few attempts.
+    /// Writes what is pending, as far as that can be done in its time.
     pub(crate) async fn flush(&self) {
-        let mut attempts = 0;
+        // What is left is told by whoever ends the cache.
+        let _left = timeout(self.options.flush, self.drain()).await;
+    }
+
+    async fn drain(&self) {
         while self.pending() > 0 {
             if self.write_batch().await.is_err() {
-                attempts += 1;
-                if attempts == FLUSH_ATTEMPTS {
-                    tracing::error!(pending = self.pending(), "values that were set have not been written");
-                    return;
-                }
                 tokio::time::sleep(RETRY).await;
             }
         }
@@ -94,28 +195,113 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> WriteQueue<K, V> {
 
     async fn write_batch(&self) -> Result<(), WriteFailed> {
         let _one_at_a_time = self.writing.lock().await;
-        let batch: Vec<(K, V, Version)> = lock(&self.pending)
-            .iter()
-            .take(BATCH_MAX)
-            .map(|(key, (value, version))| (key.clone(), value.clone(), *version))
-            .collect();
+        let batch = self.batch();
         if batch.is_empty() {
             return Ok(());
         }
-        self.writer.write(&batch).await?;
+        let values: Vec<(K, V, Version)> = batch
+            .iter()
+            .map(|(key, waiting)| (key.clone(), waiting.value.clone(), waiting.version))
+            .collect();
+        let write = AssertUnwindSafe(async { self.writer.write(&values).await }).catch_unwind();
+        let problem = match timeout(self.options.timeout, write).await {
+            Ok(Ok(Ok(()))) => None,
+            Ok(Ok(Err(WriteFailed))) => Some("it failed"),
+            Ok(Err(_panic)) => Some("it panicked"),
+            Err(_elapsed) => Some("it took too long"),
+        };
+        if let Some(problem) = problem {
+            let (cache, values) = (&*self.fleet.cache, values.len());
+            tracing::warn!(cache, values, problem, "the writer is asked again");
+            return Err(WriteFailed);
+        }
+        self.written(&batch);
+        Ok(())
+    }
+
+    fn batch(&self) -> Vec<(K, Arc<Waiting<V>>)> {
+        let pending = lock(&self.pending);
+        let first = pending.order.values().take(BATCH_MAX);
+        let waiting = first.filter_map(|key| Some((key.clone(), Arc::clone(&pending.by_key.get(key)?.1))));
+        waiting.collect()
+    }
+
+    /// Takes what was written off the queue, unless a newer value of its key has come meanwhile: that one goes to the end.
+    /// What other nodes have loaded of the keys until now was loaded from before the write, so they are told again.
+    fn written(&self, batch: &[(K, Arc<Waiting<V>>)]) {
+        let mut told = Vec::new();
         let mut pending = lock(&self.pending);
-        for (key, _, version) in &batch {
-            // A newer one that came meanwhile stays.
-            if pending.get(key).is_some_and(|(_, known)| known == version) {
-                pending.remove(key);
+        for (key, written) in batch {
+            let Some((place, waiting)) = pending.by_key.get(key) else { continue };
+            let (place, is_newest) = (*place, Arc::ptr_eq(waiting, written));
+            pending.order.remove(&place);
+            if is_newest {
+                // The batch still holds it: nothing foreign is dropped under the lock.
+                pending.by_key.remove(key);
+                told.push((key.encode(), written));
+            } else {
+                let place = pending.take_place(key);
+                if let Some(entry) = pending.by_key.get_mut(key) {
+                    entry.0 = place;
+                }
             }
         }
-        Ok(())
+        drop(pending);
+        let now_us = self.fleet.clock.now_us();
+        let order = |(key, written): (_, &Arc<Waiting<V>>)| {
+            let order = KeyOrder { key, how: Void::Remove, version: written.version };
+            // Only while a tier is sure to know of whatever has overtaken it since it was set.
+            let is_young = now_us.saturating_sub(written.set_us) < micros(FLOOR_LIFE) / 2;
+            (order, written.put.clone().filter(|_| is_young))
+        };
+        self.fleet.order(told.into_iter().map(order).collect(), vec![]);
     }
 }
 
-impl<K: Eq + Hash, V> WriteQueue<K, V> {
+impl<K: CacheKey, V: Clone> Lead<K, V> {
+    /// The value that was set on this node and is not written yet, unless something newer is known of the key. To a load
+    /// it is what the source says.
+    pub(crate) fn unwritten(&self) -> Option<Answer<V>> {
+        let store = &self.store;
+        let waiting = store.writes.as_ref()?.waiting(&self.key)?;
+        let (probe, now_us) = (Probe { key: &self.key, hash: self.hash }, store.clock.now_us());
+        if !store.is_newest(&probe, waiting.version, &waiting.tags, Bar::Numbered, now_us) {
+            return None;
+        }
+        let span = Span::of_value(&self.policy, None);
+        let life = Life::begin(&self.policy, span, now_us, now_us, self.flight.stamp);
+        let traits = Traits {
+            tags: waiting.tags.clone(),
+            version: waiting.version,
+            validator: None,
+            idle: self.idle(),
+        };
+        let value = Some(waiting.value.clone());
+        Some(Answer { value, life, traits: traits.shared(), origin: Origin::Local, is_stale: false })
+    }
+}
+
+impl<K, V> WriteQueue<K, V> {
     pub(crate) fn pending(&self) -> usize {
-        lock(&self.pending).len()
+        lock(&self.pending).by_key.len()
+    }
+}
+
+/// What the end of a cache needs to know of its writer, whatever its keys and values.
+pub(crate) trait Unwritten: Send + Sync {
+    /// Takes no more values.
+    fn close(&self);
+
+    /// How many wait.
+    fn count(&self) -> usize;
+}
+
+impl<K: Send + Sync, V: Send + Sync> Unwritten for WriteQueue<K, V> {
+    fn close(&self) {
+        lock(&self.pending).is_closed = true;
+    }
+
+    fn count(&self) -> usize {
+        self.pending()
     }
 }

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use paystrata_cache::{Cache, CacheError, Clock, LoadContext, Lookup, Policy, Reach, Version};
+use paystrata_cache::{Cache, CacheError, Clock, LoadContext, Lookup, Policy, Reach, SetRefused, Version};
 use tokio::{sync::Notify, task::JoinHandle};
 
 type Numbers = Cache<String, u64>;
@@ -218,14 +218,14 @@ async fn loader_is_told_the_version_it_must_reflect() {
 #[tokio::test]
 async fn set_of_an_older_version_than_the_last_invalidation_stores_nothing() {
     let cache = cache(Policy::default());
-    cache.set("k".to_owned(), 5, Version(5)).await;
+    cache.set("k".to_owned(), 5, Version(5)).unwrap().await;
     assert_eq!(cache.get("k"), Some(5));
-    cache.set("k".to_owned(), 4, Version(4)).await;
+    assert_eq!(cache.set("k".to_owned(), 4, Version(4)).err(), Some(SetRefused::Overtaken));
     assert_eq!(cache.get("k"), None);
     cache.invalidate_many(["k"], Version(7)).await;
-    cache.set("k".to_owned(), 6, Version(6)).await;
+    assert_eq!(cache.set("k".to_owned(), 6, Version(6)).err(), Some(SetRefused::Overtaken));
     assert_eq!(cache.get("k"), None);
-    cache.set("k".to_owned(), 8, Version(8)).await;
+    cache.set("k".to_owned(), 8, Version(8)).unwrap().await;
     assert_eq!(cache.get("k"), Some(8));
     assert_eq!(cache.stats().refused_stale_sets, 2);
 }

@@ -205,7 +205,7 @@ async fn no_span_and_no_event_names_a_key_a_value_or_a_tag() {
             Ok::<_, std::io::Error>(keys.iter().map(|_| Ok::<_, std::io::Error>(VALUE.to_owned())).collect())
         };
         cache.get_or_load_many([KEY, "key-2"], batch).await;
-        cache.set_tagged(KEY.to_owned(), VALUE.to_owned(), Version(1), &[TAG]).await;
+        cache.set_tagged(KEY.to_owned(), VALUE.to_owned(), Version::LATEST, &[TAG]).unwrap().await;
         cache.tag(TAG).remove().await;
         cache.prefix(KEY).expire().await;
         cache.invalidate(KEY).await;

@@ -15,7 +15,7 @@
 //!     Cache::<u64, u64>::builder(name).clock(Clock::tokio()).tier(tier.clone()).backplane(tier).build()
 //! };
 //! let (one, other) = (node("rates"), node("rates"));
-//! one.set(7, 42, Version(1)).await;
+//! one.set(7, 42, Version(1)).unwrap().await;
 //! assert_eq!(other.get(&7), None);
 //! # }
 //! ```

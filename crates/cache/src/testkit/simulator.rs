@@ -249,7 +249,9 @@ impl World {
                 let seen = Seen { version, read_tick: self.source.tick() };
                 let [one, other] = tags(key);
                 let tags = [one.as_str(), other.as_str()];
-                (node.cache.set_tagged(key, seen, Version(version), &tags), Void::Remove)
+                let set = node.cache.set_tagged(key, seen, Version(version), &tags);
+                // One that is refused has voided the key all the same.
+                (set.unwrap_or_else(|_refused| Confirmation::of_nobody()), Void::Remove)
             }
             (false, 0) => (node.cache.expire_many([&key], Version(version)), Void::Expire),
             (false, _) => (node.cache.invalidate_many([&key], Version(version)), Void::Remove),

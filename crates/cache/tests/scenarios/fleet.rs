@@ -72,7 +72,7 @@ async fn nodes_that_share_no_tier_do_not_void_each_other_in_turn() {
     let teller = Teller::default();
     teller.value(&one, "k", 1).await;
     teller.value(&other, "k", 1).await;
-    one.set("k".to_owned(), 2, Version(5)).await;
+    one.set("k".to_owned(), 2, Version(5)).unwrap().await;
     trips().await;
     assert_eq!((one.get("k"), other.get("k")), (Some(2), None));
     assert_eq!(teller.value(&other, "k", 2).await, 2);
@@ -118,7 +118,7 @@ async fn followers_write_no_shared_tier_and_repeat_no_announcement() {
     trips().await;
     teller.value(&other, "k", 1).await;
     let before = other.stats().tiers[0].round_trips;
-    one.set("k".to_owned(), 2, Version(5)).await;
+    one.set("k".to_owned(), 2, Version(5)).unwrap().await;
     trips().await;
     assert_eq!((one.get("k"), other.get("k")), (Some(2), None));
     assert_eq!(other.stats().tiers[0].round_trips, before);

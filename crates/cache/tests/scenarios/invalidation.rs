@@ -80,7 +80,7 @@ async fn invalidation_is_built_without_effect_carried_as_bytes_and_applied_on_an
 async fn explanation_tells_what_is_known_of_a_key_everywhere() {
     let site = Site::new(2);
     let (cache, _) = node(&site, Policy::default()).await;
-    cache.set("k".to_owned(), 1, Version(5)).await;
+    cache.set("k".to_owned(), 1, Version(5)).unwrap().await;
     let told = cache.explain("k").await;
     let local = told.local.unwrap();
     assert_eq!((local.standing, local.version, told.floor), ("fresh", Version(5), Version(5)));

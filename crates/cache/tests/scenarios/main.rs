@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test, in shared functions too")]
 
 mod batch;
+mod behind;
 mod claims;
 mod expiry;
 mod extend;

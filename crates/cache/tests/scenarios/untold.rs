@@ -4,7 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use paystrata_cache::{
-    Cache, Clock, Invalidation, LoadContext, Policy, Reach, Version,
+    Cache, Clock, Invalidation, LoadContext, Policy, Reach, SetRefused, Version,
     backplane::Backplane,
     testkit::{Link, Site},
 };
@@ -128,7 +128,7 @@ async fn value_set_while_a_tier_is_down_is_the_writers_own_and_the_old_one_nobod
     let site = Site::new(5);
     let [(one, link), (other, _)] = both_have(&site, &["k"]).await;
     link.faults.set_tier_down(true);
-    assert_eq!(one.set("k".to_owned(), 2, Version(5)).await, Reach::Fleet);
+    assert_eq!(one.set("k".to_owned(), 2, Version(5)).unwrap().await, Reach::Fleet);
     trips().await;
     assert_eq!((one.get("k"), other.get("k")), (Some(2), None));
     assert_eq!(Teller::default().value(&other, "k", 2).await, 2);
@@ -136,7 +136,7 @@ async fn value_set_while_a_tier_is_down_is_the_writers_own_and_the_old_one_nobod
     trips().await;
     link.faults.set_tier_down(false);
     sleep(2 * SECOND).await;
-    other.set("k".to_owned(), 1, Version(4)).await;
+    assert_eq!(other.set("k".to_owned(), 1, Version(4)).err(), Some(SetRefused::Overtaken));
     trips().await;
     assert_eq!(Teller::default().value(&one, "k", 3).await, 3);
 }
@@ -199,4 +199,45 @@ async fn node_that_does_not_hear_its_own_announcement_believes_the_record_as_lit
     assert_eq!(one.invalidate_many(["k"], Version(5)).await, Reach::Fleet);
     link.faults.set_tier_down(false);
     assert_eq!(floor(&one, "k").await, Some(Version(5)));
+}
+
+/// A node with a tier and no line, and room for two changes that wait for it.
+fn lineless(link: &Link) -> Numbers {
+    Cache::builder("numbers")
+        .policy(exact(Policy { l1_ttl: 10 * SECOND, ..lasting() }))
+        .clock(Clock::tokio())
+        .tier(Arc::new(link.clone()))
+        .pending_keys_max(2)
+        .build()
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_line_keys_that_were_given_up_are_not_believed_when_the_tier_returns() {
+    let (site, keys) = (Site::new(3), ["a", "b", "c"]);
+    let link = site.link();
+    let cache = lineless(&link);
+    for key in keys {
+        Teller::default().value(&cache, key, 1).await;
+    }
+    trips().await;
+    assert_eq!(site.shelf.values("numbers"), keys.len());
+    link.faults.set_tier_down(true);
+    let under_way = cache.invalidate_many(["a"], Version(2));
+    trips().await;
+    let given_up = ["b", "c"].map(|key| cache.invalidate_many([key], Version(2)));
+    assert_eq!(cache.stats().pending_overflows, 1);
+    trips().await;
+    link.faults.set_tier_down(false);
+    wait_for(|| cache.stats().pending_invalidations == 0).await;
+    for confirmation in given_up.into_iter().chain([under_way]) {
+        assert_eq!(confirmation.await, Reach::Queued, "nobody else was told of all of them");
+    }
+    // The breaker leaves the tier alone for a while.
+    sleep(5 * SECOND).await;
+    for key in keys {
+        assert_eq!(Teller::default().value(&cache, key, 2).await, 2, "{key}");
+    }
+    // What is stored from now on is believed, once L1 has let go of it.
+    sleep(11 * SECOND).await;
+    assert_eq!(Teller::default().value(&cache, "b", 3).await, 2);
 }

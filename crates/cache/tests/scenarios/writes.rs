@@ -1,11 +1,11 @@
-//! Values that the caller sets: through to the shared tiers, or behind to the caller's own store.
+//! Values that the caller sets, in process and through to the shared tiers: what is taken, and what is refused and told.
+//! Those that are written behind are in `behind`.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
-use futures_util::future::{BoxFuture, FutureExt};
-use paystrata_cache::{Cache, Clock, Policy, Version, Write, WriteFailed, Writer, testkit::Site};
+use paystrata_cache::{Cache, Clock, Policy, SetRefused, TierOptions, Version, Write, testkit::Site};
 
-use crate::kit::{Numbers, Teller, node, settle, trips, wait_for};
+use crate::kit::{Broken, Teller, alone, node, settle, trips, wait_for};
 
 #[tokio::test(start_paused = true)]
 async fn value_that_is_set_is_stored_in_every_tier_or_voids_what_is_there() {
@@ -17,7 +17,7 @@ async fn value_that_is_set_is_stored_in_every_tier_or_voids_what_is_there() {
         teller.value(&one, "k", 1).await;
         trips().await;
         teller.value(&other, "k", 1).await;
-        one.set("k".to_owned(), 2, Version(5)).await;
+        one.set("k".to_owned(), 2, Version(5)).unwrap().await;
         trips().await;
         assert_eq!((one.get("k"), other.get("k")), (Some(2), None));
         assert_eq!(teller.value(&other, "k", 3).await, found);
@@ -33,7 +33,7 @@ async fn write_that_is_repeated_late_does_not_replace_what_a_peer_wrote_meanwhil
     link.faults.set_down(true);
     drop(one.set("k".to_owned(), 5, Version(5)));
     settle().await;
-    other.set("k".to_owned(), 6, Version(6)).await;
+    other.set("k".to_owned(), 6, Version(6)).unwrap().await;
     link.faults.set_down(false);
     wait_for(|| one.stats().pending_invalidations == 0).await;
     trips().await;
@@ -42,41 +42,84 @@ async fn write_that_is_repeated_late_does_not_replace_what_a_peer_wrote_meanwhil
     assert_eq!(Teller::default().value(&third, "k", 7).await, 6);
 }
 
-#[derive(Default)]
-struct Table {
-    rows: Mutex<Vec<(String, u64, Version)>>,
-    fails: Mutex<u32>,
-}
-
-impl Writer<String, u64> for Table {
-    fn write<'a>(&'a self, values: &'a [(String, u64, Version)]) -> BoxFuture<'a, Result<(), WriteFailed>> {
-        async move {
-            let mut fails = self.fails.lock().unwrap();
-            if *fails > 0 {
-                *fails -= 1;
-                return Err(WriteFailed);
-            }
-            self.rows.lock().unwrap().extend_from_slice(values);
-            Ok(())
-        }
-        .boxed()
-    }
-}
-
-// T78
 #[tokio::test(start_paused = true)]
-async fn values_set_behind_are_written_newest_of_each_key_and_flushed_on_close() {
-    let table = Arc::new(Table { fails: Mutex::new(2), ..Table::default() });
-    let cache: Numbers = Cache::builder("behind")
-        .policy(Policy { write: Write::Behind, ..Policy::default() })
-        .clock(Clock::tokio())
-        .writer(Arc::<Table>::clone(&table))
-        .build();
-    for version in 1..=3 {
-        drop(cache.set("k".to_owned(), version * 10, Version(version)));
+async fn changes_of_other_keys_refuse_no_value() {
+    let cache = alone(Policy::default());
+    for number in 0..5_000 {
+        drop(cache.invalidate(&format!("other {number}")));
     }
-    assert_eq!((cache.get("k"), cache.stats().pending_writes), (Some(30), 1));
-    cache.close().await;
-    assert_eq!(*table.rows.lock().unwrap(), [("k".to_owned(), 30, Version(3))]);
-    assert_eq!(cache.stats().pending_writes, 0);
+    drop(cache.invalidate_many(
+        (0..1_000).map(|number| format!("row {number}")).collect::<Vec<_>>().iter(),
+        Version(9),
+    ));
+    drop(cache.tag("some").at(Version(9)).remove());
+    drop(cache.prefix("row").at(Version::LATEST).remove());
+    for number in 0..1_000 {
+        let key = format!("k{number}");
+        cache.set_tagged(key.clone(), number, Version(1), &["others"]).unwrap().await;
+        assert_eq!(cache.get(&key), Some(number));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn change_of_the_key_refuses_what_is_older_or_may_be() {
+    let cache = alone(Policy::default());
+    let set = |key: &str, version| cache.set_tagged(key.to_owned(), 1, version, &["tag"]).err();
+    let overtaken = Some(SetRefused::Overtaken);
+    drop(cache.invalidate_many(["a"], Version(9)));
+    assert_eq!(
+        (set("a", Version(8)), set("a", Version::NONE), set("a", Version(9))),
+        (overtaken, overtaken, None)
+    );
+    drop(cache.invalidate("b"));
+    assert_eq!((set("b", Version(8)), set("b", Version::LATEST)), (overtaken, None));
+    drop(cache.invalidate("c"));
+    tokio::time::advance(paystrata_cache::FLOOR_LIFE).await;
+    assert_eq!(set("c", Version(8)), None);
+    drop(cache.tag("tag").at(Version(20)).expire());
+    assert_eq!((set("d", Version(19)), set("d", Version(20))), (overtaken, None));
+    drop(cache.prefix("p:").at(Version(30)).remove());
+    assert_eq!((set("p:1", Version(29)), set("q:1", Version(29))), (overtaken, None));
+    assert_eq!(cache.stats().refused_stale_sets, 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn value_with_too_many_tags_is_refused_and_the_old_one_is_void() {
+    let site = Site::new(3);
+    let ((one, _), (other, _)) = (node(&site, Policy::default()).await, node(&site, Policy::default()).await);
+    let names: Vec<String> = (0..65).map(|number| number.to_string()).collect();
+    let mut names: Vec<&str> = names.iter().map(String::as_str).collect();
+    Teller::default().value(&other, "k", 1).await;
+    trips().await;
+    assert_eq!(one.set_tagged("k".to_owned(), 2, Version(5), &names).err(), Some(SetRefused::TooManyTags));
+    trips().await;
+    assert_eq!((one.get("k"), other.get("k")), (None, None));
+    assert_eq!(Teller::default().value(&other, "k", 3).await, 3, "nor is it in the tier");
+    names[64] = "63";
+    one.set_tagged("k".to_owned(), 2, Version(6), &names).unwrap().await;
+    assert_eq!(one.get("k"), Some(2), "one that is named twice is one");
+}
+
+// T68
+#[tokio::test(start_paused = true)]
+async fn value_that_is_set_and_too_large_is_counted_and_kept_where_it_fits() {
+    let site = Site::new(4);
+    let link = Arc::new(site.link());
+    let small = TierOptions { value_bytes_max: 1_000, ..TierOptions::default() };
+    let cache: Cache<String, String> = Cache::builder("texts")
+        .policy(Policy { l1_value_bytes_max: 5_000, ..Policy::default() })
+        .weigher(|_key, text: &String| text.len())
+        .clock(Clock::tokio())
+        .tier_with(Arc::<paystrata_cache::testkit::Link>::clone(&link), small)
+        .backplane(link)
+        .build();
+    wait_for(|| cache.stats().backplane_silence.is_some()).await;
+    cache.set("large".to_owned(), "x".repeat(2_000), Version(1)).unwrap().await;
+    assert_eq!((cache.stats().oversize, cache.stats().tiers[0].oversize), (0, 1));
+    assert!(cache.get("large").is_some());
+    cache.set("huge".to_owned(), "x".repeat(6_000), Version(1)).unwrap().await;
+    assert_eq!((cache.stats().oversize, cache.stats().tiers[0].oversize), (1, 2));
+    assert_eq!((cache.get("huge"), site.shelf.values("texts")), (None, 0));
+    let told = cache.get_or_load("huge", |_| async { Ok::<_, Broken>("told".to_owned()) }).await;
+    assert_eq!(told.unwrap().as_deref(), Some("told"));
 }

@@ -1,0 +1,240 @@
+//! Values that are written behind: none is lost in silence, none that is older is written over a newer one, reads see them
+//! before they are written, and a writer that hangs holds up nobody for ever.
+
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
+};
+
+use futures_util::future::{BoxFuture, FutureExt};
+use paystrata_cache::{
+    Cache, Clock, Observer, Policy, SetRefused, Version, Write, WriteFailed, Writer, WriterOptions,
+    testkit::Site,
+};
+use tokio::{sync::Notify, time::sleep};
+
+use crate::kit::{Numbers, SECOND, Teller, alone, exact, listener, settle, trips, wait_for};
+
+/// Where values are written to, and what goes wrong with it.
+#[derive(Default)]
+struct Table {
+    rows: Mutex<Vec<(String, u64, Version)>>,
+    fails: AtomicBool,
+    panics: AtomicBool,
+    /// Calls wait until they are let go.
+    waits: AtomicBool,
+    go: Notify,
+    calls: AtomicUsize,
+}
+
+impl Writer<String, u64> for Table {
+    fn write<'a>(&'a self, values: &'a [(String, u64, Version)]) -> BoxFuture<'a, Result<(), WriteFailed>> {
+        async move {
+            self.calls.fetch_add(1, SeqCst);
+            assert!(!self.panics.load(SeqCst), "the table panics");
+            if self.waits.load(SeqCst) {
+                self.go.notified().await;
+            }
+            if self.fails.load(SeqCst) {
+                return Err(WriteFailed);
+            }
+            self.rows.lock().unwrap().extend_from_slice(values);
+            Ok(())
+        }
+        .boxed()
+    }
+}
+
+impl Table {
+    fn values(&self) -> Vec<u64> {
+        self.rows.lock().unwrap().iter().map(|(_, value, _)| *value).collect()
+    }
+}
+
+/// Counts the values that a cache says are lost.
+#[derive(Debug, Default)]
+struct Lost(AtomicUsize);
+
+impl Observer for Lost {
+    fn writes_lost(&self, _cache: &str, values: usize) {
+        self.0.fetch_add(values, SeqCst);
+    }
+}
+
+fn brief() -> Policy {
+    exact(Policy { write: Write::Behind, ttl: SECOND, l1_ttl: SECOND, ..Policy::default() })
+}
+
+fn behind(table: &Arc<Table>, options: WriterOptions) -> (Numbers, Arc<Lost>) {
+    let lost = Arc::<Lost>::default();
+    let builder = Cache::builder("behind").policy(brief()).clock(Clock::tokio());
+    let builder = builder.observer(Arc::<Lost>::clone(&lost));
+    (builder.writer_with(Arc::<Table>::clone(table), options).build(), lost)
+}
+
+fn set(cache: &Numbers, key: &str, value: u64, version: Version) -> Option<SetRefused> {
+    cache.set(key.to_owned(), value, version).err()
+}
+
+// T78
+#[tokio::test(start_paused = true)]
+async fn values_are_written_newest_of_each_key_and_flushed_on_close() {
+    let table = Arc::<Table>::default();
+    let (cache, lost) = behind(&table, WriterOptions::default());
+    table.fails.store(true, SeqCst);
+    for version in 1..=3 {
+        assert_eq!(set(&cache, "k", version * 10, Version(version)), None);
+    }
+    assert_eq!(set(&cache, "k", 20, Version(2)), Some(SetRefused::Overtaken));
+    assert_eq!(cache.stats().pending_writes, 1);
+    wait_for(|| table.calls.load(SeqCst) == 2).await;
+    table.fails.store(false, SeqCst);
+    cache.close().await;
+    assert_eq!(*table.rows.lock().unwrap(), [("k".to_owned(), 30, Version(3))]);
+    assert_eq!((cache.stats().pending_writes, lost.0.load(SeqCst)), (0, 0));
+    assert_eq!(set(&cache, "k", 40, Version(4)), Some(SetRefused::Closed));
+}
+
+#[tokio::test(start_paused = true)]
+async fn changes_of_other_keys_and_unnumbered_ones_lose_no_write() {
+    let table = Arc::<Table>::default();
+    let (cache, _) = behind(&table, WriterOptions::default());
+    for number in 0..5_000 {
+        drop(cache.invalidate(&format!("other {number}")));
+    }
+    drop(cache.invalidate("k0"));
+    for number in 0..500 {
+        assert_eq!(set(&cache, &format!("k{number}"), number, Version(1)), None);
+    }
+    cache.close().await;
+    assert_eq!(table.values().len(), 500);
+}
+
+#[tokio::test(start_paused = true)]
+async fn value_that_comes_during_the_write_of_another_of_its_version_is_written_after_it() {
+    let table = Arc::<Table>::default();
+    let (cache, _) = behind(&table, WriterOptions::default());
+    table.waits.store(true, SeqCst);
+    assert_eq!(set(&cache, "k", 1, Version::NONE), None);
+    settle().await;
+    assert_eq!(set(&cache, "k", 2, Version::NONE), None);
+    table.waits.store(false, SeqCst);
+    table.go.notify_one();
+    wait_for(|| cache.stats().pending_writes == 0).await;
+    assert_eq!(table.values(), [1, 2]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn value_over_the_bound_is_refused_before_anything_is_done() {
+    let table = Arc::<Table>::default();
+    let (cache, _) = behind(&table, WriterOptions { pending_max: 1, ..WriterOptions::default() });
+    table.fails.store(true, SeqCst);
+    assert_eq!(Teller::default().value(&cache, "b", 7).await, 7);
+    assert_eq!(set(&cache, "a", 1, Version(1)), None);
+    assert_eq!(set(&cache, "b", 2, Version(2)), Some(SetRefused::Full));
+    assert_eq!(cache.get("b"), Some(7), "what was true is still true");
+    assert_eq!(set(&cache, "a", 3, Version(3)), None, "it takes the place of another one");
+    table.fails.store(false, SeqCst);
+    wait_for(|| cache.stats().pending_writes == 0).await;
+    assert_eq!((set(&cache, "b", 2, Version(4)), table.values()), (None, vec![3]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn cache_without_a_writer_takes_no_write() {
+    let cache = alone(Policy { write: Write::Behind, ..Policy::default() });
+    assert_eq!(set(&cache, "k", 1, Version(1)), Some(SetRefused::NoWriter));
+    assert_eq!(cache.get("k"), None);
+}
+
+// T78
+#[tokio::test(start_paused = true)]
+async fn what_is_not_written_when_the_cache_is_dropped_or_closed_is_told() {
+    let table = Arc::<Table>::default();
+    table.fails.store(true, SeqCst);
+    let (cache, lost) = behind(&table, WriterOptions::default());
+    for (number, key) in ["a", "b"].into_iter().enumerate() {
+        assert_eq!(set(&cache, key, number as u64, Version(1)), None);
+    }
+    settle().await;
+    drop(cache);
+    assert_eq!(lost.0.load(SeqCst), 2);
+
+    let (cache, lost) = behind(&table, WriterOptions::default());
+    assert_eq!(set(&cache, "c", 1, Version(1)), None);
+    cache.close().await;
+    assert_eq!((lost.0.load(SeqCst), cache.stats().pending_writes), (1, 1));
+    drop(cache);
+    assert_eq!(lost.0.load(SeqCst), 1, "once");
+}
+
+#[tokio::test(start_paused = true)]
+async fn writer_that_hangs_or_panics_is_asked_again_and_holds_up_no_close() {
+    let table = Arc::<Table>::default();
+    let (cache, lost) = behind(&table, WriterOptions::default());
+    table.waits.store(true, SeqCst);
+    assert_eq!(set(&cache, "a", 1, Version(1)), None);
+    wait_for(|| table.calls.load(SeqCst) == 2).await;
+    table.waits.store(false, SeqCst);
+    wait_for(|| cache.stats().pending_writes == 0).await;
+    table.panics.store(true, SeqCst);
+    assert_eq!(set(&cache, "b", 2, Version(2)), None);
+    wait_for(|| table.calls.load(SeqCst) == 5).await;
+    table.panics.store(false, SeqCst);
+    wait_for(|| cache.stats().pending_writes == 0).await;
+    assert_eq!(table.values(), [1, 2]);
+    table.waits.store(true, SeqCst);
+    assert_eq!(set(&cache, "c", 3, Version(3)), None);
+    cache.close().await;
+    assert_eq!(lost.0.load(SeqCst), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn reads_see_what_waits_to_be_written_before_they_ask_the_loader() {
+    let table = Arc::<Table>::default();
+    let (cache, _) = behind(&table, WriterOptions::default());
+    table.fails.store(true, SeqCst);
+    assert_eq!(set(&cache, "k", 1, Version(5)), None);
+    let teller = Teller::default();
+    // Its time in L1 is over.
+    sleep(2 * SECOND).await;
+    assert_eq!((cache.get("k"), teller.value(&cache, "k", 9).await, teller.calls()), (None, 1, 0));
+    assert_eq!(cache.get("k"), Some(1));
+    // It is void, but what is to be written is what the source will say.
+    drop(cache.invalidate("k"));
+    assert_eq!(cache.get("k"), None);
+    assert_eq!(cache.read("k").await.and_then(|loaded| loaded.value), Some(1));
+    drop(cache.clear());
+    let load = |keys: Vec<String>, _context| async move {
+        Ok::<_, crate::kit::Broken>(keys.into_iter().map(|_| Ok(Some(9))).collect::<Vec<_>>())
+    };
+    let many = cache.get_or_load_many(&["k".to_owned(), "other".to_owned()], load).await;
+    let many: Vec<_> = many.into_iter().map(Result::unwrap).collect();
+    assert_eq!(many, [Some(1), Some(9)]);
+    // Somebody has written something newer.
+    drop(cache.invalidate_many(["k"], Version(6)));
+    assert_eq!((teller.value(&cache, "k", 6).await, teller.calls()), (6, 1));
+    table.fails.store(false, SeqCst);
+    wait_for(|| cache.stats().pending_writes == 0).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn once_it_is_written_other_nodes_forget_what_they_loaded_from_before() {
+    let (site, table) = (Site::new(1), Arc::<Table>::default());
+    let other = listener(&site, Policy::default()).await;
+    let one: Numbers = Cache::builder("numbers")
+        .policy(exact(Policy { write: Write::Behind, ..Policy::default() }))
+        .clock(Clock::tokio())
+        .backplane(Arc::new(site.link()))
+        .writer(Arc::<Table>::clone(&table))
+        .build();
+    wait_for(|| one.stats().backplane_silence.is_some()).await;
+    table.fails.store(true, SeqCst);
+    assert_eq!(set(&one, "k", 2, Version(5)), None);
+    trips().await;
+    // The source does not have it yet.
+    assert_eq!(Teller::default().value(&other, "k", 1).await, 1);
+    table.fails.store(false, SeqCst);
+    wait_for(|| one.stats().pending_writes == 0).await;
+    trips().await;
+    assert_eq!((one.get("k"), other.get("k")), (Some(2), None));
+}
