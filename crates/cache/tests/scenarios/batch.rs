@@ -190,6 +190,32 @@ async fn member_of_a_batch_that_a_removal_overtakes_is_not_stored_and_the_others
     assert_eq!(cache.stats().refused_stale_sets, 1);
 }
 
+// T38
+#[tokio::test(start_paused = true)]
+async fn record_that_a_removal_overtakes_on_its_way_to_a_batch_is_not_stored() {
+    let site = Site::new(3);
+    let ((one, _), (other, _)) = (node(&site, Policy::default()).await, node(&site, Policy::default()).await);
+    let (teller, asked) = (Teller::default(), Arc::default());
+    let keys: Vec<String> = (0..20_u64).map(|key| key.to_string()).collect();
+    for key in 0..20 {
+        teller.value(&one, &key.to_string(), 100 + key).await;
+    }
+    trips().await;
+    let batch = tokio::spawn({
+        let (other, keys, asked) = (other.clone(), keys.clone(), Arc::clone(&asked));
+        async move { read_many(&other, &keys, &asked).await }
+    });
+    // The look is on its way.
+    settle().await;
+    drop(other.invalidate("3"));
+    let answers: Vec<_> = batch.await.unwrap().into_iter().map(|answer| answer.unwrap()).collect();
+    assert_eq!(answers, (100..120).map(Some).collect::<Vec<_>>(), "who came before may see it");
+    assert_eq!(other.get("3"), None);
+    // But for those that share its shard by chance.
+    let stored = other.get_many(keys.iter().map(String::as_str)).into_iter().flatten().count();
+    assert!(stored >= 10, "{stored}");
+}
+
 // T49, H9
 #[tokio::test(start_paused = true)]
 async fn tags_of_a_thousand_entries_cost_no_trip_of_their_own() {
