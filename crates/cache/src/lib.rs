@@ -84,7 +84,8 @@
 //! - An entry costs its key, its value, 64 bytes and quick_cache's 21, and what the weigher says.
 //! - Copies cost each thread that reads (31 of them at most) some 220 KiB for their places, and at most a sixty-fourth of
 //!   [`l1_bytes_max`](Policy::l1_bytes_max) in what they hold beyond their entries' time in L1.
-//! - A miss costs a task; with tiers, one round trip to read and claim, and one to store, which nobody waits for.
+//! - A miss costs a task; with tiers, one round trip to read and claim, and one to store, which nobody waits for. Of a batch the
+//!   round trip only reads, and what the tier does not have is claimed with another.
 //! - An invalidation costs a share of one call per tier and of one announcement: all that are pending go together.
 //! - A sweep costs the same however many entries it goes over.
 //!

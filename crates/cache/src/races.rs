@@ -100,7 +100,7 @@ impl World {
             return Some(answer);
         }
         loop {
-            let mut waiter = match store.board(&KEY, policy, Purpose::Read, None) {
+            let waiter = match store.board(&KEY, policy, Purpose::Read, None) {
                 Boarding::Found(look) => match store.settled_by(look) {
                     Some((answer, _)) => return Some(answer),
                     None => continue,
