@@ -164,12 +164,9 @@ impl Documents {
 
     /// True once all that was voided here before has been announced; false if that takes longer than two seconds.
     pub async fn is_all_announced(&self) -> bool {
-        // What is voided is announced in its order: when this has been, so has what came before it. Nobody has this key.
-        let nobody = Uuid::nil();
-        let account = self.accounts.invalidate_many([nobody.as_bytes()], Version::NONE);
-        let payment = self.payments.invalidate_many([&payment_key(nobody, nobody)], Version::NONE);
-        let (account, payment) = join(account.into_future(), payment.into_future()).await;
-        account != Reach::Queued && payment != Reach::Queued
+        let (accounts, payments) = (self.accounts.confirm(), self.payments.confirm());
+        let (accounts, payments) = join(accounts.into_future(), payments.into_future()).await;
+        accounts != Reach::Queued && payments != Reach::Queued
     }
 
     /// The notices of this node's own commits that can be deleted once [`Self::is_all_announced`] says so.

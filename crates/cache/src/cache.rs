@@ -160,7 +160,7 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
                 count(&self.store.counters.misses);
                 Some(self.store.serve_stale(answer))
             }
-            look => self.counted(&probe, look),
+            look => self.counted(&probe, look).map(|(answer, _)| answer),
         };
         answer.map(|answer| self.loaded(answer))
     }
@@ -295,16 +295,17 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
                 count(&self.store.counters.misses);
                 None
             }
-            look => {
-                self.count_look(probe, &look);
-                self.store.settled_by(look)
-            }
+            look => self.counted(probe, look),
         }
     }
 
-    fn counted<Q: KeyForm<K> + ?Sized>(&self, probe: &Probe<'_, Q>, look: Look<V>) -> Option<Answer<V>> {
+    fn counted<Q: KeyForm<K> + ?Sized>(
+        &self,
+        probe: &Probe<'_, Q>,
+        look: Look<V>,
+    ) -> Option<(Answer<V>, Standing)> {
         self.count_look(probe, &look);
-        self.store.settled_by(look).map(|(answer, _)| answer)
+        self.store.settled_by(look)
     }
 
     fn count_look<Q: KeyForm<K> + ?Sized>(&self, probe: &Probe<'_, Q>, look: &Look<V>) {

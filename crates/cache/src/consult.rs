@@ -83,7 +83,7 @@ pub(crate) async fn consult_one<K: CacheKey, V: Clone + Send + Sync + 'static>(
     let store = Arc::clone(&lead.store);
     let mut quest = Quest::begin(lead);
     for index in 0..store.fleet.tiers.len() {
-        if quest.found.is_some() || quest.unwritten.is_some() {
+        if quest.is_answered() {
             break;
         }
         ask_one(&store, index, lead, &mut quest).await;
@@ -104,24 +104,19 @@ fn over_of(purpose: Purpose) -> Over {
 
 impl<V: Clone> Quest<V> {
     fn begin<K: CacheKey>(lead: &Lead<K, V>) -> Self {
-        let over = over_of(lead.purpose);
-        let floor = Version::NONE;
-        let fallback = lead.flight.fallback.get().cloned();
         Self {
             token: Token::random(),
-            floor,
+            floor: Version::NONE,
             is_aided: false,
-            fallback,
+            fallback: lead.flight.fallback.get().cloned(),
             may_extend: false,
-            over,
+            over: over_of(lead.purpose),
             is_held: false,
             found: None,
             unwritten: lead.unwritten(),
         }
     }
-}
 
-impl<V: Clone> Quest<V> {
     /// What is to be done with a key that all tiers were asked about.
     fn verdict<K: CacheKey>(self, lead: &mut Lead<K, V>, taken_up: &mut Vec<Writing>) -> Verdict<V> {
         if let Some(answer) = self.unwritten {
@@ -157,6 +152,11 @@ impl<V: Clone> Quest<V> {
 }
 
 impl<V> Quest<V> {
+    /// True if no further tier need be asked.
+    fn is_answered(&self) -> bool {
+        self.found.is_some() || self.unwritten.is_some()
+    }
+
     /// Claims what is there, because it will not do, unless that was tried.
     fn reclaim(&mut self, over: Over, may_claim: bool) -> Next {
         if !may_claim || self.over == over || self.over == Over::Poison {
@@ -176,8 +176,7 @@ async fn ask_tier<K: CacheKey, V: Clone + Send + Sync + 'static>(
 ) {
     let tier = &store.fleet.tiers[index];
     let mut patience: Option<Patience> = None;
-    let is_wanted = |at: &usize| quests[*at].found.is_none() && quests[*at].unwritten.is_none();
-    let mut wanted: Vec<usize> = (0..leads.len()).filter(is_wanted).collect();
+    let mut wanted: Vec<usize> = (0..leads.len()).filter(|at| !quests[*at].is_answered()).collect();
     loop {
         wanted.retain(|at| may_ask(store, tier, &leads[*at]));
         let mut again = Vec::new();

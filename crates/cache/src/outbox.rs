@@ -157,6 +157,11 @@ impl Outbox {
         number <= self.given_up_to.load(Ordering::Acquire)
     }
 
+    /// The number of the last order that was given; 0 before the first.
+    pub(crate) fn last_number(&self) -> u64 {
+        lock(&self.state).last_number
+    }
+
     /// Waits until every order up to `number` has been carried out.
     pub(crate) async fn done(&self, number: u64) {
         let mut done_below = self.done_below.subscribe();

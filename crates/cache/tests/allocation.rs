@@ -68,15 +68,22 @@ async fn hit_allocates_nothing_and_is_ready_at_once() {
 /// Of what the first hits of a thread make: its places, and its stripe of the counters.
 const OF_THE_THREAD: usize = 8;
 
+/// A cache that holds so many keys, and the keys.
+async fn filled(count: usize) -> (Cache<String, Arc<String>>, Vec<String>) {
+    let cache = Cache::builder("values").build();
+    let keys: Vec<String> =
+        (0..count).map(|key| format!("a key that is longer than nothing {key}")).collect();
+    for key in &keys {
+        let load = |_| async { Ok::<_, Infallible>(Some(Arc::new("value".to_owned()))) };
+        cache.get_or_load(key, load).await.expect("the loader does not fail");
+    }
+    (cache, keys)
+}
+
 #[tokio::test]
 async fn only_the_hit_that_makes_a_copy_clones_the_key() {
     const KEYS: usize = 1_000;
-    let cache: Cache<String, Arc<String>> = Cache::builder("values").build();
-    let keys: Vec<String> = (0..KEYS).map(|key| format!("a key that is longer than nothing {key}")).collect();
-    for key in &keys {
-        let load = |_| async { Ok::<_, Infallible>(Some(Arc::new("value".to_owned()))) };
-        cache.get_or_load(key, load).await.unwrap();
-    }
+    let (cache, keys) = filled(KEYS).await;
     let read_all =
         || allocations(|| keys.iter().for_each(|key| assert!(black_box(cache.get(key)).is_some())));
     let first = read_all();
@@ -90,12 +97,7 @@ async fn only_the_hit_that_makes_a_copy_clones_the_key() {
 async fn keys_beyond_the_places_are_hardly_ever_cloned() {
     const KEYS: usize = 10_000;
     const PASSES: usize = 20;
-    let cache: Cache<String, Arc<String>> = Cache::builder("values").build();
-    let keys: Vec<String> = (0..KEYS).map(|key| format!("a key that is longer than nothing {key}")).collect();
-    for key in &keys {
-        let load = |_| async { Ok::<_, Infallible>(Some(Arc::new("value".to_owned()))) };
-        cache.get_or_load(key, load).await.unwrap();
-    }
+    let (cache, keys) = filled(KEYS).await;
     let read_all = || keys.iter().for_each(|key| assert!(black_box(cache.get(key)).is_some()));
     read_all();
     let cloned = allocations(|| (0..PASSES).for_each(|_| read_all()));

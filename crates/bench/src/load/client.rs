@@ -61,6 +61,19 @@ pub struct Answer {
 }
 
 impl Answer {
+    /// A plain one, for tests.
+    #[cfg(test)]
+    pub(super) fn of(status: u16, body: &str) -> Self {
+        let status = StatusCode::from_u16(status).expect("a test names a status that there is");
+        Self {
+            status,
+            body: Bytes::copy_from_slice(body.as_bytes()),
+            replayed: false,
+            retry_after: None,
+            total: None,
+        }
+    }
+
     /// A text field of the body, at the top level.
     #[must_use]
     pub fn text(&self, field: &str) -> Option<String> {
@@ -234,13 +247,7 @@ mod tests {
 
     #[test]
     fn only_what_the_service_asks_to_retry_is_retried() {
-        let answer = |status: u16, code: &str| Answer {
-            status: StatusCode::from_u16(status).unwrap(),
-            body: format!("{{\"code\":\"{code}\"}}").into(),
-            replayed: false,
-            retry_after: None,
-            total: None,
-        };
+        let answer = |status: u16, code: &str| Answer::of(status, &format!("{{\"code\":\"{code}\"}}"));
         for (status, code, expected) in [
             (503, "unavailable", true),
             (429, "too_many_requests", true),

@@ -167,14 +167,8 @@ fn shown(answer: &Answer) -> String {
 mod tests {
     use super::*;
 
-    fn answer(status: u16, body: &str) -> Answer {
-        let body = body.to_owned().into();
-        let status = StatusCode::from_u16(status).unwrap();
-        Answer { status, body, replayed: false, retry_after: None, total: None }
-    }
-
     fn problem(status: u16, code: &str) -> Answer {
-        answer(status, &format!(r#"{{"code":"{code}"}}"#))
+        Answer::of(status, &format!(r#"{{"code":"{code}"}}"#))
     }
 
     const SUCCEEDED: &str = r#"{"id":"pay_1","status":"succeeded","failure_code":null}"#;
@@ -187,21 +181,21 @@ mod tests {
         let declined = r#"{"id":"pay_1","status":"failed","failure_code":"declined"}"#;
         let unavailable = r#"{"id":"pay_1","status":"failed","failure_code":"gateway_unavailable"}"#;
         for (rail, answer, good) in [
-            (Book, answer(201, SUCCEEDED), true),
-            (Book, answer(201, SHORT), true),
-            (Book, answer(201, processing), false),
-            (VelocityPay, answer(201, processing), true),
-            (DeclinedCard, answer(201, declined), true),
-            (Card, answer(201, unavailable), false),
-            (VelocityPay, answer(201, unavailable), false),
-            (DeclinedCard, answer(201, SUCCEEDED), false),
+            (Book, Answer::of(201, SUCCEEDED), true),
+            (Book, Answer::of(201, SHORT), true),
+            (Book, Answer::of(201, processing), false),
+            (VelocityPay, Answer::of(201, processing), true),
+            (DeclinedCard, Answer::of(201, declined), true),
+            (Card, Answer::of(201, unavailable), false),
+            (VelocityPay, Answer::of(201, unavailable), false),
+            (DeclinedCard, Answer::of(201, SUCCEEDED), false),
             (Card, problem(422, "rail_unavailable"), true),
             (Book, problem(422, "rail_unavailable"), false),
             (Card, problem(422, "invalid_request"), false),
             (Book, problem(500, "internal"), false),
-            (Book, answer(200, SUCCEEDED), false),
-            (Book, answer(201, r#"{"id":"pay_1","status":"failed","failure_code":null}"#), false),
-            (Book, answer(201, r#"{"status":"succeeded"}"#), false),
+            (Book, Answer::of(200, SUCCEEDED), false),
+            (Book, Answer::of(201, r#"{"id":"pay_1","status":"failed","failure_code":null}"#), false),
+            (Book, Answer::of(201, r#"{"status":"succeeded"}"#), false),
         ] {
             assert_eq!(payment(rail, &answer).is_ok(), good, "{rail:?} {answer:?}");
         }
@@ -209,8 +203,8 @@ mod tests {
 
     #[test]
     fn overdraw_must_fail_for_lack_of_funds() {
-        assert_eq!(overdraw(&answer(201, SHORT)), Ok(Finding::Failed("insufficient_funds".to_owned())));
-        assert!(overdraw(&answer(201, SUCCEEDED)).is_err());
+        assert_eq!(overdraw(&Answer::of(201, SHORT)), Ok(Finding::Failed("insufficient_funds".to_owned())));
+        assert!(overdraw(&Answer::of(201, SUCCEEDED)).is_err());
         assert!(overdraw(&problem(422, "insufficient_funds")).is_err());
     }
 
@@ -225,18 +219,18 @@ mod tests {
         ] {
             assert!(bad_row(flaw, &problem(422, code)).is_ok(), "{flaw:?}");
             assert!(bad_row(flaw, &problem(422, "something_else")).is_err(), "{flaw:?}");
-            assert!(bad_row(flaw, &answer(201, SUCCEEDED)).is_err(), "{flaw:?}");
+            assert!(bad_row(flaw, &Answer::of(201, SUCCEEDED)).is_err(), "{flaw:?}");
             assert!(bad_row(flaw, &problem(500, code)).is_err(), "{flaw:?}");
         }
     }
 
     #[test]
     fn duplicate_must_be_the_same_bytes_and_say_so() {
-        let first = answer(201, SUCCEEDED);
+        let first = Answer::of(201, SUCCEEDED);
         let replay = Answer { replayed: true, ..first.clone() };
         assert_eq!(duplicate(&first, &replay), Ok(()));
         assert!(duplicate(&first, &first).is_err());
-        assert!(duplicate(&first, &Answer { replayed: true, ..answer(201, SHORT) }).is_err());
+        assert!(duplicate(&first, &Answer { replayed: true, ..Answer::of(201, SHORT) }).is_err());
         assert!(duplicate(&first, &Answer { status: StatusCode::OK, ..replay }).is_err());
         let unavailable = problem(422, "rail_unavailable");
         assert_eq!(duplicate(&unavailable, &unavailable), Ok(()));
@@ -246,13 +240,13 @@ mod tests {
     fn reused_key_must_be_refused_with_422() {
         assert!(reused_key(&problem(422, "idempotency_key_reuse")).is_ok());
         assert!(reused_key(&problem(409, "idempotency_key_reuse")).is_err());
-        assert!(reused_key(&answer(201, SUCCEEDED)).is_err());
+        assert!(reused_key(&Answer::of(201, SUCCEEDED)).is_err());
     }
 
     #[test]
     fn refund_must_show_in_the_status() {
-        assert!(refund(&answer(201, r#"{"id":"pay_1","status":"partially_refunded"}"#)).is_ok());
-        assert!(refund(&answer(201, SUCCEEDED)).is_err());
+        assert!(refund(&Answer::of(201, r#"{"id":"pay_1","status":"partially_refunded"}"#)).is_ok());
+        assert!(refund(&Answer::of(201, SUCCEEDED)).is_err());
         assert!(refund(&problem(422, "insufficient_funds")).is_ok());
         assert!(refund(&problem(422, "amount_out_of_range")).is_err());
     }

@@ -48,19 +48,16 @@ impl RedisShare {
         run(&self.owner.router, keys, &Look { keys, otherwise }).await
     }
 
-    async fn take(&self, keys: &Keys, claim: Claim, way: Way) -> Vec<Result<Claimed, TierError>> {
-        let script = &self.owner.scripts.claim;
-        run(&self.owner.router, keys, &Take { keys, claim, script, way }).await
-    }
-
     /// Takes what is no value; what the server has no room to take is looked at.
     ///
     /// Measured over loopback with 64 callers: single keys by `SET .. NX GET`, sent together, come at about
     /// the rate of bare `GET`. Of batches, both that and a script make half of what `MGET` makes; the cache reads
     /// a batch without a claim first.
     async fn claim(&self, keys: &Keys, claim: Claim) -> Vec<Result<Claimed, TierError>> {
-        let mut claimed = self.take(keys, claim, Way::Script).await;
-        let unclaimed = picked(keys, &claimed, &Claimed::NoRoom);
+        let script = &self.owner.scripts.claim;
+        let take = Take { keys, claim, script, way: Way::Script };
+        let mut claimed = run(&self.owner.router, keys, &take).await;
+        let unclaimed = without_room(keys, &claimed);
         if !unclaimed.keys.is_empty() {
             let answers = self.look(&unclaimed.keys, NOTHING).await;
             unclaimed.members.iter().zip(answers).for_each(|(member, answer)| claimed[*member] = answer);
@@ -119,8 +116,8 @@ struct Picked {
     members: Vec<usize>,
 }
 
-fn picked(keys: &Keys, claimed: &[Result<Claimed, TierError>], which: &Claimed) -> Picked {
-    let is_it = |member: &usize| claimed[*member].as_ref() == Ok(which);
+fn without_room(keys: &Keys, claimed: &[Result<Claimed, TierError>]) -> Picked {
+    let is_it = |member: &usize| claimed[*member] == Ok(Claimed::NoRoom);
     let members: Vec<usize> = (0..keys.len()).filter(is_it).collect();
     Picked { keys: keys.select(&members), members }
 }

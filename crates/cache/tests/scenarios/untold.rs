@@ -1,7 +1,13 @@
 //! Changes that somebody could not be told of: a shared tier that is down, or a node that had not come yet. Nobody
 //! believes what lies in a tier from before a change, and nobody waits for the tier.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    time::Duration,
+};
 
 use paystrata_cache::{
     Cache, Clock, Invalidation, LoadContext, Policy, Reach, SetRefused, Version,
@@ -10,7 +16,7 @@ use paystrata_cache::{
 };
 use tokio::time::sleep;
 
-use crate::kit::{Broken, Gate, Numbers, SECOND, Teller, exact, node, settle, trips, wait_for};
+use crate::kit::{Broken, Gate, Numbers, SECOND, Teller, alone, exact, node, settle, trips, wait_for};
 
 /// Long enough that nothing ends in these tests by itself.
 fn lasting() -> Policy {
@@ -199,6 +205,25 @@ async fn node_that_does_not_hear_its_own_announcement_believes_the_record_as_lit
     assert_eq!(one.invalidate_many(["k"], Version(5)).await, Reach::Fleet);
     link.faults.set_tier_down(false);
     assert_eq!(floor(&one, "k").await, Some(Version(5)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_that_was_changed_before_can_be_confirmed_without_changing_anything() {
+    let (site, announced) = (Site::new(5), Arc::new(AtomicUsize::new(0)));
+    let count = Arc::clone(&announced);
+    site.wire.witness(move |_| {
+        count.fetch_add(1, SeqCst);
+    });
+    let (cache, link) = node(&site, Policy::default()).await;
+    assert_eq!(cache.confirm().await, Reach::Fleet, "nothing is pending");
+    link.faults.set_down(true);
+    drop(cache.invalidate_many(["a", "b"], Version(2)));
+    assert_eq!(cache.confirm().await, Reach::Queued);
+    link.mend();
+    wait_for(|| cache.stats().pending_invalidations == 0).await;
+    assert_eq!(cache.confirm().await, Reach::Fleet);
+    assert_eq!(announced.load(SeqCst), 1, "the change, and nothing for the question");
+    assert_eq!(alone(Policy::default()).confirm().await, Reach::Node);
 }
 
 /// A node with a tier and no line, and room for two changes that wait for it.
