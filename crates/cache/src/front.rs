@@ -23,17 +23,22 @@ const WINDOW: usize = 8;
 const SEEN: usize = 8_192;
 /// Groups of keys whose changes are told apart.
 const GROUPS: usize = 1_024;
-/// Reads after which a thread judges whether copies are of use to it, by an eighth of them; and for how many reads it
-/// then goes without.
+/// Reads after which a thread judges whether copies are of use to it, by an eighth of them.
 const TRIAL: u32 = 4_096;
-const ASLEEP: u32 = 1 << 16;
+/// For how many reads it goes without them if they are not: twice as many each time, up to the second.
+const NAP_MIN: u32 = 1 << 16;
+const NAP_MAX: u32 = 1 << 22;
 /// Of so many hits that are worth a copy one takes the place of another: a set that is larger than the places does not
 /// push itself out again and again.
 const TURNED_AWAY: u32 = 16;
-/// Hits after which room for another copy is looked for again, once there was none.
-const REST: u32 = 4_096;
+/// Hits after which room for another copy is looked for again, once there was none: twice as many each time, up to the
+/// second.
+const REST_MIN: u32 = 4_096;
+const REST_MAX: u32 = 1 << 22;
 /// What one thread's copies may weigh, as a part of the room of L1: they may outlive their entries there.
 const PART_OF_ROOM: u64 = 64;
+/// They may weigh this in any case, but for half of the room of L1: a sixty-fourth of a small cache is next to nothing.
+const BYTES_FREE: u64 = 1 << 20;
 
 /// The copies of one cache.
 pub(crate) struct Fronts<K, V> {
@@ -55,10 +60,12 @@ struct Front<K, V> {
     bytes: u64,
     /// Hits since the last one whose copy took the place of another.
     turned_away: u32,
-    /// Hits for which nothing is copied, because there was no room.
+    /// Hits for which nothing is copied, because there was no room; and for how many it will be the next time.
     rest: u32,
-    /// Reads that ask for no copy, because too few of the last ones found one.
+    next_rest: u32,
+    /// Reads that ask for no copy, because too few of the last ones found one; and how many it will be the next time.
     asleep: u32,
+    next_nap: u32,
     /// Reads of this trial, and how many of them found a copy.
     asked: u32,
     found: u32,
@@ -80,7 +87,7 @@ impl<K, V> Fronts<K, V> {
         Self {
             changes: Box::new(from_fn(|_| AtomicU64::new(0))),
             fronts: PerLane::new(),
-            bytes_max: l1_bytes_max / PART_OF_ROOM,
+            bytes_max: (l1_bytes_max / PART_OF_ROOM).max(BYTES_FREE).min(l1_bytes_max / 2),
         }
     }
 
@@ -162,7 +169,9 @@ impl<K, V> Front<K, V> {
             bytes: 0,
             turned_away: 0,
             rest: 0,
+            next_rest: REST_MIN,
             asleep: 0,
+            next_nap: NAP_MIN,
             asked: 0,
             found: 0,
         }
@@ -178,7 +187,10 @@ impl<K, V> Front<K, V> {
         self.asked += 1;
         if self.asked == TRIAL {
             if self.found < TRIAL / 8 {
-                self.asleep = ASLEEP;
+                self.asleep = self.next_nap;
+                self.next_nap = (self.next_nap * 2).min(NAP_MAX);
+            } else {
+                self.next_nap = NAP_MIN;
             }
             (self.asked, self.found) = (0, 0);
         }
@@ -226,13 +238,15 @@ impl<K, V> Front<K, V> {
             - self.copies.get(place).and_then(Option::as_ref).map_or(0, |copied| copied.entry.weight())
             + copied.entry.weight();
         if bytes > bytes_max {
-            self.rest = REST;
+            self.rest = self.next_rest;
+            self.next_rest = (self.next_rest * 2).min(REST_MAX);
             return Some(copied);
         }
         if self.copies.is_empty() {
             self.copies = std::iter::repeat_with(|| None).take(PLACES).collect();
         }
         self.bytes = bytes;
+        self.next_rest = REST_MIN;
         self.hashes[place] = hash;
         self.copies[place].replace(copied)
     }

@@ -83,7 +83,8 @@
 //!   read again and again, less than one in 16 of the others.
 //! - An entry costs its key, its value, 64 bytes and quick_cache's 21, and what the weigher says.
 //! - Copies cost each thread that reads (31 of them at most) some 220 KiB for their places, and at most a sixty-fourth of
-//!   [`l1_bytes_max`](Policy::l1_bytes_max) in what they hold beyond their entries' time in L1.
+//!   [`l1_bytes_max`](Policy::l1_bytes_max), or 1 MiB if that is more (but half of it in any case), in what they hold beyond
+//!   their entries' time in L1.
 //! - A miss costs a task; with tiers, one round trip to read and claim, and one to store, which nobody waits for. Of a batch the
 //!   round trip only reads, and what the tier does not have is claimed with another.
 //! - An invalidation costs a share of one call per tier and of one announcement: all that are pending go together.
