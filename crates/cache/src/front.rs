@@ -75,6 +75,8 @@ struct Copied<K, V> {
     key: K,
     /// The number of its group before the entry was taken from L1.
     change: u64,
+    /// It was hit since it last stood in the way of another.
+    is_hit: bool,
     entry: Entry<V>,
 }
 
@@ -115,6 +117,7 @@ impl<K, V> Fronts<K, V> {
                 return None;
             }
             let read = read.take()?;
+            copied.is_hit = true;
             let made = read(&copied.entry.value);
             front.found += 1;
             Some(made)
@@ -136,7 +139,7 @@ impl<K, V> Fronts<K, V> {
 
     /// Keeps a copy of what was taken from L1 after `change` had been asked for.
     pub(crate) fn keep(&self, hash: u64, key: K, change: u64, entry: Entry<V>) {
-        let copied = Copied { key, change, entry };
+        let copied = Copied { key, change, is_hit: false, entry };
         let displaced =
             self.fronts.enter_or_make(Front::new, |front| front.keep(hash, copied, self.bytes_max));
         // Foreign code, that may come back here.
@@ -198,10 +201,10 @@ impl<K, V> Front<K, V> {
     }
 
     #[inline]
-    fn find<Q: Equivalent<K> + ?Sized>(&self, probe: &Probe<'_, Q>) -> Option<&Copied<K, V>> {
+    fn find<Q: Equivalent<K> + ?Sized>(&mut self, probe: &Probe<'_, Q>) -> Option<&mut Copied<K, V>> {
         for place in window(probe.hash) {
             if self.hashes[place] == probe.hash {
-                return self.copies[place].as_ref().filter(|copied| probe.key.equivalent(&copied.key));
+                return self.copies[place].as_mut().filter(|copied| probe.key.equivalent(&copied.key));
             }
             if self.hashes[place] == NONE {
                 return None;
@@ -218,11 +221,17 @@ impl<K, V> Front<K, V> {
         }
         let part = (hash >> 48) as u16;
         let is_again = std::mem::replace(&mut self.seen[low(hash >> 16) % SEEN], part) == part;
-        if !is_again || window(hash).any(|place| self.hashes[place] == NONE) {
+        if !is_again || window(hash).any(|place| [NONE, hash].contains(&self.hashes[place])) {
             return is_again;
         }
         self.turned_away = (self.turned_away + 1) % TURNED_AWAY;
-        self.turned_away == 0
+        self.turned_away == 0 && self.may_displace(displaced_by(hash))
+    }
+
+    /// A copy that was hit is spared once.
+    fn may_displace(&mut self, place: usize) -> bool {
+        let in_the_way = self.copies.get_mut(place).and_then(Option::as_mut);
+        !in_the_way.is_some_and(|copied| std::mem::take(&mut copied.is_hit))
     }
 
     /// Gives what had to make room.
@@ -232,8 +241,7 @@ impl<K, V> Front<K, V> {
         }
         let mut places = window(hash);
         let place = places.find(|place| [NONE, hash].contains(&self.hashes[*place]));
-        // Any will do; bits that chose neither place nor group are as good as a die.
-        let place = place.unwrap_or((low(hash) + low(hash >> 56) % WINDOW) % PLACES);
+        let place = place.unwrap_or(displaced_by(hash));
         let bytes = self.bytes
             - self.copies.get(place).and_then(Option::as_ref).map_or(0, |copied| copied.entry.weight())
             + copied.entry.weight();
@@ -256,6 +264,13 @@ impl<K, V> Front<K, V> {
 #[inline]
 fn window(hash: u64) -> impl Iterator<Item = usize> {
     (0..WINDOW).map(move |step| (low(hash) + step) % PLACES)
+}
+
+/// The place of its window that a hash takes where none is free. Any would do; bits that chose neither place nor group are
+/// as good as a die.
+#[inline]
+fn displaced_by(hash: u64) -> usize {
+    (low(hash) + low(hash >> 56) % WINDOW) % PLACES
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "a few low bits are what is wanted")]

@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use super::Fronts;
 use crate::{
     Cache, Policy, Version,
     hash::{Probe, hash_of},
@@ -49,6 +50,29 @@ async fn check(change: impl AsyncFnOnce(&Cache<u64, u64>), expected: Option<u64>
     assert_eq!(cache.get_with(&1, |value| *value), expected);
     let load = |_| async { Ok::<_, Infallible>(Some(99)) };
     assert_eq!(cache.get_or_load(&1, load).await.unwrap(), Some(expected.unwrap_or(99)));
+}
+
+#[test]
+fn copies_have_a_mebibyte_or_a_part_of_the_room_and_never_most_of_it() {
+    let bytes_max = |room| Fronts::<u64, u64>::new(room).bytes_max;
+    for (room, expected) in
+        [(0, 0), (1_000, 500), (1 << 20, 1 << 19), (1 << 22, 1 << 20), (1 << 26, 1 << 20), (1 << 30, 1 << 24)]
+    {
+        assert_eq!(bytes_max(room), expected, "{room}");
+    }
+}
+
+#[tokio::test]
+async fn small_cache_has_copies_too() {
+    let policy = Policy { l1_bytes_max: 20_000, ..Policy::default() };
+    let cache = Cache::<u64, u64>::builder("small").policy(policy).build();
+    for key in 1..=20 {
+        drop(cache.set(key, key, Version::NONE));
+    }
+    for _ in 0..WARM {
+        (1..=20).for_each(|key| assert!(cache.get(&key).is_some()));
+    }
+    assert!(has_copy(&cache));
 }
 
 #[tokio::test]
