@@ -14,6 +14,7 @@ use crate::{
     fleet::Fleet,
     flight::lock,
     hash::Probe,
+    packed::Packed,
     read::answer_of_hit,
     stats::count,
     store::{KeyForm, Look, Moment, Standing, Store},
@@ -137,8 +138,8 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
         let local = &self.store.local;
         // Before the look into L1: see `front`.
         let change = local.fronts.before(probe.hash);
-        if let Some(entry) = local.value(probe) {
-            local.fronts.keep(probe.hash, probe.key.to_owned(), change, entry);
+        if let Some(packed) = local.read(probe, Packed::clone) {
+            local.fronts.keep(probe.hash, probe.key.to_owned(), change, packed);
         }
     }
 
@@ -331,7 +332,7 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
     #[cold]
     fn sample<Q: KeyForm<K> + ?Sized>(&self, probe: &Probe<'_, Q>) {
         let store = &*self.store;
-        let Some(loaded_us) = store.local.read(probe, |entry| entry.life.loaded_us) else { return };
+        let Some(loaded_us) = store.local.read(probe, Packed::loaded_us) else { return };
         store.heat.record(probe.hash);
         store.counters.served_ages.record_us(store.clock.now_us().saturating_sub(loaded_us));
     }

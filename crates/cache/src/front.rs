@@ -13,7 +13,7 @@ use std::{
 
 use quick_cache::Equivalent;
 
-use crate::{hash::Probe, lane::PerLane, local::Entry};
+use crate::{hash::Probe, lane::PerLane, packed::Packed};
 
 /// Places for copies in one thread: as many hot keys as fit the processor's second cache with their values.
 const PLACES: usize = 2_048;
@@ -77,7 +77,7 @@ struct Copied<K, V> {
     change: u64,
     /// It was hit since it last stood in the way of another.
     is_hit: bool,
-    entry: Entry<V>,
+    packed: Packed<V>,
 }
 
 /// Takes the place of a hash where there is none. A key whose hash it is has no copy.
@@ -100,7 +100,7 @@ impl<K, V> Fronts<K, V> {
     pub(crate) fn read<Q, T, F>(
         &self,
         probe: &Probe<'_, Q>,
-        is_fresh: impl FnOnce(&Entry<V>) -> bool,
+        is_fresh: impl FnOnce(&Packed<V>) -> bool,
         read: F,
     ) -> Result<T, F>
     where
@@ -113,12 +113,12 @@ impl<K, V> Fronts<K, V> {
                 return None;
             }
             let copied = front.find(probe)?;
-            if copied.change != self.before(probe.hash) || !is_fresh(&copied.entry) {
+            if copied.change != self.before(probe.hash) || !is_fresh(&copied.packed) {
                 return None;
             }
             let read = read.take()?;
             copied.is_hit = true;
-            let made = read(&copied.entry.value);
+            let made = read(copied.packed.value());
             front.found += 1;
             Some(made)
         });
@@ -138,8 +138,8 @@ impl<K, V> Fronts<K, V> {
     }
 
     /// Keeps a copy of what was taken from L1 after `change` had been asked for.
-    pub(crate) fn keep(&self, hash: u64, key: K, change: u64, entry: Entry<V>) {
-        let copied = Copied { key, change, is_hit: false, entry };
+    pub(crate) fn keep(&self, hash: u64, key: K, change: u64, packed: Packed<V>) {
+        let copied = Copied { key, change, is_hit: false, packed };
         let displaced =
             self.fronts.enter_or_make(Front::new, |front| front.keep(hash, copied, self.bytes_max));
         // Foreign code, that may come back here.
@@ -243,8 +243,8 @@ impl<K, V> Front<K, V> {
         let place = places.find(|place| [NONE, hash].contains(&self.hashes[*place]));
         let place = place.unwrap_or(displaced_by(hash));
         let bytes = self.bytes
-            - self.copies.get(place).and_then(Option::as_ref).map_or(0, |copied| copied.entry.weight())
-            + copied.entry.weight();
+            - self.copies.get(place).and_then(Option::as_ref).map_or(0, |copied| copied.packed.weight())
+            + copied.packed.weight();
         if bytes > bytes_max {
             self.rest = self.next_rest;
             self.next_rest = (self.next_rest * 2).min(REST_MAX);

@@ -11,7 +11,7 @@ use quick_cache::Equivalent;
 use crate::{
     hash::{Probe, hash_of},
     life::Life,
-    local::Entry,
+    packed::Packed,
 };
 
 /// A value's key and entry, as quick_cache keeps them. The entry is a part of the key, because a look-up is shown the key
@@ -19,7 +19,7 @@ use crate::{
 #[derive(Debug, Clone)]
 pub(crate) struct Kept<K, V> {
     pub(crate) key: K,
-    pub(crate) entry: Entry<V>,
+    pub(crate) packed: Packed<V>,
 }
 
 impl<K: Hash, V> Hash for Kept<K, V> {
@@ -62,13 +62,13 @@ impl<Q: ?Sized, F, R> Hash for Reading<'_, '_, Q, F, R> {
 impl<K, V, Q, F, R> Equivalent<Kept<K, V>> for Reading<'_, '_, Q, F, R>
 where
     Q: Equivalent<K> + ?Sized,
-    F: Fn(&Entry<V>) -> R,
+    F: Fn(&Packed<V>) -> R,
 {
     #[inline]
     fn equivalent(&self, kept: &Kept<K, V>) -> bool {
         let is_it = self.probe.key.equivalent(&kept.key);
         if is_it {
-            self.found.set(Some((self.read)(&kept.entry)));
+            self.found.set(Some((self.read)(&kept.packed)));
         }
         is_it
     }
@@ -88,6 +88,6 @@ impl<Q: ?Sized> Hash for Seen<'_, '_, Q> {
 
 impl<K, V, Q: Equivalent<K> + ?Sized> Equivalent<Kept<K, V>> for Seen<'_, '_, Q> {
     fn equivalent(&self, kept: &Kept<K, V>) -> bool {
-        self.probe.key.equivalent(&kept.key) && kept.entry.life == *self.life
+        self.probe.key.equivalent(&kept.key) && kept.packed.life() == *self.life
     }
 }

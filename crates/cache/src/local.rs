@@ -24,6 +24,7 @@ use crate::{
     keeper::keeps,
     kept::{Kept, Reading, Seen},
     life::{ENDLESS, Life},
+    packed::Packed,
     tags::Tag,
 };
 
@@ -107,6 +108,10 @@ pub(crate) struct Entry<V> {
 }
 
 impl<V> Entry<V> {
+    pub(crate) fn new(value: V, life: Life, traits: Option<Arc<Traits>>, weight: u64) -> Self {
+        Self { value, life, traits, weight }
+    }
+
     pub(crate) fn weight(&self) -> u64 {
         self.weight
     }
@@ -124,7 +129,7 @@ pub(crate) struct ByWeight;
 
 impl<K, V> Weighter<Kept<K, V>, ()> for ByWeight {
     fn weight(&self, kept: &Kept<K, V>, (): &()) -> u64 {
-        kept.entry.weight
+        kept.packed.weight()
     }
 }
 
@@ -172,7 +177,7 @@ pub(crate) struct Local<K, V> {
 
 /// What an entry costs besides the heap behind its key and value: the slot and quick_cache's 21 bytes.
 const fn slot_bytes<K, V>() -> usize {
-    size_of::<K>() + size_of::<Entry<V>>() + 21
+    size_of::<Kept<K, V>>() + 21
 }
 
 /// What lies behind an entry's key and value, by guess. quick_cache derives its ghost room from it, which it fills only
@@ -209,7 +214,7 @@ impl<K: Clone + Eq + Hash, V: Clone> Local<K, V> {
     pub(crate) fn read<Q: Equivalent<K> + ?Sized, R>(
         &self,
         probe: &Probe<'_, Q>,
-        read: impl Fn(&Entry<V>) -> R,
+        read: impl Fn(&Packed<V>) -> R,
     ) -> Option<R> {
         let reading = Reading { probe, read, found: Cell::new(None) };
         self.values.get(&reading);
@@ -217,12 +222,12 @@ impl<K: Clone + Eq + Hash, V: Clone> Local<K, V> {
     }
 
     pub(crate) fn value<Q: Equivalent<K> + ?Sized>(&self, probe: &Probe<'_, Q>) -> Option<Entry<V>> {
-        self.read(probe, Entry::clone)
+        self.read(probe, Packed::entry)
     }
 
     /// As `value`, but is no sign to quick_cache that anybody wants it.
     pub(crate) fn peek<Q: Equivalent<K> + ?Sized>(&self, probe: &Probe<'_, Q>) -> Option<Entry<V>> {
-        let reading = Reading { probe, read: Entry::clone, found: Cell::new(None) };
+        let reading = Reading { probe, read: Packed::entry, found: Cell::new(None) };
         self.values.peek(&reading);
         reading.found.into_inner()
     }
@@ -244,7 +249,8 @@ impl<K: Clone + Eq + Hash, V: Clone> Local<K, V> {
         match found {
             Some((value, heap_bytes)) => {
                 let weight = heap_bytes.saturating_add(slot_bytes::<K, V>() as u64);
-                let kept = Kept { key: probe.key.clone(), entry: Entry { value, life, traits, weight } };
+                let packed = Packed::of(Entry { value, life, traits, weight });
+                let kept = Kept { key: probe.key.clone(), packed };
                 out.absence = self.absences.remove(probe);
                 // What is there is replaced and not removed first: quick_cache would forget how often it was asked for.
                 self.values.insert_with_lifecycle(kept, (), &mut out.evicted);
@@ -267,7 +273,7 @@ impl<K: Clone + Eq + Hash, V: Clone> Local<K, V> {
     pub(crate) fn relive(&self, probe: &Probe<'_, K>, known: &Life, life: Life, out: &mut Displaced<K, V>) {
         if let Some(mut entry) = self.value(probe).filter(|entry| entry.life == *known) {
             entry.life = life;
-            let kept = Kept { key: probe.key.clone(), entry };
+            let kept = Kept { key: probe.key.clone(), packed: Packed::of(entry) };
             // Refused if it was pushed out meanwhile: then there is nothing to give another life.
             if let Err((kept, ())) = self.values.replace_with_lifecycle(kept, (), true, &mut out.evicted) {
                 out.removed = Some(kept);

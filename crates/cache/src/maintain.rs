@@ -80,11 +80,11 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
     fn drop_if_over(&self, seen: &Kept<K, V>, done: &mut Maintenance) {
         done.seen += 1;
         // Only what was seen: a fresh value may have come in between. It is dropped here, without a lock.
-        if self.is_over(&seen.key, &seen.entry)
-            && let Some(dropped) = self.local.reap(&Probe::of(&seen.key), &seen.entry.life)
+        if self.is_over(&seen.key, &seen.packed.entry())
+            && let Some(dropped) = self.local.reap(&Probe::of(&seen.key), &seen.packed.life())
         {
             done.entries += 1;
-            done.bytes += dropped.entry.weight();
+            done.bytes += dropped.packed.weight();
         }
     }
 

@@ -27,6 +27,7 @@ use crate::{
     keeper::Keeper,
     life::{Life, State},
     local::{Displaced, Entry, Local, Traits},
+    packed::Packed,
     recent::Bar,
     stats::{Counters, count},
     tags::Tag,
@@ -99,10 +100,10 @@ pub(crate) struct Moment {
 impl Moment {
     /// True if there is no need to look closer.
     #[inline]
-    pub(crate) fn finds_fresh<V>(&self, entry: &Entry<V>) -> bool {
-        let life = &entry.life;
-        self.now_us < life.check_us
-            && (life.stamp >= self.stamp || (entry.traits.is_none() && life.stamp >= self.stamp_untagged))
+    pub(crate) fn finds_fresh<V>(&self, packed: &Packed<V>) -> bool {
+        self.now_us < packed.check_us()
+            && (packed.stamp() >= self.stamp
+                || (!packed.has_traits() && packed.stamp() >= self.stamp_untagged))
     }
 }
 
@@ -135,7 +136,7 @@ impl<K: CacheKey, V: Clone> Store<K, V> {
     /// The value of a key that needs no second look: what most reads come to.
     #[inline]
     pub(crate) fn hit<Q: KeyForm<K> + ?Sized>(&self, probe: &Probe<'_, Q>, moment: &Moment) -> Option<V> {
-        self.local.read(probe, |entry| moment.finds_fresh(entry).then(|| entry.value.clone())).flatten()
+        self.local.read(probe, |kept| moment.finds_fresh(kept).then(|| kept.value().clone())).flatten()
     }
 
     /// What L1 knows of `key`.

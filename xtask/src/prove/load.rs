@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use super::options::Options;
+use super::options::{Kill, Options};
 use crate::process;
 use crate::run::environment::DEVELOPMENT_KEY;
 
@@ -47,6 +47,9 @@ impl Generator {
             ("--accounts", options.accounts.into()),
         ] {
             command.args([flag, &value.to_string()]);
+        }
+        if options.kill == Kill::Never {
+            command.arg("--undisturbed");
         }
         Ok(Load { child: command.process_group(0).spawn().context("start the load generator")? })
     }

@@ -88,7 +88,7 @@ pub async fn get(
     let document = document.ok_or_else(|| Problem::not_found("account"))?;
     let body = Bytes::copy_from_slice(&document.body);
     if !app.config.http.etag_enabled {
-        return Ok(answer::json(StatusCode::OK, body));
+        return Ok(answer::unconditional(body));
     }
     Ok(answer::conditional(&headers, &document.etag, body))
 }

@@ -84,7 +84,8 @@ impl Lane {
             if !is_more {
                 return;
             }
-            if AssertUnwindSafe(self.work(backlog.next_batch())).catch_unwind().await.is_err() {
+            if AssertUnwindSafe(async { self.work(backlog.next_batch()).await }).catch_unwind().await.is_err()
+            {
                 // The callers of the batch are told that nobody knows: it may have been committed.
                 self.count_panic("work off batch");
                 self.connection = None;

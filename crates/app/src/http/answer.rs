@@ -105,10 +105,19 @@ pub fn conditional(headers: &HeaderMap, etag: &str, body: Bytes) -> Response {
     if let Ok(value) = HeaderValue::from_str(&etag) {
         headers.insert(header::ETAG, value);
     }
-    // Private to the merchant, and to be checked each time: a balance is stale the moment it is sent.
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("private, no-cache"));
+    headers.insert(header::CACHE_CONTROL, PRIVATE);
     response
 }
+
+/// As [`conditional`], where ETags are switched off.
+pub fn unconditional(body: Bytes) -> Response {
+    let mut response = json(StatusCode::OK, body);
+    response.headers_mut().insert(header::CACHE_CONTROL, PRIVATE);
+    response
+}
+
+/// Private to the merchant, and to be checked each time: a balance is stale the moment it is sent.
+const PRIVATE: HeaderValue = HeaderValue::from_static("private, no-cache");
 
 /// `{"data":[..],"has_more":..,"next_cursor":..}` around rows that are JSON already.
 #[must_use]

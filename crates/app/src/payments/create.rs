@@ -169,6 +169,10 @@ pub(super) async fn known(app: &App, claim: &KeyClaim) -> Result<Option<Reply>, 
 /// As [`known`], of many keys in one question; in their order.
 ///
 /// # Errors
+/// Goes with an answer that was found on the primary: which commit it came from is not known any more. No replica has it, so
+/// what is read with it comes from the primary, where the answer's effects are.
+pub(super) const ONLY_PRIMARY: Token = Token { timeline: 0, lsn: 0 };
+
 /// As [`known`].
 pub(super) async fn known_all(app: &App, claims: &[&KeyClaim]) -> Result<Vec<Option<Reply>>, PaymentError> {
     let unavailable = |error: paystrata_db::Error| {
@@ -177,8 +181,7 @@ pub(super) async fn known_all(app: &App, claims: &[&KeyClaim]) -> Result<Vec<Opt
     };
     let connection = app.db.write().await.map_err(unavailable)?;
     let decisions = find_answers(&connection, claims).await.map_err(unavailable)?;
-    // A replay promises nothing new: any node that has the key has its effects.
-    let reply = |decision| Reply { decision, token: Token { timeline: 0, lsn: 0 } };
+    let reply = |decision| Reply { decision, token: ONLY_PRIMARY };
     Ok(decisions.into_iter().map(|decision| decision.map(reply)).collect())
 }
 

@@ -60,7 +60,7 @@ fn document(record: &PaymentRecord) -> Document {
     }
 }
 
-/// Keeps only the named top-level fields, in the order of the document. Names that it does not have are ignored, as
+/// Keeps only the named top-level fields, sorted by name. Names that it does not have are ignored, as
 /// they are in every other API with `fields`.
 #[must_use]
 pub fn narrow(body: &[u8], names: &str) -> Option<Bytes> {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use axum::extract::{Extension, RawQuery, State};
 use axum::response::Response;
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -191,7 +191,7 @@ pub async fn get(
         None => Bytes::copy_from_slice(&document.body),
     };
     if !app.config.http.etag_enabled {
-        return Ok(answer::json(StatusCode::OK, body));
+        return Ok(answer::unconditional(body));
     }
     Ok(answer::conditional(&headers, &document.etag, body))
 }

@@ -99,7 +99,8 @@ async fn resolve(app: &Arc<App>, operation: DueOperation) -> Result<(), Operatio
     let answer = ask(app, &operation, &payment).await;
     let patience_ms = patience_ms(app, payment.rail);
     let finding = match answer.as_ref().map(|answer| read_lookup(operation.kind, answer)) {
-        Some(None) => absent(app, &operation, patience_ms).await?,
+        // What it once acknowledged, it cannot have never seen: that is no proof of anything.
+        Some(None) if operation.transaction.is_none() => absent(app, &operation, patience_ms).await?,
         Some(Some((ChargeOutcome::Held, evidence))) => {
             Finding { outcome: ChargeOutcome::Held, evidence, retry_in_ms: bounded_ms(operation.age_ms) }
         }

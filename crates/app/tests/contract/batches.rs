@@ -4,8 +4,8 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use crate::scene::{
-    backdate, balance, card_payment, check_problem, count, expired, new_key, pay, transfer, until_status,
-    velocity_payment, with,
+    backdate, balance, card_payment, check_problem, count, expired, new_key, pay, sql, transfer,
+    until_status, velocity_payment, with,
 };
 use crate::stage::{Reply, Stage};
 
@@ -44,6 +44,24 @@ fn outcomes(reply: &Reply) -> Vec<String> {
 fn check_summary(reply: &Reply, succeeded: u64, failed: u64, refused: u64) {
     let expected = json!({"succeeded": succeeded, "failed": failed, "refused": refused});
     assert_eq!(reply.json()["summary"], expected);
+}
+
+/// Notes each version that a row of accounts is given from now on.
+const NOTE_VERSIONS: &str = "
+    CREATE TABLE versions (account uuid NOT NULL);
+    CREATE FUNCTION note_version() RETURNS trigger LANGUAGE plpgsql
+        AS 'BEGIN INSERT INTO versions VALUES (new.id); RETURN NULL; END';
+    CREATE TRIGGER note_version AFTER UPDATE ON accounts FOR EACH ROW EXECUTE FUNCTION note_version()";
+
+#[tokio::test]
+async fn an_account_that_is_used_a_thousand_times_in_a_batch_is_written_once() {
+    let stage = Stage::start().await;
+    let (from, to) = accounts(&stage).await;
+    sql(&stage).await.batch_execute(NOTE_VERSIONS).await.expect("note versions");
+    let reply = submit(&stage, &batch("atomic", &vec![transfer(&from, &to, 1); 1_000])).await;
+    check_summary(&reply, 1_000, 0, 0);
+    assert_eq!(count(&stage, "SELECT count(*) FROM versions").await, 2);
+    stage.verify().await;
 }
 
 #[tokio::test]
@@ -202,7 +220,7 @@ async fn a_batch_that_was_cut_is_completed_by_sending_it_again() {
     let after = stage.balance(&from).await;
     // As if the service had died after the items were paid and before the answer was kept.
     let digest = "DELETE FROM idempotency_keys WHERE status_code = 200";
-    assert_eq!(crate::scene::sql(&stage).await.execute(digest, &[]).await.expect("write the database"), 1);
+    assert_eq!(sql(&stage).await.execute(digest, &[]).await.expect("write the database"), 1);
     // Asked for as all or none, it can be neither any more; and that is not kept, so that it can still be completed.
     let atomic = with(&body, &json!({"mode": "atomic"}));
     for _ in 0..2 {
@@ -226,7 +244,7 @@ async fn a_batch_that_was_cut_tells_of_a_card_that_was_charged_before_it_expired
     assert_eq!(outcomes(&first), ["succeeded"; 2]);
     // As if the service had died after the items were paid, and the batch were sent again years later.
     let whole = "DELETE FROM idempotency_keys WHERE status_code = 200";
-    assert_eq!(crate::scene::sql(&stage).await.execute(whole, &[]).await.expect("write the database"), 1);
+    assert_eq!(sql(&stage).await.execute(whole, &[]).await.expect("write the database"), 1);
     let old = expired(&card);
     backdate(&stage, &format!("{key}\u{1f}1"), &old).await;
     let resumed = batch("independent", &[transfer(&from, &to, 10), old.clone(), old]);
@@ -250,11 +268,11 @@ async fn an_item_that_the_database_refused_is_not_refused_for_good() {
     let marked = with(&transfer(&from, &to, 5), &json!({"merchant_reference": "refuse me"}));
     let (key, body) = (new_key(), batch("independent", &[transfer(&from, &to, 10), marked]));
     let refuse = "ALTER TABLE payments ADD CONSTRAINT test_refusal CHECK (merchant_reference <> 'refuse me')";
-    crate::scene::sql(&stage).await.batch_execute(refuse).await.expect("change the schema");
+    sql(&stage).await.batch_execute(refuse).await.expect("change the schema");
     let first = stage.post(PATH, &key, &body).await;
     assert_eq!(outcomes(&first), ["succeeded", "internal"]);
     let allow = "ALTER TABLE payments DROP CONSTRAINT test_refusal";
-    crate::scene::sql(&stage).await.batch_execute(allow).await.expect("change the schema");
+    sql(&stage).await.batch_execute(allow).await.expect("change the schema");
     let again = stage.post(PATH, &key, &body).await;
     assert_eq!(outcomes(&again), ["succeeded", "succeeded"]);
     assert_eq!(stage.post(PATH, &key, &body).await.bytes, again.bytes);

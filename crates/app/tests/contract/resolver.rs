@@ -1,7 +1,7 @@
 //! How long the resolver goes on asking: what counts as an answer, when a denial is believed, when a person gets the
 //! operation. Time is moved in the rows, where the resolver reads it; nothing here waits for it to pass.
 
-use paystrata_gateway::simulator::{Fault, FaultKind, Operation, Trigger};
+use paystrata_gateway::simulator::{Fault, FaultKind, Operation, Simulator, SimulatorConfig, Trigger};
 use serde_json::{Value, json};
 
 use crate::authorize_net::{HELD, review};
@@ -137,11 +137,35 @@ async fn a_denial_is_believed_only_after_the_senders_own_limit() {
 
 /// Another service on the database and the gateways of one that has ended.
 async fn succeed(stage: Stage, changes: &[(&str, &str)]) -> Stage {
+    succeed_at(stage, None, changes).await
+}
+
+/// The same, at other gateways if there are any.
+async fn succeed_at(stage: Stage, others: Option<Simulator>, changes: &[(&str, &str)]) -> Stage {
     let Stage { service, simulator, primary_url, .. } = stage;
     service.stop().await;
+    let simulator = others.unwrap_or(simulator);
     let mut settings = settings(&primary_url, "", &simulator.url());
     settings.extend(changes.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
     Stage::of(start_service(settings).await, simulator, primary_url)
+}
+
+/// It has lost its records, or it is another one, or another account there: no proof that nothing was charged.
+#[tokio::test]
+async fn a_gateway_that_denies_what_it_once_acknowledged_is_not_believed() {
+    let stage = Stage::start().await;
+    let to = stage.account("USD", 0).await;
+    let held = pay(&stage, &card_payment(&to, 1_000, HELD)).await;
+    assert_eq!(held["status"], "requires_review", "{held}");
+    let forgetful = Simulator::start(SimulatorConfig::default()).await.expect("start the simulator");
+    let stage = succeed_at(stage, Some(forgetful), &[("PAYSTRATA__RESOLVER__ATTEMPTS_MAX", "3")]).await;
+    age(&stage, "1 hour").await;
+    let given = ask_until(&stage, "the hand-over", |seen| seen["status"] == HANDED_OVER).await;
+    assert_eq!(given["absences"], 0, "none of the answers counts as a denial: {given}");
+    assert_eq!(count(&stage, "SELECT sum(held)::int8 FROM accounts").await, 1_000, "the hold stays");
+    let seen = payment(&stage, held["id"].as_str().expect("a text")).await;
+    assert!(seen["status"] != "failed" && seen["status"] != "succeeded", "{seen}");
+    stage.verify().await;
 }
 
 #[tokio::test]

@@ -80,8 +80,12 @@ impl Cluster {
     }
 
     fn boot(&self, name: &str) {
+        // What is not asked to be flushed is not: that the service asks for it must show. With a replica, what a test itself
+        // prepares would reach it late.
+        let commits = if self.replica == Replica::With { "on" } else { "off" };
         let options = format!(
-            "-p {} -c listen_addresses=127.0.0.1 -c unix_socket_directories='' -c fsync=off -c wal_writer_delay=10s",
+            "-p {} -c listen_addresses=127.0.0.1 -c unix_socket_directories='' -c fsync=off \
+             -c synchronous_commit={commits} -c wal_writer_delay=10s",
             self.port(name)
         );
         let log = self.folder.path().join(format!("{name}.log"));

@@ -82,6 +82,9 @@ pub struct HotArguments {
     /// File to write acknowledged payments to, one per line, as they are acknowledged. Overwritten.
     #[arg(long, value_name = "FILE")]
     pub ledger: Option<PathBuf>,
+    /// Nothing is killed and nobody else pays: also 1 when the service answers 503.
+    #[arg(long)]
+    pub undisturbed: bool,
 }
 
 /// `check`

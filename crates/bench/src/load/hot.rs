@@ -37,7 +37,7 @@ const AWAY_PAUSE: Duration = Duration::from_millis(100);
 struct Findings {
     acknowledged: Tally,
     refused: Tally,
-    /// Answers of 5xx other than 503, deadlocks among them.
+    /// Answers of 5xx, deadlocks among them; those of 503 only in a run that is not disturbed.
     broken: Tally,
     connection_errors: Tally,
     waits: u64,
@@ -54,6 +54,7 @@ struct Run {
     until: Instant,
     done: AtomicU64,
     acknowledgements: Acknowledgements,
+    is_undisturbed: bool,
 }
 
 /// Runs the command.
@@ -72,7 +73,8 @@ pub async fn run(arguments: &HotArguments, out: &mut (dyn Write + Send)) -> anyh
     let duration = Duration::from_secs(u64::from(arguments.seconds));
     writeln!(out, "run {prefix}: {} clients on {} accounts for {duration:?}", arguments.clients, ids.len())?;
     let until = Instant::now() + duration;
-    let run = Arc::new(Run { client, prefix, ids, until, done: AtomicU64::new(0), acknowledgements });
+    let (done, is_undisturbed) = (AtomicU64::new(0), arguments.undisturbed);
+    let run = Arc::new(Run { client, prefix, ids, until, done, acknowledgements, is_undisturbed });
     let mut clients = JoinSet::new();
     for client in 0..arguments.clients {
         clients.spawn(pay_all(Arc::clone(&run), client));
@@ -117,7 +119,11 @@ async fn pay(run: &Run, findings: &mut Findings, key: &str, body: &str) -> anyho
                 continue;
             }
         };
-        if answer.asks_to_retry() {
+        let is_away = answer.status == StatusCode::SERVICE_UNAVAILABLE;
+        if run.is_undisturbed && is_away {
+            findings.broken.add(&format!("503 {}", answer.code()));
+            sleep(answer.pause()).await;
+        } else if answer.asks_to_retry() {
             findings.waits += 1;
             sleep(answer.pause()).await;
         } else if answer.status == StatusCode::CREATED {
@@ -162,7 +168,7 @@ impl Findings {
         let rate = self.acknowledged.total() as f64 / duration.as_secs_f64().max(0.001);
         writeln!(out, "acknowledged  {}: {rate:.0}/s", self.acknowledged)?;
         writeln!(out, "refused       {}", self.refused)?;
-        writeln!(out, "5xx but 503   {}", self.broken)?;
+        writeln!(out, "5xx           {}", self.broken)?;
         writeln!(out, "waited        {} times as the service asked", self.waits)?;
         writeln!(out, "connection    {} errors, each asked again under its key", self.connection_errors)?;
         writeln!(out, "unanswered    {}", self.unanswered)?;

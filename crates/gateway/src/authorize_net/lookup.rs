@@ -67,7 +67,8 @@ async fn of_parent(
 ) -> LookupOutcome {
     let (details, evidence) = match gateway.details(parent, deadline).await {
         Err(failure) => return failure.into_lookup(),
-        Ok(None) => return LookupOutcome::Absent,
+        // It was approved once: that it is not shown says nothing of what was done to it since.
+        Ok(None) => return LookupOutcome::Unknown { reason: UnknownReason::Contradiction },
         Ok(Some(found)) => found,
     };
     let state = codes::state(details.transaction_status.as_str().unwrap_or_default());

@@ -186,6 +186,19 @@ async fn authorization_is_captured_once() {
 }
 
 #[tokio::test]
+async fn what_became_of_a_parent_that_is_not_shown_is_not_known() {
+    let (simulator, gateway) = with_authorize_net().await;
+    let parent = approved(gateway.authorize(charge("L1", usd(1000))).await);
+    let (other, stranger) = with_authorize_net().await;
+    for verb in [Verb::Capture, Verb::Void, Verb::Refund] {
+        let told = stranger.lookup(lookup(verb, "L1c", usd(1000), Some(&parent))).await;
+        assert!(matches!(told, LookupOutcome::Unknown { .. }), "{verb:?}: {told:?}");
+    }
+    simulator.shutdown().await;
+    other.shutdown().await;
+}
+
+#[tokio::test]
 async fn repeated_void_is_done_already() {
     let (simulator, gateway) = with_authorize_net().await;
     let parent = approved(gateway.purchase(charge("V1", usd(1000))).await);

@@ -213,7 +213,7 @@ async fn independent(
     if outcomes.iter().any(|outcome| matches!(outcome, Outcome::Refused { passing: true, .. })) {
         // An item met a passing obstacle: sending the batch again under the same key completes it.
         let answer = Answer { status_code: StatusCode::OK.as_u16(), body, payment: None };
-        let token = token.unwrap_or(Token { timeline: 0, lsn: 0 });
+        let token = token.unwrap_or(create::ONLY_PRIMARY);
         return Ok(Done { answer, occasion: Occasion::First, token });
     }
     keep(app, claim, body).await
