@@ -11,7 +11,8 @@ use crate::{
     clock::beat,
     hash::{Probe, Stored},
     kept::Kept,
-    local::Entry,
+    life::Life,
+    local::{Entry, Traits},
     spans,
     store::{Standing, Store},
 };
@@ -79,9 +80,10 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
 
     fn drop_if_over(&self, seen: &Kept<K, V>, done: &mut Maintenance) {
         done.seen += 1;
+        let life = seen.packed.life();
         // Only what was seen: a fresh value may have come in between. It is dropped here, without a lock.
-        if self.is_over(&seen.key, &seen.packed.entry())
-            && let Some(dropped) = self.local.reap(&Probe::of(&seen.key), &seen.packed.life())
+        if self.is_over(&seen.key, &life, seen.packed.traits())
+            && let Some(dropped) = self.local.reap(&Probe::of(&seen.key), &life)
         {
             done.entries += 1;
             done.bytes += dropped.packed.weight();
@@ -91,14 +93,15 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
     fn drop_absence_if_over(&self, key: &Stored<K>, seen: &Entry<()>, done: &mut Maintenance) {
         done.seen += 1;
         let is_seen = |entry: &Entry<()>| entry.life == seen.life;
-        if self.is_over(&key.0, seen) && self.local.absences.remove_if(&Probe::of(&key.0), is_seen).is_some()
+        if self.is_over(&key.0, &seen.life, seen.traits.as_deref())
+            && self.local.absences.remove_if(&Probe::of(&key.0), is_seen).is_some()
         {
             done.absences += 1;
         }
     }
 
-    fn is_over<T>(&self, key: &K, entry: &Entry<T>) -> bool {
-        self.standing(|| key.encode(), &entry.life, entry.traits.as_deref()) == Standing::Over
+    fn is_over(&self, key: &K, life: &Life, traits: Option<&Traits>) -> bool {
+        self.standing(|| key.encode(), life, traits) == Standing::Over
     }
 }
 

@@ -19,7 +19,7 @@ pub(crate) struct Packed<V> {
     check: Short,
     expires: Short,
     grace_ends: Short,
-    /// With the state of its life in the highest bit.
+    /// With the state of its life in the highest bit: what weighs 2 GiB or more counts as that.
     weight: u32,
 }
 
@@ -93,8 +93,8 @@ impl<V> Packed<V> {
     }
 
     #[inline]
-    pub(crate) fn has_traits(&self) -> bool {
-        self.traits.is_some()
+    pub(crate) fn traits(&self) -> Option<&Traits> {
+        self.traits.as_deref()
     }
 
     pub(crate) fn loaded_us(&self) -> u64 {

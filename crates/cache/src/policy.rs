@@ -20,7 +20,8 @@ pub struct Policy {
     /// this part and never shortened, so that keys stored together do not expire together. Default 0.1.
     pub jitter: f64,
     /// Room in process for keys and values, in bytes as the weigher counts them. Each thread that reads may keep copies
-    /// of a sixty-fourth of it besides, or of 1 MiB if that is more, but of half of it at most. Fixed when the cache is built. Default 64 MiB.
+    /// of a sixty-fourth of it besides, or of 1 MiB if that is more, but of half of it at most. Fixed when the cache is
+    /// built. Default 64 MiB.
     pub l1_bytes_max: u64,
     /// The heaviest value kept in process, in bytes as the weigher counts it. Default 4 MiB.
     pub l1_value_bytes_max: u64,

@@ -103,7 +103,7 @@ impl Moment {
     pub(crate) fn finds_fresh<V>(&self, packed: &Packed<V>) -> bool {
         self.now_us < packed.check_us()
             && (packed.stamp() >= self.stamp
-                || (!packed.has_traits() && packed.stamp() >= self.stamp_untagged))
+                || (packed.traits().is_none() && packed.stamp() >= self.stamp_untagged))
     }
 }
 

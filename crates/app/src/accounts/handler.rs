@@ -87,10 +87,8 @@ pub async fn get(
     let document = get::get(&app, caller.merchant, id, token).await?;
     let document = document.ok_or_else(|| Problem::not_found("account"))?;
     let body = Bytes::copy_from_slice(&document.body);
-    if !app.config.http.etag_enabled {
-        return Ok(answer::unconditional(body));
-    }
-    Ok(answer::conditional(&headers, &document.etag, body))
+    let etag = app.config.http.etag_enabled.then_some(&*document.etag);
+    Ok(answer::document(&headers, etag, body))
 }
 
 /// `GET /v1/accounts`

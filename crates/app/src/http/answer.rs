@@ -88,13 +88,15 @@ pub fn token_of(headers: &HeaderMap) -> Result<Option<Token>, Problem> {
     })
 }
 
-/// A document with its ETag, or 304 when the caller has it. Weak, because compression changes bytes but not meaning.
+/// A document with its ETag, or 304 when the caller has it; whole where ETags are switched off. Weak, because compression
+/// changes bytes but not meaning.
 #[must_use]
-pub fn conditional(headers: &HeaderMap, etag: &str, body: Bytes) -> Response {
-    let etag = format!("W/\"{etag}\"");
-    let known = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
-    let fresh = known.flat_map(|list| list.split(',')).map(str::trim).any(|one| one == etag || one == "*");
-    let mut response = if fresh {
+pub fn document(headers: &HeaderMap, etag: Option<&str>, body: Bytes) -> Response {
+    let etag = etag.map(|etag| format!("W/\"{etag}\""));
+    let mut known = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
+    let is_known =
+        |etag: &String| known.any(|list| list.split(',').map(str::trim).any(|one| one == etag || one == "*"));
+    let mut response = if etag.as_ref().is_some_and(is_known) {
         let mut response = Response::new(Body::empty());
         *response.status_mut() = StatusCode::NOT_MODIFIED;
         response
@@ -102,17 +104,10 @@ pub fn conditional(headers: &HeaderMap, etag: &str, body: Bytes) -> Response {
         json(StatusCode::OK, body)
     };
     let headers = response.headers_mut();
-    if let Ok(value) = HeaderValue::from_str(&etag) {
+    if let Some(value) = etag.and_then(|etag| HeaderValue::from_str(&etag).ok()) {
         headers.insert(header::ETAG, value);
     }
     headers.insert(header::CACHE_CONTROL, PRIVATE);
-    response
-}
-
-/// As [`conditional`], where ETags are switched off.
-pub fn unconditional(body: Bytes) -> Response {
-    let mut response = json(StatusCode::OK, body);
-    response.headers_mut().insert(header::CACHE_CONTROL, PRIVATE);
     response
 }
 

@@ -166,13 +166,13 @@ pub(super) async fn known(app: &App, claim: &KeyClaim) -> Result<Option<Reply>, 
     Ok(known_all(app, &[claim]).await?.pop().flatten())
 }
 
-/// As [`known`], of many keys in one question; in their order.
-///
-/// # Errors
 /// Goes with an answer that was found on the primary: which commit it came from is not known any more. No replica has it, so
 /// what is read with it comes from the primary, where the answer's effects are.
 pub(super) const ONLY_PRIMARY: Token = Token { timeline: 0, lsn: 0 };
 
+/// As [`known`], of many keys in one question; in their order.
+///
+/// # Errors
 /// As [`known`].
 pub(super) async fn known_all(app: &App, claims: &[&KeyClaim]) -> Result<Vec<Option<Reply>>, PaymentError> {
     let unavailable = |error: paystrata_db::Error| {

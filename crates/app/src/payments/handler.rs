@@ -190,10 +190,8 @@ pub async fn get(
         Some(names) => get::narrow(&document.body, &names).ok_or_else(Problem::internal)?,
         None => Bytes::copy_from_slice(&document.body),
     };
-    if !app.config.http.etag_enabled {
-        return Ok(answer::unconditional(body));
-    }
-    Ok(answer::conditional(&headers, &document.etag, body))
+    let etag = app.config.http.etag_enabled.then_some(&*document.etag);
+    Ok(answer::document(&headers, etag, body))
 }
 
 const TOTAL_COUNT: HeaderName = HeaderName::from_static("x-total-count");

@@ -262,13 +262,7 @@ mod tests {
 
     #[test]
     fn granted_pause_is_bounded() {
-        let mut answer = Answer {
-            status: StatusCode::SERVICE_UNAVAILABLE,
-            body: Bytes::new(),
-            replayed: false,
-            retry_after: None,
-            total: None,
-        };
+        let mut answer = Answer::of(503, "");
         assert_eq!((answer.pause(), answer.code()), (RETRY_PAUSE, "HTTP 503".to_owned()));
         answer.retry_after = Some(Duration::from_secs(3_600));
         assert_eq!(answer.pause(), RETRY_AFTER_MAX);
