@@ -133,6 +133,20 @@ async fn an_account_is_answered_with_304_until_its_balance_changes() {
 }
 
 #[tokio::test]
+async fn without_etags_an_account_is_answered_whole_and_still_kept_from_shared_caches() {
+    for (enabled, tagged) in [("true", true), ("false", false)] {
+        let stage = Stage::start_with(&[("PAYSTRATA__HTTP__ETAG_ENABLED", enabled)]).await;
+        let path = format!("/v1/accounts/{}", stage.account("USD", 100).await);
+        let first = stage.get(&path, &[]).await;
+        assert_eq!(first.headers["cache-control"], "private, no-cache");
+        assert_eq!(first.headers.contains_key("etag"), tagged);
+        let asked = stage.get(&path, &[("if-none-match", "*")]).await;
+        assert_eq!(asked.status, if tagged { StatusCode::NOT_MODIFIED } else { StatusCode::OK });
+        assert_eq!(asked.headers["cache-control"], "private, no-cache");
+    }
+}
+
+#[tokio::test]
 async fn another_merchant_finds_none_of_it() {
     let stage = Stage::start().await;
     let other = Caller::new_merchant(&stage, OTHER_KEY).await;
