@@ -87,7 +87,11 @@ fn verdict(case: &CaseReport) -> String {
     }
 }
 
+/// A case without a usable round has no figure: its notes say why.
 fn spread(summary: &Summary) -> String {
+    if summary.median().is_nan() {
+        return "void".to_owned();
+    }
     let figure = |value: f64| if value.abs() >= 100.0 { grouped(value) } else { format!("{value:.2}") };
     format!("{} ({}-{})", figure(summary.median()), figure(summary.min()), figure(summary.max()))
 }
@@ -124,6 +128,13 @@ mod tests {
             [(0.0, "0"), (999.0, "999"), (1_000.0, "1,000"), (1_234_567.4, "1,234,567"), (-1_000.0, "-1,000")]
         {
             assert_eq!(grouped(value), expected);
+        }
+    }
+
+    #[test]
+    fn case_without_a_usable_round_is_void() {
+        for runs in [vec![], vec![f64::NAN]] {
+            assert_eq!(spread(&Summary { runs }), "void");
         }
     }
 

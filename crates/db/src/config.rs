@@ -32,10 +32,14 @@ pub struct Config {
     pub monitor_interval: Duration,
     /// Shown in `pg_stat_activity`.
     pub application_name: String,
+    /// Server settings, by name and value, with which each connection straight to a server begins. Those of a URL's
+    /// `options` win over them. A pooler takes none: there they belong to the role (`ALTER ROLE .. SET ..`).
+    pub server_settings: Vec<(String, String)>,
 }
 
 impl Config {
-    /// Defaults: 2 to 16 connections per server, 2 s to acquire, 5 s to connect, 10 s per statement, 10 s of lag, 100 ms between probes.
+    /// Defaults: 2 to 16 connections per server, 2 s to acquire, 5 s to connect, 10 s per statement, 10 s of lag, 100 ms between probes,
+    /// no server settings beyond the timeouts.
     #[must_use]
     pub fn new(primary_url: ConnectionUrl) -> Self {
         Self {
@@ -50,6 +54,7 @@ impl Config {
             replica_lag_max: Duration::from_secs(10),
             monitor_interval: Duration::from_millis(100),
             application_name: "paystrata-db".to_owned(),
+            server_settings: Vec::new(),
         }
     }
 

@@ -22,6 +22,8 @@ pub(crate) struct DialSettings {
     pub(crate) connect_timeout: Duration,
     statement_timeout: Duration,
     application_name: String,
+    /// `-c name=value` each, escaped.
+    server_options: String,
 }
 
 /// What a connection is for; it decides the session settings sent with the first packet.
@@ -50,6 +52,7 @@ impl DialSettings {
             connect_timeout: config.connect_timeout,
             statement_timeout: config.statement_timeout,
             application_name: config.application_name.clone(),
+            server_options: config.server_settings.iter().map(option).collect(),
         }
     }
 
@@ -87,12 +90,25 @@ impl DialSettings {
                 IDLE_TRANSACTION_TIMEOUT.as_millis()
             );
         }
+        options.push_str(&self.server_options);
         if !from_url.is_empty() {
             options.push(' ');
             options.push_str(from_url);
         }
         options
     }
+}
+
+/// One setting as the server's command line takes it, a space before it. A backslash keeps what follows in one piece.
+fn option((name, value): &(String, String)) -> String {
+    let mut option = format!(" -c {name}=");
+    for character in value.chars() {
+        if character == '\\' || character.is_whitespace() {
+            option.push('\\');
+        }
+        option.push(character);
+    }
+    option
 }
 
 /// Connects and authenticates within the connect timeout.
@@ -135,6 +151,18 @@ mod tests {
         assert_eq!(settings.get_keepalives_interval(), Some(Duration::from_secs(5)));
         assert_eq!(settings.get_keepalives_retries(), Some(3));
         assert_eq!(settings.get_tcp_user_timeout(), Some(&Duration::from_secs(10)));
+    }
+
+    #[test]
+    fn server_settings_stand_between_ours_and_those_of_the_url() {
+        let url: ConnectionUrl = "postgres://pay@db1/x?options=-c%20geqo%3Doff".parse().expect("a valid URL");
+        let mut config = Config::new(url.clone());
+        config.server_settings = vec![("search_path".to_owned(), r"pay, b\c".to_owned())];
+        for purpose in [Purpose::Pooled, Purpose::Session("engine-0"), Purpose::Monitor] {
+            let prepared = DialSettings::new(&config).prepare(&url, purpose);
+            let options = prepared.get_options().expect("straight to the server");
+            assert!(options.ends_with(r" -c search_path=pay,\ b\\c -c geqo=off"), "{options}");
+        }
     }
 
     #[test]

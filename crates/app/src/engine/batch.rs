@@ -40,9 +40,10 @@ impl LaneConnection {
         let limit_ms = limit.as_millis();
         // 0 would be no limit.
         let lock_ms = lock_wait.as_millis().max(1);
-        // Whatever the server's defaults are: an acknowledged payment is a flushed one.
+        // Whatever the server's defaults are: an acknowledged payment is a flushed one. Every statement of a batch has its
+        // index, but a table that was analyzed while it was empty looks cheaper to read whole, until the next analyze.
         let settings = format!(
-            "SET synchronous_commit = on; SET plan_cache_mode = force_generic_plan;
+            "SET synchronous_commit = on; SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off;
              SET lock_timeout = {lock_ms}; SET statement_timeout = {limit_ms}; SET idle_in_transaction_session_timeout = {limit_ms}"
         );
         session.client().batch_execute(&settings).await?;

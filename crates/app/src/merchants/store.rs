@@ -113,7 +113,7 @@ pub(super) async fn refresh_stats(client: &Client) -> Result<(), tokio_postgres:
     client.batch_execute("BEGIN").await?;
     let lock = client.query_one("SELECT pg_try_advisory_xact_lock($1)", &[&REFRESH_LOCK]).await?;
     if lock.get(0) {
-        let refresh = "SET LOCAL statement_timeout = 0;
+        let refresh = "SET LOCAL statement_timeout = 0; SET LOCAL enable_seqscan = on;
              REFRESH MATERIALIZED VIEW CONCURRENTLY merchant_stats;
              INSERT INTO view_refreshes VALUES ('merchant_stats', now())
                  ON CONFLICT (view) DO UPDATE SET refreshed_at = excluded.refreshed_at";

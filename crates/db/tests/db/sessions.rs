@@ -1,6 +1,6 @@
 //! Dedicated connections.
 
-use paystrata_db::{CommitOutcome, CommitTicket, Token};
+use paystrata_db::{CommitOutcome, CommitTicket, Db, Statement, Token};
 
 use crate::support::{LIMIT, count, until_count, with_database};
 
@@ -19,6 +19,28 @@ fn a_session_carries_its_name_and_ends_when_dropped() {
         assert!(session.token().await.expect("token") > before);
         drop(session);
         until_count(&admin, NAMED, 0).await;
+    });
+}
+
+#[test]
+fn every_connection_begins_with_the_settings_asked_for() {
+    const STRANGE: &str = r"a b\c, -c geqo=off";
+    static SHOWN: Statement = Statement::new(
+        "SELECT current_setting('test.note'), current_setting('work_mem'), current_setting('geqo')",
+        &[],
+    );
+    with_database(|bed| async move {
+        let mut config = bed.config();
+        config.server_settings = [("test.note", STRANGE), ("work_mem", "5MB")]
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .into();
+        let db = Db::connect(config).await.expect("connect");
+        let session = db.session("engine-0").await.expect("session");
+        let alone = session.client().query_one(SHOWN.sql(), &[]).await.expect("ask");
+        let pooled = db.write().await.expect("connection").query_one(&SHOWN, &[]).await.expect("ask");
+        for row in [alone, pooled] {
+            assert_eq!([0, 1, 2].map(|column| row.get::<_, &str>(column)), [STRANGE, "5MB", "on"]);
+        }
     });
 }
 

@@ -21,7 +21,9 @@ section! {
         /// The replicas; empty means that the primary serves all reads. In the environment a comma ends an entry,
         /// so a comma in a password is written `%2C`.
         replica_urls: Vec<SecretUrl> = "replica_urls" Kind::DatabaseUrls, Fixed("");
-        /// PgBouncer in transaction mode, in front of the primary, for pooled traffic; empty means none. No test
+        /// PgBouncer in transaction mode, in front of the primary, for pooled traffic; empty means none. It hands no session
+        /// settings on, so give the role what the service sets elsewhere: `ALTER ROLE .. SET enable_seqscan = off` (every
+        /// request has its index, but a partition that was analyzed while it was empty looks cheaper to read whole). No test
         /// runs through it yet.
         pooler_url: Option<SecretUrl> = "pooler_url" Kind::DatabaseUrl(Emptiness::MeansNone), Fixed("");
         /// Connections of each pool that are kept open.
