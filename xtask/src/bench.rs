@@ -9,20 +9,17 @@ use anyhow::{Context, Result};
 use lexopt::prelude::*;
 
 use crate::process;
-use crate::services::Wanted;
 use crate::services::ephemeral::Ephemeral;
 use crate::workspace;
 
 const GIT_LIMIT: Duration = Duration::from_secs(30);
-/// No suite reads from a replica, and replaying on the same machine takes a seventh of a processor from both sides.
-const MEASURED: Wanted = Wanted { replica: false, ..Wanted::ALL };
 
 /// Runs the command.
 pub(crate) fn run(arguments: lexopt::Parser) -> Result<i32> {
     let passed_on = parse(arguments)?;
     workspace::cargo_succeeds(&["build", "--release", "-p", "paystrata-bench", "--features", "peers"])?;
     let root = workspace::root()?;
-    let services = Ephemeral::start(&root.join(workspace::RUNTIME_DIRECTORY), "bench", MEASURED)?;
+    let services = Ephemeral::start(&root.join(workspace::RUNTIME_DIRECTORY), "bench")?;
     let primary_url = services.running.primary_url().context("the primary runs")?;
     let redis_url = services.running.redis_url().context("Redis runs")?;
     let mut command = Command::new(workspace::target_directory()?.join("release/paystrata-bench"));

@@ -11,7 +11,6 @@ use lexopt::prelude::*;
 
 use crate::process;
 use crate::progress::note;
-use crate::services::Wanted;
 use crate::services::ephemeral::Ephemeral;
 use crate::setup::{self, Install};
 use crate::workspace;
@@ -50,7 +49,7 @@ pub(crate) fn run(mut arguments: lexopt::Parser) -> Result<i32> {
     }
     let simulator = build()?;
     let parent = workspace::root()?.join(workspace::RUNTIME_DIRECTORY);
-    let services = Ephemeral::start(&parent, "test", Wanted::ALL)?;
+    let services = Ephemeral::start(&parent, "test")?;
     // The build may have replaced this program under its name; the kernel still knows the running one.
     let own_copy = services.directory().join("xtask");
     fs::copy("/proc/self/exe", &own_copy).context("keep a copy of this program for the tests")?;

@@ -20,8 +20,8 @@ use crate::process::{self, Interrupted, port};
 use crate::progress::{note, step};
 use crate::run::environment::{self, Programs};
 use crate::run::site::{Children, Setting, Site};
+use crate::services::Running;
 use crate::services::ephemeral::Ephemeral;
-use crate::services::{Running, Wanted};
 use crate::setup;
 use crate::workspace;
 
@@ -71,7 +71,7 @@ pub(crate) fn run(arguments: lexopt::Parser) -> Result<i32> {
         None => (environment::build(options.profile)?, environment::build_generator(options.profile)?),
     };
     process::check_stop()?;
-    let mut services = Ephemeral::start(&parent, "prove", Wanted::ALL)?;
+    let mut services = Ephemeral::start(&parent, "prove")?;
     let found = prove(&options, &services, &programs, program);
     let (line, code) = match found {
         Err(error) if error.downcast_ref::<Interrupted>().is_some() => return Err(error),

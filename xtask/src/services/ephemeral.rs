@@ -31,8 +31,8 @@ pub(crate) struct Ephemeral {
 }
 
 impl Ephemeral {
-    /// Sweeps the leftovers of killed runs below `parent`, then starts what is wanted in `parent/NAME-PID`.
-    pub(crate) fn start(parent: &Path, name: &str, wanted: Wanted) -> Result<Ephemeral> {
+    /// Sweeps the leftovers of killed runs below `parent`, then starts everything in `parent/NAME-PID`.
+    pub(crate) fn start(parent: &Path, name: &str) -> Result<Ephemeral> {
         sweep(parent, name);
         let directory = parent.join(format!("{name}-{}", std::process::id()));
         fs::create_dir_all(&directory).with_context(|| format!("create {}", directory.display()))?;
@@ -42,7 +42,7 @@ impl Ephemeral {
         let mut services =
             Ephemeral { host, running: Running::default(), data: Data::Removed, _owner: owner };
         // A failure drops `services`, which removes what was made.
-        services.running = up(&services.host, wanted)?;
+        services.running = up(&services.host, Wanted::ALL)?;
         Ok(services)
     }
 
