@@ -168,10 +168,10 @@ async fn bind(setting: &str, address: SocketAddr) -> anyhow::Result<TcpListener>
     TcpListener::bind(address).await.with_context(|| format!("listen on {address} ({setting})"))
 }
 
-/// Connects, waiting for a primary that is still starting.
+/// Connects, trying once: whoever starts the service also starts it again (`Restart=on-failure`).
 ///
 /// # Errors
-/// No primary answered in time.
+/// No server answered as primary within the connect timeout; at once when every server refused.
 pub async fn connect(config: &DatabaseConfig, monitor: &Monitor) -> anyhow::Result<Db> {
     let observer = Arc::new(DatabaseObserver::new(monitor));
     Db::connect_observed(database_config(config)?, observer)

@@ -2,11 +2,10 @@
 //! Knows whether a request was ever handed to a connection; retries nothing and reads no body's meaning.
 
 use std::{
-    convert::Infallible,
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicU8, Ordering},
     },
     task::{Context, Poll},
     time::Duration,
@@ -110,26 +109,22 @@ impl Transport {
 
     /// Sends and reads the whole reply within `timeout`.
     pub(crate) async fn send(&self, exchange: &Exchange, timeout: Duration) -> Result<Reply, AttemptFailure> {
-        let handed_over = Arc::new(AtomicBool::new(false));
-        let sent = tokio::time::timeout(timeout, self.exchange(exchange, &handed_over)).await;
+        let custody = Arc::new(Custody::default());
+        let sent = tokio::time::timeout(timeout, self.exchange(exchange, &custody)).await;
         let reason = match sent {
             Ok(Ok(reply)) => return Ok(reply),
             Ok(Err(reason)) => reason,
             Err(_) => UnknownReason::Timeout,
         };
-        if handed_over.load(Ordering::Acquire) {
-            Err(AttemptFailure::uncertain(reason, None))
-        } else {
+        if custody.take_back() {
             Err(AttemptFailure::unwritten(reason))
+        } else {
+            Err(AttemptFailure::uncertain(reason, None))
         }
     }
 
-    async fn exchange(
-        &self,
-        exchange: &Exchange,
-        handed_over: &Arc<AtomicBool>,
-    ) -> Result<Reply, UnknownReason> {
-        let body = TracedBody { bytes: Some(exchange.body.clone()), handed_over: Arc::clone(handed_over) };
+    async fn exchange(&self, exchange: &Exchange, custody: &Arc<Custody>) -> Result<Reply, UnknownReason> {
+        let body = TracedBody { bytes: Some(exchange.body.clone()), custody: Arc::clone(custody) };
         let mut request = self
             .client
             .request(exchange.method.clone(), exchange.url.clone())
@@ -176,30 +171,60 @@ pub(crate) fn wiped_bytes(bytes: Vec<u8>) -> Bytes {
     Bytes::from_owner(Wiped(bytes))
 }
 
+/// Who has the say over a request: we, until the HTTP layer takes it or we take it back, whichever comes first. A
+/// connection's task may be about to write just as the time is up.
+#[derive(Debug, Default)]
+struct Custody(AtomicU8);
+
+const OURS: u8 = 0;
+const HANDED_OVER: u8 = 1;
+const TAKEN_BACK: u8 = 2;
+
+impl Custody {
+    /// Hands the request over; `false` when it was taken back before.
+    fn hand_over(&self) -> bool {
+        let was = self.0.compare_exchange(OURS, HANDED_OVER, Ordering::AcqRel, Ordering::Acquire);
+        was != Err(TAKEN_BACK)
+    }
+
+    /// Takes the request back for good; `false` when it was handed over before.
+    fn take_back(&self) -> bool {
+        let was = self.0.compare_exchange(OURS, TAKEN_BACK, Ordering::AcqRel, Ordering::Acquire);
+        was != Err(HANDED_OVER)
+    }
+}
+
+/// The request was taken back: its caller was told that it was not sent.
+#[derive(Debug, Error)]
+#[error("the request was taken back before it was sent")]
+struct TakenBack;
+
 /// A request body that notes when the HTTP layer first looks at it. Both HTTP/1 and HTTP/2 connections ask a body
 /// whether it has ended before they encode the request's head; nothing asks while a connection is being made. So a
-/// body that was never asked belongs to a request of which no byte was written.
+/// body that was never asked belongs to a request of which no byte was written. One that is asked too late refuses, so that
+/// no complete request leaves.
 struct TracedBody {
     bytes: Option<Bytes>,
-    handed_over: Arc<AtomicBool>,
+    custody: Arc<Custody>,
 }
 
 impl Body for TracedBody {
     type Data = Bytes;
-    type Error = Infallible;
+    type Error = TakenBack;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         _context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        self.handed_over.store(true, Ordering::Release);
+    ) -> Poll<Option<Result<Frame<Bytes>, TakenBack>>> {
+        if !self.custody.hand_over() {
+            return Poll::Ready(Some(Err(TakenBack)));
+        }
         let bytes = self.bytes.take().filter(|bytes| !bytes.is_empty());
         Poll::Ready(bytes.map(|bytes| Ok(Frame::data(bytes))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.handed_over.store(true, Ordering::Release);
-        self.bytes.as_ref().is_none_or(Bytes::is_empty)
+        self.custody.hand_over() && self.bytes.as_ref().is_none_or(Bytes::is_empty)
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -209,7 +234,27 @@ impl Body for TracedBody {
 
 #[cfg(test)]
 mod tests {
-    use super::{BuildError, parse_endpoint};
+    use std::pin::Pin;
+    use std::sync::Arc;
+    use std::task::{Context, Poll, Waker};
+
+    use bytes::Bytes;
+    use hyper::body::Body as _;
+
+    use super::{BuildError, Custody, TracedBody, parse_endpoint};
+
+    #[test]
+    fn a_request_that_was_taken_back_never_leaves_and_one_that_was_handed_over_is_never_called_unsent() {
+        let custody = Arc::new(Custody::default());
+        let mut body = TracedBody { bytes: Some(Bytes::from_static(b"pay")), custody: Arc::clone(&custody) };
+        assert!(custody.take_back() && custody.take_back());
+        assert!(!body.is_end_stream(), "an empty body would be a complete request");
+        let frame = Pin::new(&mut body).poll_frame(&mut Context::from_waker(Waker::noop()));
+        assert!(matches!(frame, Poll::Ready(Some(Err(_)))));
+        let custody = Arc::new(Custody::default());
+        let body = TracedBody { bytes: Some(Bytes::from_static(b"pay")), custody: Arc::clone(&custody) };
+        assert!(!body.is_end_stream() && !custody.take_back());
+    }
 
     #[test]
     fn plain_http_is_for_loopback_only() {

@@ -80,9 +80,11 @@ pub async fn get(
     State(app): State<Arc<App>>,
     caller: Caller,
     PathId(id): PathId,
+    RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let id: AccountId = id.parse().map_err(|_| Problem::not_found("account"))?;
+    Query::parse(query.as_deref())?.finish()?;
     let token = answer::token_of(&headers)?;
     let document = get::get(&app, caller.merchant, id, token).await?;
     let document = document.ok_or_else(|| Problem::not_found("account"))?;

@@ -98,12 +98,14 @@ pub(super) struct Limits {
     pub(super) write: Duration,
 }
 
-/// Runs the jobs as one transaction.
+/// Runs the jobs as one transaction. `is_replaced` tells whether another server has become the primary since: what was
+/// committed on the old one may be nowhere on the new one.
 pub(super) async fn run(
     connection: &LaneConnection,
     render: &Render,
     jobs: &[Job],
     limits: Limits,
+    is_replaced: impl Fn(&LaneConnection) -> bool,
 ) -> Outcome {
     let client = connection.session.client();
     let mut book = Book::new(Timestamp::now());
@@ -122,6 +124,9 @@ pub(super) async fn run(
     let mut commit = changes(&book, connection);
     let written = timeout(limits.write, write(client, &connection.write, &book, &commit)).await;
     let cause = match written {
+        Ok(Written::Committed(_)) if is_replaced(connection) => {
+            "committed on a primary that was replaced".to_owned()
+        }
         Ok(Written::Committed(Some(lsn))) => {
             commit.token.lsn = lsn;
             return Outcome::Committed(decided, commit);

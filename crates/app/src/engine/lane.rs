@@ -169,7 +169,8 @@ impl Lane {
             }
             let connection = self.connection.as_ref().expect("connect has just set it");
             let limits = Limits { load: write.min(left), write };
-            let outcome = Box::pin(run(connection, &self.render, jobs, limits)).await;
+            let is_replaced = |connection: &LaneConnection| self.is_replaced(connection);
+            let outcome = Box::pin(run(connection, &self.render, jobs, limits, is_replaced)).await;
             match outcome {
                 Outcome::Committed(decisions, commit) => {
                     return Ok(self.committed(decisions, &commit, jobs.len(), started));
@@ -237,13 +238,22 @@ impl Lane {
         }
     }
 
-    /// Makes sure there is a connection, trying until the deadline.
+    /// Whether a primary on a newer timeline was seen: a replaced one goes on committing as long as anybody lets it.
+    fn is_replaced(&self, connection: &LaneConnection) -> bool {
+        connection.timeline < self.db.timeline()
+    }
+
+    /// Makes sure there is a connection to the present primary, trying until the deadline.
     async fn connect(&mut self, deadline: Instant) -> Result<(), Failure> {
         let mut pause = PAUSE_MIN;
         loop {
-            if self.connection.as_ref().is_some_and(|connection| !connection.session.is_closed()) {
+            let usable = |connection: &LaneConnection| {
+                !connection.session.is_closed() && !self.is_replaced(connection)
+            };
+            if self.connection.as_ref().is_some_and(usable) {
                 return Ok(());
             }
+            self.connection = None;
             match timeout_at(deadline, self.open()).await {
                 Ok(Ok(connection)) => self.connection = Some(connection),
                 Err(_) => return Err(Failure::Unavailable),

@@ -19,7 +19,7 @@ pub use rules::Facts;
 pub use velocity::Ticket;
 
 use crate::engine::{FraudDecision, Verdict};
-use velocity::Velocity;
+use velocity::{Sender, Velocity};
 
 /// The rules in force.
 #[derive(Clone, Debug)]
@@ -112,8 +112,7 @@ impl Rules<'_> {
             return Scored { decision, ticket: None };
         }
         let started = clock();
-        // Card payments count against the account they pay into.
-        let ticket = velocity.count(facts.from.unwrap_or(facts.to).0, started);
+        let ticket = velocity.count(sender_of(facts), started);
         let mut hits = rules::blocked(facts, blocklist);
         hits.extend(rules::amount_above(facts, config.amount_max));
         hits.extend(rules::too_many(ticket.count(), config.velocity_count_max));
@@ -128,6 +127,11 @@ impl Rules<'_> {
     }
 }
 
+fn sender_of(facts: &Facts<'_>) -> Sender {
+    // Card payments count against the account they pay into.
+    Sender { merchant: facts.merchant.0, account: facts.from.unwrap_or(facts.to).0 }
+}
+
 #[cfg(test)]
 mod tests {
     use std::cell::Cell;
@@ -135,7 +139,9 @@ mod tests {
     use ahash::AHashSet;
 
     use super::*;
-    use crate::ids::AccountId;
+    use crate::ids::{AccountId, MerchantId};
+
+    const MERCHANT: MerchantId = MerchantId(uuid::Uuid::nil());
 
     fn fraud(amount_max: i64, velocity_count_max: u64, blocklist: &[String]) -> Fraud {
         fraud_with(amount_max, velocity_count_max, blocklist, Instant::now)
@@ -165,7 +171,7 @@ mod tests {
     }
 
     fn facts(from: AccountId, amount: i64) -> Facts<'static> {
-        Facts { from: Some(from), to: AccountId::new(), amount, card_bin: None }
+        Facts { merchant: MERCHANT, from: Some(from), to: AccountId::new(), amount, card_bin: None }
     }
 
     #[test]
@@ -191,6 +197,17 @@ mod tests {
     }
 
     #[test]
+    fn a_merchant_uses_up_nobody_elses_count() {
+        let fraud = fraud(1_000, 1, &[]);
+        let theirs = facts(AccountId::new(), 1);
+        for _ in 0..3 {
+            let other = Facts { merchant: MerchantId::new(), ..theirs };
+            score(&fraud, &other).ticket.expect("the rules are on").keep();
+        }
+        assert_eq!(score(&fraud, &theirs).decision.verdict, Verdict::Allow);
+    }
+
+    #[test]
     fn only_a_count_that_is_kept_stays() {
         let fraud = fraud(1_000, 1, &[]);
         let sender = AccountId::new();
@@ -207,13 +224,13 @@ mod tests {
     fn blocked_sender_receiver_and_card_are_rejected() {
         let (bad, good) = (AccountId::new(), AccountId::new());
         let fraud = fraud(1_000, 10, &[format!("account:{bad}"), "bin:411111".into()]);
-        let from_bad = Facts { from: Some(bad), to: good, amount: 1, card_bin: None };
-        let to_bad = Facts { from: Some(good), to: bad, amount: 1, card_bin: None };
-        let card = Facts { from: None, to: good, amount: 1, card_bin: Some("411111") };
+        let from_bad = Facts { merchant: MERCHANT, from: Some(bad), to: good, amount: 1, card_bin: None };
+        let to_bad = Facts { merchant: MERCHANT, from: Some(good), to: bad, amount: 1, card_bin: None };
+        let card = Facts { merchant: MERCHANT, from: None, to: good, amount: 1, card_bin: Some("411111") };
         for facts in [from_bad, to_bad, card] {
             assert_eq!(score(&fraud, &facts).decision.verdict, Verdict::Reject, "{facts:?}");
         }
-        let other = Facts { from: None, to: good, amount: 1, card_bin: Some("400000") };
+        let other = Facts { merchant: MERCHANT, from: None, to: good, amount: 1, card_bin: Some("400000") };
         assert_eq!(score(&fraud, &other).decision.verdict, Verdict::Allow);
     }
 

@@ -2,7 +2,7 @@
 //! saw and its bound; it never holds a card number.
 
 use super::blocklist::Blocklist;
-use crate::ids::AccountId;
+use crate::ids::{AccountId, MerchantId};
 
 /// The score of a payment that a rule rejects outright.
 pub(super) const SCORE_MAX: i16 = 1_000;
@@ -10,6 +10,8 @@ pub(super) const SCORE_MAX: i16 = 1_000;
 /// What the rules look at, taken once per payment.
 #[derive(Clone, Copy, Debug)]
 pub struct Facts<'payment> {
+    /// Who asks for it.
+    pub merchant: MerchantId,
     /// Absent when a card pays.
     pub from: Option<AccountId>,
     /// Receiver.

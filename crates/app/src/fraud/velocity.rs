@@ -1,4 +1,4 @@
-//! Payments per account in a sliding window, approximated by two fixed buckets of which the older fades out linearly.
+//! Payments per merchant and account in a sliding window, approximated by two fixed buckets of which the older fades out linearly.
 //! Bounded: an account that has been silent for two windows is forgotten, and a full shard forgets its oldest.
 //! Counts in this process only.
 
@@ -10,14 +10,22 @@ use uuid::Uuid;
 
 /// Shards keep threads out of each other's way.
 const SHARDS: usize = 64;
-/// Accounts counted per shard: 64 * 16,384 is a million accounts, about 64 MB at most.
+/// Accounts counted per shard: 64 * 16,384 is a million accounts, about 80 MB at most.
 const ACCOUNTS_MAX: usize = 16_384;
 
 #[derive(Debug)]
 pub(super) struct Velocity {
     window: Duration,
     start: Instant,
-    shards: Vec<Mutex<AHashMap<Uuid, Buckets>>>,
+    shards: Vec<Mutex<AHashMap<Sender, Buckets>>>,
+}
+
+/// Whose payments are counted together: those that one merchant asks for from one account. The account alone would let a
+/// merchant use up another one's count by naming an account that is not its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Sender {
+    pub(super) merchant: Uuid,
+    pub(super) account: Uuid,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -34,7 +42,7 @@ struct Buckets {
 pub struct Ticket {
     /// Taken away when the count is to stay.
     velocity: Option<Arc<Velocity>>,
-    account: Uuid,
+    sender: Sender,
     index: u64,
     count: u64,
 }
@@ -69,26 +77,26 @@ impl Velocity {
     }
 
     /// Counts one payment and tells how many there are now.
-    pub(super) fn count(self: &Arc<Self>, account: Uuid, now: Instant) -> Ticket {
+    pub(super) fn count(self: &Arc<Self>, sender: Sender, now: Instant) -> Ticket {
         let elapsed_ms = now.saturating_duration_since(self.start).as_millis();
         let window_ms = self.window.as_millis();
         let index = u64::try_from(elapsed_ms / window_ms).unwrap_or(u64::MAX);
         let into_ms = elapsed_ms % window_ms;
-        let mut shard = self.shard(account).lock().unwrap_or_else(PoisonError::into_inner);
-        if shard.len() >= ACCOUNTS_MAX && !shard.contains_key(&account) {
+        let mut shard = self.shard(sender).lock().unwrap_or_else(PoisonError::into_inner);
+        if shard.len() >= ACCOUNTS_MAX && !shard.contains_key(&sender) {
             make_room(&mut shard, index);
         }
-        let buckets = shard.entry(account).or_default();
+        let buckets = shard.entry(sender).or_default();
         buckets.roll_to(index);
         buckets.current += 1;
         let fading = u128::from(buckets.previous) * (window_ms - into_ms) / window_ms;
         let count = buckets.current.saturating_add(u64::try_from(fading).unwrap_or(u64::MAX));
-        Ticket { velocity: Some(Arc::clone(self)), account, index, count }
+        Ticket { velocity: Some(Arc::clone(self)), sender, index, count }
     }
 
     fn forget(&self, ticket: &Ticket) {
-        let mut shard = self.shard(ticket.account).lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(buckets) = shard.get_mut(&ticket.account) {
+        let mut shard = self.shard(ticket.sender).lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(buckets) = shard.get_mut(&ticket.sender) {
             if buckets.index == ticket.index {
                 buckets.current = buckets.current.saturating_sub(1);
             } else if buckets.index == ticket.index + 1 {
@@ -97,8 +105,8 @@ impl Velocity {
         }
     }
 
-    fn shard(&self, account: Uuid) -> &Mutex<AHashMap<Uuid, Buckets>> {
-        &self.shards[usize::from(account.as_bytes()[15]) % SHARDS]
+    fn shard(&self, sender: Sender) -> &Mutex<AHashMap<Sender, Buckets>> {
+        &self.shards[usize::from(sender.account.as_bytes()[15]) % SHARDS]
     }
 }
 
@@ -113,7 +121,7 @@ impl Buckets {
     }
 }
 
-fn make_room(shard: &mut AHashMap<Uuid, Buckets>, index: u64) {
+fn make_room(shard: &mut AHashMap<Sender, Buckets>, index: u64) {
     shard.retain(|_, buckets| buckets.index + 1 >= index);
     if shard.len() >= ACCOUNTS_MAX {
         let oldest =
@@ -129,24 +137,25 @@ mod tests {
     #[test]
     fn the_window_slides() {
         let velocity = Arc::new(Velocity::new(Duration::from_secs(10), Instant::now()));
-        let account = Uuid::now_v7();
+        let sender = Sender { merchant: Uuid::nil(), account: Uuid::now_v7() };
         let at = |seconds| velocity.start + Duration::from_secs(seconds);
         for _ in 0..4 {
-            velocity.count(account, at(0)).keep();
+            velocity.count(sender, at(0)).keep();
         }
         // Half of the older bucket is still in the window, then none of it.
         for _ in 0..2 {
-            let ticket = velocity.count(account, at(15));
+            let ticket = velocity.count(sender, at(15));
             assert_eq!(ticket.count(), 3, "one that was dropped does not count");
         }
-        assert_eq!(velocity.count(account, at(40)).count(), 1);
+        assert_eq!(velocity.count(sender, at(40)).count(), 1);
     }
 
     #[test]
     fn a_full_shard_stays_bounded() {
         let mut shard = AHashMap::new();
         for _ in 0..ACCOUNTS_MAX {
-            shard.insert(Uuid::now_v7(), Buckets { index: 5, current: 1, previous: 0 });
+            let sender = Sender { merchant: Uuid::nil(), account: Uuid::now_v7() };
+            shard.insert(sender, Buckets { index: 5, current: 1, previous: 0 });
         }
         make_room(&mut shard, 5);
         assert_eq!(shard.len(), ACCOUNTS_MAX - 1);

@@ -2,6 +2,7 @@
 //! fields are refused, numbers with a point or exponent are no integers. Coerces nothing.
 
 use std::fmt;
+use std::sync::LazyLock;
 
 use http::StatusCode;
 use serde_json::{Map, Value};
@@ -147,7 +148,7 @@ impl Fields {
         if !value.is_object() {
             return Err(Problem::invalid(self.pointer(name), "must be an object"));
         }
-        let text = value.to_string();
+        let text = canonical(&value);
         if text.len() > METADATA_BYTES_MAX || holds_nul(&value) {
             let detail =
                 format!("must have at most {METADATA_BYTES_MAX} bytes of JSON and no NUL characters");
@@ -207,6 +208,23 @@ pub fn batch_size(status: StatusCode, pointer: String, items_max: usize) -> Prob
 #[must_use]
 pub fn out_of_range(pointer: String, detail: &str) -> Problem {
     Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "amount_out_of_range", detail).at(pointer)
+}
+
+/// Equal values print equally: with sorted keys and no white space.
+pub(super) fn canonical(value: &Value) -> String {
+    // Objects are sorted as they are, unless another crate of the build switches on that they keep their order.
+    static KEEPS_ORDER: LazyLock<bool> = LazyLock::new(|| {
+        Map::from_iter(["b", "a"].map(|name| (name.to_owned(), Value::Null)))
+            .keys()
+            .next()
+            .is_some_and(|first| first == "b")
+    });
+    if !*KEEPS_ORDER {
+        return value.to_string();
+    }
+    let mut sorted = value.clone();
+    sorted.sort_all_objects();
+    sorted.to_string()
 }
 
 #[cfg(test)]

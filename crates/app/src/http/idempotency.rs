@@ -2,10 +2,9 @@
 //! (a Structured Field string). Knows which fields a route has; the engine only knows their numbers.
 
 use http::{HeaderMap, StatusCode};
-use serde_json::Value;
 use uuid::Uuid;
 
-use super::fields::Fields;
+use super::fields::{Fields, canonical};
 use super::problem::Problem;
 use crate::engine::{FingerprintBuilder, KeyClaim, PATH_FIELD, ROUTE_FIELD};
 
@@ -106,11 +105,6 @@ impl Asked<'_> {
         }
         KeyClaim::new(self.merchant_id, key, builder.finish())
     }
-}
-
-/// Objects print with sorted keys and no white space, so equal values print equally.
-fn canonical(value: &Value) -> String {
-    value.to_string()
 }
 
 /// The key was used with another request.

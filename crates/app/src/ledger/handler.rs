@@ -123,7 +123,12 @@ struct TrialLineBody {
 }
 
 /// `GET /v1/ledger/trial-balance`: read from the primary, because a sum that is asked for as proof must be the last one.
-pub async fn trial_balance(State(app): State<Arc<App>>, caller: Caller) -> Result<Response, Problem> {
+pub async fn trial_balance(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    RawQuery(query): RawQuery,
+) -> Result<Response, Problem> {
+    Query::parse(query.as_deref())?.finish()?;
     let as_of = Timestamp::now();
     let unavailable = |error: Error| {
         tracing::error!(?error, "sum balances");

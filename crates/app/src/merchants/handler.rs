@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::extract::State;
+use axum::extract::{RawQuery, State};
 use axum::response::Response;
 use http::{HeaderMap, StatusCode};
 use serde::Serialize;
@@ -12,6 +12,7 @@ use crate::app::App;
 use crate::engine::PaymentStatus;
 use crate::http::answer;
 use crate::http::auth::Caller;
+use crate::http::page::Query;
 use crate::http::path::PathId;
 use crate::http::problem::Problem;
 use crate::ids::MerchantId;
@@ -40,8 +41,10 @@ pub async fn stats(
     State(app): State<Arc<App>>,
     caller: Caller,
     PathId(id): PathId,
+    RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
+    Query::parse(query.as_deref())?.finish()?;
     let asked: Option<MerchantId> = if id == "me" { Some(caller.merchant) } else { id.parse().ok() };
     if asked != Some(caller.merchant) {
         return Err(Problem::not_found("merchant"));

@@ -242,6 +242,7 @@ fn open(
 ) -> Result<(CreatePayment, Option<Ticket>), PaymentError> {
     let operation = plan(app, new.rail)?;
     let facts = Facts {
+        merchant,
         from: new.from,
         to: new.to,
         amount: new.amount.get(),

@@ -233,6 +233,28 @@ async fn a_batch_that_was_cut_is_completed_by_sending_it_again() {
     stage.verify().await;
 }
 
+/// What a send that was cut has paid already counts once, and leaves room for the rest.
+#[tokio::test]
+async fn a_batch_that_was_cut_is_completed_within_the_velocity_that_it_began_with() {
+    const ITEMS: usize = 60;
+    let stage = Stage::start_with(&[
+        ("PAYSTRATA__FRAUD__VELOCITY_COUNT_MAX", &ITEMS.to_string()),
+        ("PAYSTRATA__FRAUD__VELOCITY_WINDOW_SECONDS", "86400"),
+    ])
+    .await;
+    let (from, to) = accounts(&stage).await;
+    let items = vec![transfer(&from, &to, 1); ITEMS];
+    // As if the service had died when most of the items were paid: those are another batch's under the same key.
+    let (key, part) = (new_key(), batch("independent", &items[..ITEMS - 10]));
+    assert_eq!(outcomes(&stage.post(PATH, &key, &part).await), ["succeeded"; ITEMS - 10]);
+    let whole = "DELETE FROM idempotency_keys WHERE status_code = 200";
+    assert_eq!(sql(&stage).await.execute(whole, &[]).await.expect("write the database"), 1);
+    let completed = stage.post(PATH, &key, &batch("independent", &items)).await;
+    assert_eq!(outcomes(&completed), ["succeeded"; ITEMS]);
+    assert_eq!(pay(&stage, &items[0]).await["failure_code"], "fraud_rejected");
+    stage.verify().await;
+}
+
 /// What was paid when it was acceptable is told as paid, whatever the day says of it now.
 #[tokio::test]
 async fn a_batch_that_was_cut_tells_of_a_card_that_was_charged_before_it_expired() {

@@ -311,3 +311,14 @@ async fn a_long_list_is_whole_whether_compressed_or_streamed() {
     assert_eq!(compressed.headers["content-encoding"], "gzip");
     assert!(compressed.bytes.starts_with(&[0x1f, 0x8b]) && compressed.bytes.len() < listed.bytes.len() / 4);
 }
+
+#[tokio::test]
+async fn reads_that_take_no_parameter_refuse_one_by_its_name() {
+    let stage = Stage::start().await;
+    let account = format!("/v1/accounts/{}", stage.account("USD", 1).await);
+    for path in [account.as_str(), "/v1/merchants/me/stats", "/v1/ledger/trial-balance"] {
+        let refused = stage.get(&format!("{path}?fields=id"), &[]).await;
+        check_problem(&refused, 400, "invalid_parameter", Some("fields"));
+        assert_eq!(stage.get(path, &[]).await.status, StatusCode::OK);
+    }
+}

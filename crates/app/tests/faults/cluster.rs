@@ -71,6 +71,11 @@ impl Cluster {
         run(self.control(REPLICA).args(["-m", "immediate", "stop"]));
     }
 
+    /// Makes the replica a primary on a timeline of its own. The old one goes on taking writes.
+    pub(crate) fn promote_replica(&self) {
+        run(self.control(REPLICA).args(["-w", "promote"]));
+    }
+
     pub(crate) async fn pause_replay(&self) {
         sql(&self.replica_url(), "SELECT pg_wal_replay_pause()").await;
     }

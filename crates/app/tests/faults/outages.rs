@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::caller::{book_payment, new_key};
 use crate::cluster::{Cluster, Replica};
-use crate::ground::{Ground, seeded};
+use crate::ground::{Ground, rows, seeded, until};
 use crate::load::{Crowd, OnTrouble, Plan, prove};
 use crate::proxy::{Mode, Proxy};
 
@@ -97,5 +97,31 @@ async fn a_request_that_was_never_valid_is_refused_as_such_without_the_primary()
         assert_eq!((reply.status, &reply.json()["code"]), (status, &json!(code)), "{}", reply.json());
     }
     proxy.set(Mode::Forward);
+    node.service.stop().await;
+}
+
+/// Nobody stopped the old primary, and it goes on committing whatever it is sent.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_promoted_replica_gets_every_payment_though_the_old_primary_still_takes_writes() {
+    let mut random = seeded();
+    let cluster = Cluster::start(Replica::With);
+    let ground = Ground::on(&cluster.primary_url(), &cluster.replica_url()).await;
+    let node = ground.serve(&SHORT_WAITS).await;
+    let accounts = node.caller.accounts(8, 100_000).await;
+    let opened = "SELECT FROM account_profiles WHERE kind <> 'external'";
+    until("the accounts on the replica", async || {
+        (rows(&cluster.replica_url(), opened).await.len() == accounts.len()).then_some(())
+    })
+    .await;
+    tokio::task::block_in_place(|| cluster.promote_replica());
+    until("the new timeline", async || (node.service.app.db.timeline() > 1).then_some(())).await;
+
+    let crowd = Crowd::start(std::slice::from_ref(&node.caller), &plan(accounts), &mut random);
+    crowd.progress(200).await;
+    let mut asked = crowd.end().await;
+    prove(&node.caller, &cluster.replica_url(), &mut asked).await;
+    Ground::on(&cluster.replica_url(), "").await.verify().await;
+    let left_behind = rows(&cluster.primary_url(), "SELECT FROM payments").await;
+    assert_eq!(left_behind.len(), 0, "the old primary answers, and was sent nothing");
     node.service.stop().await;
 }

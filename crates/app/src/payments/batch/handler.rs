@@ -76,9 +76,9 @@ struct Item {
 }
 
 impl Item {
-    /// Whether its key is asked before it is refused.
+    /// Whether its key can have an answer: from a send of this batch that was cut, when it could be taken.
     fn is_asked(&self) -> bool {
-        matches!(self.payment, Err(Unfit::Now(_)))
+        matches!(self.payment, Ok(_) | Err(Unfit::Now(_)))
     }
 }
 
@@ -189,10 +189,12 @@ async fn independent(
     let earlier = earlier(app, &items).await?;
     let items = items.into_iter().zip(earlier).enumerate();
     let results = stream::iter(items).map(|(index, (item, earlier))| async move {
+        // What is decided already takes no part in the rules' counts, not even for as long as it is told again.
+        let earlier = earlier.filter(|reply| !matches!(reply.decision, Decision::InProgress));
         let done = match (item.payment, earlier) {
             (Err(unfit), None) => return (refused(&unfit.into_problem()), None),
-            (Err(_), Some(reply)) => create::finish(app, reply, Means::default(), Instant::now()).await,
-            (Ok(new), _) => {
+            (_, Some(reply)) => create::finish(app, reply, Means::default(), Instant::now()).await,
+            (Ok(new), None) => {
                 let claim = item.claim.keeping(KeepRefusal::new(move |refusal| kept_refusal(refusal, index)));
                 let patience = Patience::For(wait_until.saturating_duration_since(Instant::now()));
                 let done = create::create_in(app, merchant, claim.clone(), new, patience).await;
@@ -219,8 +221,8 @@ async fn independent(
     keep(app, claim, body).await
 }
 
-/// What the keys of items that cannot be taken now say, in the order of the items: one may have been paid when it could be
-/// taken, by a send of this batch that was cut.
+/// What the keys of the items say already, in the order of the items, in one question: they may have been paid by a send of
+/// this batch that was cut, also those that could not be taken any more.
 ///
 /// # Errors
 /// The primary could not be asked: nothing is known of them, and nothing is done.
@@ -336,7 +338,7 @@ fn member(
         let problem = Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "rail_not_atomic", detail);
         return Err(problem.at(format!("/payments/{index}/rail")));
     }
-    let facts = Facts { from: new.from, to: new.to, amount: new.amount.get(), card_bin: None };
+    let facts = Facts { merchant, from: new.from, to: new.to, amount: new.amount.get(), card_bin: None };
     let scored = rules.score(&facts);
     Ok(((item.claim, create::command(merchant, &new, scored.decision, None)), scored.ticket))
 }
