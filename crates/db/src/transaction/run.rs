@@ -145,7 +145,8 @@ impl Db {
             }
         } else if let Ok(row) = record {
             match read_record(connection, &row, ticket) {
-                Ok(Recorded::Committed(token)) => {
+                // On a server that was replaced meanwhile it may be nowhere on the new primary.
+                Ok(Recorded::Committed(token)) if token.timeline >= self.timeline() => {
                     connection.usage().set_in_transaction(Inside::Nothing);
                     return Ended::Committed(Committed { value, token });
                 }
@@ -154,7 +155,7 @@ impl Db {
                     let cause = "the server answered COMMIT by rolling back".to_owned();
                     return Ended::Failed(TransactionError::Aborted { cause });
                 }
-                Ok(Recorded::InProgress | Recorded::Unknowable) | Err(_) => {}
+                Ok(Recorded::Committed(_) | Recorded::InProgress | Recorded::Unknowable) | Err(_) => {}
             }
         }
         // The connection goes first: the question needs one, and a pool of one would wait for itself.
