@@ -46,7 +46,7 @@
 //! A statement is one round trip, and two when it is new to its connection. A transaction adds two around its statements:
 //! one to begin and learn its id, one to commit and learn the token. A causal read adds none while the monitors' last probe
 //! suffices, and else waits for one probe, 20 ms at most. Every server carries one more connection and ten
-//! small probes a second.
+//! small probes a second. [`Loader`] and [`Batcher`] spread one statement, or one commit, over all callers of a moment.
 //!
 //! # What it does not do
 //!
@@ -58,6 +58,7 @@
 //! - With asynchronous replication a failover can lose commits that were acknowledged; only the server's settings can prevent that.
 
 mod cancel;
+mod coalesce;
 mod config;
 mod connection;
 mod db;
@@ -84,6 +85,7 @@ mod transaction;
 mod url;
 mod usage;
 
+pub use coalesce::{BatchError, Batcher, CoalesceOptions, Items, LoadError, Loader};
 pub use config::Config;
 pub use connection::{Connection, Values};
 pub use db::Db;

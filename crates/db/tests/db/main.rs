@@ -1,8 +1,10 @@
 //! The data layer against a real primary and replica, with faults made by a proxy in front of them.
 //! One binary, so that the support code is compiled once; every test works in a database of its own.
 
+mod batcher;
 mod cluster;
 mod failover;
+mod loader;
 mod migrations;
 mod partitions;
 mod pool;

@@ -1,0 +1,259 @@
+//! Point reads that travel together: one statement with an array of keys for everybody who asks at the moment. The same key
+//! is asked for once, a missing one is `None`, and a caller who leaves takes nothing from the others.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::hash::Hash;
+use std::sync::Arc;
+
+use futures_util::future::{BoxFuture, FutureExt as _};
+use postgres_types::ToSql;
+use tokio::sync::oneshot;
+use tokio_postgres::Row;
+
+use super::CoalesceOptions;
+use super::isolate::{SPLITS_MAX, may_be_of_one_row};
+use super::queue::{Queue, Worker, submit};
+use crate::db::Db;
+use crate::error::Error;
+use crate::statement::Statement;
+use crate::token::Token;
+
+/// Why a read through a [`Loader`] gave nothing. Shared by all callers of a batch, so it is cheap to clone.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LoadError {
+    /// The statement of the batch failed. A value that the server rejects fails its own callers only.
+    #[error("batched read")]
+    Database(#[source] Arc<Error>),
+    /// A row could not be read as key and value.
+    #[error("read a row of a batched read")]
+    Decode(#[source] Arc<tokio_postgres::Error>),
+    /// The statement gave a row for a key that nobody asked for, or a second one for the same key: it must give at most
+    /// one row per key, with the key as it was asked for.
+    #[error("a batched read gave a row that belongs to no caller, or a second one for the same key")]
+    StrayRow,
+    /// As many callers wait as may. Nothing was sent.
+    #[error("too many callers wait for batched reads")]
+    Overloaded,
+    /// The batch ended without an answer: its runtime was shut down, or reading a row panicked.
+    #[error("the batched read was given up")]
+    GivenUp,
+}
+
+impl From<Error> for LoadError {
+    fn from(error: Error) -> Self {
+        Self::Database(Arc::new(error))
+    }
+}
+
+type Answer<V> = Result<Option<V>, LoadError>;
+type Decode<K, V> = Box<dyn Fn(&Row) -> Result<(K, V), tokio_postgres::Error> + Send + Sync>;
+
+/// Reads single rows by key, many callers at a time.
+///
+/// Its statement takes one array of keys and gives key and value of those that exist, at most one row each. Cloning it is
+/// cheap, and all clones share their batches.
+///
+/// ```no_run
+/// # use paystrata_db::{Db, CoalesceOptions, Error, LoadError, Loader, Statement, Type};
+/// static NAMES: Statement = Statement::new("SELECT id, name FROM city WHERE id = ANY($1)", &[Type::INT8_ARRAY]);
+///
+/// # async fn run(db: Db) -> Result<(), Box<dyn std::error::Error>> {
+/// let cities: Loader<i64, String> =
+///     Loader::new(&db, &NAMES, CoalesceOptions::default(), |row| Ok((row.try_get(0)?, row.try_get(1)?)))?;
+/// // One statement, whatever the number of visitors: this is also how a look-up per row of a list becomes one query.
+/// let homes = futures_util::future::try_join_all([1, 2, 1].map(|city| cities.get(city))).await?;
+/// assert_eq!(homes[0], homes[2]);
+/// # Ok(())
+/// # }
+/// ```
+///
+/// A batch reads like [`Db::read`], or like [`Db::read_after`] with the newest token that one of its callers brought. It never
+/// runs inside a transaction: a read there sees what others do not, and takes the transaction's own connection.
+///
+/// Costs one statement per batch; a caller who meets no other waits one turn of the runtime longer than for a statement of
+/// its own. An answer is at least as new as the call: whoever asks while a batch is under way goes with a later one.
+pub struct Loader<K, V> {
+    inner: Arc<Inner<K, V>>,
+}
+
+struct Inner<K, V> {
+    db: Db,
+    statement: &'static Statement,
+    decode: Decode<K, V>,
+    queue: Queue<Request<K, V>>,
+}
+
+/// One caller and one key.
+struct Request<K, V> {
+    key: K,
+    after: Option<Token>,
+    answer: oneshot::Sender<Answer<V>>,
+}
+
+impl<K, V> Clone for Loader<K, V> {
+    fn clone(&self) -> Self {
+        Self { inner: Arc::clone(&self.inner) }
+    }
+}
+
+impl<K, V> fmt::Debug for Loader<K, V> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Loader").field("sql", &self.inner.statement.sql()).finish_non_exhaustive()
+    }
+}
+
+impl<K, V> Loader<K, V>
+where
+    K: ToSql + Hash + Eq + Clone + Send + Sync + fmt::Debug + 'static,
+    V: Clone + Send + Sync + 'static,
+{
+    /// A loader over `statement`; `decode` takes key and value from a row.
+    ///
+    /// # Errors
+    /// [`Error::Settings`] when one of the options is 0, and [`Error::ValueCount`] when the statement takes anything
+    /// but one array.
+    pub fn new(
+        db: &Db,
+        statement: &'static Statement,
+        options: CoalesceOptions,
+        decode: impl Fn(&Row) -> Result<(K, V), tokio_postgres::Error> + Send + Sync + 'static,
+    ) -> Result<Self, Error> {
+        if statement.types().len() != 1 {
+            return Err(Error::ValueCount { expected: statement.types().len(), found: 1 });
+        }
+        let queue = Queue::new(options.check()?);
+        Ok(Self { inner: Arc::new(Inner { db: db.clone(), statement, decode: Box::new(decode), queue }) })
+    }
+
+    /// The value of a key, up to `replica_lag_max` old; `None` when there is none.
+    ///
+    /// # Errors
+    /// See [`LoadError`].
+    pub async fn get(&self, key: K) -> Result<Option<V>, LoadError> {
+        self.ask(key, None).await
+    }
+
+    /// The value of a key, everything up to `token` included.
+    ///
+    /// # Errors
+    /// See [`LoadError`].
+    pub async fn get_after(&self, token: Token, key: K) -> Result<Option<V>, LoadError> {
+        self.ask(key, Some(token)).await
+    }
+
+    /// The values of several keys, in their order. They are refused together, and else travel in as few batches as they fit.
+    ///
+    /// # Errors
+    /// See [`LoadError`]; the first failure stands for all.
+    pub async fn get_many(&self, keys: impl IntoIterator<Item = K>) -> Result<Vec<Option<V>>, LoadError> {
+        let (requests, answers): (Vec<_>, Vec<_>) = keys.into_iter().map(|key| request(key, None)).unzip();
+        submit(&self.inner, requests.into_iter()).await.map_err(|_| LoadError::Overloaded)?;
+        let mut values = Vec::with_capacity(answers.len());
+        for answer in answers {
+            values.push(answer.await.unwrap_or(Err(LoadError::GivenUp))?);
+        }
+        Ok(values)
+    }
+
+    async fn ask(&self, key: K, after: Option<Token>) -> Answer<V> {
+        let (request, answer) = request(key, after);
+        submit(&self.inner, std::iter::once(request)).await.map_err(|_| LoadError::Overloaded)?;
+        answer.await.unwrap_or(Err(LoadError::GivenUp))
+    }
+}
+
+fn request<K, V>(key: K, after: Option<Token>) -> (Request<K, V>, oneshot::Receiver<Answer<V>>) {
+    let (answer, receiver) = oneshot::channel();
+    (Request { key, after, answer }, receiver)
+}
+
+impl<K, V> Worker for Inner<K, V>
+where
+    K: ToSql + Hash + Eq + Clone + Send + Sync + fmt::Debug + 'static,
+    V: Clone + Send + Sync + 'static,
+{
+    type Work = Request<K, V>;
+
+    fn queue(&self) -> &Queue<Self::Work> {
+        &self.queue
+    }
+
+    fn run(self: Arc<Self>, batch: Vec<Self::Work>) -> BoxFuture<'static, ()> {
+        let after = batch.iter().filter_map(|request| request.after).max();
+        let mut asking: HashMap<K, Vec<oneshot::Sender<Answer<V>>>> = HashMap::with_capacity(batch.len());
+        for Request { key, answer, .. } in batch {
+            // Nobody waits for the answer any more.
+            if !answer.is_closed() {
+                asking.entry(key).or_default().push(answer);
+            }
+        }
+        async move { self.answer(asking, after).await }.boxed()
+    }
+}
+
+impl<K, V> Inner<K, V>
+where
+    K: ToSql + Hash + Eq + Clone + Send + Sync + fmt::Debug + 'static,
+    V: Clone + Send + Sync + 'static,
+{
+    /// Reads all keys at once, and in halves when the server rejects one of them.
+    async fn answer(&self, mut asking: HashMap<K, Vec<oneshot::Sender<Answer<V>>>>, after: Option<Token>) {
+        let mut parts: Vec<Vec<K>> = vec![asking.keys().cloned().collect()];
+        let mut splits = 0;
+        while let Some(keys) = parts.pop() {
+            if keys.is_empty() {
+                continue;
+            }
+            let mut found = self.read(&keys, after).await;
+            if let Err(LoadError::Database(error)) = &found
+                && keys.len() > 1
+                && splits < SPLITS_MAX
+                && may_be_of_one_row(error)
+            {
+                splits += 1;
+                let (left, right) = keys.split_at(keys.len() / 2);
+                parts.extend([left.to_vec(), right.to_vec()]);
+                continue;
+            }
+            for (position, key) in keys.iter().enumerate() {
+                let answer = match &mut found {
+                    Ok(values) => Ok(values[position].take()),
+                    Err(error) => Err(error.clone()),
+                };
+                tell(asking.remove(key).unwrap_or_default(), answer);
+            }
+        }
+    }
+
+    /// One value or none per key, in their order.
+    async fn read(&self, keys: &[K], after: Option<Token>) -> Result<Vec<Option<V>>, LoadError> {
+        let shared: Arc<[K]> = keys.into();
+        let rows = self.db.read_with(after, |connection| {
+            let keys = Arc::clone(&shared);
+            async move { connection.query(self.statement, &[&&*keys]).await }
+        });
+        let rows = rows.await?;
+        let mut values = HashMap::with_capacity(rows.len());
+        for row in &rows {
+            let (key, value) = (self.decode)(row).map_err(|error| LoadError::Decode(Arc::new(error)))?;
+            if values.insert(key, value).is_some() {
+                return Err(LoadError::StrayRow);
+            }
+        }
+        let found = keys.iter().map(|key| values.remove(key)).collect();
+        if values.is_empty() { Ok(found) } else { Err(LoadError::StrayRow) }
+    }
+}
+
+/// Gives everybody the answer. Whoever left needs none.
+fn tell<V: Clone>(mut callers: Vec<oneshot::Sender<Answer<V>>>, answer: Answer<V>) {
+    let last = callers.pop();
+    for caller in callers {
+        let _left = caller.send(answer.clone());
+    }
+    if let Some(last) = last {
+        let _left = last.send(answer);
+    }
+}
