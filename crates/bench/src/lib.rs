@@ -14,6 +14,11 @@ pub mod suite;
 pub mod suites;
 pub mod table;
 
+// Shared by suites.
+mod closed_loop;
+mod database;
+mod pgbench;
+
 // Shared by suites and load.
 pub mod latency;
 pub mod open_loop;

@@ -54,6 +54,7 @@ pub struct Suite {
 pub const SUITES: &[Suite] = &[
     suites::engine::SUITE,
     suites::engine::lanes::SUITE,
+    suites::db::SUITE,
     #[cfg(feature = "peers")]
     suites::cache::SUITE,
 ];

@@ -2,4 +2,5 @@
 
 #[cfg(feature = "peers")]
 pub mod cache;
+pub mod db;
 pub mod engine;

@@ -6,11 +6,11 @@ use paystrata_app::engine::external_account;
 use paystrata_app::ids::MerchantId;
 use paystrata_app::money::{Currency, OVERDRAFT_UNBOUNDED};
 use tokio::task::JoinHandle;
-use tokio_postgres::config::Host;
 use tokio_postgres::{Client, NoTls};
 use uuid::Uuid;
 
 use super::{pgbench, schema};
+use crate::database;
 
 /// Accounts of the uniform mix: more than fit the processor's caches, few enough to open in a second.
 pub(crate) const ACCOUNTS: usize = 100_000;
@@ -45,8 +45,11 @@ impl Ground {
     /// Makes the database and fills it.
     pub(crate) async fn lay(server: &tokio_postgres::Config) -> anyhow::Result<Self> {
         let name = format!("paystrata_bench_engine_{}", std::process::id());
-        administer(server, &[format!("DROP DATABASE IF EXISTS {name}"), format!("CREATE DATABASE {name}")])
-            .await?;
+        database::administer(
+            server,
+            &[format!("DROP DATABASE IF EXISTS {name}"), format!("CREATE DATABASE {name}")],
+        )
+        .await?;
         let mut settings = server.clone();
         settings.dbname(&name).application_name("paystrata-bench");
         let (client, connection) = settings.connect(NoTls).await.context("connect to the new database")?;
@@ -136,24 +139,13 @@ impl Ground {
         drop(self.client);
         // How this connection ends makes no difference any more.
         let _ = self.connection.await;
-        administer(&self.server, &[format!("DROP DATABASE {} WITH (FORCE)", self.name)]).await
+        database::administer(&self.server, &[format!("DROP DATABASE {} WITH (FORCE)", self.name)]).await
     }
 
     /// The settings as libpq's `key='value'` text.
     pub(crate) fn connection_text(&self) -> anyhow::Result<String> {
-        connection_text(&self.settings)
+        database::connection_text(&self.settings)
     }
-}
-
-/// Runs statements that stand outside any transaction, on a connection of their own.
-async fn administer(server: &tokio_postgres::Config, statements: &[String]) -> anyhow::Result<()> {
-    let (client, connection) = server.connect(NoTls).await.context("connect to the server")?;
-    let connection = tokio::spawn(connection);
-    for statement in statements {
-        client.batch_execute(statement).await.with_context(|| format!("run {statement}"))?;
-    }
-    drop(client);
-    connection.await?.context("close the connection")
 }
 
 /// The time of `now`, so that ids fall into a partition that exists, and the version of a UUIDv7.
@@ -165,27 +157,6 @@ fn account_prefix(now: Uuid) -> String {
 fn account_id(prefix: &str, position: usize) -> Uuid {
     let text = format!("{prefix}{}", POSITION_BASE + position);
     Uuid::try_parse(&text).expect("eight, four, four, four and twelve hexadecimal digits")
-}
-
-fn connection_text(settings: &tokio_postgres::Config) -> anyhow::Result<String> {
-    let host = match settings.get_hosts() {
-        [Host::Tcp(name)] => name.clone(),
-        [Host::Unix(folder)] => folder.display().to_string(),
-        hosts => anyhow::bail!("the connection URL must name one host, not {}", hosts.len()),
-    };
-    let port = settings.get_ports().first().copied().unwrap_or(5432).to_string();
-    let password = settings.get_password().map(String::from_utf8_lossy);
-    let parts = [
-        ("host", Some(host.as_str())),
-        ("port", Some(port.as_str())),
-        ("user", settings.get_user()),
-        ("password", password.as_deref()),
-        ("dbname", settings.get_dbname()),
-    ];
-    let quoted = parts.into_iter().filter_map(|(key, value)| {
-        value.map(|value| format!("{key}='{}'", value.replace('\\', "\\\\").replace('\'', "\\'")))
-    });
-    Ok(quoted.collect::<Vec<_>>().join(" "))
 }
 
 #[cfg(test)]
@@ -201,15 +172,5 @@ mod tests {
         assert_eq!(first.as_bytes()[..6], now.as_bytes()[..6]);
         assert_eq!(first.get_version_num(), 7);
         assert_eq!(last.to_string(), format!("{prefix}100000100000"));
-    }
-
-    #[test]
-    fn connection_text_leads_back_to_the_same_settings() {
-        let settings: tokio_postgres::Config =
-            "postgres://us%27er:pa%5Css@localhost:5433/some".parse().unwrap();
-        let back: tokio_postgres::Config = connection_text(&settings).unwrap().parse().unwrap();
-        assert_eq!(back.get_user(), Some("us'er"));
-        assert_eq!(back.get_password(), Some(b"pa\\ss".as_slice()));
-        assert_eq!((back.get_ports(), back.get_dbname()), ([5433].as_slice(), Some("some")));
     }
 }
