@@ -79,7 +79,7 @@ impl Sizes {
         let seconds = Duration::from_secs;
         match effort {
             Effort::Full => Self { rounds: 5, warm_up: seconds(2), duration: seconds(8) },
-            Effort::Quick => Self { rounds: 2, warm_up: seconds(1), duration: seconds(2) },
+            Effort::Quick => Self { rounds: 1, warm_up: seconds(1), duration: seconds(1) },
         }
     }
 }
