@@ -1,6 +1,7 @@
 //! Where the workspace is, and how cargo is called in it. Used by every command that builds.
 
 use std::env;
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 
@@ -33,11 +34,21 @@ pub(crate) fn target_directory() -> Result<PathBuf> {
     })
 }
 
-/// Cargo, called in the workspace root.
+/// Cargo, called in the workspace root, and as by hand: without what the cargo that started this tool has told it about
+/// its own package. Build scripts that read these names (ring's) would run again after each change between the two, and
+/// with them a hundred packages.
 pub(crate) fn cargo() -> Result<Command> {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(root()?);
+    for (name, _) in env::vars_os().filter(|(name, _)| is_about_this_package(name)) {
+        command.env_remove(name);
+    }
     Ok(command)
+}
+
+fn is_about_this_package(variable: &OsStr) -> bool {
+    let name = variable.to_string_lossy();
+    name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_")
 }
 
 /// Runs cargo on our terminal; a failure is an error, because cargo has said why.
@@ -52,4 +63,21 @@ pub(crate) fn cargo_succeeds(arguments: &[&str]) -> Result<()> {
 /// Runs cargo on our terminal.
 pub(crate) fn cargo_status(arguments: &[&str]) -> Result<ExitStatus> {
     process::foreground(cargo()?.args(arguments))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cargo_is_called_as_by_hand() {
+        // Cargo sets both for this very test.
+        assert!(env::var_os("CARGO_MANIFEST_DIR").is_some() && env::var_os("CARGO_PKG_NAME").is_some());
+        let command = cargo().expect("inside the workspace");
+        let removed: Vec<_> =
+            command.get_envs().filter(|(_, value)| value.is_none()).map(|(name, _)| name).collect();
+        assert!(removed.contains(&OsStr::new("CARGO_MANIFEST_DIR")), "{removed:?}");
+        assert!(removed.contains(&OsStr::new("CARGO_PKG_NAME")), "{removed:?}");
+        assert!(!removed.contains(&OsStr::new("CARGO_TARGET_DIR")), "{removed:?}");
+    }
 }

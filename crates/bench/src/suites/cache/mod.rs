@@ -70,7 +70,7 @@ impl Sizes {
             Effort::Quick => Self {
                 rounds: 3,
                 turn: Turn { warm_up: milliseconds(10), duration: milliseconds(30) },
-                entries: 400_000,
+                entries: 200_000,
                 remote: milliseconds(500),
                 requests: 200_000,
             },
@@ -87,7 +87,9 @@ fn run(context: &Context) -> BoxFuture<'_, anyhow::Result<SuiteReport>> {
             .context("measure hits of the first tier")?;
         cases.extend(remote::measure(context, sizes, &mut notes).await.context("measure the second tier")?);
         cases.push(stampede::measure(context, sizes).await.context("measure stampedes")?);
-        cases.extend(memory::measure().await.context("measure memory")?);
+        if context.effort == Effort::Full {
+            cases.extend(memory::measure().await.context("measure memory")?);
+        }
         cases.extend(ratio::measure(context, sizes).await.context("measure hit ratios")?);
         notes.push(format!(
             "{} rounds; turns of {:?} after {:?}; {} entries out of CPU cache; values of {} bytes behind an Arc",

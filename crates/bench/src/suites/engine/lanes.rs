@@ -12,7 +12,7 @@ use super::{SEED, Sizes, UNIT, audit};
 use crate::machine;
 use crate::measure::{Contender, interleave};
 use crate::report::{Better, CaseReport, PeerFigures, SuiteReport};
-use crate::suite::{Context, Suite};
+use crate::suite::{Context, Effort, Suite};
 
 /// One line of `suite::SUITES`.
 pub const SUITE: Suite =
@@ -20,6 +20,11 @@ pub const SUITE: Suite =
 
 const OTHERS: [(&str, usize); 3] = [("1 lane", 1), ("3 lanes", 3), ("4 lanes", 4)];
 const LOADS: [(Mix, usize); 3] = [(Mix::Uniform, 64), (Mix::Uniform, 512), (Mix::Hot, 512)];
+
+/// A quick run leaves out the load that says least about lanes: 64 callers seldom fill two.
+fn loads(effort: Effort) -> impl Iterator<Item = (Mix, usize)> {
+    LOADS.into_iter().filter(move |(_, callers)| effort == Effort::Full || *callers > 64)
+}
 
 fn run(context: &Context) -> BoxFuture<'_, anyhow::Result<SuiteReport>> {
     Box::pin(async move {
@@ -44,7 +49,7 @@ async fn measure(context: &Context, ground: &Ground) -> anyhow::Result<SuiteRepo
         drivers.push(Driver::start(ground, &EngineConfig { lanes, ..EngineConfig::default() }).await?);
     }
     let mut cases = Vec::new();
-    for (mix, callers) in LOADS {
+    for (mix, callers) in loads(context.effort) {
         let loop_of = |driver| Box::new(ClosedLoop { driver, ground, mix, callers, sizes });
         let mut contenders: Vec<Box<dyn Contender + '_>> =
             drivers.iter().map(|driver| loop_of(driver) as Box<dyn Contender + '_>).collect();
