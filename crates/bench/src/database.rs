@@ -15,6 +15,17 @@ pub(crate) async fn administer(server: &tokio_postgres::Config, statements: &[St
     connection.await?.context("close the connection")
 }
 
+/// Drops what a suite stood on, whatever came of the suite: no database may outlive it. The suite's own error is the one told.
+pub(crate) async fn then_cleared<T>(
+    outcome: anyhow::Result<T>,
+    clear: impl Future<Output = anyhow::Result<()>>,
+) -> anyhow::Result<T> {
+    let cleared = clear.await.context("drop the database of the suite");
+    let value = outcome?;
+    cleared?;
+    Ok(value)
+}
+
 /// The settings as libpq's `key='value'` text.
 pub(crate) fn connection_text(settings: &tokio_postgres::Config) -> anyhow::Result<String> {
     let host = match settings.get_hosts() {

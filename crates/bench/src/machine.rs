@@ -57,6 +57,18 @@ impl Machine {
     pub fn postgres_setting(&self, name: &str) -> Option<&str> {
         self.postgres.iter().find(|(known, _)| *known == name).map(|(_, value)| value.as_str())
     }
+
+    /// Asserts that commits are flushed.
+    ///
+    /// # Errors
+    /// When `fsync` is off: figures of writes are void then.
+    pub fn ensure_durable(&self) -> anyhow::Result<()> {
+        anyhow::ensure!(
+            self.postgres_setting("fsync") == Some("on"),
+            "fsync is off: a figure without durability is void"
+        );
+        Ok(())
+    }
 }
 
 /// Busy and total time of all processors since the start, in ticks.

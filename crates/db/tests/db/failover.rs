@@ -90,6 +90,29 @@ async fn insert_through(db: &Db, body: i64) {
 }
 
 #[test]
+fn a_commit_on_a_primary_that_was_replaced_meanwhile_is_not_reported_as_done() {
+    on_cluster(|cluster, config| async move {
+        let db = connected(config).await;
+        let options = TransactionOptions { timeout: LIMIT, ..TransactionOptions::default() };
+        let ended = db.transaction(options, |tx| {
+            let (same, db) = (Arc::clone(&cluster), db.clone());
+            async move {
+                tx.execute(&INSERT, &[&1_i64]).await?;
+                // The old primary goes on as before: it takes this commit, and nobody will ever read it.
+                tokio::task::spawn_blocking(move || same.promote("replica")).await.expect("promote");
+                until(&db, |status| status.primary.as_ref() == Some(&status.nodes[1].id)).await;
+                Ok::<_, Error>(())
+            }
+        });
+        let error = ended.await.expect_err("the new primary does not have it");
+        assert!(error.outcome_is_unknown(), "{error}");
+        let (old, new) = (plain(&cluster.url("primary")).await, plain(&cluster.url("replica")).await);
+        assert_eq!(count(&old, "SELECT count(*) FROM note").await, 1, "the old primary did take it");
+        assert_eq!(count(&new, "SELECT count(*) FROM note").await, 0);
+    });
+}
+
+#[test]
 fn writes_move_to_the_promoted_replica_and_the_old_primary_is_fenced() {
     on_cluster(|cluster, config| async move {
         let db = connected(config).await;

@@ -13,16 +13,16 @@ mod writes;
 
 use std::time::Duration;
 
-use anyhow::{Context as _, ensure};
+use anyhow::Context as _;
 use futures_util::future::BoxFuture;
 
 use self::ground::Ground;
-use self::reads::{BarePool, PlainReads, SelectOnly, ThroughLoader};
+use self::reads::SelectOnly;
 use self::writes::{RowByRow, ThroughBatcher};
-use crate::machine;
 use crate::measure::{Contender, interleave};
 use crate::report::{Better, CaseReport, PeerFigures, SuiteReport, Target};
 use crate::suite::{Context, Effort, Suite};
+use crate::{database, machine};
 
 /// One line of `suite::SUITES`.
 pub const SUITE: Suite = Suite {
@@ -54,15 +54,10 @@ impl Sizes {
 
 fn run(context: &Context) -> BoxFuture<'_, anyhow::Result<SuiteReport>> {
     Box::pin(async move {
-        let durable = context.machine.postgres_setting("fsync") == Some("on");
-        ensure!(durable, "fsync is off: a figure without durability is void");
+        context.machine.ensure_durable()?;
         let ground = Ground::lay(context).await.context("lay the ground")?;
         let outcome = measure(context, &ground).await;
-        // Whatever happened: the database must not outlive the suite.
-        let cleared = ground.clear().await.context("drop the database of the suite");
-        let report = outcome?;
-        cleared?;
-        Ok(report)
+        database::then_cleared(outcome, ground.clear()).await
     })
 }
 
@@ -86,10 +81,10 @@ async fn measure(context: &Context, ground: &Ground) -> anyhow::Result<SuiteRepo
 
 async fn reads_of(context: &Context, ground: &Ground, sizes: Sizes) -> anyhow::Result<Vec<CaseReport>> {
     let mut contenders: Vec<Box<dyn Contender + '_>> = vec![
-        Box::new(ThroughLoader::new(ground, sizes)?),
+        reads::through_loader(ground, sizes)?,
         Box::new(SelectOnly { ground, sizes }),
-        Box::new(PlainReads { ground, sizes }),
-        Box::new(BarePool::new(ground, sizes)?),
+        reads::plain(ground, sizes),
+        reads::bare_pool(ground, sizes)?,
     ];
     let summaries = interleave(sizes.rounds, &mut contenders, &mut |line| context.progress(line)).await?;
     let [loader, select, plain, bare] =

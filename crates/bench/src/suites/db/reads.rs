@@ -21,28 +21,22 @@ const CALLERS: u64 = 64;
 /// As many as `pgbench` has, and as `Db` opens at most.
 const CONNECTIONS: usize = 16;
 
-fn draws(round: u64, caller: u64) -> SmallRng {
-    SmallRng::seed_from_u64(SEED ^ (round << 32) ^ (caller << 8))
-}
-
-/// Reads through one `Loader`.
-pub(super) struct ThroughLoader<'run> {
-    loader: Loader<i32, i32>,
+/// Callers in process that read keys drawn at random, one at a time each.
+pub(super) struct Reads<'run, R> {
+    name: &'static str,
+    /// Whether the key was found.
+    read: R,
     ground: &'run Ground,
     sizes: Sizes,
 }
 
-impl<'run> ThroughLoader<'run> {
-    pub(super) fn new(ground: &'run Ground, sizes: Sizes) -> anyhow::Result<Self> {
-        let decode = |row: &tokio_postgres::Row| Ok((row.try_get(0)?, row.try_get(1)?));
-        let loader = Loader::new(&ground.db, &MANY, CoalesceOptions::default(), decode)?;
-        Ok(Self { loader, ground, sizes })
-    }
-}
-
-impl Contender for ThroughLoader<'_> {
+impl<R, Fut> Contender for Reads<'_, R>
+where
+    R: Fn(i32) -> Fut + Clone + Send + Sync + 'static,
+    Fut: Future<Output = anyhow::Result<bool>> + Send + 'static,
+{
     fn name(&self) -> String {
-        "Loader".to_owned()
+        self.name.to_owned()
     }
 
     fn prepare(&mut self) -> BoxFuture<'_, anyhow::Result<()>> {
@@ -51,21 +45,60 @@ impl Contender for ThroughLoader<'_> {
 
     fn measure(&mut self, round: u64) -> BoxFuture<'_, anyhow::Result<f64>> {
         Box::pin(async move {
-            let done =
-                closed_loop::run(CALLERS, self.sizes.warm_up, self.sizes.duration, |caller, course| {
-                    let (loader, mut keys) = (self.loader.clone(), draws(round, caller));
-                    async move {
-                        while course.goes_on() {
-                            let found = loader.get(keys.random_range(1..=KEYS)).await?;
-                            ensure!(found.is_some(), "a key that exists was not found");
-                            course.done();
-                        }
-                        Ok(())
+            let Sizes { warm_up, duration, .. } = self.sizes;
+            let done = closed_loop::run(CALLERS, warm_up, duration, |caller, course| {
+                let read = self.read.clone();
+                let mut keys = SmallRng::seed_from_u64(SEED ^ (round << 32) ^ (caller << 8));
+                async move {
+                    while course.goes_on() {
+                        let is_found = read(keys.random_range(1..=KEYS)).await?;
+                        ensure!(is_found, "a key that exists was not found");
+                        course.done();
                     }
-                });
+                    Ok(())
+                }
+            });
             Ok(done.await?.per_second)
         })
     }
+}
+
+/// Reads through one `Loader`.
+pub(super) fn through_loader(ground: &Ground, sizes: Sizes) -> anyhow::Result<Box<dyn Contender + '_>> {
+    let decode = |row: &tokio_postgres::Row| Ok((row.try_get(0)?, row.try_get(1)?));
+    let loader: Loader<i32, i32> = Loader::new(&ground.db, &MANY, CoalesceOptions::default(), decode)?;
+    let read = move |key| {
+        let loader = loader.clone();
+        async move { Ok(loader.get(key).await?.is_some()) }
+    };
+    Ok(Box::new(Reads { name: "Loader", read, ground, sizes }))
+}
+
+/// A connection and a statement for each read.
+pub(super) fn plain(ground: &Ground, sizes: Sizes) -> Box<dyn Contender + '_> {
+    let db = ground.db.clone();
+    let read = move |key| {
+        let db = db.clone();
+        // Not `Db::read`: without a replica it may use only half of the pool.
+        async move { Ok(db.write().await?.query_opt(&ONE, &[&key]).await?.is_some()) }
+    };
+    Box::new(Reads { name: "plain reads", read, ground, sizes })
+}
+
+/// The peer of the plain reads: the pool below ours, with its own cache of prepared statements and its fastest recycling.
+pub(super) fn bare_pool(ground: &Ground, sizes: Sizes) -> anyhow::Result<Box<dyn Contender + '_>> {
+    let fastest = ManagerConfig { recycling_method: RecyclingMethod::Fast };
+    let manager = Manager::from_config(ground.settings.clone(), NoTls, fastest);
+    let pool = Pool::builder(manager).max_size(CONNECTIONS).runtime(Runtime::Tokio1).build()?;
+    let read = move |key| {
+        let pool = pool.clone();
+        async move {
+            let client = pool.get().await?;
+            let statement = client.prepare_typed_cached(ONE.sql(), ONE.types()).await?;
+            Ok(client.query_opt(&statement, &[&key]).await?.is_some())
+        }
+    };
+    Ok(Box::new(Reads { name: "deadpool-postgres", read, ground, sizes }))
 }
 
 /// The peer of the coalesced reads: `pgbench`'s own read-only script.
@@ -89,89 +122,6 @@ impl Contender for SelectOnly<'_> {
             let arguments = ["--select-only", "--client", "16", "--jobs", "2"];
             pgbench.run(&arguments, self.sizes.warm_up.as_secs().max(1), seed).await.context("warm up")?;
             Ok(pgbench.run(&arguments, self.sizes.duration.as_secs().max(1), seed + 1_000).await?.per_second)
-        })
-    }
-}
-
-/// `Db::read` and one statement each.
-pub(super) struct PlainReads<'run> {
-    pub(super) ground: &'run Ground,
-    pub(super) sizes: Sizes,
-}
-
-impl Contender for PlainReads<'_> {
-    fn name(&self) -> String {
-        "plain reads".to_owned()
-    }
-
-    fn prepare(&mut self) -> BoxFuture<'_, anyhow::Result<()>> {
-        Box::pin(self.ground.settle())
-    }
-
-    fn measure(&mut self, round: u64) -> BoxFuture<'_, anyhow::Result<f64>> {
-        Box::pin(async move {
-            let done =
-                closed_loop::run(CALLERS, self.sizes.warm_up, self.sizes.duration, |caller, course| {
-                    let (db, mut keys) = (self.ground.db.clone(), draws(round, caller));
-                    async move {
-                        while course.goes_on() {
-                            let key = keys.random_range(1..=KEYS);
-                            // Not `Db::read`: without a replica it may use only half of the pool.
-                            let row = db.write().await?.query_opt(&ONE, &[&key]).await?;
-                            ensure!(row.is_some(), "a key that exists was not found");
-                            course.done();
-                        }
-                        Ok(())
-                    }
-                });
-            Ok(done.await?.per_second)
-        })
-    }
-}
-
-/// The peer of the plain reads: the pool below ours, with its own cache of prepared statements and its fastest recycling.
-pub(super) struct BarePool<'run> {
-    pool: Pool,
-    ground: &'run Ground,
-    sizes: Sizes,
-}
-
-impl<'run> BarePool<'run> {
-    pub(super) fn new(ground: &'run Ground, sizes: Sizes) -> anyhow::Result<Self> {
-        let fastest = ManagerConfig { recycling_method: RecyclingMethod::Fast };
-        let manager = Manager::from_config(ground.settings.clone(), NoTls, fastest);
-        let pool = Pool::builder(manager).max_size(CONNECTIONS).runtime(Runtime::Tokio1).build()?;
-        Ok(Self { pool, ground, sizes })
-    }
-}
-
-impl Contender for BarePool<'_> {
-    fn name(&self) -> String {
-        "deadpool-postgres".to_owned()
-    }
-
-    fn prepare(&mut self) -> BoxFuture<'_, anyhow::Result<()>> {
-        Box::pin(self.ground.settle())
-    }
-
-    fn measure(&mut self, round: u64) -> BoxFuture<'_, anyhow::Result<f64>> {
-        Box::pin(async move {
-            let done =
-                closed_loop::run(CALLERS, self.sizes.warm_up, self.sizes.duration, |caller, course| {
-                    let (pool, mut keys) = (self.pool.clone(), draws(round, caller));
-                    async move {
-                        while course.goes_on() {
-                            let key = keys.random_range(1..=KEYS);
-                            let client = pool.get().await?;
-                            let statement = client.prepare_typed_cached(ONE.sql(), ONE.types()).await?;
-                            let row = client.query_opt(&statement, &[&key]).await?;
-                            ensure!(row.is_some(), "a key that exists was not found");
-                            course.done();
-                        }
-                        Ok(())
-                    }
-                });
-            Ok(done.await?.per_second)
         })
     }
 }

@@ -1,7 +1,7 @@
 //! Suite `lanes`: the same engine with other numbers of lanes, in one database and in turn. Says what one, three and four
 //! connections are worth against the default of two; there is no peer and no target.
 
-use anyhow::{Context as _, ensure};
+use anyhow::Context as _;
 use futures_util::future::BoxFuture;
 use paystrata_app::engine::EngineConfig;
 
@@ -9,10 +9,10 @@ use super::ground::Ground;
 use super::mix::Mix;
 use super::ours::{ClosedLoop, Driver};
 use super::{SEED, Sizes, UNIT, audit};
-use crate::machine;
 use crate::measure::{Contender, interleave};
 use crate::report::{Better, CaseReport, PeerFigures, SuiteReport};
 use crate::suite::{Context, Effort, Suite};
+use crate::{database, machine};
 
 /// One line of `suite::SUITES`.
 pub const SUITE: Suite =
@@ -28,16 +28,10 @@ fn loads(effort: Effort) -> impl Iterator<Item = (Mix, usize)> {
 
 fn run(context: &Context) -> BoxFuture<'_, anyhow::Result<SuiteReport>> {
     Box::pin(async move {
-        ensure!(
-            context.machine.postgres_setting("fsync") == Some("on"),
-            "fsync is off: the figures are void"
-        );
+        context.machine.ensure_durable()?;
         let ground = Ground::lay(&context.primary).await.context("lay the ground")?;
         let outcome = measure(context, &ground).await;
-        let cleared = ground.clear().await.context("drop the database of the suite");
-        let report = outcome?;
-        cleared?;
-        Ok(report)
+        database::then_cleared(outcome, ground.clear()).await
     })
 }
 

@@ -22,7 +22,7 @@ mod tail;
 
 use std::time::Duration;
 
-use anyhow::{Context as _, ensure};
+use anyhow::Context as _;
 use futures_util::future::BoxFuture;
 use paystrata_app::engine::EngineConfig;
 
@@ -31,10 +31,10 @@ use self::mix::Mix;
 use self::ours::{ClosedLoop, Driver};
 use self::pgbench::Pgbench;
 use self::tail::Tail;
-use crate::machine;
 use crate::measure::{Contender, interleave};
 use crate::report::{Better, CaseReport, PeerFigures, SuiteReport, Summary, Target};
 use crate::suite::{Context, Effort, Suite};
+use crate::{database, machine};
 
 /// One line of `suite::SUITES`.
 pub const SUITE: Suite = Suite {
@@ -86,15 +86,10 @@ impl Sizes {
 
 fn run(context: &Context) -> BoxFuture<'_, anyhow::Result<SuiteReport>> {
     Box::pin(async move {
-        let durable = context.machine.postgres_setting("fsync") == Some("on");
-        ensure!(durable, "fsync is off: a figure without durability is void");
+        context.machine.ensure_durable()?;
         let ground = Ground::lay(&context.primary).await.context("lay the ground")?;
         let outcome = measure(context, &ground).await;
-        // Whatever happened: the database must not outlive the suite.
-        let cleared = ground.clear().await.context("drop the database of the suite");
-        let report = outcome?;
-        cleared?;
-        Ok(report)
+        database::then_cleared(outcome, ground.clear()).await
     })
 }
 

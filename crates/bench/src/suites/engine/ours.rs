@@ -2,11 +2,10 @@
 //! Each caller does what the service's handler does besides HTTP: an id, a fingerprint field by field, a key claim.
 
 use std::fmt::Write as _;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, ensure};
 use futures_util::future::BoxFuture;
 use paystrata_app::engine::{
     CaptureMode, Command, CreatePayment, Decision, Engine, EngineConfig, EngineError, EngineObserver,
@@ -16,14 +15,13 @@ use paystrata_app::engine::{
 use paystrata_app::ids::{AccountId, PaymentId};
 use paystrata_app::money::Amount;
 use paystrata_db::{Config, Db};
-use tokio::task::JoinSet;
-use tokio::time::sleep;
 use uuid::Uuid;
 
 use super::ground::Ground;
 use super::mix::{Draw, Draws, Mix};
 use super::render::{RENDER, sample};
 use super::{SEED, Sizes};
+use crate::closed_loop;
 use crate::measure::Contender;
 
 /// Keys the fingerprints, as the service's own secret does.
@@ -191,46 +189,27 @@ impl Contender for ClosedLoop<'_> {
 
 impl ClosedLoop<'_> {
     async fn run(&self, round: u64) -> anyhow::Result<f64> {
-        let stop = Arc::new(AtomicBool::new(false));
-        let mut callers = JoinSet::new();
-        for caller in 0..self.callers {
-            let caller_seed = u64::try_from(caller).context("callers are few")?;
+        let Sizes { warm_up, duration, .. } = self.sizes;
+        let before = self.driver.engine().stats();
+        let done = closed_loop::run(self.callers as u64, warm_up, duration, |caller, course| {
             // Spread, so that no two callers of any round share a seed.
-            let draws = Draws::new(self.mix, SEED ^ (round << 32) ^ (caller_seed << 8));
+            let mut draws = Draws::new(self.mix, SEED ^ (round << 32) ^ (caller << 8));
             let (engine, maker) = (self.driver.engine().clone(), Arc::clone(self.driver.maker()));
-            let (counter, stop) = (Arc::clone(self.driver.counter()), Arc::clone(&stop));
-            callers.spawn(call(engine, maker, draws, counter, stop));
-        }
-        sleep(self.sizes.warm_up).await;
-        let (begin, before, stats) =
-            (Instant::now(), self.driver.acknowledged(), self.driver.engine().stats());
-        sleep(self.sizes.duration).await;
-        let (elapsed, after) = (begin.elapsed(), self.driver.acknowledged());
-        let work = difference(self.driver.engine().stats(), stats);
-        stop.store(true, Ordering::Relaxed);
-        while let Some(ended) = callers.join_next().await {
-            ended.context("await a caller")??;
-        }
+            async move {
+                while course.goes_on() {
+                    let reply = engine.submit(maker.submission(draws.draw())).await;
+                    ensure!(is_made(&reply), "a payment was not made: {reply:?}");
+                    course.done();
+                }
+                Ok(())
+            }
+        });
+        let done = done.await?;
+        self.driver.counter().fetch_add(done.count, Ordering::Relaxed);
+        let work = difference(self.driver.engine().stats(), before);
         self.driver.note(format!("{}, round {}: {}", self.name(), round + 1, describe(work)));
-        Ok(per_second(after - before, elapsed))
+        Ok(done.per_second)
     }
-}
-
-async fn call(
-    engine: Engine,
-    maker: Arc<Maker>,
-    mut draws: Draws,
-    counter: Arc<AtomicU64>,
-    stop: Arc<AtomicBool>,
-) -> anyhow::Result<()> {
-    while !stop.load(Ordering::Relaxed) {
-        let reply = engine.submit(maker.submission(draws.draw())).await;
-        if !is_made(&reply) {
-            bail!("a payment was not made: {reply:?}");
-        }
-        counter.fetch_add(1, Ordering::Relaxed);
-    }
-    Ok(())
 }
 
 pub(crate) fn difference(after: EngineStats, before: EngineStats) -> EngineStats {
@@ -253,11 +232,6 @@ pub(crate) fn describe(work: EngineStats) -> String {
 #[expect(clippy::cast_precision_loss, reason = "counts of one run stay far under 2^52")]
 fn ratio(part: u64, whole: u64) -> f64 {
     part as f64 / whole.max(1) as f64
-}
-
-#[expect(clippy::cast_precision_loss, reason = "counts of one run stay far under 2^52")]
-fn per_second(count: u64, elapsed: std::time::Duration) -> f64 {
-    count as f64 / elapsed.as_secs_f64()
 }
 
 #[cfg(test)]
