@@ -14,7 +14,7 @@ use crate::{
     flight::Waiter,
     hash::{BuildAsGiven, Probe, Stored},
     lead::{Boarding, Lead, Purpose, Storing},
-    load::{Called, Ending, call, finish},
+    load::{Called, Ending, call, finish, stale_of},
     read::Landed,
     scout::Scouted,
     spans,
@@ -35,8 +35,8 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
     /// keys that nobody has, and answers them in the order in which it is given them. A key that is named several times is
     /// looked up once.
     ///
-    /// `load` gives one result per key, or one error for all of them. Tags and the rest of what it says to its context
-    /// hold for all of them.
+    /// `load` gives one result per key, or one error for all of them. What it says to its context holds for all of them, and
+    /// what it says to [`LoadContext::of`] for one, which also shows what is there of it already.
     pub async fn get_or_load_many<'key, Q, F, Fut, A, E>(
         &self,
         keys: impl IntoIterator<Item = &'key Q>,
@@ -301,14 +301,14 @@ async fn run<K, V, F, Fut, A, E>(
 {
     let Some((first, _)) = to_load.first() else { return };
     let floor = to_load.iter().map(|(_, plan)| plan.floor).max().unwrap_or(Version::NONE);
-    let context = LoadContext::new(floor, None);
+    let stale: Vec<_> = to_load.iter().map(|(_, plan)| plan.fallback.as_ref().and_then(stale_of)).collect();
+    let context = LoadContext::new(floor, stale);
     let keys: Vec<K> = to_load.iter().map(|(lead, _)| lead.key.clone()).collect();
     let (begun_us, begun) = (store.clock.now_us(), Instant::now());
     let told = context.clone();
     let work = async move { load(keys, told).await };
     let ended = call(&store, first, work.instrument(span.clone())).await;
     let took = begun.elapsed();
-    let edits = context.edits();
     let endings: Vec<Ending<V>> = match ended {
         Ok(Ok(answers)) => answers.into_iter().map(ending_of).collect(),
         Ok(Err(error)) => {
@@ -321,7 +321,8 @@ async fn run<K, V, F, Fut, A, E>(
     // A loader that answers too few keys has not answered the last ones.
     let endings = endings.into_iter().chain(std::iter::repeat_with(|| Ending::Unanswered));
     let mut writings = Vec::new();
-    for ((lead, plan), ending) in to_load.iter_mut().zip(endings) {
+    for (place, ((lead, plan), ending)) in to_load.iter_mut().zip(endings).enumerate() {
+        let edits = context.edits_of(place);
         writings.extend(finish(lead, plan, &edits, Called { ending, begun_us, took }, &span));
     }
     drop(to_load);

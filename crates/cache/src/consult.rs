@@ -97,7 +97,7 @@ pub(crate) async fn consult_one<K: CacheKey, V: Clone + Send + Sync + 'static>(
 /// Whoever loads ahead of time claims what is there.
 fn over_of(purpose: Purpose) -> Over {
     match purpose {
-        Purpose::Refresh | Purpose::Renew => Over::Value,
+        Purpose::Refresh | Purpose::Renew | Purpose::Reload => Over::Value,
         Purpose::Read | Purpose::Peek | Purpose::Adopt => Over::Nothing,
     }
 }
@@ -131,7 +131,9 @@ impl<V: Clone> Quest<V> {
             return Verdict::Found(answer);
         }
         match self.fallback {
-            Some(answer) if self.is_held => Verdict::Stale(Answer { is_stale: true, ..answer }),
+            Some(answer) if self.is_held && lead.purpose != Purpose::Reload => {
+                Verdict::Stale(Answer { is_stale: true, ..answer })
+            }
             _ => Verdict::Load(self.plan(lead)),
         }
     }
@@ -322,6 +324,8 @@ fn take_answer<K: CacheKey, V: Clone + Send + Sync + 'static>(
     let may_claim = lead.purpose.may_load();
     match found {
         Found::Value(payload) => match asked.judge(lead, &payload) {
+            // It could not be claimed, and will not do.
+            Judged::Fresh(_) if lead.purpose == Purpose::Reload => Next::GoOn,
             Judged::Fresh(answer) => {
                 count(&counters.hits);
                 quest.found = Some((answer, payload));
@@ -361,7 +365,7 @@ fn take_answer<K: CacheKey, V: Clone + Send + Sync + 'static>(
             learn(asked, lead, quest, floor, fallback);
             // Only the first tier decides who loads for the fleet.
             quest.is_held = asked.index == 0;
-            let is_waiting = quest.is_held && quest.fallback.is_none();
+            let is_waiting = quest.is_held && quest.fallback.is_none() && lead.purpose != Purpose::Reload;
             if is_waiting { Next::AskAgain } else { Next::GoOn }
         }
     }

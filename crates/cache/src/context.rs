@@ -2,6 +2,7 @@
 //! version, its validator, or that it is not to be kept. Says it about this load only; the policy stays as it is.
 
 use std::{
+    collections::HashMap,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -12,13 +13,17 @@ use crate::{Version, flight::lock};
 #[derive(Debug)]
 pub struct LoadContext<V> {
     floor: Version,
-    stale: Option<Arc<Stale<V>>>,
-    edits: Arc<Mutex<Edits>>,
+    /// By the keys' places.
+    stale: Arc<[Option<Stale<V>>]>,
+    said: Arc<Mutex<Said>>,
+    /// Which key of a batch it is about; all of them without.
+    place: Option<usize>,
 }
 
 impl<V> Clone for LoadContext<V> {
     fn clone(&self) -> Self {
-        Self { floor: self.floor, stale: self.stale.clone(), edits: Arc::clone(&self.edits) }
+        let (stale, said) = (Arc::clone(&self.stale), Arc::clone(&self.said));
+        Self { floor: self.floor, stale, said, place: self.place }
     }
 }
 
@@ -33,7 +38,14 @@ pub struct Stale<V> {
     pub version: Version,
 }
 
-/// What the loader has said.
+/// What the loader has said: of all keys that it was asked for, and of single ones.
+#[derive(Debug, Default)]
+struct Said {
+    of_all: Edits,
+    of_each: HashMap<usize, Edits>,
+}
+
+/// What the loader has said of an answer.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Edits {
     pub(crate) ttl: Option<Duration>,
@@ -57,8 +69,16 @@ pub(crate) enum Keep {
 const TAGS_PER_ENTRY_MAX: usize = 64;
 
 impl<V> LoadContext<V> {
-    pub(crate) fn new(floor: Version, stale: Option<Stale<V>>) -> Self {
-        Self { floor, stale: stale.map(Arc::new), edits: Arc::default() }
+    /// With what is there already of each key, in the order in which the loader is given them.
+    pub(crate) fn new(floor: Version, stale: impl Into<Arc<[Option<Stale<V>>]>>) -> Self {
+        Self { floor, stale: stale.into(), said: Arc::default(), place: None }
+    }
+
+    /// The context of one key of a batch, by its place among the keys that the loader was given. What is said to it holds
+    /// for that key, before what is said of all; tags come together. For a place where no key is, it says nothing to anybody.
+    #[must_use]
+    pub fn of(&self, place: usize) -> Self {
+        Self { place: Some(place), ..self.clone() }
     }
 
     /// The version that the loaded value must at least reflect. A loader that reads from a replica must choose
@@ -68,9 +88,14 @@ impl<V> LoadContext<V> {
     }
 
     /// The value that is there already, past its lifetime or about to be. With it the loader may ask the source
-    /// whether it has changed, and answer [`Load::NotModified`] if not.
+    /// whether it has changed, and answer [`Load::NotModified`] if not. In a batch of several keys each has its own: see
+    /// [`of`](Self::of).
     pub fn stale(&self) -> Option<&Stale<V>> {
-        self.stale.as_deref()
+        match (self.place, &*self.stale) {
+            (Some(place), stale) => stale.get(place)?.as_ref(),
+            (None, [only]) => only.as_ref(),
+            (None, _) => None,
+        }
     }
 
     /// Sets how long this answer lives, in every tier, instead of what the policy says.
@@ -85,13 +110,7 @@ impl<V> LoadContext<V> {
 
     /// Puts a tag on this answer. At most 64; an answer with more is not stored.
     pub fn tag(&self, tag: impl AsRef<str>) -> &Self {
-        self.edit(|edits| {
-            if edits.tags.len() >= TAGS_PER_ENTRY_MAX {
-                edits.keep = Keep::No;
-            } else if !edits.tags.iter().any(|known| **known == *tag.as_ref()) {
-                edits.tags.push(Arc::from(tag.as_ref()));
-            }
-        })
+        self.edit(|edits| edits.add_tag(tag.as_ref()))
     }
 
     /// Says which version this answer is.
@@ -109,13 +128,52 @@ impl<V> LoadContext<V> {
         self.edit(|edits| edits.keep = Keep::No)
     }
 
-    pub(crate) fn edits(&self) -> Edits {
-        lock(&self.edits).clone()
+    /// What was said of the key in this place.
+    pub(crate) fn edits_of(&self, place: usize) -> Edits {
+        let said = lock(&self.said);
+        match said.of_each.get(&place) {
+            Some(own) => own.clone().over(&said.of_all),
+            None => said.of_all.clone(),
+        }
     }
 
     fn edit(&self, edit: impl FnOnce(&mut Edits)) -> &Self {
-        edit(&mut lock(&self.edits));
+        let mut said = lock(&self.said);
+        match self.place {
+            Some(place) if place < self.stale.len() => edit(said.of_each.entry(place).or_default()),
+            Some(_) => {}
+            None => edit(&mut said.of_all),
+        }
+        drop(said);
         self
+    }
+}
+
+impl Edits {
+    /// With what was said of all keys where nothing was said of this one.
+    fn over(mut self, of_all: &Self) -> Self {
+        self.ttl = self.ttl.or(of_all.ttl);
+        self.grace = self.grace.or(of_all.grace);
+        of_all.tags.iter().for_each(|tag| self.add_tag(tag));
+        if self.version == Version::NONE {
+            self.version = of_all.version;
+        }
+        self.validator = self.validator.or_else(|| of_all.validator.clone());
+        if of_all.keep == Keep::No {
+            self.keep = Keep::No;
+        }
+        self
+    }
+
+    fn add_tag(&mut self, tag: &str) {
+        if self.tags.iter().any(|known| **known == *tag) {
+            return;
+        }
+        if self.tags.len() >= TAGS_PER_ENTRY_MAX {
+            self.keep = Keep::No;
+        } else {
+            self.tags.push(Arc::from(tag));
+        }
     }
 }
 
@@ -141,5 +199,35 @@ impl<V> From<V> for Load<V> {
 impl<V> From<Option<V>> for Load<V> {
     fn from(found: Option<V>) -> Self {
         found.map_or(Self::Nothing, Self::Found)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_said_of_one_key_goes_before_what_is_said_of_all() {
+        let seconds = Duration::from_secs;
+        let context = LoadContext::<u64>::new(Version::NONE, vec![None, None]);
+        context.ttl(seconds(60)).grace(seconds(5)).tag("all").validator("shared").version(Version(3));
+        context.of(1).ttl(seconds(1)).tag("own").tag("all").validator("own").version(Version(2));
+        context.of(2).do_not_store();
+        let (first, second) = (context.edits_of(0), context.edits_of(1));
+        assert_eq!((first.ttl, first.tags.len(), first.keep), (Some(seconds(60)), 1, Keep::Yes));
+        assert_eq!((second.ttl, second.grace), (Some(seconds(1)), Some(seconds(5))));
+        let tags: Vec<&str> = second.tags.iter().map(|tag| &**tag).collect();
+        assert_eq!((tags, second.validator.as_deref()), (vec!["own", "all"], Some("own")));
+        assert_eq!((second.version, second.keep), (Version(2), Keep::Yes));
+        assert_eq!(context.edits_of(2), context.edits_of(0), "there is no such key");
+    }
+
+    #[test]
+    fn tags_over_the_bound_refuse_the_answer_wherever_they_were_said() {
+        let context = LoadContext::<u64>::new(Version::NONE, vec![None]);
+        (0..40).for_each(|number| drop(context.tag(format!("a{number}")).clone()));
+        assert_eq!(context.edits_of(0).keep, Keep::Yes);
+        (0..40).for_each(|number| drop(context.of(0).tag(format!("b{number}")).clone()));
+        assert_eq!(context.edits_of(0).keep, Keep::No);
     }
 }

@@ -127,7 +127,8 @@ impl Courier {
     /// the announcement does not wait for it: it cuts off what lies there.
     async fn carry_on(&self, batch: &Batch) -> Result<(), TierError> {
         let fleet = &*self.fleet;
-        let tiers = join_all(fleet.tiers.iter().map(|tier| carry_to(tier, batch))).await;
+        let now_us = fleet.clock.now_us();
+        let tiers = join_all(fleet.tiers.iter().map(|tier| carry_to(tier, batch, now_us))).await;
         let voided = tiers.into_iter().collect::<Result<(), _>>();
         let mut mark = None;
         match &fleet.line {
@@ -248,24 +249,24 @@ fn announcement(origin: u64, batch: &Batch, voided: Result<(), TierError>) -> An
     if voided.is_ok() { change.announced() } else { change.cutting_off().announced() }
 }
 
-/// Puts what is to be put, and voids the rest.
-async fn carry_to(tier: &TierSide, batch: &Batch) -> Result<(), TierError> {
+/// Puts what is to be put and may be still, and voids the rest.
+async fn carry_to(tier: &TierSide, batch: &Batch, now_us: u64) -> Result<(), TierError> {
     let mut voids = Vec::new();
     let mut puts = Vec::new();
     for (_, order, put) in &batch.keys {
-        match put {
-            Some(put) if put.bytes.len() <= tier.options.value_bytes_max => {
-                let lifetime = put.lifetime.min(tier.options.ttl);
+        let left = put.as_ref().and_then(|put| Some((put, put.left(now_us)?)));
+        match left {
+            Some((put, left)) if put.bytes.len() <= tier.options.value_bytes_max => {
                 let put = Put {
                     key: order.key.clone(),
                     version: order.version,
                     bytes: put.bytes.clone(),
-                    lifetime,
+                    lifetime: left.min(tier.options.ttl),
                 };
                 puts.push(put);
             }
             _ => {
-                if put.is_some() {
+                if left.is_some() {
                     count(&tier.counters.oversize);
                 }
                 voids.push(Voiding { key: order.key.clone(), version: order.version, how: order.how });

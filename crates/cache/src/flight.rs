@@ -40,6 +40,13 @@ pub(crate) enum Outcome<V> {
     Stopped,
 }
 
+impl<V> Outcome<V> {
+    /// True if a loader was called and gave nothing.
+    pub(crate) fn is_failure(&self) -> bool {
+        matches!(self, Self::Failed(_) | Self::TimedOut | Self::Panicked | Self::Unanswered)
+    }
+}
+
 impl<V: Clone> Clone for Outcome<V> {
     fn clone(&self) -> Self {
         match self {

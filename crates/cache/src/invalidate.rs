@@ -117,6 +117,31 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
         self.void_keys(&keys.into_iter().map(ToOwned::to_owned).collect::<Vec<K>>(), Void::Expire, version)
     }
 
+    /// Voids every entry in this node's L1 that is meant, as [`invalidate`](Self::invalidate) does key by key: here, in
+    /// the shared tiers and on the other nodes. Loads under way on this node store nothing, whatever their keys, because
+    /// nobody can ask about a value that is not there yet.
+    ///
+    /// It does not see what only a shared tier or another node has: give such entries a [tag](Self::tag) or their keys a
+    /// [prefix](Self::prefix). In a cache that shares nothing it sees all. That there is no such thing, which loaders say of
+    /// keys, is left as it is.
+    ///
+    /// Costs a walk over L1 that clones each key, and nothing is locked while `is_meant` runs.
+    pub fn invalidate_if(&self, is_meant: impl Fn(&K, &V) -> bool) -> Confirmation {
+        let store = &*self.store;
+        let now_us = store.clock.now_us();
+        // Before the walk: whatever is stored during it was loaded after this was called.
+        store.flights.void_where(|key| {
+            store.floors.raise(Probe::of(key).hash, Version::LATEST, now_us);
+            true
+        });
+        let meant = store.local.iter().filter(|kept| is_meant(&kept.key, kept.packed.value()));
+        let keys: Vec<K> = meant.map(|kept| kept.key).collect();
+        let confirmation = self.void_keys(&keys, Void::Remove, Version::LATEST);
+        // After it: a thread may have a copy of what L1 let go of before it was walked.
+        store.local.fronts.all_changed();
+        confirmation
+    }
+
     /// The entries with this tag.
     pub fn tag(&self, tag: impl AsRef<str>) -> Covered<'_, K, V> {
         Covered { cache: self, swath: Swath::Tag(Arc::from(tag.as_ref())), version: Version::NONE }
@@ -230,9 +255,8 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
         let put = put.flatten();
         let order = KeyOrder { key: key_bytes, how: Void::Remove, version };
         let number = store.fleet.order(vec![(order, put.clone())], vec![]);
-        let writing = room.map(|room| {
-            (room, Waiting { value: value.clone(), version, tags: tags.clone(), put, set_us: now_us })
-        });
+        let writing =
+            room.map(|room| (room, Waiting { value: value.clone(), version, tags: tags.clone(), put }));
         let life = Life::begin(policy, span, now_us, now_us, store.fleet.sweeps.stamp());
         store.put(&key, Setting { value, version, tags, life, bar }, writing)?;
         Ok(Confirmation::of(self, number, trace))
@@ -258,7 +282,10 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
     fn sealed(&self, fields: &SealedFields<'_>, value: &V, span: Span) -> Option<Putting> {
         let codec = self.store.codec.as_ref().filter(|_| !span.shared.is_zero())?;
         match codec.seal(fields, Some(value)) {
-            Ok(bytes) => Some(Putting { bytes, lifetime: span.shared.saturating_add(span.grace) }),
+            Ok(bytes) => {
+                let (lifetime, set_us) = (span.shared.saturating_add(span.grace), self.store.clock.now_us());
+                Some(Putting { bytes, lifetime, set_us })
+            }
             Err(error) => {
                 tracing::warn!(cache = %self.store.name, %error, "a value that was set is kept in process only");
                 None

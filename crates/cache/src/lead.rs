@@ -44,6 +44,8 @@ pub(crate) enum Purpose {
     Refresh,
     /// L1 has an answer, perhaps a fresh one, that is to be replaced because it is time.
     Renew,
+    /// Somebody wants what the source says from now on, whatever L1 and the tiers have.
+    Reload,
     /// As `Renew`, but another node has been chosen to load: what it has stored in the shared tiers is taken.
     Adopt,
 }
@@ -56,7 +58,7 @@ impl Purpose {
 
     /// True if a loader is to be called in the end.
     pub(crate) fn may_load(self) -> bool {
-        matches!(self, Self::Read | Self::Refresh | Self::Renew)
+        matches!(self, Self::Read | Self::Refresh | Self::Renew | Self::Reload)
     }
 }
 
@@ -95,35 +97,30 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
         seat: Option<&Arc<Seat>>,
     ) -> Boarding<K, V> {
         let probe = Probe::of(key);
-        let mut fallback = None;
         let mut shard = self.flights.lock(probe.hash);
         let now_us = self.clock.now_us();
         // A load may have ended since L1 was asked; it stores and leaves the table under this lock.
-        match self.peek(&probe) {
-            Look::Doubt(answer, Standing::Fallback) => fallback = Some(answer),
-            Look::Doubt(answer, Standing::Due) if purpose.is_ahead() => fallback = Some(answer),
-            Look::Hit(entry) if matches!(purpose, Purpose::Renew | Purpose::Adopt) => {
-                fallback = Some(answer_of_hit(entry));
-            }
-            Look::Hit(entry) if purpose == Purpose::Refresh => {
-                drop(shard);
-                return Boarding::Found(Look::Hit(entry));
-            }
-            Look::Miss | Look::Doubt(_, Standing::Silent) => {}
-            found => {
+        let fallback = match to_load(self.peek(&probe), purpose) {
+            Ok(fallback) => fallback,
+            Err(found) => {
                 drop(shard);
                 return Boarding::Found(found);
             }
-        }
+        };
         let stamp = self.fleet.sweeps.stamp();
-        if let Some(flight) = shard.find(key, now_us) {
+        if purpose == Purpose::Reload {
+            // It may have read before this was asked for.
+            shard.void(key);
+        } else if let Some(flight) = shard.find(key, now_us) {
             return Boarding::Joined(flight.waiter(stamp));
         }
         let Some(seat) = seat.map(Arc::clone).or_else(|| self.flights.take_seat()) else {
             drop(shard);
             return match fallback {
-                Some(answer) => Boarding::Found(Look::Doubt(answer, Standing::Resting)),
-                None => Boarding::Full,
+                Some(answer) if purpose != Purpose::Reload => {
+                    Boarding::Found(Look::Doubt(answer, Standing::Resting))
+                }
+                _ => Boarding::Full,
             };
         };
         let mark = self.fleet.horizon.mark();
@@ -154,6 +151,20 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
             settled: false,
             seat: Some(seat),
         })
+    }
+}
+
+/// Whether a key is loaded of which L1 says this, and what there is to fall back on; else what was found.
+fn to_load<V>(look: Look<V>, purpose: Purpose) -> Result<Option<Answer<V>>, Look<V>> {
+    let is_replaced = matches!(purpose, Purpose::Renew | Purpose::Adopt | Purpose::Reload);
+    match look {
+        Look::Miss | Look::Doubt(_, Standing::Silent) => Ok(None),
+        Look::Absent(_) if purpose == Purpose::Reload => Ok(None),
+        Look::Hit(entry) if is_replaced => Ok(Some(answer_of_hit(entry))),
+        Look::Doubt(answer, Standing::Fallback) => Ok(Some(answer)),
+        Look::Doubt(answer, Standing::Due) if purpose.is_ahead() => Ok(Some(answer)),
+        Look::Doubt(answer, _) if purpose == Purpose::Reload => Ok(Some(answer)),
+        found => Err(found),
     }
 }
 

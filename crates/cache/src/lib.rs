@@ -162,6 +162,7 @@ mod read;
 mod recent;
 #[cfg(feature = "redis")]
 mod redis;
+mod reload;
 mod scout;
 mod spans;
 mod stats;

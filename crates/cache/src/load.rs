@@ -17,7 +17,7 @@ use crate::{
     context::{Edits, Keep},
     extend::Extension,
     flight::Outcome,
-    lead::{Lead, Storing},
+    lead::{Lead, Purpose, Storing},
     life::{Life, Span},
     local::Traits,
     spans,
@@ -61,7 +61,7 @@ pub(crate) async fn run<K, V, F, Fut, A, E>(
     E: Send + Sync + 'static,
 {
     let store = Arc::clone(&lead.store);
-    let context = LoadContext::new(plan.floor, plan.fallback.as_ref().and_then(stale_of));
+    let context = LoadContext::new(plan.floor, vec![plan.fallback.as_ref().and_then(stale_of)]);
     let (begun_us, begun) = (store.clock.now_us(), Instant::now());
     let told = context.clone();
     let work = async move { load(told).await.map(Into::into) };
@@ -71,7 +71,7 @@ pub(crate) async fn run<K, V, F, Fut, A, E>(
         Err(ending) => ending,
     };
     let called = Called { ending, begun_us, took: begun.elapsed() };
-    let writing = finish(&mut lead, &plan, &context.edits(), called, &trace);
+    let writing = finish(&mut lead, &plan, &context.edits_of(0), called, &trace);
     let writing = writing.filter(|writing| !writing.is_empty());
     let after = writing.as_ref().map(|_| spans::write_back(&store.name, &trace));
     // The caller's trace ends with the load; the shared tiers' trip is none of its business.
@@ -82,7 +82,7 @@ pub(crate) async fn run<K, V, F, Fut, A, E>(
 }
 
 /// What of a fallback the loader is shown.
-fn stale_of<V: Clone>(answer: &Answer<V>) -> Option<Stale<V>> {
+pub(crate) fn stale_of<V: Clone>(answer: &Answer<V>) -> Option<Stale<V>> {
     let traits = answer.traits.as_ref();
     Some(Stale {
         value: answer.value.clone()?,
@@ -250,6 +250,11 @@ fn failed<K: CacheKey, V: Clone + Send + Sync + 'static>(
     let store = Arc::clone(&lead.store);
     count(&store.counters.load_failures);
     let release = Writing::of(lead, Settlement::Release);
+    if lead.purpose == Purpose::Reload {
+        // Who ordered it wants the error, and it is no reason to refuse others what is there.
+        lead.fail(outcome, Duration::ZERO);
+        return Some(release);
+    }
     let usable = plan.fallback.as_ref().filter(|answer| store.is_usable(&lead.key, answer));
     match usable {
         // It was not due yet, and goes on being served as it is.

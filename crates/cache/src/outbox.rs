@@ -17,8 +17,9 @@ use bytes::Bytes;
 use tokio::sync::{Notify, watch};
 
 use crate::{
-    Version,
+    FLOOR_LIFE, Version,
     backplane::Swath,
+    clock::micros,
     flight::lock,
     invalidation::{KeyOrder, SweepOrder},
     sweeps::Sweeps,
@@ -76,7 +77,19 @@ struct Pending {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Putting {
     pub(crate) bytes: Bytes,
+    /// From when it was set.
     pub(crate) lifetime: Duration,
+    pub(crate) set_us: u64,
+}
+
+impl Putting {
+    /// What is left of its life, while a tier is sure to know still of whatever has overtaken it: after half of the time for
+    /// which floors are kept it is too old to be put.
+    pub(crate) fn left(&self, now_us: u64) -> Option<Duration> {
+        let age_us = now_us.saturating_sub(self.set_us);
+        let left = self.lifetime.saturating_sub(Duration::from_micros(age_us));
+        (age_us < micros(FLOOR_LIFE) / 2 && !left.is_zero()).then_some(left)
+    }
 }
 
 /// Whether an order fitted.
@@ -416,7 +429,8 @@ mod tests {
         let (outbox, sweeps) = (Outbox::new(10), Sweeps::default());
         let put = |version, bytes: &'static [u8]| {
             let order = KeyOrder { key: key(1), how: Void::Remove, version: Version(version) };
-            let put = Putting { bytes: Bytes::from_static(bytes), lifetime: Duration::from_secs(1) };
+            let put =
+                Putting { bytes: Bytes::from_static(bytes), lifetime: Duration::from_secs(1), set_us: 0 };
             outbox.push([(order, Some(put))], vec![], &sweeps);
         };
         let pending = || lock(&outbox.state).keys[&key(1)].put.as_ref().map(|put| put.bytes.clone());

@@ -23,6 +23,7 @@ use crate::{
     answer::Answer,
     consult::{Verdict, consult_one},
     context::Edits,
+    flight::Outcome,
     lead::{Boarding, Lead, Purpose},
     load::{Called, Ending, finish},
     read::Landed,
@@ -128,6 +129,17 @@ impl World {
         if let Boarding::Lead(lead) = boarding {
             self.load(lead, source);
         }
+    }
+
+    /// Orders a load of what is committed when it is asked for, and by then at least.
+    fn reload(&self) {
+        let committed = self.committed.load(SeqCst);
+        let boarding = self.cache.store.board(&KEY, &self.cache.policy, Purpose::Reload, None);
+        let Boarding::Lead(lead) = boarding else { panic!("an order joins nothing and finds nothing") };
+        let waiter = lead.waiter();
+        self.load(lead, Source::Primary);
+        let Outcome::Loaded(answer) = block_on(waiter.outcome()) else { panic!("the primary answers") };
+        assert!(answer.value.is_some_and(|version| version >= committed), "{answer:?} before {committed}");
     }
 
     /// What the task of a load does.
@@ -245,6 +257,26 @@ fn sweep_of_everything_beats_every_load_that_began_before_it() {
     let reader: fn(&World) = |world| world.read(Source::Primary);
     let writer: fn(&World) = |world| world.write(Change::Remove(|cache, _| drop(cache.clear())));
     explore(&Policy::default(), |_| {}, &[reader, writer, reader], Source::Primary);
+}
+
+#[test]
+fn removal_by_predicate_beats_every_load_that_began_before_it() {
+    // It raises no floor of a key that it does not find, so that only the primary will do.
+    let reader: fn(&World) = |world| world.read(Source::Primary);
+    let writer: fn(&World) = |world| {
+        world.write(Change::Remove(|cache, _| drop(cache.invalidate_if(|key, _| *key == KEY))));
+    };
+    explore(&Policy::default(), |_| {}, &[reader, writer, reader], Source::Primary);
+    explore(&Policy::default(), reader, &[reader, writer, reader], Source::Primary);
+}
+
+#[test]
+fn ordered_load_joins_none_that_began_before_it_and_a_removal_beats_it() {
+    let reader: fn(&World) = |world| world.read(Source::LaggingReplica);
+    let order: fn(&World) = |world| world.reload();
+    let writer: fn(&World) = |world| world.write(REMOVE);
+    explore(&Policy::default(), |_| {}, &[reader, order, writer], Source::LaggingReplica);
+    explore(&Policy::default(), reader, &[order, order, writer], Source::LaggingReplica);
 }
 
 #[test]

@@ -249,7 +249,11 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
                 }
             },
         };
-        self.judged(key, policy, &waiter, outcome)
+        match fallback().filter(|_| outcome.is_failure()) {
+            // The load was ordered by somebody who wants no fallback; this one does.
+            Some(answer) => Landed::Answered(self.serve_stale(answer)),
+            None => self.judged(key, policy, &waiter, outcome),
+        }
     }
 
     pub(crate) fn judged<E: Send + Sync + 'static>(

@@ -56,6 +56,7 @@ pub(crate) fn load(cache: &str, purpose: Purpose, keys: usize) -> Span {
     let trigger = match purpose {
         Purpose::Read | Purpose::Peek => "read",
         Purpose::Refresh => "refresh",
+        Purpose::Reload => "reload",
         Purpose::Renew | Purpose::Adopt => "schedule",
     };
     debug_span!(

@@ -15,9 +15,8 @@ use futures_util::{FutureExt, future::BoxFuture};
 use tokio::{sync::Notify, time::timeout};
 
 use crate::{
-    CacheKey, FLOOR_LIFE, SetRefused, Version,
+    CacheKey, SetRefused, Version,
     answer::{Answer, Origin},
-    clock::micros,
     fleet::Fleet,
     flight::lock,
     hash::Probe,
@@ -35,7 +34,8 @@ use crate::{
 pub trait Writer<K, V>: Send + Sync {
     /// Writes all of them. Called again with the same ones, and newer ones of the same keys, if it fails, panics or takes
     /// longer than [`WriterOptions::timeout`] (its future is dropped then), so it must be idempotent; the version tells
-    /// which of two values of a key is newer.
+    /// which of two values of a key is newer. After each failure it is asked for half as many at once, down to one, which
+    /// then goes behind the others: a value that cannot be written keeps no other from it.
     fn write<'a>(&'a self, values: &'a [(K, V, Version)]) -> BoxFuture<'a, Result<(), WriteFailed>>;
 }
 
@@ -61,7 +61,7 @@ impl Default for WriterOptions {
     }
 }
 
-/// Values in one call of the writer.
+/// Values in one call of the writer, at most.
 const BATCH_MAX: usize = 256;
 
 /// Between two attempts.
@@ -73,9 +73,8 @@ pub(crate) struct Waiting<V> {
     pub(crate) value: V,
     pub(crate) version: Version,
     pub(crate) tags: Box<[Arc<Tag>]>,
-    /// What the shared tiers were given of it, and when.
+    /// What the shared tiers were given of it.
     pub(crate) put: Option<Putting>,
-    pub(crate) set_us: u64,
 }
 
 struct Pending<K, V> {
@@ -85,6 +84,8 @@ struct Pending<K, V> {
     last_place: u64,
     /// Places that were promised and are not taken yet.
     promised: usize,
+    /// Values in the next call of the writer: fewer after each that failed, more after each that did not.
+    batch_max: usize,
     is_closed: bool,
 }
 
@@ -135,6 +136,14 @@ impl<K: Clone + Eq + Hash, V> Pending<K, V> {
         self.order.insert(self.last_place, key.clone());
         self.last_place
     }
+
+    /// Of a key that has no place in the order.
+    fn move_to_end(&mut self, key: &K) {
+        let place = self.take_place(key);
+        if let Some(entry) = self.by_key.get_mut(key) {
+            entry.0 = place;
+        }
+    }
 }
 
 impl<K: Clone + Eq + Hash, V> WriteQueue<K, V> {
@@ -144,6 +153,7 @@ impl<K: Clone + Eq + Hash, V> WriteQueue<K, V> {
             order: BTreeMap::new(),
             last_place: 0,
             promised: 0,
+            batch_max: BATCH_MAX,
             is_closed: false,
         };
         let (wake, writing) = (Notify::new(), tokio::sync::Mutex::new(()));
@@ -213,6 +223,7 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> WriteQueue<K, V> {
         if let Some(problem) = problem {
             let (cache, values) = (&*self.fleet.cache, values.len());
             tracing::warn!(cache, values, problem, "the writer is asked again");
+            self.not_written(&batch);
             return Err(WriteFailed);
         }
         self.written(&batch);
@@ -221,9 +232,20 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> WriteQueue<K, V> {
 
     fn batch(&self) -> Vec<(K, Arc<Waiting<V>>)> {
         let pending = lock(&self.pending);
-        let first = pending.order.values().take(BATCH_MAX);
+        let first = pending.order.values().take(pending.batch_max);
         let waiting = first.filter_map(|key| Some((key.clone(), Arc::clone(&pending.by_key.get(key)?.1))));
         waiting.collect()
+    }
+
+    /// Halves what is asked of the writer next, until a value that it never takes is alone; that one goes to the end of the
+    /// queue, so that it keeps no other from being written.
+    fn not_written(&self, batch: &[(K, Arc<Waiting<V>>)]) {
+        let mut pending = lock(&self.pending);
+        pending.batch_max = (batch.len() / 2).max(1);
+        let [(key, _)] = batch else { return };
+        let Some(place) = pending.by_key.get(key).map(|(place, _)| *place) else { return };
+        pending.order.remove(&place);
+        pending.move_to_end(key);
     }
 
     /// Takes what was written off the queue, unless a newer value of its key has come meanwhile: that one goes to the end.
@@ -231,6 +253,7 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> WriteQueue<K, V> {
     fn written(&self, batch: &[(K, Arc<Waiting<V>>)]) {
         let mut told = Vec::new();
         let mut pending = lock(&self.pending);
+        pending.batch_max = (pending.batch_max * 2).min(BATCH_MAX);
         for (key, written) in batch {
             let Some((place, waiting)) = pending.by_key.get(key) else { continue };
             let (place, is_newest) = (*place, Arc::ptr_eq(waiting, written));
@@ -240,19 +263,13 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> WriteQueue<K, V> {
                 pending.by_key.remove(key);
                 told.push((key.encode(), written));
             } else {
-                let place = pending.take_place(key);
-                if let Some(entry) = pending.by_key.get_mut(key) {
-                    entry.0 = place;
-                }
+                pending.move_to_end(key);
             }
         }
         drop(pending);
-        let now_us = self.fleet.clock.now_us();
         let order = |(key, written): (_, &Arc<Waiting<V>>)| {
             let order = KeyOrder { key, how: Void::Remove, version: written.version };
-            // Only while a tier is sure to know of whatever has overtaken it since it was set.
-            let is_young = now_us.saturating_sub(written.set_us) < micros(FLOOR_LIFE) / 2;
-            (order, written.put.clone().filter(|_| is_young))
+            (order, written.put.clone())
         };
         self.fleet.order(told.into_iter().map(order).collect(), vec![]);
     }

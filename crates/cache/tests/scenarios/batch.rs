@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use paystrata_cache::{CacheError, LoadContext, Origin, Pace, Policy, Version, testkit::Site};
+use paystrata_cache::{CacheError, Load, LoadContext, Origin, Pace, Policy, Version, testkit::Site};
 use tokio::time::advance;
 
 use crate::kit::{Broken, Gate, Numbers, SECOND, Teller, alone, node, settle, trips};
@@ -319,4 +319,38 @@ async fn warming_loads_in_paced_batches_and_hot_keys_are_found_again() {
         assert_eq!(cache.get("7"), Some(7));
     }
     assert_eq!(cache.hot_keys(1), [bytes::Bytes::from_static(b"7")]);
+}
+
+// T35, T36 over batches
+#[tokio::test(start_paused = true)]
+async fn loader_of_a_batch_is_shown_what_is_there_of_each_key_and_says_of_each_what_holds_for_it() {
+    let cache = alone(Policy { grace: 60 * SECOND, ttl: SECOND, l1_ttl: SECOND, ..Policy::default() });
+    let first = |keys: Vec<String>, context: LoadContext<u64>| async move {
+        for (place, key) in keys.iter().enumerate() {
+            assert_eq!(context.of(place).stale(), None);
+            context.of(place).validator(format!("etag of {key}")).tag(key);
+        }
+        Ok::<_, Broken>(vec![Ok(Some(1)), Ok(Some(2)), Ok(Some(3))])
+    };
+    cache.get_or_load_many(["a", "b", "c"], first).await;
+    drop(cache.tag("c").remove());
+    assert_eq!(cache.get_many(["a", "b", "c"]), [Some(1), Some(2), None]);
+    advance(SECOND).await;
+    let second = |keys: Vec<String>, context: LoadContext<u64>| async move {
+        assert_eq!(context.stale(), None, "there is more than one");
+        let answer = |place: usize| {
+            let context = context.of(place);
+            let stale = context.stale()?;
+            assert_eq!(stale.validator.as_deref(), Some(format!("etag of {}", keys[place]).as_str()));
+            Some(if stale.value == 1 { Load::NotModified } else { Load::Found(20) })
+        };
+        let answers = (0..keys.len()).map(|place| Ok(answer(place).unwrap_or(Load::Found(30))));
+        Ok::<_, Broken>(answers.collect())
+    };
+    let found = cache.get_or_load_many(["a", "b", "c"], second).await;
+    let found: Vec<_> = found.into_iter().map(Result::unwrap).collect();
+    assert_eq!(found, [Some(1), Some(20), Some(30)]);
+    assert_eq!(cache.stats().load_unmodified, 1);
+    drop(cache.tag("a").remove());
+    assert_eq!(cache.get_many(["a", "b", "c"]), [None, Some(20), Some(30)], "unchanged, it kept its tag");
 }

@@ -3,7 +3,7 @@
 
 use std::sync::{
     Arc, Mutex,
-    atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
+    atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst},
 };
 
 use futures_util::future::{BoxFuture, FutureExt};
@@ -17,12 +17,14 @@ use crate::kit::{Numbers, SECOND, Teller, alone, exact, listener, settle, trips,
 
 /// Where values are written to, and what goes wrong with it.
 #[derive(Default)]
-struct Table {
+pub(crate) struct Table {
     rows: Mutex<Vec<(String, u64, Version)>>,
     fails: AtomicBool,
     panics: AtomicBool,
     /// Calls wait until they are let go.
     waits: AtomicBool,
+    /// Is never taken.
+    poison: AtomicU64,
     go: Notify,
     calls: AtomicUsize,
 }
@@ -35,7 +37,8 @@ impl Writer<String, u64> for Table {
             if self.waits.load(SeqCst) {
                 self.go.notified().await;
             }
-            if self.fails.load(SeqCst) {
+            let poison = self.poison.load(SeqCst);
+            if self.fails.load(SeqCst) || values.iter().any(|(_, value, _)| *value == poison && poison > 0) {
                 return Err(WriteFailed);
             }
             self.rows.lock().unwrap().extend_from_slice(values);
@@ -46,6 +49,11 @@ impl Writer<String, u64> for Table {
 }
 
 impl Table {
+    pub(crate) fn let_go(&self) {
+        self.waits.store(false, SeqCst);
+        self.go.notify_one();
+    }
+
     fn values(&self) -> Vec<u64> {
         self.rows.lock().unwrap().iter().map(|(_, value, _)| *value).collect()
     }
@@ -70,6 +78,14 @@ fn behind(table: &Arc<Table>, options: WriterOptions) -> (Numbers, Arc<Lost>) {
     let builder = Cache::builder("behind").policy(brief()).clock(Clock::tokio());
     let builder = builder.observer(Arc::<Lost>::clone(&lost));
     (builder.writer_with(Arc::<Table>::clone(table), options).build(), lost)
+}
+
+/// A cache that writes behind to a table whose calls wait.
+pub(crate) fn slow_table(policy: Policy) -> (Numbers, Arc<Table>) {
+    let table = Arc::<Table>::default();
+    table.waits.store(true, SeqCst);
+    let builder = Cache::builder("behind").policy(exact(policy)).clock(Clock::tokio());
+    (builder.writer_with(Arc::<Table>::clone(&table), WriterOptions::default()).build(), table)
 }
 
 fn set(cache: &Numbers, key: &str, value: u64, version: Version) -> Option<SetRefused> {
@@ -237,4 +253,23 @@ async fn once_it_is_written_other_nodes_forget_what_they_loaded_from_before() {
     wait_for(|| one.stats().pending_writes == 0).await;
     trips().await;
     assert_eq!((one.get("k"), other.get("k")), (Some(2), None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn value_that_is_never_taken_keeps_no_other_from_being_written() {
+    let table = Arc::<Table>::default();
+    let (cache, lost) = behind(&table, WriterOptions { flush: SECOND, ..WriterOptions::default() });
+    table.poison.store(300, SeqCst);
+    for number in 1..=1_000 {
+        assert_eq!(set(&cache, &number.to_string(), number, Version(number)), None);
+    }
+    wait_for(|| cache.stats().pending_writes == 1).await;
+    let mut written = table.values();
+    written.sort_unstable();
+    assert_eq!(written, (1..=1_000).filter(|value| *value != 300).collect::<Vec<u64>>(), "each once");
+    // One that can be written takes its place, and the queue is empty.
+    assert_eq!(set(&cache, "300", 301, Version(2_000)), None);
+    wait_for(|| cache.stats().pending_writes == 0).await;
+    cache.close().await;
+    assert_eq!(lost.0.load(SeqCst), 0);
 }

@@ -15,6 +15,7 @@ mod invalidation;
 mod kit;
 mod maintain;
 mod refresh;
+mod reload;
 mod schedule;
 mod sweeps;
 mod table;

@@ -1,9 +1,9 @@
 //! Invalidation of many at once: by tag, by prefix, of everything; removed or expired.
 
-use paystrata_cache::{LoadContext, Policy};
+use paystrata_cache::{LoadContext, Policy, Reach, testkit::Site};
 use tokio::time::advance;
 
-use crate::kit::{Broken, Gate, Numbers, SECOND, Teller, alone, settle};
+use crate::kit::{Broken, Gate, Numbers, SECOND, Teller, alone, node, settle, trips};
 
 async fn load_tagged(cache: &Numbers, key: &str, value: u64, tags: &'static [&'static str]) {
     let load = move |context: LoadContext<u64>| async move {
@@ -66,6 +66,56 @@ async fn sweep_during_a_load_wins() {
     check_sweep_during_load(|cache| drop(cache.prefix("user:").remove())).await;
     check_sweep_during_load(|cache| drop(cache.clear())).await;
     check_sweep_during_load(|cache| drop(cache.expire_all())).await;
+    check_sweep_during_load(|cache| drop(cache.invalidate_if(|key, _| key == "user:1"))).await;
+    check_sweep_during_load(|cache| drop(cache.invalidate_if(|_, value| *value == 1))).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn predicate_takes_what_it_means_by_key_and_value_and_nothing_else() {
+    let cache = alone(Policy::default());
+    for number in 0..100 {
+        load_tagged(&cache, &number.to_string(), number, &[]).await;
+        // Twice, so that this thread keeps copies.
+        assert_eq!(cache.get(number.to_string().as_str()), Some(number));
+        assert_eq!(cache.get(number.to_string().as_str()), Some(number));
+    }
+    drop(cache.invalidate_if(|key, value| value % 2 == 0 && key.len() == 2));
+    for number in 0..100_u64 {
+        let is_meant = number % 2 == 0 && number >= 10;
+        assert_eq!(cache.get(number.to_string().as_str()).is_none(), is_meant, "{number}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_predicate_means_is_gone_from_the_shared_tier_and_on_the_other_nodes() {
+    let site = Site::new(23);
+    let ((one, _), (other, _)) = (node(&site, Policy::default()).await, node(&site, Policy::default()).await);
+    let teller = Teller::default();
+    for key in ["a", "b"] {
+        teller.value(&one, key, 1).await;
+        trips().await;
+        teller.value(&other, key, 1).await;
+    }
+    assert_eq!(one.invalidate_if(|key, _| key == "a").await, Reach::Fleet);
+    trips().await;
+    assert_eq!((other.get("a"), other.get("b")), (None, Some(1)));
+    assert_eq!(teller.value(&other, "a", 2).await, 2, "the tier does not have it either");
+}
+
+// What L1 has let go of may still lie in a thread's copies, where no walk finds it.
+#[tokio::test(start_paused = true)]
+async fn predicate_takes_a_threads_copy_of_what_was_evicted() {
+    let cache = alone(Policy { l1_bytes_max: 64 << 10, ..Policy::default() });
+    load_tagged(&cache, "kept", 1, &[]).await;
+    for _ in 0..4 {
+        assert_eq!(cache.get("kept"), Some(1));
+    }
+    // As long as hits of the copy are seldom shown to L1, it lets go of the key before this thread does.
+    for number in 0..20_000 {
+        load_tagged(&cache, &number.to_string(), number, &[]).await;
+    }
+    drop(cache.invalidate_if(|_, value| *value == 1));
+    assert_eq!(cache.get("kept"), None);
 }
 
 fn graceful() -> Policy {

@@ -3,9 +3,12 @@
 
 use std::sync::Arc;
 
-use paystrata_cache::{Cache, Clock, Policy, SetRefused, TierOptions, Version, Write, testkit::Site};
+use paystrata_cache::{
+    Cache, Clock, FLOOR_LIFE, Policy, Reach, SetRefused, TierOptions, Version, Write, testkit::Site,
+};
+use tokio::time::sleep;
 
-use crate::kit::{Broken, Teller, alone, node, settle, trips, wait_for};
+use crate::kit::{Broken, SECOND, Teller, alone, node, settle, trips, wait_for};
 
 #[tokio::test(start_paused = true)]
 async fn value_that_is_set_is_stored_in_every_tier_or_voids_what_is_there() {
@@ -42,6 +45,24 @@ async fn write_that_is_repeated_late_does_not_replace_what_a_peer_wrote_meanwhil
     assert_eq!(Teller::default().value(&third, "k", 7).await, 6);
 }
 
+// A tier keeps floors for a minute: of what has overtaken a value it may know nothing any more when that comes later.
+#[tokio::test(start_paused = true)]
+async fn write_that_is_repeated_after_the_floors_are_gone_puts_nothing() {
+    let site = Site::new(3);
+    let long = || Policy { ttl: 3_600 * SECOND, ..Policy::default() };
+    let ((one, link), (other, _)) = (node(&site, long()).await, node(&site, long()).await);
+    link.faults.set_down(true);
+    drop(one.set("k".to_owned(), 5, Version(5)));
+    settle().await;
+    assert_eq!(other.invalidate_many(["k"], Version(6)).await, Reach::Fleet);
+    sleep(2 * FLOOR_LIFE).await;
+    link.faults.set_down(false);
+    wait_for(|| one.stats().pending_invalidations == 0).await;
+    trips().await;
+    let (third, _) = node(&site, Policy::default()).await;
+    assert_eq!(Teller::default().value(&third, "k", 7).await, 7, "the tier was given no old value");
+}
+
 #[tokio::test(start_paused = true)]
 async fn changes_of_other_keys_refuse_no_value() {
     let cache = alone(Policy::default());
@@ -74,7 +95,7 @@ async fn change_of_the_key_refuses_what_is_older_or_may_be() {
     drop(cache.invalidate("b"));
     assert_eq!((set("b", Version(8)), set("b", Version::LATEST)), (overtaken, None));
     drop(cache.invalidate("c"));
-    tokio::time::advance(paystrata_cache::FLOOR_LIFE).await;
+    tokio::time::advance(FLOOR_LIFE).await;
     assert_eq!(set("c", Version(8)), None);
     drop(cache.tag("tag").at(Version(20)).expire());
     assert_eq!((set("d", Version(19)), set("d", Version(20))), (overtaken, None));
