@@ -4,13 +4,17 @@ use std::env;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use serde_json::Value;
 
 use crate::process;
 
 /// Private, ignored by git: everything this tool makes at run time.
 pub(crate) const RUNTIME_DIRECTORY: &str = ".paystrata";
+
+const METADATA_LIMIT: Duration = Duration::from_secs(60);
 
 /// The root of the workspace: around the current directory, else the one this tool was built from.
 pub(crate) fn root() -> Result<PathBuf> {
@@ -26,12 +30,20 @@ pub(crate) fn services_directory() -> Result<PathBuf> {
     Ok(root()?.join(RUNTIME_DIRECTORY).join("services"))
 }
 
-/// Where cargo puts what it builds.
+/// Where cargo puts what it builds, by its own word: variables and configuration files of several places have a say in it.
 pub(crate) fn target_directory() -> Result<PathBuf> {
-    Ok(match env::var_os("CARGO_TARGET_DIR") {
-        Some(directory) => std::path::absolute(directory)?,
-        None => root()?.join("target"),
-    })
+    let metadata = metadata()?;
+    let directory =
+        metadata["target_directory"].as_str().context("cargo metadata names a target directory")?;
+    Ok(PathBuf::from(directory))
+}
+
+/// What cargo says of the workspace and its packages, without their dependencies.
+pub(crate) fn metadata() -> Result<Value> {
+    let told =
+        process::capture(cargo()?.args(["metadata", "--format-version", "1", "--no-deps"]), METADATA_LIMIT)?;
+    anyhow::ensure!(told.status.success(), "cargo metadata: {}", told.stderr.trim());
+    serde_json::from_str(&told.stdout).context("read cargo metadata")
 }
 
 /// Cargo, called in the workspace root, and as by hand: without what the cargo that started this tool has told it about
@@ -40,6 +52,8 @@ pub(crate) fn target_directory() -> Result<PathBuf> {
 pub(crate) fn cargo() -> Result<Command> {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(root()?);
+    // Built for this machine, which is what is started: programs for another one lie elsewhere.
+    command.env_remove("CARGO_BUILD_TARGET");
     for (name, _) in env::vars_os().filter(|(name, _)| is_about_this_package(name)) {
         command.env_remove(name);
     }

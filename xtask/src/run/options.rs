@@ -86,6 +86,11 @@ pub(super) fn parse(mut arguments: lexopt::Parser) -> Result<Options> {
             other => return Err(other.unexpected().into()),
         }
     }
+    for (name, port) in [("--port", options.port), ("--operator-port", options.operator_port)] {
+        if port == 0 {
+            bail!("{name} must be from 1 to 65535: what is printed and seeded needs to know it");
+        }
+    }
     if options.port == options.operator_port {
         bail!("--port and --operator-port are both {}: they need two ports", options.port);
     }
@@ -126,6 +131,8 @@ mod tests {
             (vec!["--prot", "1"], "--prot"),
             (vec!["--port", "9100"], "--operator-port"),
             (vec!["--port", "70000"], "70000"),
+            (vec!["--port", "0"], "--port must"),
+            (vec!["--operator-port", "0"], "--operator-port must"),
             (vec!["--programs", "bin", "--debug"], "--programs"),
             (vec!["--seed", "1"], "--seed-payments"),
             (vec!["--exit-after-seed"], "--seed-payments"),

@@ -128,12 +128,20 @@ enum Told {
 
 /// Opens a lock file for `File::lock`; the kernel drops the lock with its holder, however that dies.
 pub(crate) fn open_lock(path: &Path) -> Result<File> {
-    OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(path)
-        .with_context(|| format!("open {}", path.display()))
+    OpenOptions::new().create(true).truncate(false).write(true).open(path).map_err(|error| {
+        let mend = match error.kind() {
+            ErrorKind::PermissionDenied => mend_of_ownership(path),
+            _ => String::new(),
+        };
+        anyhow::Error::new(error).context(format!("open {}{mend}", path.display()))
+    })
+}
+
+fn mend_of_ownership(path: &Path) -> String {
+    let directory = path.parent().unwrap_or(path).display();
+    format!(
+        ": it was made by another user; `sudo chown -R \"$(id -u)\" {directory}` gives it to you, and --dir DIR chooses another"
+    )
 }
 
 /// Removes a directory and what is in it; one that is not there is fine.

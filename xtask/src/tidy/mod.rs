@@ -11,16 +11,12 @@ mod shape;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use anyhow::{Context, Result};
-use serde_json::Value;
 
-use crate::process;
 use crate::workspace;
 use finding::Finding;
 
-const METADATA_LIMIT: Duration = Duration::from_secs(120);
 const SOURCE_DIRECTORIES: [&str; 2] = ["crates", "xtask"];
 const APP_SOURCE: &str = "crates/app/src/";
 
@@ -50,15 +46,11 @@ pub(crate) fn run(mut arguments: lexopt::Parser) -> Result<i32> {
 }
 
 fn package_findings(root: &Path) -> Result<Vec<Finding>> {
-    let mut cargo = workspace::cargo()?;
-    let metadata =
-        process::capture(cargo.args(["metadata", "--format-version", "1", "--no-deps"]), METADATA_LIMIT)?;
-    anyhow::ensure!(metadata.status.success(), "cargo metadata: {}", metadata.stderr.trim());
+    let metadata = workspace::metadata()?;
     let read = |manifest: &str| fs::read_to_string(root.join(manifest)).unwrap_or_default();
-    let arrows = packages::arrows(&metadata.stdout, &root.display().to_string(), read)?;
+    let arrows = packages::arrows(&metadata, &root.display().to_string(), read)?;
     let mut findings = packages::check(&arrows);
-    let parsed: Value = serde_json::from_str(&metadata.stdout)?;
-    for package in parsed["packages"].as_array().into_iter().flatten() {
+    for package in metadata["packages"].as_array().into_iter().flatten() {
         let text = |field: &str| package[field].as_str().unwrap_or_default();
         findings.extend(shape::check_package(text("manifest_path"), text("name")));
     }

@@ -34,8 +34,7 @@ pub(super) struct Arrow {
 }
 
 /// Every dependency of one of our packages on another (or itself, for its own features in tests).
-pub(super) fn arrows(metadata: &str, root: &str, read: impl Fn(&str) -> String) -> Result<Vec<Arrow>> {
-    let metadata: Value = serde_json::from_str(metadata).context("read cargo metadata")?;
+pub(super) fn arrows(metadata: &Value, root: &str, read: impl Fn(&str) -> String) -> Result<Vec<Arrow>> {
     let packages = metadata["packages"].as_array().context("cargo metadata lists packages")?;
     let ours: Vec<&str> = packages.iter().filter_map(|package| package["name"].as_str()).collect();
     let mut arrows = Vec::new();
@@ -115,7 +114,8 @@ mod tests {
             {"name": "paystrata-cache", "manifest_path": "/w/crates/cache/Cargo.toml", "dependencies": []}]}"#;
         let text =
             |_: &str| "[dev-dependencies]\nserde = \"1\"\npaystrata-cache.workspace = true\n".to_owned();
-        let found = arrows(metadata, "/w", text).expect("the metadata is well formed");
+        let metadata = serde_json::from_str(metadata).expect("JSON");
+        let found = arrows(&metadata, "/w", text).expect("the metadata is well formed");
         assert_eq!(found.len(), 1);
         assert_eq!((found[0].manifest.as_str(), found[0].line), ("crates/db/Cargo.toml", 3));
     }

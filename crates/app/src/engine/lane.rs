@@ -384,7 +384,13 @@ fn is_passing(error: &BatchError) -> bool {
             db.constraint(),
             Some("idempotency_keys_pkey" | "accounts_pkey" | "account_profiles_pkey")
         );
-    raced || !matches!(classify(error), Class::Caller | Class::Never)
+    raced || is_exhausted(db.code()) || !matches!(classify(error), Class::Caller | Class::Never)
+}
+
+/// The server is out of disk, memory or time (class 53, `query_canceled`): no command of the batch is at fault, and one at a
+/// time they would only be more work for it.
+fn is_exhausted(code: &SqlState) -> bool {
+    code.code().starts_with("53") || *code == SqlState::QUERY_CANCELED
 }
 
 fn jittered(pause: Duration) -> Duration {

@@ -20,10 +20,9 @@ use crate::engine::{
 };
 use crate::gateways::{gateway_amount, read_lookup, verb};
 
-/// Operations taken at once; one look-up each.
-const CLAIM_MAX: i64 = 64;
-/// Look-ups under way at once: a gateway in trouble must not be asked by all of them together.
-const PARALLEL_MAX: usize = 8;
+/// Operations taken at once, and look-ups under way at once, one each: a gateway in trouble must not be asked by all of
+/// them together, and what waited for its turn would outlast its lease, and be taken and asked after by another node too.
+const CLAIM_MAX: i64 = 8;
 /// The gateway must deny an operation this often before it counts as never sent.
 const ABSENCES_MIN: i32 = 2;
 /// Between looks at one operation: doubles from the first to the last, after questions without an answer by their number,
@@ -70,7 +69,7 @@ pub async fn resolve_due(app: &Arc<App>) -> Result<usize, OperationError> {
     let rails = app.gateways.rails();
     let due = claim_due_operations(&app.db.write().await?, &rails, lease_ms, CLAIM_MAX).await?;
     let taken = due.len();
-    let asked = stream::iter(due).for_each_concurrent(PARALLEL_MAX, |operation| async move {
+    let asked = stream::iter(due).for_each_concurrent(None, |operation| async move {
         let id = operation.id;
         // Either way it stays open and falls due again when this claim's lease ends, and the others go on.
         match AssertUnwindSafe(resolve(app, operation)).catch_unwind().await {

@@ -6,7 +6,7 @@ use paystrata_app::config::{Config, LoadOptions};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
-use crate::scene::{check_problem, count, new_key, pay, sql, until, with};
+use crate::scene::{another, check_problem, count, new_key, pay, sql, until, with};
 use crate::stage::{Settings, Stage};
 
 #[tokio::test]
@@ -189,13 +189,6 @@ async fn readiness(stage: &Stage) -> Value {
     let status = answer.status().as_u16();
     let body: Value = serde_json::from_slice(&answer.bytes().await.expect("read")).expect("JSON");
     json!({"status": status, "rules": body["fraud_rules"]})
-}
-
-/// A second service on the database of `stage`.
-async fn another(stage: &Stage, changes: &[(&str, &str)]) -> Stage {
-    let database =
-        [("PAYSTRATA__DB__PRIMARY_URL", stage.primary_url.as_str()), ("PAYSTRATA__DB__REPLICA_URLS", "")];
-    Stage::start_with(&[&database, changes].concat()).await
 }
 
 #[tokio::test]

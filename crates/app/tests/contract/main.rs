@@ -12,6 +12,7 @@ mod authorize_net;
 mod batches;
 mod book;
 mod caches;
+mod cut_batches;
 mod edge;
 mod fences;
 mod fields;

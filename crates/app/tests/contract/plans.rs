@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use paystrata_app::accounts::store::{self as accounts, AccountFilter};
 use paystrata_app::clock::Timestamp;
 use paystrata_app::engine::{AccountStatus, PaymentStatus, Rail};
-use paystrata_app::ledger::store::LIST_ENTRIES;
+use paystrata_app::ledger::store::{LIST_ENTRIES, SUM_BALANCES};
 use paystrata_app::merchants::store::FIND_KEY;
 use paystrata_app::money::Currency;
 use paystrata_app::payments::store::{self as payments, PaymentFilter};
@@ -168,6 +168,12 @@ async fn the_lists_of_the_api_use_their_indexes() {
     let values = [archive.quoted()[1].clone(), "1000".to_owned(), "51".to_owned()];
     let expected = ["entries_by_debit", "entries_by_credit"];
     archive.check(&LIST_ENTRIES, &values, Reading::InOrder, &expected).await;
+    // As in the service: a merchant with much of the table would have it read whole, and its neighbours with it.
+    archive.client.batch_execute("SET enable_seqscan = off").await.expect("plan as the service does");
+    let values = [archive.quoted()[0].clone()];
+    let expected = ["account_profiles_by_merchant", "accounts_pkey"];
+    archive.check(&SUM_BALANCES, &values, Reading::Whole, &expected).await;
+    archive.client.batch_execute("RESET enable_seqscan").await.expect("plan by cost again");
     let values = ["sha256('7')".to_owned()];
     archive.check(&FIND_KEY, &values, Reading::InOrder, &["api_keys_pkey"]).await;
     let plan = archive.plan(&FIND_KEY, &values).await;

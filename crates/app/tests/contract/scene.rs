@@ -174,6 +174,13 @@ pub(crate) async fn reference(stage: &Stage, payment: &str, kind: i16) -> String
     sql(stage).await.query_one(query, &[&id.0, &kind]).await.expect("find the operation").get(0)
 }
 
+/// A second service on the database of `stage`.
+pub(crate) async fn another(stage: &Stage, changes: &[(&str, &str)]) -> Stage {
+    let database =
+        [("PAYSTRATA__DB__PRIMARY_URL", stage.primary_url.as_str()), ("PAYSTRATA__DB__REPLICA_URLS", "")];
+    Stage::start_with(&[&database, changes].concat()).await
+}
+
 /// A caller with headers of its own: another merchant, or none.
 #[derive(Clone, Debug)]
 pub(crate) struct Caller {

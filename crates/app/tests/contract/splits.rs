@@ -12,9 +12,10 @@ use paystrata_app::engine::{
     FraudDecision, PaymentRecord, PaymentStatus, Rail, Render, Submission, Verdict,
 };
 use paystrata_app::money::Amount;
+use reqwest::StatusCode;
 use uuid::Uuid;
 
-use crate::scene::{count, sql};
+use crate::scene::{check_problem, count, new_key, sql, transfer};
 use crate::stage::Stage;
 use crate::states::account;
 
@@ -177,4 +178,32 @@ async fn a_service_whose_engine_has_ended_is_not_ready_and_says_why() {
     stage.service.app.engine.close().await;
     let (status, told) = ready().await;
     assert_eq!((status, &told["lanes"]), (503, &serde_json::json!([false, false])), "{told}");
+}
+
+/// Full of what it is asked to keep: no command is at fault, and splitting the batch would only ask more often.
+#[tokio::test]
+async fn a_server_without_room_is_unavailable_and_no_batch_is_split_for_it() {
+    let stage = Stage::start().await;
+    let (from, to) = (stage.account("USD", 1_000).await, stage.account("USD", 0).await);
+    let client = sql(&stage).await;
+    for (code, meaning) in [("53100", "disk full"), ("53200", "out of memory"), ("57014", "query canceled")] {
+        let fail = format!(
+            "CREATE FUNCTION no_room() RETURNS trigger LANGUAGE plpgsql
+                 AS $$ BEGIN RAISE EXCEPTION '{meaning}' USING ERRCODE = '{code}'; END $$;
+             CREATE TRIGGER no_room BEFORE INSERT ON payments FOR EACH ROW EXECUTE FUNCTION no_room()"
+        );
+        client.batch_execute(&fail).await.expect("change the schema");
+        let keys: Vec<String> = (0..8).map(|_| new_key()).collect();
+        let body = transfer(&from, &to, 1);
+        let replies = join_all(keys.iter().map(|key| stage.post("/v1/payments", key, &body))).await;
+        for reply in &replies {
+            check_problem(reply, 503, "unavailable", None);
+        }
+        client.batch_execute("DROP FUNCTION no_room CASCADE").await.expect("change the schema");
+        for key in &keys {
+            assert_eq!(stage.post("/v1/payments", key, &body).await.status, StatusCode::CREATED, "{meaning}");
+        }
+    }
+    assert_eq!(stage.service.app.engine.stats().splits, 0);
+    stage.verify().await;
 }

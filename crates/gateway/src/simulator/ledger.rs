@@ -13,8 +13,9 @@ use time::OffsetDateTime;
 const TRANSACTIONS_MAX: usize = 2_000_000;
 /// Settlement goes into one batch for so long.
 const BATCH_SPAN: Duration = Duration::from_secs(6 * 3600);
-/// Where ids start: as long as real ones.
-const FIRST_ID: u64 = 60_000_000_001;
+/// Where ids start, at random: as long as real ones. What an earlier simulator has made is forgotten, and its ids must not
+/// come to mean something else.
+const FIRST_IDS: std::ops::Range<u64> = 10_000_000_001..90_000_000_001;
 
 /// An exact amount as it was written: `10.50` is 1050 with 2 decimals.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -155,7 +156,7 @@ impl Ledger {
     pub(super) fn new(settle_after: Duration) -> Self {
         Self {
             settle_after,
-            next_id: FIRST_ID,
+            next_id: rand::random_range(FIRST_IDS),
             transactions: BTreeMap::new(),
             unsettled: BTreeSet::new(),
             due: VecDeque::new(),

@@ -41,6 +41,8 @@ const PARALLEL_MAX: usize = 512;
 const WAIT_SHARE: u32 = 2;
 /// Parts a batch key from an item's index; no client key can hold it.
 const ITEM_SEPARATOR: char = '\u{1f}';
+/// Stands in an item's place in the key that ties the batch's own key to its body.
+const TIE: &str = "body";
 
 /// `POST /v1/payments/batch`
 pub async fn batch(
@@ -52,11 +54,23 @@ pub async fn batch(
     let key = idempotency::required_key_of(&headers)?;
     let items_max = app.config.http.batch_items_max.get();
     let fields = Fields::parse_items(&body, items_max)?;
-    let claim = claim(&app, caller, wire::BATCH, None, &fields, &key);
+    let claims = Claims {
+        whole: claim(&app, caller, wire::BATCH, None, &fields, &key),
+        tie: claim(&app, caller, wire::BATCH, None, &fields, &format!("{key}{ITEM_SEPARATOR}{TIE}")),
+    };
     let secret = app.config.security.fingerprint_key.expose().as_bytes();
     let (mode, items) = read_batch(fields, &key, caller.merchant, secret, items_max)?;
-    let done = run(&app, caller.merchant, claim, mode, items).await;
+    let done = run(&app, caller.merchant, claims, mode, items).await;
     done.map(respond).map_err(|error| problem_of(error, wire::BATCH))
+}
+
+/// The keys of a batch beside those of its items. Both have the fingerprint of its body.
+#[derive(Debug)]
+struct Claims {
+    /// The client's own: it has the answer on the whole.
+    whole: KeyClaim,
+    /// Taken before anything is done: a send that was cut leaves no answer, and another body must not go on in its place.
+    tie: KeyClaim,
 }
 
 /// What a batch does when an item fails.
@@ -151,28 +165,41 @@ fn read_batch(
 }
 
 /// # Errors
-/// The batch's key was used otherwise, or the engine gave no decision on the whole.
+/// The batch's key was used otherwise, or the engine gave no decision on the whole. Under the first nothing is done.
 async fn run(
     app: &Arc<App>,
     merchant: MerchantId,
-    claim: KeyClaim,
+    claims: Claims,
     mode: Mode,
     items: Vec<Item>,
 ) -> Result<Done, PaymentError> {
-    if let Some(decision) = create::known(app, &claim).await? {
+    let Claims { whole, tie } = claims;
+    if let Some(decision) = create::known(app, &whole).await? {
         return create::finish(app, decision, Means::default(), Instant::now()).await;
     }
     // Refused whole: none of its items could be judged.
     app.fraud.rules()?;
+    keep_under(app, tie, StatusCode::PROCESSING, Bytes::new()).await?;
     match mode {
-        Mode::Independent => independent(app, merchant, claim, items).await,
-        Mode::Atomic => atomic(app, merchant, claim, items).await,
+        Mode::Independent => independent(app, merchant, whole, items).await,
+        Mode::Atomic => atomic(app, merchant, whole, items).await,
     }
 }
 
 /// Keeps the answer on the whole under the batch's key.
 async fn keep(app: &Arc<App>, claim: KeyClaim, body: Bytes) -> Result<Done, PaymentError> {
-    let pin = Pin { resource_id: claim.digest, status_code: StatusCode::OK.as_u16(), body };
+    keep_under(app, claim, StatusCode::OK, body).await
+}
+
+/// # Errors
+/// The key was used with another body, or the engine gave no decision.
+async fn keep_under(
+    app: &Arc<App>,
+    claim: KeyClaim,
+    status: StatusCode,
+    body: Bytes,
+) -> Result<Done, PaymentError> {
+    let pin = Pin { resource_id: claim.digest, status_code: status.as_u16(), body };
     let reply = app.engine.submit(Submission { claim: Some(claim), command: Command::Pin(pin) }).await?;
     create::finish(app, reply, Means::default(), Instant::now()).await
 }
@@ -189,12 +216,17 @@ async fn independent(
     let earlier = earlier(app, &items).await?;
     let items = items.into_iter().zip(earlier).enumerate();
     let results = stream::iter(items).map(|(index, (item, earlier))| async move {
-        // What is decided already takes no part in the rules' counts, not even for as long as it is told again.
-        let earlier = earlier.filter(|reply| !matches!(reply.decision, Decision::InProgress));
+        let is_decided =
+            earlier.as_ref().is_some_and(|reply| !matches!(reply.decision, Decision::InProgress));
         let done = match (item.payment, earlier) {
             (Err(unfit), None) => return (refused(&unfit.into_problem()), None),
-            (_, Some(reply)) => create::finish(app, reply, Means::default(), Instant::now()).await,
-            (Ok(new), None) => {
+            // What is decided already takes no part in the rules' counts, not even for as long as it is told again. Nor
+            // is anything said of what is under way and could not be taken any more: it may be charged at this moment.
+            (payment, Some(reply)) if is_decided || payment.is_err() => {
+                create::finish(app, reply, Means::default(), Instant::now()).await
+            }
+            (Err(unfit), _) => return (refused(&unfit.into_problem()), None),
+            (Ok(new), _) => {
                 let claim = item.claim.keeping(KeepRefusal::new(move |refusal| kept_refusal(refusal, index)));
                 let patience = Patience::For(wait_until.saturating_duration_since(Instant::now()));
                 let done = create::create_in(app, merchant, claim.clone(), new, patience).await;
@@ -203,7 +235,7 @@ async fn independent(
         };
         match done {
             Ok(done) => (outcome_of(&done.answer), Some(done.token)),
-            Err(error) => (refused(&placed(problem_of(error, wire::CREATE), index)), None),
+            Err(error) => (refused_by(error, index), None),
         }
     });
     // Polled in order, so that book payments from one account, which wait for nothing before they are queued, are
@@ -244,6 +276,15 @@ fn kept_refusal(refusal: &Refusal, index: usize) -> Answer {
 fn placed(mut problem: Problem, index: usize) -> Problem {
     problem.param = problem.param.map(|pointer| format!("/payments/{index}{pointer}"));
     problem
+}
+
+/// That a rail is not configured says nothing of the payment, and is not kept of a single one either.
+fn refused_by(error: PaymentError, index: usize) -> Outcome {
+    let is_ours = matches!(error, PaymentError::RailUnavailable(_));
+    match refused(&placed(problem_of(error, wire::CREATE), index)) {
+        Outcome::Refused { body, passing } => Outcome::Refused { body, passing: passing || is_ours },
+        created @ Outcome::Created { .. } => created,
+    }
 }
 
 /// A failure of ours is passing even where trying again at once is not worth it: nothing was decided about the item.
