@@ -37,8 +37,8 @@ pub(crate) enum Verdict<V> {
 pub(crate) struct Plan<V> {
     pub(crate) floor: Version,
     pub(crate) fallback: Option<Answer<V>>,
-    /// True if the fallback lies in the tiers as it is and only needs another life there.
-    pub(crate) may_extend: bool,
+    /// The tier in which the fallback lies as it is, and only needs another life.
+    pub(crate) lies_in: Option<usize>,
 }
 
 /// What is known of one key on the way down the tiers.
@@ -48,7 +48,8 @@ struct Quest<V> {
     /// True if a tier has told its floor.
     is_aided: bool,
     fallback: Option<Answer<V>>,
-    may_extend: bool,
+    /// The tier that has the fallback as it is.
+    lies_in: Option<usize>,
     over: Over,
     /// Another node has claimed it.
     is_held: bool,
@@ -109,7 +110,7 @@ impl<V: Clone> Quest<V> {
             floor: Version::NONE,
             is_aided: false,
             fallback: lead.flight.fallback.get().cloned(),
-            may_extend: false,
+            lies_in: None,
             over: over_of(lead.purpose),
             is_held: false,
             found: None,
@@ -144,12 +145,14 @@ impl<V: Clone> Quest<V> {
         // A node that hears nothing does not know what a replica must have replayed.
         let is_deaf =
             lead.store.fleet.line.is_some() && now_us >= lead.store.fleet.horizon.trusted_until_us();
-        let own = match (is_deaf, self.is_aided) {
+        // Who orders a load wants no copy, and no replica's either.
+        let is_ordered = lead.purpose == Purpose::Reload;
+        let own = match (is_deaf || is_ordered, self.is_aided) {
             (true, _) => Version::LATEST,
             (false, true) => floors.aided_floor(lead.hash, now_us),
             (false, false) => floors.unaided_floor(lead.hash, now_us),
         };
-        Plan { floor: self.floor.max(own), fallback: self.fallback, may_extend: self.may_extend }
+        Plan { floor: self.floor.max(own), fallback: self.fallback, lies_in: self.lies_in }
     }
 }
 
@@ -157,6 +160,15 @@ impl<V> Quest<V> {
     /// True if no further tier need be asked.
     fn is_answered(&self) -> bool {
         self.found.is_some() || self.unwritten.is_some()
+    }
+
+    /// Unless something newer is there to fall back on.
+    fn fall_back_on(&mut self, answer: Answer<V>, lies_in: Option<usize>) {
+        let version =
+            |answer: &Answer<V>| answer.traits.as_ref().map_or(Version::NONE, |traits| traits.version);
+        if self.fallback.as_ref().is_none_or(|known| version(known) <= version(&answer)) {
+            (self.fallback, self.lies_in) = (Some(answer), lies_in);
+        }
     }
 
     /// Claims what is there, because it will not do, unless that was tried.
@@ -290,7 +302,7 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Asked<'_, K, V> {
     fn claim(&self, lead: &Lead<K, V>, over: Over) -> Option<Claim> {
         // It outlives what a caller waits for, and the trip back. A load that takes longer is stored in process only: a
         // node that dies with a claim must not keep the others from loading for that long.
-        let lease = lead.policy.load_timeout.saturating_add(self.tier.options.timeout * 2);
+        let lease = lead.policy.load_timeout.saturating_add(self.tier.options.timeout.saturating_mul(2));
         lead.purpose.may_load().then_some(Claim { token: self.token, lease, over })
     }
 
@@ -333,8 +345,7 @@ fn take_answer<K: CacheKey, V: Clone + Send + Sync + 'static>(
             }
             Judged::Fallback(answer, extends) => {
                 count(&counters.stale);
-                quest.fallback = Some(answer);
-                quest.may_extend = extends;
+                quest.fall_back_on(answer, extends.then_some(asked.index));
                 quest.reclaim(Over::Value, may_claim)
             }
             Judged::Poison => {
@@ -399,8 +410,7 @@ fn learn<K: CacheKey, V: Clone + Send + Sync + 'static>(
         Judged::Fresh(_) | Judged::Void => return,
     };
     if quest.fallback.is_none() {
-        quest.may_extend = may_extend;
-        quest.fallback = Some(answer);
+        quest.fall_back_on(answer, may_extend.then_some(asked.index));
     }
 }
 

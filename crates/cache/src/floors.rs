@@ -58,6 +58,12 @@ impl Floors {
         self.recent.note(hash, version, now_us);
     }
 
+    /// As `raise`, where it is not known whether the key has changed: loaders are told, and values that are set are not
+    /// judged by it.
+    pub(crate) fn raise_for_loads(&self, hash: u64, version: Version, now_us: u64) {
+        self.slot(hash).raise(version, now_us);
+    }
+
     /// Raises the floor of every key.
     pub(crate) fn raise_all(&self, version: Version, now_us: u64) {
         self.whole.raise(version, now_us);

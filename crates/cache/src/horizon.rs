@@ -188,7 +188,11 @@ impl Horizon {
     /// A sign of life. True if it shows that something is missing.
     pub(crate) fn pulsed(&self, mark: Mark, pulse: Option<Pulse>, own: u64, now_us: u64) -> bool {
         let mut heard = lock(&self.heard);
-        let is_current = heard.meanwhile.is_none() && mark == heard.mark;
+        // It says that nothing up to its mark is missing here. What was announced after it may have come before it: a line
+        // that numbers and sends in two steps is overtaken.
+        let is_current = heard.meanwhile.is_none()
+            && mark.incarnation == heard.mark.incarnation
+            && mark.sequence <= heard.mark.sequence;
         let is_behind = mark.incarnation != heard.mark.incarnation || mark.sequence > heard.mark.sequence;
         if mark.incarnation == heard.mark.incarnation {
             heard.highest = heard.highest.max(mark.sequence);

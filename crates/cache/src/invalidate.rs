@@ -131,7 +131,7 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
         let now_us = store.clock.now_us();
         // Before the walk: whatever is stored during it was loaded after this was called.
         store.flights.void_where(|key| {
-            store.floors.raise(Probe::of(key).hash, Version::LATEST, now_us);
+            store.floors.raise_for_loads(Probe::of(key).hash, Version::LATEST, now_us);
             true
         });
         let meant = store.local.iter().filter(|kept| is_meant(&kept.key, kept.packed.value()));
@@ -281,7 +281,13 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
     /// As it is put into shared tiers, if it can be.
     fn sealed(&self, fields: &SealedFields<'_>, value: &V, span: Span) -> Option<Putting> {
         let codec = self.store.codec.as_ref().filter(|_| !span.shared.is_zero())?;
+        let tiers = &self.store.fleet.tiers;
         match codec.seal(fields, Some(value)) {
+            // Nobody would take it, and on its way it would take the room of others.
+            Ok(bytes) if tiers.iter().all(|tier| bytes.len() > tier.options.value_bytes_max) => {
+                tiers.iter().for_each(|tier| count(&tier.counters.oversize));
+                None
+            }
             Ok(bytes) => {
                 let (lifetime, set_us) = (span.shared.saturating_add(span.grace), self.store.clock.now_us());
                 Some(Putting { bytes, lifetime, set_us })

@@ -108,10 +108,9 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
             }
         };
         let stamp = self.fleet.sweeps.stamp();
-        if purpose == Purpose::Reload {
-            // It may have read before this was asked for.
-            shard.void(key);
-        } else if let Some(flight) = shard.find(key, now_us) {
+        if purpose != Purpose::Reload
+            && let Some(flight) = shard.find(key, now_us)
+        {
             return Boarding::Joined(flight.waiter(stamp));
         }
         let Some(seat) = seat.map(Arc::clone).or_else(|| self.flights.take_seat()) else {
@@ -123,6 +122,10 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
                 _ => Boarding::Full,
             };
         };
+        if purpose == Purpose::Reload {
+            // A load that is under way may have read before this was asked for.
+            shard.void(key);
+        }
         let mark = self.fleet.horizon.mark();
         let flight = shard.begin(key.clone(), stamp, now_us);
         let mut displaced = Displaced::default();

@@ -9,7 +9,7 @@ use tokio::time::{Instant, timeout};
 use tracing::Instrument;
 
 use crate::{
-    CacheKey, Load, LoadContext, LoadEnd, Stale,
+    CacheKey, Load, LoadContext, LoadEnd, Stale, Version,
     answer::{Answer, Origin},
     clock::micros,
     codec::SealedFields,
@@ -17,13 +17,14 @@ use crate::{
     context::{Edits, Keep},
     extend::Extension,
     flight::Outcome,
+    invalidation::KeyOrder,
     lead::{Lead, Purpose, Storing},
     life::{Life, Span},
     local::Traits,
     spans,
     stats::count,
     store::Store,
-    tier::Settlement,
+    tier::{Settlement, Void},
     write_back::{Writing, write_back},
 };
 
@@ -157,13 +158,27 @@ pub(crate) fn finish<K: CacheKey, V: Clone + Send + Sync + 'static>(
     let span = span_of(lead, edits, value.as_ref());
     let answer = answer(lead, edits, old, value, span, begun_us);
     let storing = if edits.keep == Keep::Yes { Storing::Yes } else { Storing::No };
-    let sealed = seal(lead, &answer, span, plan.may_extend && !is_modified);
+    let sealed = seal(lead, &answer, span, plan.lies_in.filter(|_| !is_modified));
     let extension = old.filter(|old| is_as_it_was(old, answer.traits.as_deref()));
     let extension = extension.and_then(|old| Extension::of(&lead.key_bytes, Some(old), span));
     // The waiters first: the shared tiers' trip is none of their business.
+    let version = answer.traits.as_ref().map_or(Version::NONE, |traits| traits.version);
     let may_store = lead.settle(answer, storing);
+    if lead.purpose == Purpose::Reload && may_store {
+        void_unclaimed(lead, version);
+    }
     let settlement = sealed.filter(|_| may_store).unwrap_or(Settlement::Release);
     Some(Writing::of(lead, settlement).extending(extension.filter(|_| may_store)))
+}
+
+/// Voids the key in every tier if one of them was not claimed: somebody else has claimed it there, and what is loaded under
+/// that claim may be older.
+fn void_unclaimed<K: CacheKey, V: Clone + Send + Sync + 'static>(lead: &Lead<K, V>, version: Version) {
+    let fleet = &lead.store.fleet;
+    if lead.held.len() < fleet.tiers.len() {
+        let order = KeyOrder { key: lead.key_bytes.clone(), how: Void::Remove, version };
+        fleet.order(vec![(order, None)], vec![]);
+    }
 }
 
 /// True if nodes that hold the value have all that its loader says of it.
@@ -215,13 +230,14 @@ fn seal<K: CacheKey, V: Clone>(
     lead: &Lead<K, V>,
     answer: &Answer<V>,
     span: Span,
-    may_extend: bool,
+    lies_in: Option<usize>,
 ) -> Option<Settlement> {
     if lead.held.is_empty() || span.shared.is_zero() {
         return None;
     }
     let lifetime = span.shared.saturating_add(span.grace);
-    if may_extend {
+    // Of what another tier has under its claim nothing is known.
+    if lead.held.iter().all(|held| Some(held.tier) == lies_in) {
         return Some(Settlement::Extend { lifetime });
     }
     let traits = answer.traits.as_deref();

@@ -135,6 +135,9 @@ impl Outbox {
         for order in swept {
             state.push_sweep(order);
         }
+        if state.bytes > PENDING_BYTES_MAX {
+            state.drop_puts();
+        }
         let mut pushed = Pushed::Queued;
         if state.keys.len() > self.keys_max
             || state.bytes > PENDING_BYTES_MAX
@@ -237,6 +240,13 @@ impl State {
         self.keys.insert(key, Pending { number, how, version, put });
     }
 
+    /// Values are the larger part, and the lesser loss: without them their keys are voided and read from the source.
+    fn drop_puts(&mut self) {
+        for (key, pending) in &mut self.keys {
+            self.bytes -= weight(key, pending.put.take().as_ref()) - key.len();
+        }
+    }
+
     fn push_sweep(&mut self, order: SweepOrder) {
         let number = self.next_number();
         self.sweeps.push((number, order));
@@ -321,6 +331,21 @@ mod tests {
         let batch = outbox.next_batch();
         let keys = batch.iter().flat_map(|batch| &batch.keys);
         keys.map(|(_, order, _)| (order.key.clone(), order.version)).collect()
+    }
+
+    #[test]
+    fn values_over_the_bound_are_dropped_and_no_key_is_given_up_for_them() {
+        let (outbox, sweeps) = (Outbox::new(1_000), Sweeps::default());
+        let large =
+            Putting { bytes: Bytes::from(vec![0; 1 << 20]), lifetime: Duration::from_secs(1), set_us: 0 };
+        for number in 0..20 {
+            let order = KeyOrder { key: key(number), how: Void::Remove, version: Version(1) };
+            let (_, pushed) = outbox.push([(order, Some(large.clone()))], vec![], &sweeps);
+            assert_eq!(pushed, Pushed::Queued);
+        }
+        let bytes = lock(&outbox.state).bytes;
+        assert!(bytes <= PENDING_BYTES_MAX, "{bytes}");
+        assert_eq!((outbox.pending(), outbox.overflows()), (20, 0));
     }
 
     #[test]

@@ -137,7 +137,8 @@ impl World {
         let boarding = self.cache.store.board(&KEY, &self.cache.policy, Purpose::Reload, None);
         let Boarding::Lead(lead) = boarding else { panic!("an order joins nothing and finds nothing") };
         let waiter = lead.waiter();
-        self.load(lead, Source::Primary);
+        // Whatever lags, the floor leads to the primary.
+        self.load(lead, Source::LaggingReplica);
         let Outcome::Loaded(answer) = block_on(waiter.outcome()) else { panic!("the primary answers") };
         assert!(answer.value.is_some_and(|version| version >= committed), "{answer:?} before {committed}");
     }

@@ -19,12 +19,14 @@ use crate::{
 };
 
 impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
-    /// The value of `key` as `load` gives it now, whatever this node and the shared tiers have of it. Stored in every tier
-    /// like that of any load; until then others are given what is there, which the loader is
-    /// [shown](LoadContext::stale) too.
+    /// The value of `key` as `load` gives it now, whatever this node and the shared tiers have of it. Until then others are
+    /// given what is there, which the loader is [shown](LoadContext::stale) too; its [floor](LoadContext::floor) is
+    /// [`Version::LATEST`](crate::Version::LATEST), so that no replica's older answer takes the place of a newer one. Stored in
+    /// every tier. Where another load has claimed the key in one, that claim ends and the key is void there, and the other
+    /// nodes are told.
     ///
     /// A load that is under way began earlier: it answers those who wait for it and stores nothing. So of several that are
-    /// ordered at once, each loads and the last one to begin is stored. Other nodes go on with their copies until these
+    /// ordered at once, each loads and the last one to begin is stored. Else the other nodes go on with their copies until these
     /// end; to take them away, [`invalidate`](Self::invalidate) the key instead. A value that was set under
     /// [`Write::Behind`](crate::Write::Behind) and is not written yet is what the source will say, and is the answer.
     ///

@@ -28,6 +28,7 @@ use crate::{
     life::{Life, State},
     local::{Displaced, Entry, Local, Traits},
     packed::Packed,
+    read::answer_of_absence,
     recent::Bar,
     stats::{Counters, count},
     tags::Tag,
@@ -200,11 +201,14 @@ impl<K: CacheKey, V: Clone> Store<K, V> {
     fn look_for_absence<Q: KeyForm<K> + ?Sized>(&self, probe: &Probe<'_, Q>, reap: Reap) -> Look<V> {
         let Some(entry) = self.local.absence(probe) else { return Look::Miss };
         match self.standing(|| probe.key.to_owned().encode(), &entry.life, entry.traits.as_deref()) {
-            Standing::Fresh | Standing::Due | Standing::Unvouched => {
+            standing @ (Standing::Fresh | Standing::Due | Standing::Unvouched) => {
                 if reap == Reap::Yes {
                     entry.touch(self.clock.now_us());
                 }
-                Look::Absent(entry)
+                match standing {
+                    Standing::Unvouched => Look::Doubt(answer_of_absence(entry), standing),
+                    _ => Look::Absent(entry),
+                }
             }
             Standing::Silent => Look::Miss,
             Standing::Resting | Standing::Fallback | Standing::Over => {

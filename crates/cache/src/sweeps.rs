@@ -118,10 +118,11 @@ impl Sweeps {
         tags: &[Arc<Tag>],
         read: impl Fn(&Floor) -> Version,
     ) -> Version {
+        // First: a prefix that is gone from the list was folded into something else before, and is found there.
+        let prefixes = self.prefixes.load();
         let forgotten = if tags.is_empty() { Version::NONE } else { read(&self.tags.forgotten_floor) };
         let by_tags = tags.iter().map(|tag| read(&tag.epoch.floor)).max().unwrap_or_default();
         let so_far = by_tags.max(forgotten).max(read(&self.all.floor));
-        let prefixes = self.prefixes.load();
         if prefixes.is_empty() {
             return so_far;
         }
@@ -247,8 +248,9 @@ impl Sweeps {
         stamp: u64,
         left: impl Fn(&Epoch, u64) -> Left,
     ) -> Left {
-        let so_far = by_tags.max(left(&self.all, stamp));
+        // First: see `newest_write`.
         let prefixes = self.prefixes.load();
+        let so_far = by_tags.max(left(&self.all, stamp));
         if so_far == Left::Nothing || prefixes.is_empty() {
             return so_far;
         }

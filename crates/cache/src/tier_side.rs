@@ -210,7 +210,7 @@ impl TierSide {
         if until_us == 0 {
             return true;
         }
-        let next_us = now_us + micros(self.options.breaker_pause);
+        let next_us = now_us.saturating_add(micros(self.options.breaker_pause));
         now_us >= until_us && self.open_until_us.compare_exchange(until_us, next_us, AcqRel, Relaxed).is_ok()
     }
 
@@ -219,7 +219,7 @@ impl TierSide {
         tracing::debug!(tier = self.kind(), %error, "ask a shared tier");
         let failures = self.failures.fetch_add(1, Relaxed).saturating_add(1);
         if failures >= self.options.breaker_failures {
-            let until_us = self.clock.now_us() + micros(self.options.breaker_pause);
+            let until_us = self.clock.now_us().saturating_add(micros(self.options.breaker_pause));
             if self.open_until_us.swap(until_us, Relaxed) == 0 {
                 count(&self.counters.opened);
             }

@@ -196,10 +196,12 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> WriteQueue<K, V> {
     }
 
     async fn drain(&self) {
-        while self.pending() > 0 {
+        while self.is_expecting() {
             if self.write_batch().await.is_err() {
                 tokio::time::sleep(RETRY).await;
             }
+            // A value whose place is promised comes at once.
+            tokio::task::yield_now().await;
         }
     }
 
@@ -301,6 +303,12 @@ impl<K: CacheKey, V: Clone> Lead<K, V> {
 impl<K, V> WriteQueue<K, V> {
     pub(crate) fn pending(&self) -> usize {
         lock(&self.pending).by_key.len()
+    }
+
+    /// True while values wait, or are about to.
+    fn is_expecting(&self) -> bool {
+        let pending = lock(&self.pending);
+        !pending.by_key.is_empty() || pending.promised > 0
     }
 }
 

@@ -23,6 +23,9 @@ use crate::{
     tier::{Claim, Found, Put, Settlement, Stored, TierError, TierFuture, TierShare, Token, Voiding},
 };
 
+/// As good as no limit, and no end of time.
+const COMMAND_MAX: Duration = Duration::from_secs(86_400);
+
 /// What memcached adds to an item's key and bytes, rounded up.
 const ITEM_OVERHEAD_BYTES: usize = 128;
 
@@ -66,7 +69,7 @@ impl MemcachedShare {
 
     /// Begins a call: from here the time runs, and as many as may are let in.
     pub(super) async fn turn(&self) -> Result<Turn<'_>, TierError> {
-        let deadline = Instant::now() + self.owner.options.command_timeout;
+        let deadline = Instant::now() + self.owner.options.command_timeout.min(COMMAND_MAX);
         let permit = timeout_at(deadline, self.owner.permits.acquire()).await;
         let permit = permit.map_err(|_| TierError::TimedOut)?.map_err(|_| TierError::Down)?;
         Ok(Turn { deadline, _permit: permit })

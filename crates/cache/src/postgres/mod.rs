@@ -49,6 +49,10 @@ mod session;
 mod share;
 mod sql;
 
+/// Rounds are between these apart, whatever is set.
+const PRUNE_EVERY_MIN: Duration = Duration::from_millis(10);
+const PRUNE_EVERY_MAX: Duration = Duration::from_secs(86_400 * 365);
+
 /// Dead rows that one pruning statement takes: some milliseconds of work.
 const PRUNE_ROWS: i64 = 1_000;
 
@@ -311,7 +315,8 @@ impl Owner {
             let slots = 0..owner.table.slots();
             tasks.table.extend(slots.map(|slot| tokio::spawn(Arc::clone(&owner.table).supervise(slot))));
             // It must not keep the tier alive.
-            let (weak, pause) = (Arc::downgrade(owner), owner.options.prune_every);
+            let pause = owner.options.prune_every.clamp(PRUNE_EVERY_MIN, PRUNE_EVERY_MAX);
+            let weak = Arc::downgrade(owner);
             tasks.table.push(tokio::spawn(async move {
                 loop {
                     sleep(pause.mul_f64(0.5 + rand::random::<f64>())).await;

@@ -212,7 +212,10 @@ impl Link {
     pub(super) async fn supervise(self: Arc<Self>) {
         let mut pause = RECONNECT_MIN;
         loop {
-            match timeout(self.connect_timeout * 2, self.establish()).await.unwrap_or(Err(Failure::Slow)) {
+            match timeout(self.connect_timeout.saturating_mul(2), self.establish())
+                .await
+                .unwrap_or(Err(Failure::Slow))
+            {
                 Ok(live) => {
                     tracing::info!("redis is up");
                     pause = RECONNECT_MIN;

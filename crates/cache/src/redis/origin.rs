@@ -1,6 +1,7 @@
 //! Where a server is to be found: at a fixed address, or where the sentinels say.
-//! Refuses to take one sentinel's word when another contradicts it: what most of them say counts, so
-//! that one which is cut off does not keep its nodes with a primary that was replaced.
+//! Refuses to take one sentinel's word when another contradicts it: what most of those that answer say counts. A node that is cut
+//! off together with one sentinel and a primary that was replaced has only that word: `min-replicas-to-write` stops such a
+//! primary, see `RedisOptions`.
 //! Called by `link`.
 
 use std::{collections::HashMap, time::Duration};

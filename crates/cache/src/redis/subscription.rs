@@ -30,6 +30,10 @@ use crate::backplane::{Interruption, Listener};
 /// behind is better off asking for what it missed.
 const QUEUE_MAX: usize = 4_096;
 
+/// Pings are between these apart, whatever is set.
+const HEARTBEAT_MIN: Duration = Duration::from_millis(5);
+const HEARTBEAT_MAX: Duration = Duration::from_secs(86_400);
+
 /// Pause between attempts to subscribe, at first and at most.
 const RESUBSCRIBE_MIN: Duration = Duration::from_millis(25);
 const RESUBSCRIBE_MAX: Duration = Duration::from_secs(1);
@@ -83,7 +87,7 @@ impl Subscription {
             command_timeout: options.command_timeout,
             connect_timeout: options.connect_timeout,
             heartbeat: options.heartbeat,
-            silence_max: (options.heartbeat * SILENT_HEARTBEATS_MAX).max(SILENCE_MIN),
+            silence_max: options.heartbeat.saturating_mul(SILENT_HEARTBEATS_MAX).max(SILENCE_MIN),
         }
     }
 
@@ -140,7 +144,9 @@ impl Subscription {
             .set_response_timeout(Some(self.connect_timeout))
             .set_push_sender(push);
         let connecting = client.get_multiplexed_async_connection_with_config(&config);
-        let connection = timeout(self.connect_timeout * 2, connecting).await.map_err(|_| Failure::Slow)??;
+        let connection = timeout(self.connect_timeout.saturating_mul(2), connecting)
+            .await
+            .map_err(|_| Failure::Slow)??;
         self.pulses_unheard.store(0, Ordering::Relaxed);
         Ok(Open { connection, pushes, overflowed })
     }
@@ -148,7 +154,7 @@ impl Subscription {
     /// Passes messages on until the connection is of no more use.
     async fn listen(&self, mut open: Open) -> Result<Infallible, Failure> {
         let mut subscribed = HashSet::new();
-        let mut beat = interval(self.heartbeat);
+        let mut beat = interval(self.heartbeat.clamp(HEARTBEAT_MIN, HEARTBEAT_MAX));
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut heard_at = Instant::now();
         loop {

@@ -142,8 +142,56 @@ async fn load_of_another_node_is_not_waited_for() {
     let elsewhere = gate.read(&one, "k", Ok(Some(1)));
     gate.begun.notified().await;
     assert_eq!(reload(&other, "k", Ok(Some(2))).await.unwrap(), Some(2));
+    trips().await;
     gate.go.notify_one();
     elsewhere.await.unwrap().unwrap();
+    trips().await;
+    // What was loaded before is stored nowhere: the claim has ended, and the other node has been told.
+    assert_eq!((one.get("k"), other.get("k")), (None, Some(2)));
+    let (third, _) = node(&site, Policy::default()).await;
+    assert_eq!(Teller::default().value(&third, "k", 3).await, 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn tier_has_nothing_older_when_two_orders_or_an_order_and_a_load_meet() {
+    let site = Site::new(24);
+    let (cache, _) = node(&site, Policy::default()).await;
+    let (early, order) = (Gate::default(), Gate::default());
+    let first = reload_through(&early, &cache, 1);
+    early.begun.notified().await;
+    let second = reload_through(&order, &cache, 2);
+    order.begun.notified().await;
+    order.go.notify_one();
+    assert_eq!(second.await.unwrap().unwrap(), Some(2));
+    early.go.notify_one();
+    assert_eq!(first.await.unwrap().unwrap(), Some(1));
+    trips().await;
+    assert_eq!(cache.get("k"), Some(2));
+    let (other, _) = node(&site, Policy::default()).await;
+    assert_ne!(Teller::default().value(&other, "k", 3).await, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn order_that_is_refused_has_taken_nothing_from_the_load_under_way() {
+    let policy = Policy { loads_max: 1, loads_queued_max: 0, ..Policy::default() };
+    let (cache, gate) = (alone(policy), Gate::default());
+    let reader = gate.read(&cache, "k", Ok(Some(1)));
+    gate.begun.notified().await;
+    assert!(matches!(reload(&cache, "k", Ok(Some(2))).await, Err(CacheError::Overloaded)));
+    gate.go.notify_one();
+    reader.await.unwrap().unwrap();
+    settle().await;
+    assert_eq!(cache.get("k"), Some(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn loader_of_an_order_is_told_to_ask_no_replica() {
+    let cache = alone(Policy::default());
+    let load = |context: LoadContext<u64>| async move {
+        assert_eq!(context.floor(), Version::LATEST);
+        Ok::<_, Broken>(Some(1))
+    };
+    assert_eq!(cache.reload("k", load).await.unwrap(), Some(1));
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,6 +1,6 @@
 //! Invalidation of many at once: by tag, by prefix, of everything; removed or expired.
 
-use paystrata_cache::{LoadContext, Policy, Reach, testkit::Site};
+use paystrata_cache::{LoadContext, Policy, Reach, Version, testkit::Site};
 use tokio::time::advance;
 
 use crate::kit::{Broken, Gate, Numbers, SECOND, Teller, alone, node, settle, trips};
@@ -84,6 +84,18 @@ async fn predicate_takes_what_it_means_by_key_and_value_and_nothing_else() {
         let is_meant = number % 2 == 0 && number >= 10;
         assert_eq!(cache.get(number.to_string().as_str()).is_none(), is_meant, "{number}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn predicate_refuses_no_value_of_a_key_that_it_does_not_mean() {
+    let (cache, gate) = (alone(Policy::default()), Gate::default());
+    let early = gate.read(&cache, "a", Ok(Some(1)));
+    gate.begun.notified().await;
+    drop(cache.invalidate_if(|key, _| key == "z"));
+    assert!(cache.set("a".to_owned(), 2, Version(1)).is_ok());
+    gate.go.notify_one();
+    early.await.unwrap().unwrap();
+    assert_eq!(cache.get("a"), Some(2));
 }
 
 #[tokio::test(start_paused = true)]

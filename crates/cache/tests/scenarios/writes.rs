@@ -4,7 +4,8 @@
 use std::sync::Arc;
 
 use paystrata_cache::{
-    Cache, Clock, FLOOR_LIFE, Policy, Reach, SetRefused, TierOptions, Version, Write, testkit::Site,
+    Cache, Clock, FLOOR_LIFE, Policy, Reach, SetRefused, TierOptions, Version, Write,
+    testkit::{Link, Site},
 };
 use tokio::time::sleep;
 
@@ -61,6 +62,35 @@ async fn write_that_is_repeated_after_the_floors_are_gone_puts_nothing() {
     trips().await;
     let (third, _) = node(&site, Policy::default()).await;
     assert_eq!(Teller::default().value(&third, "k", 7).await, 7, "the tier was given no old value");
+}
+
+// H24: what no tier takes must not push out what others have.
+#[tokio::test(start_paused = true)]
+async fn values_that_are_huge_void_nothing_but_their_own_keys() {
+    let site = Site::new(25);
+    let text = |link: &Link| {
+        Cache::<String, String>::builder("texts")
+            .clock(Clock::tokio())
+            .tier(Arc::new(link.clone()))
+            .backplane(Arc::new(link.clone()))
+            .build()
+    };
+    let (one, other) = (text(&site.link()), text(&site.link()));
+    for cache in [&one, &other] {
+        wait_for(|| cache.stats().backplane_silence.is_some()).await;
+    }
+    let load = |_| async { Ok::<_, Broken>(Some("small".to_owned())) };
+    other.get_or_load("kept", load).await.unwrap();
+    // One beyond every bound, and many that are within a tier's and together beyond the room of what waits.
+    let noise = |length: usize| (0..length).map(|_| rand::random_range('!'..='~')).collect::<String>();
+    drop(one.set("huge".to_owned(), noise(9 << 20), Version(1)));
+    for number in 0..20 {
+        drop(one.set(format!("large {number}"), noise(800 << 10), Version(1)));
+    }
+    assert_eq!(one.confirm().await, Reach::Fleet);
+    trips().await;
+    assert_eq!(one.stats().pending_overflows, 0);
+    assert_eq!(other.get("kept").as_deref(), Some("small"));
 }
 
 #[tokio::test(start_paused = true)]
@@ -131,7 +161,7 @@ async fn value_that_is_set_and_too_large_is_counted_and_kept_where_it_fits() {
         .policy(Policy { l1_value_bytes_max: 5_000, ..Policy::default() })
         .weigher(|_key, text: &String| text.len())
         .clock(Clock::tokio())
-        .tier_with(Arc::<paystrata_cache::testkit::Link>::clone(&link), small)
+        .tier_with(Arc::<Link>::clone(&link), small)
         .backplane(link)
         .build();
     wait_for(|| cache.stats().backplane_silence.is_some()).await;
