@@ -317,6 +317,17 @@ mod tests {
     }
 
     #[test]
+    fn own_pulse_that_an_announcement_has_overtaken_vouches_and_one_of_another_order_does_not() {
+        let horizon = attached();
+        let pulse = |sent_us| Some(Pulse { origin: 1, sent_us, stays: Stays::Yes });
+        assert_eq!(horizon.announced(mark(6), &Bytes::new(), || {}), Step::Apply);
+        assert!(!horizon.pulsed(mark(5), pulse(100), 1, 0));
+        assert_eq!(horizon.trusted_until_us(), 110);
+        assert!(horizon.pulsed(Mark { incarnation: 2, sequence: 3 }, pulse(200), 1, 0));
+        assert_eq!(horizon.trusted_until_us(), 110);
+    }
+
+    #[test]
     fn what_is_announced_while_a_snapshot_is_awaited_is_kept() {
         let horizon = Horizon::with_line(10);
         horizon.await_snapshot();

@@ -16,7 +16,7 @@ use paystrata_cache::{
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use tokio::time::sleep;
 
-use crate::kit::{Broken, Numbers, SECOND, node, trips};
+use crate::kit::{Broken, Numbers, SECOND, node, node_over_two, trips, wait_for};
 
 fn policy() -> Policy {
     Policy { ttl: 10 * SECOND, l1_ttl: 10 * SECOND, grace: 60 * SECOND, ..Policy::default() }
@@ -179,3 +179,27 @@ async fn extensions_among_changes_and_losses_show_nobody_what_he_was_told_is_voi
 }
 
 const MILLI: Duration = Duration::from_millis(1);
+
+/// What is extended is what the loader was shown, and a tier that missed it has something else.
+#[tokio::test(start_paused = true)]
+async fn extension_brings_nothing_back_in_a_tier_that_has_missed_the_value() {
+    let (near, far) = (Site::new(27), Site::new(28));
+    let ((cache, _, far_link), source) = (node_over_two(&near, &far, policy()).await, Source::default());
+    source.version.store(1, SeqCst);
+    assert_eq!(source.read(&cache, "k").await, Some(1));
+    trips().await;
+    far_link.faults.set_tier_down(true);
+    sleep(10 * SECOND).await;
+    source.version.store(2, SeqCst);
+    assert_eq!(source.read(&cache, "k").await, Some(2));
+    trips().await;
+    far_link.faults.set_tier_down(false);
+    wait_for(|| cache.stats().tiers[1].is_up).await;
+    sleep(10 * SECOND).await;
+    assert_eq!(source.read(&cache, "k").await, Some(2));
+    assert_eq!(cache.stats().load_unmodified, 1);
+    trips().await;
+    near.shelf.restart();
+    let (another, _, _) = node_over_two(&near, &far, policy()).await;
+    assert_eq!(source.read(&another, "k").await, Some(2));
+}

@@ -10,7 +10,7 @@ use std::{
 
 use futures_util::future::{BoxFuture, FutureExt};
 use paystrata_cache::{
-    Cache, Clock, Policy, Reach, Version, WriteFailed, Writer,
+    Cache, Clock, Policy, Reach, Silence, Version, WriteFailed, Writer,
     testkit::{Link, Site},
 };
 use tokio::time::sleep;
@@ -194,6 +194,28 @@ async fn announcement_that_is_no_longer_to_be_had_drops_everything() {
     link.mend_hearing();
     wait_for(|| one.stats().gaps == 1).await;
     assert_eq!(one.get("b"), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn node_that_serves_through_a_silence_says_so_of_absences_too() {
+    let site = Site::new(26);
+    let policy = Policy {
+        on_silence: Silence::Serve,
+        ttl: 3_600 * SECOND,
+        l1_ttl: 3_600 * SECOND,
+        negative_ttl: 3_600 * SECOND,
+        ..Policy::default()
+    };
+    let ((one, link), teller) = (node(&site, policy).await, Teller::default());
+    teller.value(&one, "there", 1).await;
+    teller.read(&one, "gone", Ok(None)).await.unwrap();
+    link.faults.set_down(true);
+    sleep(60 * SECOND).await;
+    for (key, value) in [("there", Some(1)), ("gone", None)] {
+        let found = teller.read(&one, key, Ok(Some(9))).await.unwrap();
+        assert_eq!((found.value, found.is_stale), (value, true), "{key}");
+    }
+    assert_eq!((teller.calls(), one.stats().stale), (2, 2));
 }
 
 // T62
