@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use crate::{life::Life, local::Traits};
+use crate::{Version, life::Life, local::Traits};
 
 /// Where an answer comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,6 +40,16 @@ pub(crate) struct Answer<V> {
 }
 
 impl<V> Answer<V> {
+    /// What its loader said it is, if it did.
+    pub(crate) fn version(&self) -> Version {
+        self.traits.as_ref().map_or(Version::NONE, |traits| traits.version)
+    }
+
+    /// True if the versions say so.
+    pub(crate) fn is_older_than(&self, known: Option<&Self>) -> bool {
+        known.is_some_and(|known| self.version() < known.version())
+    }
+
     pub(crate) fn into_loaded(self, now_us: u64) -> Loaded<V> {
         let age = Duration::from_micros(now_us.saturating_sub(self.life.loaded_us));
         Loaded { value: self.value, origin: self.origin, age, is_stale: self.is_stale }

@@ -174,9 +174,7 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
                     }
                     Verdict::Load(plan) => {
                         waiting.waiters.push((place, lead.key.clone(), lead.waiter()));
-                        if let Some(fallback) = plan.fallback.clone() {
-                            let _first = lead.flight.fallback.set(fallback);
-                        }
+                        lead.offer_fallback(&plan);
                         to_load.push((lead, plan));
                     }
                 }

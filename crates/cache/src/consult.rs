@@ -132,9 +132,7 @@ impl<V: Clone> Quest<V> {
             return Verdict::Found(answer);
         }
         match self.fallback {
-            Some(answer) if self.is_held && lead.purpose != Purpose::Reload => {
-                Verdict::Stale(Answer { is_stale: true, ..answer })
-            }
+            Some(answer) if self.is_held => Verdict::Stale(Answer { is_stale: true, ..answer }),
             _ => Verdict::Load(self.plan(lead)),
         }
     }
@@ -164,9 +162,7 @@ impl<V> Quest<V> {
 
     /// Unless something newer is there to fall back on.
     fn fall_back_on(&mut self, answer: Answer<V>, lies_in: Option<usize>) {
-        let version =
-            |answer: &Answer<V>| answer.traits.as_ref().map_or(Version::NONE, |traits| traits.version);
-        if self.fallback.as_ref().is_none_or(|known| version(known) <= version(&answer)) {
+        if !answer.is_older_than(self.fallback.as_ref()) {
             (self.fallback, self.lies_in) = (Some(answer), lies_in);
         }
     }
@@ -374,9 +370,9 @@ fn take_answer<K: CacheKey, V: Clone + Send + Sync + 'static>(
         Found::Held { floor, fallback } => {
             count(&counters.held);
             learn(asked, lead, quest, floor, fallback);
-            // Only the first tier decides who loads for the fleet.
-            quest.is_held = asked.index == 0;
-            let is_waiting = quest.is_held && quest.fallback.is_none() && lead.purpose != Purpose::Reload;
+            // Only the first tier decides who loads for the fleet, and nobody decides it for whom another's load will not do.
+            quest.is_held = asked.index == 0 && lead.purpose != Purpose::Reload;
+            let is_waiting = quest.is_held && quest.fallback.is_none();
             if is_waiting { Next::AskAgain } else { Next::GoOn }
         }
     }

@@ -20,8 +20,7 @@ use tokio::time::sleep;
 use tracing::Instrument;
 
 use crate::{
-    Cache, CacheKey, Load, LoadContext, Version,
-    answer::Answer,
+    Cache, CacheKey, Load, LoadContext,
     clock::beat,
     consult::{Verdict, consult},
     flight::{Outcome, lock},
@@ -221,7 +220,7 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
         for (mut lead, verdict) in leads.into_iter().zip(verdicts) {
             let known = lead.flight.fallback.get().cloned();
             match (verdict, known) {
-                (Verdict::Found(answer), known) if !is_older(&answer, known.as_ref()) => {
+                (Verdict::Found(answer), known) if !answer.is_older_than(known.as_ref()) => {
                     count(&self.counters.adoptions);
                     lead.settle(answer, Storing::Yes);
                 }
@@ -230,12 +229,6 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
             }
         }
     }
-}
-
-/// True if the versions say so.
-fn is_older<V>(answer: &Answer<V>, known: Option<&Answer<V>>) -> bool {
-    let version = |answer: &Answer<V>| answer.traits.as_ref().map_or(Version::NONE, |traits| traits.version);
-    known.is_some_and(|known| version(answer) < version(known))
 }
 
 impl<K: CacheKey, V> Keeper<K, V> {

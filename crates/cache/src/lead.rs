@@ -11,6 +11,7 @@ use crate::{
     answer::Answer,
     backplane::Mark,
     clock::micros,
+    consult::Plan,
     flight::{Flight, Outcome, Seat, Waiter},
     hash::Probe,
     keeper::keeps,
@@ -172,6 +173,13 @@ fn to_load<V>(look: Look<V>, purpose: Purpose) -> Result<Option<Answer<V>>, Look
 }
 
 impl<K: CacheKey, V: Clone> Lead<K, V> {
+    /// Lets those who wait for the load have its fallback instead.
+    pub(crate) fn offer_fallback(&self, plan: &Plan<V>) {
+        if let Some(fallback) = plan.fallback.clone() {
+            let _first = self.flight.fallback.set(fallback);
+        }
+    }
+
     pub(crate) fn waiter(&self) -> Waiter<V> {
         self.flight.waiter(self.flight.stamp)
     }

@@ -16,7 +16,7 @@ use crate::{
     consult::Plan,
     context::{Edits, Keep},
     extend::Extension,
-    flight::Outcome,
+    flight::{Outcome, Waiter},
     invalidation::KeyOrder,
     lead::{Lead, Purpose, Storing},
     life::{Life, Span},
@@ -47,6 +47,23 @@ pub(crate) struct Called<V> {
     pub(crate) took: Duration,
 }
 
+/// Runs one load on a task of its own; gives its end. Not aborted with the caller: the load is bounded by the policy.
+pub(crate) fn spawn<K, V, F, Fut, A, E>(lead: Lead<K, V>, plan: Plan<V>, load: F) -> Waiter<V>
+where
+    K: CacheKey,
+    V: Clone + Send + Sync + 'static,
+    F: FnOnce(LoadContext<V>) -> Fut + Send + 'static,
+    Fut: Future<Output = Result<A, E>> + Send + 'static,
+    A: Into<Load<V>> + Send + 'static,
+    E: Send + Sync + 'static,
+{
+    let waiter = lead.waiter();
+    lead.offer_fallback(&plan);
+    let span = spans::load(&lead.store.name, lead.purpose, 1);
+    drop(tokio::spawn(run(lead, plan, span, load)));
+    waiter
+}
+
 /// Runs one load to its end. `trace` is the span of the loader's call, made where the load was asked for.
 pub(crate) async fn run<K, V, F, Fut, A, E>(
     mut lead: Lead<K, V>,
@@ -62,7 +79,7 @@ pub(crate) async fn run<K, V, F, Fut, A, E>(
     E: Send + Sync + 'static,
 {
     let store = Arc::clone(&lead.store);
-    let context = LoadContext::new(plan.floor, vec![plan.fallback.as_ref().and_then(stale_of)]);
+    let context = LoadContext::new(plan.floor, [plan.fallback.as_ref().and_then(stale_of)]);
     let (begun_us, begun) = (store.clock.now_us(), Instant::now());
     let told = context.clone();
     let work = async move { load(told).await.map(Into::into) };
@@ -84,11 +101,10 @@ pub(crate) async fn run<K, V, F, Fut, A, E>(
 
 /// What of a fallback the loader is shown.
 pub(crate) fn stale_of<V: Clone>(answer: &Answer<V>) -> Option<Stale<V>> {
-    let traits = answer.traits.as_ref();
     Some(Stale {
         value: answer.value.clone()?,
-        validator: traits.and_then(|traits| traits.validator.clone()),
-        version: traits.map_or_else(Default::default, |traits| traits.version),
+        validator: answer.traits.as_ref().and_then(|traits| traits.validator.clone()),
+        version: answer.version(),
     })
 }
 
@@ -162,7 +178,7 @@ pub(crate) fn finish<K: CacheKey, V: Clone + Send + Sync + 'static>(
     let extension = old.filter(|old| is_as_it_was(old, answer.traits.as_deref()));
     let extension = extension.and_then(|old| Extension::of(&lead.key_bytes, Some(old), span));
     // The waiters first: the shared tiers' trip is none of their business.
-    let version = answer.traits.as_ref().map_or(Version::NONE, |traits| traits.version);
+    let version = answer.version();
     let may_store = lead.settle(answer, storing);
     if lead.purpose == Purpose::Reload && may_store {
         void_unclaimed(lead, version);
@@ -247,7 +263,7 @@ fn seal<K: CacheKey, V: Clone>(
         key: &lead.key_bytes,
         incarnation: lead.mark.incarnation,
         stamp: lead.mark.sequence,
-        version: traits.map_or_else(Default::default, |traits| traits.version),
+        version: answer.version(),
         grace: span.grace,
         tags: &tags,
         validator: traits.and_then(|traits| traits.validator.as_deref()),

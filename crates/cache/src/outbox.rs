@@ -242,9 +242,8 @@ impl State {
 
     /// Values are the larger part, and the lesser loss: without them their keys are voided and read from the source.
     fn drop_puts(&mut self) {
-        for (key, pending) in &mut self.keys {
-            self.bytes -= weight(key, pending.put.take().as_ref()) - key.len();
-        }
+        let puts = self.keys.values_mut().filter_map(|pending| pending.put.take());
+        self.bytes -= puts.map(|put| put.bytes.len()).sum::<usize>();
     }
 
     fn push_sweep(&mut self, order: SweepOrder) {

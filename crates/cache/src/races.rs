@@ -147,9 +147,7 @@ impl World {
     fn load(&self, mut lead: Lead<u64, u64>, source: Source) {
         let verdict = consult_one(&mut lead).now_or_never();
         let Some(Verdict::Load(plan)) = verdict else { panic!("without tiers there is only the loader") };
-        if let Some(fallback) = plan.fallback.clone() {
-            let _first = lead.flight.fallback.set(fallback);
-        }
+        lead.offer_fallback(&plan);
         let begun_us = self.cache.store.clock.now_us();
         let ending = match source {
             Source::LaggingReplica if plan.floor == Version::NONE => Ending::Answered(Load::Found(0)),

@@ -112,30 +112,21 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
                     count(&self.counters.joins);
                     waiter
                 }
-                Boarding::Lead(mut lead) => {
-                    match consult_one(&mut lead).await {
-                        Verdict::Found(answer) => {
-                            lead.settle(answer.clone(), Storing::Yes);
-                            return Ok(answer);
-                        }
-                        Verdict::Stale(answer) => {
-                            let answer = self.serve_stale(answer);
-                            lead.settle(answer.clone(), Storing::No);
-                            return Ok(answer);
-                        }
-                        Verdict::Load(plan) => {
-                            let waiter = lead.waiter();
-                            if let Some(fallback) = plan.fallback.clone() {
-                                let _first = lead.flight.fallback.set(fallback);
-                            }
-                            let load = load.take().expect("a load that was led to its task is not left");
-                            let span = spans::load(&self.name, Purpose::Read, 1);
-                            // Not aborted with the caller: the load is bounded by the policy.
-                            drop(tokio::spawn(load::run(lead, plan, span, load)));
-                            waiter
-                        }
+                Boarding::Lead(mut lead) => match consult_one(&mut lead).await {
+                    Verdict::Found(answer) => {
+                        lead.settle(answer.clone(), Storing::Yes);
+                        return Ok(answer);
                     }
-                }
+                    Verdict::Stale(answer) => {
+                        let answer = self.serve_stale(answer);
+                        lead.settle(answer.clone(), Storing::No);
+                        return Ok(answer);
+                    }
+                    Verdict::Load(plan) => {
+                        let load = load.take().expect("a load that was led to its task is not left");
+                        load::spawn(lead, plan, load)
+                    }
+                },
             };
             match self.landed(&key, policy, waiter).await {
                 Landed::Answered(answer) => return Ok(answer),

@@ -88,22 +88,14 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
             count(&self.counters.overloads);
             return Err(CacheError::Overloaded);
         };
-        let waiter = lead.waiter();
-        match consult_one(&mut lead).await {
+        let waiter = match consult_one(&mut lead).await {
             // Not from a tier: it is on its way to the source.
             Verdict::Found(answer) | Verdict::Stale(answer) => {
                 lead.settle(answer.clone(), Storing::Yes);
                 return Ok(answer);
             }
-            Verdict::Load(plan) => {
-                if let Some(fallback) = plan.fallback.clone() {
-                    let _first = lead.flight.fallback.set(fallback);
-                }
-                let span = spans::load(&self.name, Purpose::Reload, 1);
-                // Not aborted with the caller: the load is bounded by the policy.
-                drop(tokio::spawn(load::run(lead, plan, span, load)));
-            }
-        }
+            Verdict::Load(plan) => load::spawn(lead, plan, load),
+        };
         let Ok(outcome) = timeout(policy.load_timeout, waiter.outcome()).await else {
             return Err(CacheError::Timeout { after: policy.load_timeout });
         };

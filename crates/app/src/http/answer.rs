@@ -94,10 +94,8 @@ pub fn token_of(headers: &HeaderMap) -> Result<Option<Token>, Problem> {
 pub fn document(headers: &HeaderMap, etag: Option<&str>, body: Bytes) -> Response {
     let etag = etag.map(|etag| format!("W/\"{etag}\""));
     let mut known = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
-    // The weak comparison of RFC 9110: what is weak and what is strong may be the same.
-    let opaque = |tag: &str| tag.trim().trim_start_matches("W/").to_owned();
     let is_known = |etag: &String| {
-        known.any(|list| list.split(',').any(|one| one.trim() == "*" || opaque(one) == opaque(etag)))
+        known.any(|list| list.split(',').map(str::trim).any(|one| one == "*" || opaque(one) == opaque(etag)))
     };
     let mut response = if etag.as_ref().is_some_and(is_known) {
         let mut response = Response::new(Body::empty());
@@ -112,6 +110,11 @@ pub fn document(headers: &HeaderMap, etag: Option<&str>, body: Bytes) -> Respons
     }
     headers.insert(header::CACHE_CONTROL, PRIVATE);
     response
+}
+
+/// What the weak comparison of RFC 9110 compares: what is weak and what is strong may be the same.
+fn opaque(tag: &str) -> &str {
+    tag.strip_prefix("W/").unwrap_or(tag)
 }
 
 /// Private to the merchant, and to be checked each time: a balance is stale the moment it is sent.

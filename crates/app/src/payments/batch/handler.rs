@@ -54,10 +54,11 @@ pub async fn batch(
     let key = idempotency::required_key_of(&headers)?;
     let items_max = app.config.http.batch_items_max.get();
     let fields = Fields::parse_items(&body, items_max)?;
-    let claims = Claims {
-        whole: claim(&app, caller, wire::BATCH, None, &fields, &key),
-        tie: claim(&app, caller, wire::BATCH, None, &fields, &format!("{key}{ITEM_SEPARATOR}{TIE}")),
-    };
+    let whole = claim(&app, caller, wire::BATCH, None, &fields, &key);
+    // The same fingerprint: hashing a body of many megabytes twice would be felt.
+    let tie_key = format!("{key}{ITEM_SEPARATOR}{TIE}");
+    let tie = KeyClaim::new(caller.merchant.0, &tie_key, whole.fingerprint.clone());
+    let claims = Claims { whole, tie };
     let secret = app.config.security.fingerprint_key.expose().as_bytes();
     let (mode, items) = read_batch(fields, &key, caller.merchant, secret, items_max)?;
     let done = run(&app, caller.merchant, claims, mode, items).await;
@@ -219,7 +220,6 @@ async fn independent(
         let is_decided =
             earlier.as_ref().is_some_and(|reply| !matches!(reply.decision, Decision::InProgress));
         let done = match (item.payment, earlier) {
-            (Err(unfit), None) => return (refused(&unfit.into_problem()), None),
             // What is decided already takes no part in the rules' counts, not even for as long as it is told again. Nor
             // is anything said of what is under way and could not be taken any more: it may be charged at this moment.
             (payment, Some(reply)) if is_decided || payment.is_err() => {
@@ -281,16 +281,17 @@ fn placed(mut problem: Problem, index: usize) -> Problem {
 /// That a rail is not configured says nothing of the payment, and is not kept of a single one either.
 fn refused_by(error: PaymentError, index: usize) -> Outcome {
     let is_ours = matches!(error, PaymentError::RailUnavailable(_));
-    match refused(&placed(problem_of(error, wire::CREATE), index)) {
-        Outcome::Refused { body, passing } => Outcome::Refused { body, passing: passing || is_ours },
-        created @ Outcome::Created { .. } => created,
-    }
+    let problem = placed(problem_of(error, wire::CREATE), index);
+    Outcome::Refused { body: item_error(&problem), passing: is_ours || is_passing(&problem) }
+}
+
+fn refused(problem: &Problem) -> Outcome {
+    Outcome::Refused { body: item_error(problem), passing: is_passing(problem) }
 }
 
 /// A failure of ours is passing even where trying again at once is not worth it: nothing was decided about the item.
-fn refused(problem: &Problem) -> Outcome {
-    let passing = problem.retryable || problem.status.is_server_error();
-    Outcome::Refused { body: item_error(problem), passing }
+fn is_passing(problem: &Problem) -> bool {
+    problem.retryable || problem.status.is_server_error()
 }
 
 fn outcome_of(answer: &Answer) -> Outcome {
