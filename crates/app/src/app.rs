@@ -11,11 +11,12 @@ use tokio_util::task::TaskTracker;
 use crate::bodies::Budget;
 use crate::config::Config;
 use crate::documents::Documents;
-use crate::engine::Engine;
+use crate::engine::{Engine, EngineError, Reply, Submission};
 use crate::fraud::Fraud;
 use crate::gateways::Gateways;
 use crate::merchants::keys::Keys;
 use crate::observe::CacheFigures;
+use crate::replies::Replies;
 use crate::supervise::Watch;
 
 /// The composed service.
@@ -33,6 +34,8 @@ pub struct App {
     pub fraud: Fraud,
     /// The read path.
     pub documents: Arc<Documents>,
+    /// What was answered under a key a short while ago.
+    pub replies: Replies,
     /// Who calls.
     pub keys: Keys,
     /// Where time goes.
@@ -52,11 +55,20 @@ pub struct App {
 }
 
 impl App {
+    /// Has the engine decide, unless the same was decided under the same key a short while ago.
+    ///
+    /// # Errors
+    /// Only the engine's; a refusal is a decision in the reply.
+    pub async fn submit(&self, submission: Submission) -> Result<Reply, EngineError> {
+        self.replies.submit(&self.engine, submission).await
+    }
+
     /// The monitor, with what the caches have counted so far.
     #[must_use]
     pub fn measured(&self) -> &Monitor {
         let [accounts, payments] = self.documents.stats();
-        self.cache_figures.export(&self.monitor, [accounts, payments, ("api-keys", self.keys.stats())]);
+        let (replies, keys) = (("replies", self.replies.stats()), ("api-keys", self.keys.stats()));
+        self.cache_figures.export(&self.monitor, [accounts, payments, replies, keys]);
         &self.monitor
     }
 }

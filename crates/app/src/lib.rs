@@ -29,6 +29,7 @@ pub mod migrations;
 pub mod observe;
 pub mod operator;
 pub mod relay;
+pub mod replies;
 pub mod telemetry;
 
 pub mod clock;

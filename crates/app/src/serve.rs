@@ -34,6 +34,7 @@ use crate::merchants::keys::Keys;
 use crate::merchants::store::add_merchant;
 use crate::migrations::{MIGRATOR, ensure_partitions};
 use crate::observe::{CacheFigures, CacheObserver, CommitObserver, DatabaseObserver, ExchangeObserver};
+use crate::replies::Replies;
 use crate::supervise::{HOUSEKEEPING, RELAY, RESOLVER, STATS_REFRESH, Watch};
 use crate::{accounts, housekeeping, merchants, observe, operator, payments, relay, router};
 
@@ -46,6 +47,9 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 const OPERATORS_SHARE: Duration = Duration::from_secs(1);
 /// and what comes before that for background tasks and tiers.
 const TIERS_SHARE: Duration = Duration::from_secs(2);
+
+/// One part in so many of the caches' memory is for replies: most are never asked for again.
+const REPLIES_SHARE: u64 = 4;
 
 /// A running service.
 #[derive(Debug)]
@@ -235,13 +239,15 @@ fn compose(config: Config, db: Db, monitor: Monitor) -> anyhow::Result<App> {
         None => None,
     };
     let ttl = if config.cache.enabled { config.cache.ttl } else { Duration::ZERO };
+    let replies_bytes_max = config.cache.memory_bytes_max / REPLIES_SHARE;
     let documents_config = DocumentsConfig {
-        memory_bytes_max: config.cache.memory_bytes_max,
+        memory_bytes_max: config.cache.memory_bytes_max - replies_bytes_max,
         ttl,
         max_stale: config.cache.max_stale,
     };
     let observed = |cache: &str| CacheObserver::of(&monitor, cache);
     let documents = Arc::new(Documents::new(&documents_config, &db, redis.as_ref(), observed));
+    let replies = Replies::new(replies_bytes_max, ttl, &db, observed("replies"));
     let observer: Arc<dyn EngineObserver> = Arc::new(CommitObserver::new(Arc::clone(&documents), &monitor));
     let notices = if documents.are_shared() { Notices::Kept } else { Notices::Without };
     let engine = Engine::start(&db, &engine_config(&config, notices), RENDER, &observer);
@@ -252,6 +258,7 @@ fn compose(config: Config, db: Db, monitor: Monitor) -> anyhow::Result<App> {
         gateways,
         fraud,
         documents,
+        replies,
         keys: Keys::new(config.profile, CacheObserver::of(&monitor, "api-keys")),
         cache_figures: CacheFigures::default(),
         charges: TaskTracker::new(),

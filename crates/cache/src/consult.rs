@@ -98,7 +98,7 @@ pub(crate) async fn consult_one<K: CacheKey, V: Clone + Send + Sync + 'static>(
 /// Whoever loads ahead of time claims what is there.
 fn over_of(purpose: Purpose) -> Over {
     match purpose {
-        Purpose::Refresh | Purpose::Renew | Purpose::Reload => Over::Value,
+        Purpose::Refresh | Purpose::Renew | Purpose::Reload => Over::Ahead,
         Purpose::Read | Purpose::Peek | Purpose::Adopt => Over::Nothing,
     }
 }
@@ -191,7 +191,7 @@ async fn ask_tier<K: CacheKey, V: Clone + Send + Sync + 'static>(
         wanted.retain(|at| may_ask(store, tier, &leads[*at]));
         let mut again = Vec::new();
         // Before any is asked, because an answer changes what is asked next.
-        let groups = [Over::Nothing, Over::Value, Over::Poison].map(|over| {
+        let groups = [Over::Nothing, Over::Ahead, Over::Value, Over::Poison].map(|over| {
             let group = wanted.iter().copied().filter(|at| quests[*at].over == over);
             (over, group.collect::<Vec<usize>>())
         });

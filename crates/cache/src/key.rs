@@ -139,6 +139,60 @@ macro_rules! integer_keys {
 
 integer_keys!(u8, u16, u32, u64, u128, i8, i16, i32, i64, i128);
 
+/// Spelled alike on every machine.
+impl CacheKey for usize {
+    fn encode(&self) -> Bytes {
+        u64::try_from(*self).unwrap_or(u64::MAX).encode()
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        u64::decode(bytes).and_then(|number| Self::try_from(number).ok())
+    }
+}
+
+/// Makes a struct a key, of fields that are keys: spelled as the tuple of them, so that a prefix of whole fields is the prefix
+/// of the whole. At most six fields. The struct must be `Clone`, `Eq` and `Hash`.
+///
+/// ```
+/// use paystrata_cache::{Cache, cache_key};
+///
+/// #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+/// struct Rate {
+///     from: String,
+///     to: String,
+/// }
+/// cache_key!(Rate { from, to });
+///
+/// let rates: Cache<Rate, u64> = Cache::builder("rates").build();
+/// # drop(rates);
+/// ```
+#[macro_export]
+macro_rules! cache_key {
+    ($name:ident { $($field:ident),+ $(,)? }) => {
+        impl $crate::CacheKey for $name {
+            fn encode(&self) -> $crate::Bytes {
+                let Self { $($field),+ } = self.clone();
+                $crate::CacheKey::encode(&($($field,)+))
+            }
+
+            fn decode(bytes: &[u8]) -> ::core::option::Option<Self> {
+                let ($($field,)+) = $crate::CacheKey::decode(bytes)?;
+                ::core::option::Option::Some(Self { $($field),+ })
+            }
+        }
+    };
+}
+
+impl<A: CacheKey> CacheKey for (A,) {
+    fn encode(&self) -> Bytes {
+        self.0.encode()
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        A::decode(bytes).map(|part| (part,))
+    }
+}
+
 /// Every part but the last with its length, so that no two tuples are spelled alike, and a prefix of whole parts is the
 /// prefix of the whole.
 macro_rules! tuple_keys {
@@ -187,6 +241,23 @@ mod tests {
         check((true, 'x', 7_u8, Some(7_i16), None::<String>, std::sync::Arc::<str>::from("b")));
         check(((), Some(String::new()), vec![0_u8, 255], Some(None::<u64>)));
         check(bytes::Bytes::from_static(&[0, 255]));
+        check((usize::MAX, (String::from("a"),)));
+    }
+
+    #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+    struct Rate {
+        from: String,
+        on: Option<u32>,
+    }
+
+    crate::cache_key!(Rate { from, on });
+
+    #[test]
+    fn a_struct_is_spelled_as_the_tuple_of_its_fields() {
+        let rate = Rate { from: "EUR".into(), on: Some(7) };
+        assert_eq!(rate.encode(), (String::from("EUR"), Some(7_u32)).encode());
+        check(rate);
+        assert_eq!(Rate::decode(&[9]), None);
     }
 
     #[test]

@@ -183,6 +183,8 @@ mod write_behind;
 
 pub use answer::{Loaded, Origin};
 pub use builder::{BuildError, CacheBuilder};
+#[doc(no_inline)]
+pub use bytes::Bytes;
 pub use cache::Cache;
 pub use clock::Clock;
 pub use context::{Load, LoadContext, Stale};

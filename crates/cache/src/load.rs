@@ -183,7 +183,7 @@ pub(crate) fn finish<K: CacheKey, V: Clone + Send + Sync + 'static>(
     if lead.purpose == Purpose::Reload && may_store {
         void_unclaimed(lead, version);
     }
-    let settlement = sealed.filter(|_| may_store).unwrap_or(Settlement::Release);
+    let settlement = sealed.filter(|_| may_store).unwrap_or(Settlement::Outdate);
     Some(Writing::of(lead, settlement).extending(extension.filter(|_| may_store)))
 }
 

@@ -6,6 +6,7 @@
 //! value       payload with a life
 //! free        voided: a floor, and perhaps the old payload as a fallback
 //! claimed     somebody loads: token, floor, and perhaps the old payload as a fallback
+//! ahead       a value that somebody loads anew: token, floor, and the payload, which is still the value
 //! ```
 //! Refuses to know what a payload means, and to judge whether a value may be served: payloads are
 //! bytes here. Implemented by `redis`, `memcached`, `postgres` and the test kit; called by `consult`,
@@ -45,7 +46,9 @@ pub struct Claim {
 pub enum Over {
     /// Only what is not a value. Taken in the round trip of the read.
     Nothing,
-    /// A value too, which stays readable as a fallback: it is being refreshed.
+    /// A value too, which stays the value for everybody else until the claim is exchanged: it is loaded ahead of time.
+    Ahead,
+    /// A value too, which is a fallback from then on: it will not do.
     Value,
     /// A value too, which is thrown away: its bytes are no good.
     Poison,
@@ -70,7 +73,7 @@ pub enum Found {
     Nothing,
     /// No value (or one that was claimed over). The claim stands; what is loaded must reflect `floor`.
     Claimed { floor: Version, fallback: Option<Payload> },
-    /// No value, and somebody else has claimed the key.
+    /// Somebody else has claimed the key, and it has no value, or it was to be claimed over.
     Held { floor: Version, fallback: Option<Payload> },
 }
 
@@ -81,8 +84,10 @@ pub enum Settlement {
     Value { bytes: Bytes, lifetime: Duration },
     /// The fallback, which is as good as new, with another life.
     Extend { lifetime: Duration },
-    /// Nothing: the load failed. The next reader may try; a fallback stays what it was.
+    /// Nothing: the load failed. The next reader may try; a value and a fallback stay what they were.
     Release,
+    /// Nothing, though something was loaded: what is there is older, and a fallback from now on. The next reader may try.
+    Outdate,
 }
 
 /// Whether a write was still wanted.

@@ -79,7 +79,7 @@ pub(crate) async fn write_back(fleet: &Fleet, writings: Vec<Writing>) {
             let Ok(stored) = tier.settle(&claims).await else { return };
             for ((key, _, settlement), stored) in claims.iter().zip(stored) {
                 match (settlement, stored) {
-                    (Settlement::Release, _) => {}
+                    (Settlement::Release | Settlement::Outdate, _) => {}
                     (_, Stored::Yes) => count(&tier.counters.stored),
                     (_, Stored::Refused) => {
                         count(&tier.counters.refused);
@@ -104,17 +104,17 @@ fn fitting(fleet: &Fleet, index: usize, key: &Bytes, settlement: Settlement) -> 
     let tier = &fleet.tiers[index];
     // What voids the claim is on its way.
     if fleet.outbox.blocks(key) {
-        return Settlement::Release;
+        return Settlement::Outdate;
     }
     match settlement {
         Settlement::Value { bytes, .. } if bytes.len() > tier.options.value_bytes_max => {
             count(&tier.counters.oversize);
-            Settlement::Release
+            Settlement::Outdate
         }
         Settlement::Value { bytes, lifetime } => {
             Settlement::Value { bytes, lifetime: lifetime.min(tier.options.ttl) }
         }
         Settlement::Extend { lifetime } => Settlement::Extend { lifetime: lifetime.min(tier.options.ttl) },
-        Settlement::Release => Settlement::Release,
+        settlement @ (Settlement::Release | Settlement::Outdate) => settlement,
     }
 }

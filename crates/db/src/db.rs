@@ -14,6 +14,7 @@ use crate::config::{CLOSE_TIMEOUT, Config};
 use crate::connection::{Connection, Context};
 use crate::dial::{DialSettings, Purpose, dial};
 use crate::error::Error;
+use crate::incarnation::PrimaryLife;
 use crate::lag::PrimaryClock;
 use crate::monitor::Monitor;
 use crate::node::{Node, NodeId, NodeState, Observation, Role};
@@ -123,6 +124,16 @@ impl Db {
         // Whoever only reads may not have chosen one since the last failover: choosing raises the fence.
         let _seen_now = self.shared.fence.choose_primary(&self.shared.observations());
         self.shared.fence.timeline_highest()
+    }
+
+    /// The present life of the primary, as the last probe saw it: `None` while none answers, and from when a caller meets a
+    /// failure that speaks of it until it has been looked at again. Cheap: it asks nobody.
+    #[must_use]
+    pub fn primary_life(&self) -> Option<PrimaryLife> {
+        let seen = self.shared.observations();
+        let primary = self.shared.fence.choose_primary(&seen).ok()?;
+        let is_sure = !self.shared.members[primary].node.is_suspect();
+        seen[primary].facts.as_ref().filter(|_| is_sure).map(PrimaryLife::of)
     }
 
     /// Waits until `wanted` holds for the status, looking again after every probe; for readiness checks and tests.

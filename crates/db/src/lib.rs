@@ -90,6 +90,7 @@ pub use config::Config;
 pub use connection::{Connection, Values};
 pub use db::Db;
 pub use error::{AcquirePhase, Error};
+pub use incarnation::PrimaryLife;
 pub use migrate::{
     Applied, MigrateError, Migration, MigrationState, MigrationStatus, Migrator, NO_TRANSACTION,
     Transactional,

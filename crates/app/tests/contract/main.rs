@@ -23,6 +23,7 @@ mod model;
 mod overdraft;
 mod plans;
 mod raced_batches;
+mod replies;
 mod resolver;
 mod secrecy;
 mod splits;

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::caller::{book_payment, new_key};
 use crate::cluster::{Cluster, Replica};
-use crate::ground::{Ground, rows, seeded, until};
+use crate::ground::{Ground, rows, seeded, sql, until};
 use crate::load::{Crowd, OnTrouble, Plan, prove};
 use crate::proxy::{Mode, Proxy};
 
@@ -123,5 +123,45 @@ async fn a_promoted_replica_gets_every_payment_though_the_old_primary_still_take
     Ground::on(&cluster.replica_url(), "").await.verify().await;
     let left_behind = rows(&cluster.primary_url(), "SELECT FROM payments").await;
     assert_eq!(left_behind.len(), 0, "the old primary answers, and was sent nothing");
+    node.service.stop().await;
+}
+
+/// A primary that crashed, was restored or was replaced may have lost commits: what this process remembers of them proves
+/// nothing. A key without its row stands for such a commit.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_primary_that_began_another_life_is_asked_again_about_every_key() {
+    let cluster = Cluster::start(Replica::Without);
+    let ground = Ground::on(&cluster.primary_url(), "").await;
+    let node = ground.serve(&SHORT_WAITS).await;
+    let accounts = node.caller.accounts(2, 1_000).await;
+    let (key, body) = (new_key(), book_payment(&accounts[0], &accounts[1], 1, "reference"));
+    let first = node.caller.post("/v1/payments", &key, &body).await.expect("an answer");
+    assert_eq!(first.status, StatusCode::CREATED);
+    // This server forgets in a crash what nobody asked it to flush.
+    let forget = "SET synchronous_commit = on; DELETE FROM idempotency_keys";
+    sql(&ground.primary_url, forget).await;
+    let again = node.caller.post("/v1/payments", &key, &body).await.expect("an answer");
+    assert_eq!(again.bytes, first.bytes, "it is remembered");
+
+    let life = node.service.app.db.primary_life();
+    tokio::task::block_in_place(|| cluster.crash_primary());
+    let down = until("an answer without a primary", async || {
+        let reply = node.caller.post("/v1/payments", &key, &body).await?;
+        (reply.status != StatusCode::CREATED).then_some(reply)
+    })
+    .await;
+    assert_eq!(down.status, StatusCode::SERVICE_UNAVAILABLE, "nobody knows whether it still holds");
+    tokio::task::block_in_place(|| cluster.boot_primary());
+    until("another life of the primary", async || {
+        let now = node.service.app.db.primary_life();
+        (now.is_some() && now != life).then_some(())
+    })
+    .await;
+    let anew = until("an answer of the primary", async || {
+        let reply = node.caller.post("/v1/payments", &key, &body).await?;
+        (reply.status == StatusCode::CREATED).then_some(reply)
+    })
+    .await;
+    assert_ne!(anew.bytes, first.bytes, "the database decides");
     node.service.stop().await;
 }

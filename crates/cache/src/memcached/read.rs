@@ -114,6 +114,9 @@ impl MemcachedShare {
             return Next::Answer(Found::Claimed { floor: target.floor(Version::NONE), fallback: None });
         }
         let (floor, fallback) = (target.floor(record.floor()), record.fallback());
+        if let (Some(value), Over::Nothing) = (record.value(), claim.over) {
+            return Next::Answer(Found::Value(value));
+        }
         if let Some(lease) = record.claim {
             // A claim made by a call whose answer was lost is found again.
             let is_own = self.claims.holds(&target.key, claim.token, item.cas);
@@ -127,12 +130,10 @@ impl MemcachedShare {
                 Found::Held { floor, fallback }
             });
         }
-        match (record.value(), claim.over) {
-            (Some(value), Over::Nothing) => return Next::Answer(Found::Value(value)),
-            (_, Over::Poison) => record.kept = None,
-            (_, Over::Nothing | Over::Value) => {}
+        if claim.over == Over::Poison {
+            record.kept = None;
         }
-        record.claim(claim.token, claim.lease);
+        record.claim(claim);
         Next::Attempt { record, cas: item.cas }
     }
 

@@ -17,7 +17,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use super::wire::Item;
 use crate::{
     FLOOR_LIFE, Version,
-    tier::{Payload, Token},
+    tier::{Claim, Over, Payload, Token},
 };
 
 /// Begins every record of this format. Other bytes are nobody's record, and are overwritten.
@@ -136,10 +136,9 @@ impl Record {
         self.floor.map_or(Version::NONE, |floor| floor.version)
     }
 
-    /// The value that may be served. Whoever claims the key takes that away.
+    /// The value that may be served.
     pub(super) fn value(&self) -> Option<Payload> {
-        let is_value = |kept: &&Kept| kept.role == Role::Value && self.claim.is_none();
-        self.kept.as_ref().filter(is_value).map(Kept::payload)
+        self.kept.as_ref().filter(|kept| kept.role == Role::Value).map(Kept::payload)
     }
 
     pub(super) fn fallback(&self) -> Option<Payload> {
@@ -160,9 +159,12 @@ impl Record {
         }
     }
 
-    /// Somebody loads; what is kept is a fallback from now on.
-    pub(super) fn claim(&mut self, token: Token, lease: Duration) {
-        self.degrade();
+    /// Somebody loads; unless that is ahead of time, what is kept is a fallback from now on.
+    pub(super) fn claim(&mut self, claim: Claim) {
+        if claim.over != Over::Ahead {
+            self.degrade();
+        }
+        let Claim { token, lease, .. } = claim;
         self.claim = Some(Lease { token, left_ms: milliseconds(lease) + SECOND_MS });
     }
 
@@ -234,7 +236,10 @@ mod tests {
     #[test]
     fn a_claim_lasts_no_less_than_its_lease_and_turns_the_value_into_a_fallback() {
         let mut record = full();
-        record.claim(Token(9), Duration::from_secs(3));
+        let claim = Claim { token: Token(9), lease: Duration::from_secs(3), over: Over::Value };
+        record.claim(Claim { over: Over::Ahead, ..claim });
+        assert!(stored(&record, 1).value().is_some(), "it is loaded ahead of time");
+        record.claim(claim);
         for elapsed_s in 0..=3 {
             let read = stored(&record, elapsed_s);
             assert_eq!(read.claim.map(|lease| lease.token), Some(Token(9)), "after {elapsed_s} s");

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::{
     claims::{Held, Remains},
     connection::Connection,
-    record::{Record, Role},
+    record::Record,
     share::{MemcachedShare, Target, store},
     wire::{Command, Reply, When},
 };
@@ -100,15 +100,15 @@ impl MemcachedShare {
 /// The exchange, now that what has to remain is known.
 fn second_step(settling: &mut Settling<'_>, mut record: Record) -> Command {
     record.claim = None;
-    if let Settlement::Extend { lifetime } = settling.settlement {
-        match record.kept.take() {
+    match settling.settlement {
+        Settlement::Release => {}
+        Settlement::Extend { lifetime } => match record.kept.take() {
             Some(kept) if *lifetime > Duration::ZERO => record.fill(kept.bytes, *lifetime),
             _ => settling.result = Stored::Refused,
-        }
+        },
+        // It had no room, or was never to be stored: what is there is older.
+        Settlement::Value { .. } | Settlement::Outdate => record.degrade(),
     }
-    debug_assert!(
-        record.kept.as_ref().is_none_or(|kept| kept.role == Role::Fallback || settling.result == Stored::Yes)
-    );
     settling.replace(&record)
 }
 

@@ -5,8 +5,8 @@
 CREATE SCHEMA IF NOT EXISTS {schema};
 
 -- The records of the table tier, one per key. Unlogged: it costs no WAL, and after a crash it is empty,
--- which a tier may be at any time. A claimed record is no value; whoever claims it makes what it holds a
--- fallback. Nothing of a row counts any more from `dead_at` on.
+-- which a tier may be at any time. A claimed record that is a value is loaded ahead of time, and read meanwhile; what any
+-- other claimed record holds is a fallback. Nothing of a row counts any more from `dead_at` on.
 CREATE UNLOGGED TABLE IF NOT EXISTS {schema}.records (
     cache       text        NOT NULL,
     key         bytea       NOT NULL,

@@ -61,6 +61,7 @@ impl PostgresShare {
             Over::Nothing => 0,
             Over::Value => 1,
             Over::Poison => 2,
+            Over::Ahead => 3,
         };
         // Who keeps losing races is answered as by a race lost: somebody else has it, nothing is known.
         let lost = Found::Held { floor: Version::LATEST, fallback: None };
@@ -104,11 +105,13 @@ impl PostgresShare {
             let (kind, payload, life_ms) = match settlement {
                 Settlement::Value { bytes, lifetime } => (0, Some(&bytes[..]), milliseconds(*lifetime)),
                 Settlement::Extend { lifetime } => (1, None, milliseconds(*lifetime)),
-                Settlement::Release => (2, None, 0),
+                Settlement::Release => (RELEASE, None, 0),
+                Settlement::Outdate => (OUTDATE, None, 0),
             };
             let fits = payload.is_none_or(|payload| payload.len() <= max);
             // What has no life, or no room, leaves the key to the next reader.
-            kinds.push(if life_ms == 0 || !fits { RELEASE } else { kind });
+            let is_nothing = kind != RELEASE && (life_ms == 0 || !fits);
+            kinds.push(if is_nothing { OUTDATE } else { kind });
             payloads.push(payload.filter(|_| fits));
             lives_ms.push(life_ms);
         }
@@ -168,8 +171,9 @@ impl PostgresShare {
     }
 }
 
-/// The kind of a settlement that leaves nothing new.
+/// The kinds of settlements that leave nothing new.
 const RELEASE: i16 = 2;
+const OUTDATE: i16 = 3;
 
 impl TierShare for PostgresShare {
     fn kind(&self) -> &'static str {

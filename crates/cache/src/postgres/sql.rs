@@ -48,7 +48,7 @@ JOIN {schema}.records r ON r.cache = $1 AND r.key = w.key \
 WHERE r.is_value AND r.expires_at > now()";
 
 /// Values, and claims of what is none. Parameters: cache, keys, token, lease in ms, over (0 nothing, 1 value,
-/// 2 poison). Answers for each key: what was found (0 value, 1 claimed, 2 held, 3 changed meanwhile), floor,
+/// 2 poison, 3 ahead). Answers for each key: what was found (0 value, 1 claimed, 2 held, 3 changed meanwhile), floor,
 /// payload, ms left of it. Rows are touched only where a claim is possible, in the order of their keys.
 pub(super) const CLAIM: &str = "\
 WITH seen AS MATERIALIZED (\
@@ -65,9 +65,10 @@ WITH seen AS MATERIALIZED (\
     now() + $4::bigint * interval '1 ms', false, now() + $4::bigint * interval '1 ms' \
   FROM seen WHERE NOT is_claimed AND (NOT is_value OR $5::smallint > 0) ORDER BY key \
   ON CONFLICT (cache, key) DO UPDATE SET \
-    token = excluded.token, lease_until = excluded.lease_until, is_value = false, \
-    payload = CASE WHEN $5::smallint < 2 AND r.expires_at > now() THEN r.payload END, \
-    expires_at = CASE WHEN $5::smallint < 2 AND r.expires_at > now() THEN r.expires_at END, \
+    token = excluded.token, lease_until = excluded.lease_until, \
+    is_value = $5::smallint = 3 AND coalesce(r.is_value AND r.expires_at > now(), false), \
+    payload = CASE WHEN $5::smallint <> 2 AND r.expires_at > now() THEN r.payload END, \
+    expires_at = CASE WHEN $5::smallint <> 2 AND r.expires_at > now() THEN r.expires_at END, \
     dead_at = greatest(r.dead_at, excluded.lease_until) \
   WHERE coalesce(r.lease_until <= now(), true) \
     AND ($5::smallint > 0 OR NOT coalesce(r.is_value AND r.expires_at > now(), false)) \
@@ -76,14 +77,14 @@ WITH seen AS MATERIALIZED (\
   SELECT {schema}.is_forgetful() AS is_forgetful\
 ) \
 SELECT s.ord, \
-  (CASE WHEN c.key IS NOT NULL OR s.is_own THEN 1 WHEN s.is_claimed THEN 2 \
-        WHEN s.is_value AND $5::smallint = 0 THEN 0 ELSE 3 END)::smallint, \
+  (CASE WHEN c.key IS NOT NULL THEN 1 WHEN s.is_value AND $5::smallint = 0 THEN 0 \
+        WHEN s.is_own THEN 1 WHEN s.is_claimed THEN 2 ELSE 3 END)::smallint, \
   CASE WHEN m.is_forgetful THEN 9223372036854775807 WHEN c.key IS NULL THEN s.floor ELSE c.floor END, \
   CASE WHEN c.key IS NOT NULL THEN c.payload WHEN s.expires_at > now() THEN s.payload END, \
   floor(extract(epoch FROM CASE WHEN c.key IS NULL THEN s.expires_at ELSE c.expires_at END - now()) * 1000)::bigint \
 FROM seen s CROSS JOIN memory m LEFT JOIN claimed c ON c.key = s.key";
 
-/// Exchanges claims. Parameters: cache, keys, tokens, kinds (0 value, 1 extend, 2 release), payloads,
+/// Exchanges claims. Parameters: cache, keys, tokens, kinds (0 value, 1 extend, 2 release, 3 outdate), payloads,
 /// lives in ms. Gives the places of those that stood.
 pub(super) const SETTLE: &str = "\
 WITH locked AS MATERIALIZED (\
@@ -91,16 +92,17 @@ WITH locked AS MATERIALIZED (\
 ), settled AS (\
   UPDATE {schema}.records r SET \
     token = NULL, lease_until = NULL, \
-    is_value = a.kind = 0 OR (a.kind = 1 AND coalesce(r.expires_at > now(), false)), \
+    is_value = a.kind = 0 OR (a.kind = 1 AND coalesce(r.expires_at > now(), false)) \
+      OR (a.kind = 2 AND coalesce(r.is_value AND r.expires_at > now(), false)), \
     payload = CASE WHEN a.kind = 0 THEN a.payload ELSE r.payload END, \
     expires_at = CASE WHEN a.kind = 0 OR (a.kind = 1 AND r.expires_at > now()) \
       THEN now() + a.life_ms * interval '1 ms' ELSE r.expires_at END, \
-    dead_at = greatest(r.floor_until, CASE WHEN a.kind = 2 THEN r.expires_at \
+    dead_at = greatest(r.floor_until, CASE WHEN a.kind >= 2 THEN r.expires_at \
       ELSE now() + a.life_ms * interval '1 ms' END) \
   FROM locked l JOIN unnest($2::bytea[], $3::bigint[], $4::smallint[], $5::bytea[], $6::bigint[]) \
     WITH ORDINALITY AS a (key, token, kind, payload, life_ms, ord) ON a.key = l.key \
   WHERE r.cache = $1 AND r.key = l.key AND r.token = a.token AND r.lease_until > now() \
-  RETURNING a.ord, r.is_value OR a.kind = 2 AS stood\
+  RETURNING a.ord, r.is_value OR a.kind >= 2 AS stood\
 ) \
 SELECT ord FROM settled WHERE stood";
 

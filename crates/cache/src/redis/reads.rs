@@ -116,6 +116,7 @@ impl Operation for Take<'_> {
         command.arg(&live.server.0[..]).arg(&self.claim.token.0.to_be_bytes()[..]).arg(lease_ms);
         command.arg(match self.claim.over {
             Over::Nothing => "N",
+            Over::Ahead => "A",
             Over::Value => "V",
             Over::Poison => "P",
         });

@@ -3,7 +3,7 @@
 //! ```text
 //! magic 2 | state 1 | server 8 | token 8 | deadline 13 | expiry 13 | floor 16 | floor_until 13 | payload
 //! ```
-//! States: `V`alue, `F`ree, `C`laimed. `server` is the witness of the server that wrote it, and on any
+//! States: `V`alue, `F`ree, `C`laimed, claimed `A`head. `server` is the witness of the server that wrote it, and on any
 //! other server only the floor counts. Times are that server's milliseconds. The scripts in `lua/` read
 //! and write the same; here it is read for plain reads, and written for claims that need no script.
 //! Refuses to judge payloads. Called by `reads`.
@@ -50,8 +50,8 @@ impl Record {
         let payload = (remaining_ms > 0)
             .then(|| Payload { bytes: raw, remaining: Duration::from_millis(remaining_ms) });
         match (header[2], payload) {
-            (b'V', Some(payload)) => Self::Value(payload),
-            (b'C', fallback) if number(&header[19..32]) > now_ms => Self::Claimed {
+            (b'V' | b'A', Some(payload)) => Self::Value(payload),
+            (b'C' | b'A', fallback) if number(&header[19..32]) > now_ms => Self::Claimed {
                 token: token(&header[11..19]),
                 floor: if number(&header[61..74]) > now_ms {
                     version(&header[45..61])
@@ -122,6 +122,9 @@ mod tests {
         check(record(b'V', 0, 1_500, b"old"), 1_000, Record::Value(payload(500)));
         check(record(b'V', 0, 1_500, b"old"), 1_500, Record::Other);
         check(record(b'F', 0, 1_500, b"old"), 1_000, Record::Other);
+        check(record(b'A', 1_200, 1_500, b"old"), 1_000, Record::Value(payload(500)));
+        check(record(b'A', 1_200, 1_500, b"old"), 1_300, Record::Value(payload(200)));
+        check(record(b'A', 1_200, 1_100, b"old"), 1_100, claimed(5, None));
         check(record(b'C', 1_200, 1_500, b"old"), 1_000, claimed(5, Some(payload(500))));
         check(record(b'C', 1_200, 0, b""), 1_000, claimed(5, None));
         check(record(b'C', 3_000, 0, b""), 2_000, claimed(0, None));

@@ -63,6 +63,7 @@ impl Order for (bytes::Bytes, Token, Settlement) {
             Settlement::Value { bytes, lifetime } => ("V", milliseconds(*lifetime), &bytes[..]),
             Settlement::Extend { lifetime } => ("E", milliseconds(*lifetime), &[][..]),
             Settlement::Release => ("R", 0, &[][..]),
+            Settlement::Outdate => ("O", 0, &[][..]),
         };
         command.arg(&self.1.0.to_be_bytes()[..]).arg(how).arg(lifetime_ms).arg(payload);
     }

@@ -46,7 +46,22 @@ enum State {
     #[default]
     Free,
     Claimed(Token, Instant),
+    /// A value that is loaded anew.
+    Ahead(Token, Instant),
     Value,
+}
+
+impl State {
+    fn is_value(self) -> bool {
+        matches!(self, Self::Value | Self::Ahead(..))
+    }
+
+    fn claim(self, now: Instant) -> Option<Token> {
+        match self {
+            Self::Claimed(token, until) | Self::Ahead(token, until) if until > now => Some(token),
+            _ => None,
+        }
+    }
 }
 
 impl Shelf {
@@ -77,7 +92,7 @@ impl Shelf {
         records
             .by_key
             .iter()
-            .filter(|((name, _), record)| **name == *cache && record.state == State::Value)
+            .filter(|((name, _), record)| **name == *cache && record.state.is_value())
             .count()
     }
 
@@ -108,25 +123,28 @@ impl Record {
     fn read(&mut self, claim: Option<Claim>, forgetful_until: Option<Instant>, now: Instant) -> Found {
         let floor = self.floor(forgetful_until, now);
         let payload = self.payload(now);
-        let is_value = self.state == State::Value && payload.is_some();
+        let is_value = self.state.is_value() && payload.is_some();
         let over = claim.map_or(Over::Nothing, |claim| claim.over);
         if let (true, Over::Nothing, Some(payload)) = (is_value, over, &payload) {
             return Found::Value(payload.clone());
         }
         let Some(claim) = claim else { return Found::Nothing };
         // Its own, after an answer that was lost, is taken again.
-        if matches!(self.state, State::Claimed(held, until) if until > now && held != claim.token) {
+        if self.state.claim(now).is_some_and(|held| held != claim.token) {
             return Found::Held { floor, fallback: payload };
         }
         if over == Over::Poison {
             self.payload = None;
         }
-        self.state = State::Claimed(claim.token, now + claim.lease);
+        let until = now + claim.lease;
+        let is_ahead = is_value && over == Over::Ahead;
+        self.state =
+            if is_ahead { State::Ahead(claim.token, until) } else { State::Claimed(claim.token, until) };
         Found::Claimed { floor, fallback: self.payload(now) }
     }
 
     fn settle(&mut self, token: Token, settlement: &Settlement, now: Instant) -> Stored {
-        if !matches!(self.state, State::Claimed(held, until) if held == token && until > now) {
+        if self.state.claim(now) != Some(token) {
             return Stored::Refused;
         }
         match settlement {
@@ -142,7 +160,8 @@ impl Record {
                 *until = end(now, *lifetime);
                 self.state = State::Value;
             }
-            Settlement::Release => self.state = State::Free,
+            Settlement::Release if self.state.is_value() => self.state = State::Value,
+            Settlement::Release | Settlement::Outdate => self.state = State::Free,
         }
         Stored::Yes
     }
@@ -163,7 +182,7 @@ impl Record {
         }
         if put.version < self.floor(None, now).max(self.put) {
             // What is there as a fallback was overtaken by this value, whatever has overtaken that.
-            if self.state != State::Value && self.payload(now).is_some() {
+            if !self.state.is_value() && self.payload(now).is_some() {
                 self.payload = None;
                 self.state = State::Free;
             }

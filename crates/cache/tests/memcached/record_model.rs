@@ -62,20 +62,21 @@ impl From<Found> for Answer {
 
 impl Record {
     fn read(&mut self, claim: Option<Claim>) -> Answer {
-        let value = self.kept.clone().filter(|_| self.is_value && self.claim.is_none());
+        let value = self.kept.clone().filter(|_| self.is_value);
         let Some(claim) = claim else { return value.map_or(Answer::Nothing, Answer::Value) };
+        if let (Some(value), Over::Nothing) = (value, claim.over) {
+            return Answer::Value(value);
+        }
         match self.claim {
             Some(token) if token == claim.token => return Answer::Claimed(self.floor, self.kept.clone()),
             Some(_) => return Answer::Held(self.floor, self.kept.clone()),
             None => {}
         }
-        match (value, claim.over) {
-            (Some(value), Over::Nothing) => return Answer::Value(value),
-            (_, Over::Poison) => self.kept = None,
-            _ => {}
+        if claim.over == Over::Poison {
+            self.kept = None;
         }
         self.claim = Some(claim.token);
-        self.is_value = false;
+        self.is_value &= claim.over == Over::Ahead;
         Answer::Claimed(self.floor, self.kept.clone())
     }
 
@@ -92,6 +93,7 @@ impl Record {
             Settlement::Extend { .. } if self.kept.is_none() => return Stored::Refused,
             Settlement::Extend { .. } => self.is_value = true,
             Settlement::Release => {}
+            Settlement::Outdate => self.is_value = false,
         }
         Stored::Yes
     }
@@ -197,7 +199,7 @@ impl Run {
 
     async fn read(&mut self, step: u32, keys: Vec<Bytes>) {
         let token = if self.random.random_bool(0.1) { self.a_token() } else { Token(self.random.random()) };
-        let over = [Over::Nothing, Over::Nothing, Over::Value, Over::Poison][self.random.random_range(0..4)];
+        let over = [Over::Nothing, Over::Ahead, Over::Value, Over::Poison][self.random.random_range(0..4)];
         let claim = self.random.random_bool(0.7).then_some(Claim { token, lease: LEASE, over });
         if claim.is_some() {
             self.tokens.push(token);
@@ -215,9 +217,10 @@ impl Run {
         for (index, key) in keys.into_iter().enumerate() {
             let held = self.record(&key).claim.filter(|_| index % 4 < 3);
             let token = held.unwrap_or_else(|| self.a_token());
-            let settlement = match self.random.random_range(0..4) {
+            let settlement = match self.random.random_range(0..5) {
                 0 | 1 => Settlement::Value { bytes: format!("loaded {step} {index}").into(), lifetime: LIFE },
                 2 => Settlement::Extend { lifetime: LIFE },
+                3 => Settlement::Outdate,
                 _ => Settlement::Release,
             };
             claims.push((key, token, settlement));

@@ -32,33 +32,45 @@ enum State {
     Free,
     Value,
     Claimed(Token),
+    /// A value that is loaded anew.
+    Ahead(Token),
+}
+
+impl State {
+    fn is_value(self) -> bool {
+        matches!(self, Self::Value | Self::Ahead(_))
+    }
 }
 
 impl Model {
     fn read(&mut self, claim: Option<Claim>) -> Found {
-        let value = (self.state == State::Value).then(|| self.payload.clone()).flatten();
+        let is_value = self.state.is_value();
+        let value = is_value.then(|| self.payload.clone()).flatten();
         let Some(claim) = claim else {
             return value.map_or(Found::Nothing, Found::Value);
         };
         match (value, self.state, claim.over) {
             (Some(value), _, Over::Nothing) => return Found::Value(value),
-            (_, State::Claimed(token), _) if token != claim.token => {
+            (_, State::Claimed(token) | State::Ahead(token), _) if token != claim.token => {
                 return Found::Held { floor: self.floor, fallback: self.payload.clone() };
             }
             (_, _, Over::Poison) => self.payload = None,
             _ => {}
         }
-        self.state = State::Claimed(claim.token);
+        let is_ahead = is_value && claim.over == Over::Ahead;
+        self.state = if is_ahead { State::Ahead(claim.token) } else { State::Claimed(claim.token) };
         Found::Claimed { floor: self.floor, fallback: self.payload.clone() }
     }
 
     fn settle(&mut self, token: Token, settlement: &Settlement) -> Stored {
-        if self.state != State::Claimed(token) {
+        let is_ahead = self.state == State::Ahead(token);
+        if self.state != State::Claimed(token) && !is_ahead {
             return Stored::Refused;
         }
         self.state = State::Free;
         match settlement {
-            Settlement::Release => return Stored::Yes,
+            Settlement::Release if is_ahead => {}
+            Settlement::Release | Settlement::Outdate => return Stored::Yes,
             Settlement::Value { bytes, .. } => self.payload = Some(text(bytes)),
             Settlement::Extend { .. } if self.payload.is_none() => return Stored::Refused,
             Settlement::Extend { .. } => {}
@@ -78,7 +90,7 @@ impl Model {
     fn put(&mut self, version: Version, bytes: &Bytes) -> Stored {
         if version < self.floor {
             // A fallback may be older than what is refused; whoever loads over it has seen it.
-            if self.state != State::Value && self.payload.take().is_some() {
+            if !self.state.is_value() && self.payload.take().is_some() {
                 self.state = State::Free;
             }
             return Stored::Refused;
@@ -118,7 +130,7 @@ async fn step(
         |key: &Bytes, act: &mut dyn FnMut(&mut Model)| act(models.entry(key.clone()).or_default());
     match random.random_range(0..10) {
         0..4 => {
-            let over = [Over::Nothing, Over::Nothing, Over::Value, Over::Poison][random.random_range(0..4)];
+            let over = [Over::Nothing, Over::Ahead, Over::Value, Over::Poison][random.random_range(0..4)];
             let token = Token(random.random_range(1..4));
             let claim = random.random_bool(0.7).then_some(Claim { token, lease: LEASE, over });
             let found = node.share.read(&keys, claim).await.unwrap();
@@ -130,9 +142,10 @@ async fn step(
         }
         4..7 => {
             let settlements = keys.iter().map(|key| {
-                let settlement = match random.random_range(0..4) {
+                let settlement = match random.random_range(0..5) {
                     0 => Settlement::Extend { lifetime: LIFE },
                     1 => Settlement::Release,
+                    2 => Settlement::Outdate,
                     _ => Settlement::Value { bytes: bytes(&format!("value {number}")), lifetime: LIFE },
                 };
                 (key.clone(), Token(random.random_range(1..4)), settlement)

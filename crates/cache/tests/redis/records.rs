@@ -129,6 +129,35 @@ async fn value_is_claimed_over_to_refresh_it_and_thrown_away_as_poison() {
 }
 
 #[tokio::test]
+async fn value_that_is_loaded_ahead_is_read_meanwhile_and_outlives_a_load_that_failed() {
+    let server = Server::start().await;
+    let node = Node::on(&server).await;
+    node.store("k", "old").await;
+    let old = Found::Value(payload("old"));
+    assert_eq!(timeless(node.take("k", over(1, Over::Ahead)).await), claimed(0, Some("old")));
+    assert_eq!(timeless(node.take("k", over(2, Over::Ahead)).await), held(0, Some("old")));
+    assert_eq!(timeless(node.take("k", claim(3)).await), old);
+    assert_eq!(timeless(node.look("k").await), old);
+    assert_eq!(node.settle("k", 1, Settlement::Release).await, Stored::Yes);
+    assert_eq!(timeless(node.look("k").await), old);
+    // What was loaded and could not be stored makes what is there old.
+    node.take("k", over(4, Over::Ahead)).await;
+    assert_eq!(node.settle("k", 4, Settlement::Outdate).await, Stored::Yes);
+    assert_eq!(timeless(node.take("k", claim(5)).await), claimed(0, Some("old")));
+    // A write that is older than what is there takes nothing away from who loads it anew.
+    node.put("k", 7, "seven").await;
+    node.take("k", over(6, Over::Ahead)).await;
+    assert_eq!(node.put("k", 6, "six").await, Stored::Refused);
+    assert_eq!(timeless(node.look("k").await), Found::Value(payload("seven")));
+    assert_eq!(node.settle("k", 6, value("eight")).await, Stored::Yes);
+    // And a change ends the claim and the value, as ever.
+    node.take("k", over(7, Over::Ahead)).await;
+    node.void("k", 9, Void::Expire).await;
+    assert_eq!(node.look("k").await, Found::Nothing);
+    assert_eq!(node.settle("k", 7, value("late")).await, Stored::Refused);
+}
+
+#[tokio::test]
 async fn put_is_refused_below_the_floor_and_ends_claims() {
     let server = Server::start().await;
     let node = Node::on(&server).await;

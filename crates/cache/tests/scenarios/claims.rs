@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use paystrata_cache::{
-    Cache, Clock, Origin, Policy, TierOptions,
+    Cache, Clock, LoadContext, Origin, Policy, TierOptions,
     codec::{Codec, Encoding, EncodingError, Schema},
     testkit::{Link, Site},
 };
@@ -46,6 +46,84 @@ async fn fallback_outlives_the_claim_of_a_node_that_died_with_it() {
     trips().await;
     let (late, _) = node(&site, policy()).await;
     assert_eq!(Teller::default().value(&late, "k", 4).await, 3);
+}
+
+/// Refreshed at eight tenths of ten seconds, and then there is no grace.
+fn eager() -> Policy {
+    Policy { ttl: 10 * SECOND, l1_ttl: 10 * SECOND, refresh_at: 0.8, lease_wait: SECOND, ..Policy::default() }
+}
+
+/// H11: a node that loads ahead of time takes the value from nobody, and nobody else loads it meanwhile.
+#[tokio::test(start_paused = true)]
+async fn value_that_one_node_loads_ahead_is_there_for_the_others_meanwhile() {
+    let site = Site::new(3);
+    let ((one, _), (other, _)) = (node(&site, eager()).await, node(&site, eager()).await);
+    Teller::default().value(&one, "k", 1).await;
+    trips().await;
+    sleep(8 * SECOND).await;
+    let gate = Gate::default();
+    assert_eq!(gate.read(&one, "k", Ok(Some(2))).await.unwrap().unwrap().value, Some(1));
+    gate.begun.notified().await;
+
+    let teller = Teller::default();
+    let begun = tokio::time::Instant::now();
+    let met = teller.read(&other, "k", Ok(Some(3))).await.unwrap();
+    assert_eq!((met.value, met.is_stale, met.origin), (Some(1), false, Origin::Tier(0)));
+    assert!(begun.elapsed() < SECOND / 2, "nobody waits for it");
+    let (third, _) = node(&site, eager()).await;
+    let load =
+        |_: Vec<String>, _: LoadContext<u64>| async { Ok::<_, Broken>(vec![Ok::<_, Broken>(Some(5))]) };
+    let batch = third.get_or_load_many(["k"], load).await;
+    assert_eq!((batch[0].as_ref().unwrap(), teller.calls()), (&Some(1), 0));
+    gate.go.notify_one();
+    trips().await;
+    let (late, _) = node(&site, eager()).await;
+    assert_eq!((teller.value(&late, "k", 4).await, teller.calls()), (2, 0));
+}
+
+/// A load ahead of time that fails, or whose node dies, takes nothing from anybody.
+#[tokio::test(start_paused = true)]
+async fn value_outlives_a_load_ahead_that_failed() {
+    let site = Site::new(4);
+    let ((one, link), (other, _)) = (node(&site, eager()).await, node(&site, eager()).await);
+    Teller::default().value(&one, "k", 1).await;
+    trips().await;
+    sleep(8 * SECOND).await;
+    let failing = Teller::default();
+    failing.read(&one, "k", Err(Broken)).await.unwrap();
+    trips().await;
+    assert_eq!(failing.calls(), 1);
+    let teller = Teller::default();
+    assert_eq!((teller.value(&other, "k", 3).await, teller.calls()), (1, 0));
+
+    let gate = Gate::default();
+    let reload = tokio::spawn({
+        let (cache, gate) = (one.clone(), gate.clone());
+        async move { cache.reload("k", move |_| gate.pass(Ok(Some(2)))).await }
+    });
+    gate.begun.notified().await;
+    // It can tell nobody that it gives the claim back.
+    link.faults.set_down(true);
+    reload.abort();
+    drop(one);
+    let (late, _) = node(&site, eager()).await;
+    assert_eq!((teller.value(&late, "k", 4).await, teller.calls()), (1, 0));
+}
+
+/// What was found to be gone is not left as a value because it could not be stored.
+#[tokio::test(start_paused = true)]
+async fn value_that_a_load_ahead_found_gone_is_read_by_nobody() {
+    let site = Site::new(5);
+    let policy = || Policy { negative_ttl: Duration::ZERO, ..eager() };
+    let ((one, _), (other, _)) = (node(&site, policy()).await, node(&site, policy()).await);
+    Teller::default().value(&one, "k", 1).await;
+    trips().await;
+    sleep(8 * SECOND).await;
+    Teller::default().read(&one, "k", Ok(None)).await.unwrap();
+    trips().await;
+    let teller = Teller::default();
+    assert_eq!(teller.read(&other, "k", Ok(None)).await.unwrap().value, None);
+    assert_eq!(teller.calls(), 1);
 }
 
 /// Nothing that serde could make anything of.

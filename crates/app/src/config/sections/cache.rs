@@ -10,7 +10,7 @@ section! {
     CacheConfig = "cache" {
         /// Whether reads are cached at all.
         enabled: bool = "enabled" Kind::Flag, Fixed("true");
-        /// Memory of the in-process tier.
+        /// Memory of the in-process tier: three quarters for accounts and payments, one for the answers of idempotent requests.
         memory_bytes_max: u64 = "memory_bytes_max" bytes(1024 * 1024, 1024 * 1024 * 1024 * 1024), Fixed("67108864");
         /// Redis of the shared tier, through which nodes also tell each other what is void; empty means neither. TLS is not in this version.
         redis_url: Option<SecretUrl> = "redis_url" Kind::RedisUrl, Fixed("");

@@ -17,7 +17,7 @@ for index = 1, #KEYS do
     write(KEYS[index], entry)
   elseif version < entry.floor then
     -- What is there as a fallback was overtaken by this value, whatever has overtaken that.
-    if entry.state ~= 'V' and entry.expiry > now then
+    if not is_value(entry) and entry.expiry > now then
       end_claim(entry, 'F')
       drop_payload(entry)
       write(KEYS[index], entry)

@@ -27,21 +27,29 @@ local function read(key)
   local state = string.sub(raw, 3, 3)
   local deadline = tonumber(string.sub(raw, 20, 32)) or 0
   local expiry = tonumber(string.sub(raw, 33, 45)) or 0
-  if state == 'C' and deadline > now then
+  if (state == 'C' or state == 'A') and deadline > now then
     -- Its fallback is kept over its life: whoever loads may say that it is as good as new.
-    entry.state, entry.token, entry.deadline = 'C', string.sub(raw, 12, 19), deadline
+    entry.state, entry.token, entry.deadline = expiry > now and state or 'C', string.sub(raw, 12, 19), deadline
     entry.expiry, entry.payload = expiry, string.sub(raw, 75)
   elseif expiry > now then
-    entry.state = state == 'V' and 'V' or 'F'
+    entry.state = (state == 'V' or state == 'A') and 'V' or 'F'
     entry.expiry, entry.payload = expiry, string.sub(raw, 75)
   end
   return entry
 end
 
+local function is_claimed(entry)
+  return entry.state == 'C' or entry.state == 'A'
+end
+
+local function is_value(entry)
+  return entry.state == 'V' or entry.state == 'A'
+end
+
 -- The key lives as long as anything in it counts.
 local function write(key, entry)
   local last = math.max(entry.expiry, entry.floor_until)
-  if entry.state == 'C' then
+  if is_claimed(entry) then
     last = math.max(last, entry.deadline)
   end
   if last <= now then

@@ -1,11 +1,11 @@
--- KEYS: records.  ARGV: server, then of each: token, 'V'alue 'E'xtend or 'R'elease, lifetime_ms, payload.
+-- KEYS: records.  ARGV: server, then of each: token, 'V'alue 'E'xtend 'R'elease or 'O'utdate, lifetime_ms, payload.
 -- Returns of each: 1 if the claim stood and was exchanged, 0 if it did not.
 local answers = {}
 for index = 1, #KEYS do
   local entry = read(KEYS[index])
   local at = 4 * index - 2
   local how, lifetime = ARGV[at + 1], tonumber(ARGV[at + 2])
-  local stands = entry.state == 'C' and entry.token == ARGV[at]
+  local stands = is_claimed(entry) and entry.token == ARGV[at]
   answers[index] = 0
   if stands then
     -- Nothing to extend: the claim ends all the same.
@@ -20,7 +20,8 @@ for index = 1, #KEYS do
     if entry.expiry <= now then
       drop_payload(entry)
     end
-    end_claim(entry, how ~= 'R' and entry.expiry > 0 and 'V' or 'F')
+    local stays = how == 'R' and entry.state == 'A'
+    end_claim(entry, (how == 'V' or how == 'E' or stays) and entry.expiry > 0 and 'V' or 'F')
     write(KEYS[index], entry)
   end
 end
