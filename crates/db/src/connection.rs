@@ -126,7 +126,16 @@ impl Connection {
 
     /// Runs a text by the simple protocol; for this crate's own transaction control. Answers with the first row.
     pub(crate) async fn control(&self, sql: &str) -> Result<Option<SimpleQueryRow>, Error> {
-        let messages = self.guarded(self.pooled().client.simple_query(sql)).await?;
+        self.control_within(self.context.statement_timeout, sql).await
+    }
+
+    /// As [`Connection::control`], with a limit of the caller's.
+    pub(crate) async fn control_within(
+        &self,
+        limit: Duration,
+        sql: &str,
+    ) -> Result<Option<SimpleQueryRow>, Error> {
+        let messages = self.guarded_within(limit, self.pooled().client.simple_query(sql)).await?;
         Ok(messages.into_iter().find_map(|message| match message {
             SimpleQueryMessage::Row(row) => Some(row),
             _ => None,
@@ -152,27 +161,34 @@ impl Connection {
         let now = Instant::now();
         let took = now.saturating_duration_since(started);
         self.context.node.record_latency(took, now);
-        let failure = outcome.as_ref().err().map(Error::class);
-        self.context.observer.query(&QuerySeen {
-            node: self.node(),
-            role: self.role,
-            sql: statement.sql(),
-            took,
-            failure,
-        });
+        self.report(statement.sql(), took, outcome.as_ref().err());
         outcome
     }
 
-    /// Counts the call as under way, limits it in time, and takes note of its failure.
+    /// Tells the observer of a statement that ended.
+    pub(crate) fn report(&self, sql: &'static str, took: Duration, error: Option<&Error>) {
+        let failure = error.map(Error::class);
+        self.context.observer.query(&QuerySeen { node: self.node(), role: self.role, sql, took, failure });
+    }
+
     async fn guarded<T>(
         &self,
+        call: impl Future<Output = Result<T, tokio_postgres::Error>>,
+    ) -> Result<T, Error> {
+        self.guarded_within(self.context.statement_timeout, call).await
+    }
+
+    /// Counts the call as under way, limits it in time, and takes note of its failure.
+    pub(crate) async fn guarded_within<T>(
+        &self,
+        limit: Duration,
         call: impl Future<Output = Result<T, tokio_postgres::Error>>,
     ) -> Result<T, Error> {
         let outcome = if self.pooled().client.is_closed() {
             Err(Error::Lost { node: self.node().clone() })
         } else {
             let ticket = self.usage.begin();
-            let after = self.context.statement_timeout + DEADLINE_GRACE;
+            let after = limit.saturating_add(DEADLINE_GRACE);
             match tokio::time::timeout(after, call).await {
                 // The ticket stays open: the statement may still be running.
                 Err(_) => Err(Error::Deadline { node: self.node().clone(), after }),
@@ -233,7 +249,7 @@ impl Connection {
         self.pooled().client.query_typed_raw(statement.sql(), typed).await
     }
 
-    fn pooled(&self) -> &Pooled {
+    pub(crate) fn pooled(&self) -> &Pooled {
         self.object.as_deref().expect("the connection is taken only by drop")
     }
 }

@@ -46,7 +46,8 @@
 //! A statement is one round trip, and two when it is new to its connection. A transaction adds two around its statements:
 //! one to begin and learn its id, one to commit and learn the token. A causal read adds none while the monitors' last probe
 //! suffices, and else waits for one probe, 20 ms at most. Every server carries one more connection and ten
-//! small probes a second. [`Loader`] and [`Batcher`] spread one statement, or one commit, over all callers of a moment.
+//! small probes a second. [`Loader`] and [`Batcher`] spread one statement, or one commit, over all callers of a moment; [`Bulk`]
+//! loads many rows of one caller at the speed of COPY, and names the bad one.
 //!
 //! # What it does not do
 //!
@@ -54,9 +55,12 @@
 //!   type that is not built into Postgres makes the driver prepare a named lookup, which such a pooler breaks: cast to text.
 //! - Lag is measured against the primary's position as this process saw it; while no primary answers, replicas serve
 //!   reads without a token whatever their age.
+//! - [`Bulk`] encodes types that are built into Postgres, and enums as text; it needs the right to make temporary tables for
+//!   upserts and updates, and refuses views. Row-level security refuses COPY.
 //! - Each URL must lead to one server. A balancer in front of several would make their states look like one.
 //! - With asynchronous replication a failover can lose commits that were acknowledged; only the server's settings can prevent that.
 
+mod bulk;
 mod cancel;
 mod coalesce;
 mod config;
@@ -85,6 +89,10 @@ mod transaction;
 mod url;
 mod usage;
 
+pub use bulk::{
+    BULK_SCHEMA, BadRows, Bulk, BulkCause, BulkError, BulkOptions, BulkReport, Column, Conflict, FieldError,
+    FieldProblem, FieldReader, FieldWriter, Method, Progress, Refusal, Rejected, Row, TableName,
+};
 pub use coalesce::{BatchError, Batcher, CoalesceOptions, Items, LoadError, Loader};
 pub use config::Config;
 pub use connection::{Connection, Values};

@@ -32,6 +32,16 @@ pub(crate) struct Ticket<'a> {
 }
 
 impl Usage {
+    /// As [`Usage::begin`], for what outlives the borrow: counted until [`Usage::end_unborrowed`].
+    pub(crate) fn begin_unborrowed(&self) {
+        self.pending.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// The answer to what [`Usage::begin_unborrowed`] counted was read in full.
+    pub(crate) fn end_unborrowed(&self) {
+        self.pending.fetch_sub(1, Ordering::AcqRel);
+    }
+
     pub(crate) fn begin(&self) -> Ticket<'_> {
         self.pending.fetch_add(1, Ordering::AcqRel);
         Ticket { usage: self }

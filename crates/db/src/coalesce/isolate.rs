@@ -11,6 +11,6 @@ pub(super) const SPLITS_MAX: usize = 64;
 const OF_ONE_ROW: [&str; 4] = ["22", "23", "44", "P0"];
 
 /// Whether the failure may belong to one row.
-pub(super) fn may_be_of_one_row(error: &Error) -> bool {
+pub(crate) fn may_be_of_one_row(error: &Error) -> bool {
     error.sqlstate().is_some_and(|state| OF_ONE_ROW.iter().any(|class| state.code().starts_with(class)))
 }

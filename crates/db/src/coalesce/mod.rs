@@ -11,6 +11,7 @@ mod loader;
 mod queue;
 
 pub use batcher::{BatchError, Batcher, Items};
+pub(crate) use isolate::may_be_of_one_row;
 pub use loader::{LoadError, Loader};
 
 use crate::error::Error;

@@ -74,7 +74,7 @@ impl Transaction {
         self.open.connection.node()
     }
 
-    fn connection(&self) -> Result<&Connection, Error> {
+    pub(crate) fn connection(&self) -> Result<&Connection, Error> {
         let ended = self.open.ended.load(Ordering::Acquire);
         if ended { Err(Error::Closed) } else { Ok(&self.open.connection) }
     }

@@ -2,6 +2,7 @@
 //! One binary, so that the support code is compiled once; every test works in a database of its own.
 
 mod batcher;
+mod bulk;
 mod cluster;
 mod failover;
 mod loader;

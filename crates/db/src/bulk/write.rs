@@ -1,0 +1,429 @@
+//! Writes one chunk in one transaction, with its mark in the job's ledger. When the server rejects a row, the chunk is
+//! rolled back and run again behind savepoints, first around the row that the server named, else in halves, so that
+//! the bad rows are found without going row by row and the others are loaded.
+//!
+//! ```text
+//! at once ──> a row is rejected ──> in parts ──> rejected only at the commit ──> in parts, constraints checked at once
+//! ```
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use futures_util::future::join;
+
+use super::encode::{Chunk, Leading};
+use super::error::{BulkCause, Refusal, Rejected};
+use super::ledger::Run;
+use super::locate::{Located, locate};
+use super::method::choose;
+use super::options::{BadRows, BulkOptions, Method};
+use super::report::BulkReport;
+use super::send::{arrays, values};
+use super::sql;
+use super::table::Target;
+use crate::coalesce::may_be_of_one_row;
+use crate::connection::Connection;
+use crate::db::Db;
+use crate::error::Error;
+use crate::transaction::{Transaction, TransactionError, TransactionOptions};
+
+/// Pause before a chunk that found no server is tried again: short beside a restart, long beside a probe.
+const AWAY_PAUSE: Duration = Duration::from_millis(200);
+
+const SAVE: &str = "SAVEPOINT paystrata_bulk";
+const RELEASE: &str = "RELEASE SAVEPOINT paystrata_bulk";
+const GO_BACK: &str = "ROLLBACK TO SAVEPOINT paystrata_bulk; RELEASE SAVEPOINT paystrata_bulk";
+
+/// What is done with the rows.
+#[derive(Debug)]
+pub(super) enum Verb {
+    Insert,
+    /// Copied into a temporary table and merged from there.
+    Staged(Staged),
+}
+
+/// The texts of a merge.
+#[derive(Debug)]
+pub(super) struct Staged {
+    pub(super) copy: String,
+    pub(super) merge: String,
+    pub(super) answer: MergeAnswer,
+}
+
+/// How a merge says what it did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum MergeAnswer {
+    /// By the number of rows in its tag.
+    Affected,
+    /// By a row: updated, missing, places of the missing.
+    Missing,
+}
+
+impl Verb {
+    /// What encoded rows begin with.
+    pub(super) fn leading(&self) -> Leading {
+        match self {
+            Self::Insert => Leading::Nothing,
+            Self::Staged(_) => Leading::Place,
+        }
+    }
+}
+
+/// Why an attempt at a chunk ended.
+#[derive(Debug)]
+pub(super) enum Failed {
+    /// A statement with rows in it failed.
+    Rows(Error),
+    /// Another statement failed: no row is to blame.
+    Elsewhere(Error),
+    /// It is decided.
+    Stop(BulkCause),
+}
+
+/// How carefully a chunk is written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Care {
+    AtOnce,
+    /// In parts, beginning around this row where the server named one.
+    Parts(Option<usize>),
+    /// In parts, and deferred constraints are checked with each statement.
+    Immediate,
+}
+
+/// What the statements of an attempt did.
+#[derive(Debug, Default)]
+struct Written {
+    affected: u64,
+    missing: Vec<u64>,
+    missing_count: u64,
+}
+
+/// Writes the chunks of one operation.
+pub(super) struct Writer {
+    pub(super) db: Db,
+    pub(super) target: Arc<Target>,
+    pub(super) verb: Verb,
+    pub(super) options: BulkOptions,
+    pub(super) run: Option<Run>,
+    /// Rows rejected in chunks that were committed.
+    pub(super) rejected: AtomicUsize,
+}
+
+impl Writer {
+    /// Writes a chunk and commits it. What it gives counts this chunk alone.
+    pub(super) async fn load(&self, chunk: &Chunk) -> Result<BulkReport, BulkCause> {
+        let started = Instant::now();
+        let mut care = Care::AtOnce;
+        loop {
+            let left = self.options.chunk_timeout.saturating_sub(started.elapsed());
+            let options = TransactionOptions { timeout: left, ..self.options.transaction() };
+            let care_now = &care;
+            let work = |tx: Transaction| async move { self.attempt(&tx, chunk, care_now).await };
+            match self.db.transaction(options, work).await {
+                Ok(committed) => {
+                    self.rejected.fetch_add(committed.value.rejected.len(), Ordering::Relaxed);
+                    return Ok(BulkReport { token: Some(committed.token), ..committed.value });
+                }
+                // A server that is away may be back within the chunk's own limit.
+                Err(TransactionError::Database(error))
+                    if error.is_not_sent() && started.elapsed() + AWAY_PAUSE < self.options.chunk_timeout =>
+                {
+                    tokio::time::sleep(AWAY_PAUSE).await;
+                }
+                Err(error) => care = self.more_care(chunk, &care, error)?,
+            }
+        }
+    }
+
+    /// How to go on after a chunk was rolled back, or why not.
+    fn more_care(
+        &self,
+        chunk: &Chunk,
+        care: &Care,
+        error: TransactionError<Failed>,
+    ) -> Result<Care, BulkCause> {
+        let rows = || chunk.places.clone();
+        let (error, wrap): (Error, fn(Error) -> TransactionError<Error>) = match error {
+            TransactionError::Work(Failed::Stop(cause)) => return Err(cause),
+            TransactionError::Work(Failed::Rows(error)) => {
+                if *care == Care::AtOnce && is_of_one_row(&error) {
+                    return Ok(Care::Parts(self.located(&error).map(|located| located.row)));
+                }
+                (error, TransactionError::Work)
+            }
+            TransactionError::Work(Failed::Elsewhere(error)) => (error, TransactionError::Work),
+            // A deferred constraint speaks at the commit.
+            TransactionError::Database(error) if *care != Care::Immediate && is_of_one_row(&error) => {
+                return Ok(Care::Immediate);
+            }
+            TransactionError::Database(error) => (error, TransactionError::Database),
+            TransactionError::OutcomeUnknown { ticket } => {
+                return Err(BulkCause::OutcomeUnknown { rows: rows(), ticket });
+            }
+            TransactionError::Aborted { cause } => {
+                return Err(ended(chunk, TransactionError::Aborted { cause }));
+            }
+            TransactionError::Contended { attempts, cause } => {
+                return Err(ended(chunk, TransactionError::Contended { attempts, cause }));
+            }
+            TransactionError::Deadline { .. } => {
+                let after = self.options.chunk_timeout;
+                return Err(ended(chunk, TransactionError::Deadline { after }));
+            }
+        };
+        match error.postgres().and_then(tokio_postgres::Error::as_db_error) {
+            // The server's own words may quote a value.
+            Some(failure) => Err(BulkCause::Refused { rows: rows(), refusal: Refusal::of(failure) }),
+            None => Err(ended(chunk, wrap(error))),
+        }
+    }
+
+    /// Everything before the commit.
+    async fn attempt(&self, tx: &Transaction, chunk: &Chunk, care: &Care) -> Result<BulkReport, Failed> {
+        let connection = tx.connection().map_err(Failed::Elsewhere)?;
+        let mut rejected = chunk.refused.clone();
+        self.check_rejected(rejected.len())?;
+        let preparation = self.preparation(care);
+        // One write: what prepares the transaction travels with the first statement.
+        let prepare = connection.control_within(self.options.chunk_timeout, &preparation);
+        let written = match care {
+            _ if chunk.len() == 0 => {
+                prepare.await.map_err(Failed::Elsewhere)?;
+                Written::default()
+            }
+            Care::AtOnce => {
+                let write = self.write(connection, chunk, 0..chunk.len());
+                let (prepared, written) = join(prepare, write).await;
+                prepared.map_err(Failed::Elsewhere)?;
+                written.map_err(Failed::Rows)?
+            }
+            Care::Parts(_) | Care::Immediate => {
+                prepare.await.map_err(Failed::Elsewhere)?;
+                self.write_in_parts(connection, chunk, care, &mut rejected).await?
+            }
+        };
+        rejected.sort_by_key(|rejected| rejected.row);
+        self.record(connection, chunk, &rejected).await?;
+        let all = chunk.places.end - chunk.places.start;
+        Ok(BulkReport {
+            chunks: 1,
+            accepted: all - u64::try_from(rejected.len()).unwrap_or(all),
+            affected: written.affected,
+            bytes: u64::try_from(chunk.bytes()).unwrap_or(u64::MAX),
+            rejected,
+            missing: written.missing,
+            missing_count: written.missing_count,
+            ..BulkReport::default()
+        })
+    }
+
+    fn preparation(&self, care: &Care) -> String {
+        let timeout = i32::try_from(self.options.chunk_timeout.as_millis()).unwrap_or(i32::MAX);
+        let mut text = format!("SET LOCAL statement_timeout = {timeout}");
+        if let Verb::Staged(_) = self.verb {
+            text.push_str("; ");
+            text.push_str(&sql::make_staging(&self.target));
+        }
+        if *care == Care::Immediate {
+            text.push_str("; SET CONSTRAINTS ALL IMMEDIATE");
+        }
+        text
+    }
+
+    /// Writes part after part, each behind a savepoint; a part that is rejected is split until its bad rows stand alone.
+    async fn write_in_parts(
+        &self,
+        connection: &Connection,
+        chunk: &Chunk,
+        care: &Care,
+        rejected: &mut Vec<Rejected>,
+    ) -> Result<Written, Failed> {
+        let save = match &self.verb {
+            Verb::Insert => SAVE.to_owned(),
+            Verb::Staged(_) => format!("{SAVE}; {}", sql::clear_staging()),
+        };
+        let limit = self.options.chunk_timeout;
+        let control = |text| async move {
+            connection.control_within(limit, text).await.map(drop).map_err(Failed::Elsewhere)
+        };
+        let hint = if let Care::Parts(hint) = care { *hint } else { None };
+        let mut parts = Vec::new();
+        split(&mut parts, 0..chunk.len(), hint);
+        let mut written = Written::default();
+        while let Some(part) = parts.pop() {
+            control(save.as_str()).await?;
+            match self.write(connection, chunk, part.clone()).await {
+                Ok(more) => {
+                    written.add(more);
+                    control(RELEASE).await?;
+                }
+                Err(error) if is_of_one_row(&error) => {
+                    control(GO_BACK).await?;
+                    // The savepoint undid it: the transaction is as good as before.
+                    connection.usage().forget_failure();
+                    let located = self.located(&error);
+                    if part.len() > 1 {
+                        let hint = located.map(|located| part.start + located.row);
+                        split(&mut parts, part, hint);
+                    } else {
+                        self.reject(chunk.place(part.start), &error, located, rejected)?;
+                    }
+                }
+                Err(error) => return Err(Failed::Rows(error)),
+            }
+        }
+        Ok(written)
+    }
+
+    fn reject(
+        &self,
+        row: u64,
+        error: &Error,
+        located: Option<Located>,
+        rejected: &mut Vec<Rejected>,
+    ) -> Result<(), Failed> {
+        let failure = error.postgres().and_then(tokio_postgres::Error::as_db_error);
+        let mut refusal = failure.map(Refusal::of).expect("the server gave a code for it");
+        refusal.column = refusal.column.or_else(|| located?.column);
+        let one = Rejected { row, refusal };
+        if self.options.bad_rows == BadRows::Fail {
+            return Err(Failed::Stop(BulkCause::Rejected(one)));
+        }
+        rejected.push(one);
+        self.check_rejected(rejected.len())
+    }
+
+    fn check_rejected(&self, of_chunk: usize) -> Result<(), Failed> {
+        let limit = self.options.rejected_max;
+        if self.rejected.load(Ordering::Relaxed).saturating_add(of_chunk) > limit {
+            return Err(Failed::Stop(BulkCause::TooManyRejected { limit }));
+        }
+        Ok(())
+    }
+
+    /// Writes some rows by as few statements as there are.
+    async fn write(
+        &self,
+        connection: &Connection,
+        chunk: &Chunk,
+        rows: Range<usize>,
+    ) -> Result<Written, Error> {
+        let (limit, target) = (self.options.chunk_timeout, &*self.target);
+        let affected = match &self.verb {
+            Verb::Staged(staged) => {
+                connection.copy_in(limit, &staged.copy, chunk, rows).await?;
+                return merge(connection, limit, staged).await;
+            }
+            Verb::Insert => match choose(self.options.method, target, rows.len()) {
+                Method::Insert => {
+                    let text = sql::insert_values(target, rows.len());
+                    connection.run_once(limit, &text, values(target, chunk, rows)).await?.affected
+                }
+                Method::Unnest => {
+                    let text = sql::insert_unnest(target);
+                    let parameters =
+                        arrays(target, chunk, rows).expect("its columns were seen to have arrays");
+                    connection.run_once(limit, &text, parameters).await?.affected
+                }
+                Method::Copy | Method::Auto => {
+                    connection.copy_in(limit, &sql::copy_in(target), chunk, rows).await?
+                }
+            },
+        };
+        Ok(Written { affected, ..Written::default() })
+    }
+
+    async fn record(
+        &self,
+        connection: &Connection,
+        chunk: &Chunk,
+        rejected: &[Rejected],
+    ) -> Result<(), Failed> {
+        let Some(run) = &self.run else { return Ok(()) };
+        run.mark(connection, chunk, rejected.len()).await?;
+        if self.options.bad_rows == BadRows::Quarantine {
+            for one in rejected {
+                let row = chunk.row_of(one.row);
+                let fields = row.map(|row| chunk.fields(row).collect());
+                run.keep(connection, one, fields).await?;
+            }
+        }
+        Ok(())
+    }
+
+    fn located(&self, error: &Error) -> Option<Located> {
+        let failure = error.postgres()?.as_db_error()?;
+        let relation = match self.verb {
+            Verb::Insert => &self.target.relation,
+            Verb::Staged(_) => sql::STAGING,
+        };
+        let columns: Vec<&str> = self.target.columns.iter().map(|column| column.name).collect();
+        locate(failure, relation, &columns)
+    }
+}
+
+fn ended(chunk: &Chunk, error: TransactionError<Error>) -> BulkCause {
+    BulkCause::Transaction { rows: chunk.places.clone(), source: Box::new(error) }
+}
+
+async fn merge(connection: &Connection, limit: Duration, staged: &Staged) -> Result<Written, Error> {
+    let answer = connection.run_once(limit, &staged.merge, Vec::new()).await?;
+    if staged.answer == MergeAnswer::Affected {
+        return Ok(Written { affected: answer.affected, ..Written::default() });
+    }
+    let unknown = || Error::UnknownForm { node: connection.node().clone(), what: "the result of a merge" };
+    let row = answer.rows.first().ok_or_else(unknown)?;
+    let number = |index| row.try_get(index).map(i64::cast_unsigned).map_err(|_| unknown());
+    let missing: Vec<i64> = row.try_get(2).map_err(|_| unknown())?;
+    let missing = missing.into_iter().map(i64::cast_unsigned).collect();
+    Ok(Written { affected: number(0)?, missing_count: number(1)?, missing })
+}
+
+impl Written {
+    fn add(&mut self, more: Self) {
+        self.affected += more.affected;
+        self.missing.extend(more.missing);
+        self.missing_count += more.missing_count;
+    }
+}
+
+/// Adds the parts of a range, the earliest on top. Around a row that was named there are three, else two halves.
+fn split(parts: &mut Vec<Range<usize>>, range: Range<usize>, hint: Option<usize>) {
+    let named = hint.filter(|row| range.contains(row) && range.len() > 1);
+    let middle = range.start + range.len() / 2;
+    let pieces = match named {
+        Some(row) => [row + 1..range.end, row..row + 1, range.start..row],
+        None => [middle..range.end, range.start..middle, range.end..range.end],
+    };
+    parts.extend(pieces.into_iter().filter(|piece| !piece.is_empty()));
+}
+
+/// As the coalescing has it, and an index entry that is too long.
+fn is_of_one_row(error: &Error) -> bool {
+    may_be_of_one_row(error) || error.sqlstate().is_some_and(|state| state.code().starts_with("54"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_is_split_around_the_named_row_or_in_halves_and_nothing_is_lost() {
+        for (hint, wanted) in [
+            (Some(5), vec![6..10, 5..6, 2..5]),
+            (Some(2), vec![3..10, 2..3]),
+            (Some(9), vec![9..10, 2..9]),
+            (Some(10), vec![6..10, 2..6]),
+            (None, vec![6..10, 2..6]),
+        ] {
+            let mut parts = Vec::new();
+            split(&mut parts, 2..10, hint);
+            assert_eq!(parts, wanted, "{hint:?}");
+        }
+        let mut parts = Vec::new();
+        split(&mut parts, 4..5, None);
+        assert_eq!(parts, vec![4..5]);
+    }
+}
