@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use paystrata_cache::{Cache, Observer, Policy, Stats, Version};
 use paystrata_db::{Db, PrimaryLife, Token};
 
@@ -14,6 +15,10 @@ use crate::engine::{Answer, Decision, Engine, EngineError, KeyClaim, Reply, Subm
 
 /// Bytes of bookkeeping counted per reply beside its body.
 const OVERHEAD_BYTES: usize = 192;
+
+/// Longest time that a reply is kept: whoever repeats a request does it soon, and keys that are forgotten have to be
+/// forgotten everywhere.
+const TTL_MAX: Duration = Duration::from_secs(60);
 
 /// What was answered under one key.
 #[derive(Clone, Debug)]
@@ -33,10 +38,10 @@ pub struct Replies {
 }
 
 impl Replies {
-    /// Keeps replies for `ttl`, in at most so many bytes; a `ttl` of zero keeps none.
+    /// Keeps replies for `ttl`, but a minute at most, in at most so many bytes; a `ttl` of zero keeps none.
     #[must_use]
     pub fn new(bytes_max: u64, ttl: Duration, db: &Db, observer: Arc<dyn Observer>) -> Self {
-        let policy = Policy { ttl, l1_ttl: ttl, l1_bytes_max: bytes_max, ..Policy::default() };
+        let policy = Policy { ttl: ttl.min(TTL_MAX), l1_bytes_max: bytes_max, ..Policy::default() };
         let weigh =
             |_: &[u8; 16], kept: &Arc<Kept>| kept.answer.body.len() + kept.fingerprint.len() + OVERHEAD_BYTES;
         let builder = Cache::builder("replies").policy(policy).observer(observer);
@@ -81,11 +86,16 @@ impl Replies {
         };
         let kept = Kept {
             fingerprint: claim.fingerprint.as_bytes().into(),
-            answer: Answer { payment: None, ..answer.clone() },
+            // The body alone: as it was rendered it may lie in twice the room.
+            answer: Answer {
+                status_code: answer.status_code,
+                body: Bytes::copy_from_slice(&answer.body),
+                payment: None,
+            },
             token: reply.token,
             life,
         };
-        // Refused only while what is there is newer: then it was kept by another send of the same request.
-        drop(self.cache.set(claim.digest.into_bytes(), Arc::new(kept), Version(reply.token.lsn)));
+        // An answer has no versions: whoever keeps it keeps the same.
+        drop(self.cache.set(claim.digest.into_bytes(), Arc::new(kept), Version::NONE));
     }
 }

@@ -11,6 +11,7 @@ use tokio::time::sleep;
 use crate::{
     CacheKey, Policy, Version,
     answer::Answer,
+    clock::micros,
     judge::{Asker, Judged, judge},
     lead::{Held, Lead, Purpose},
     stats::count,
@@ -95,12 +96,22 @@ pub(crate) async fn consult_one<K: CacheKey, V: Clone + Send + Sync + 'static>(
     verdict
 }
 
-/// Whoever loads ahead of time claims what is there.
+/// What is claimed at first. Who refreshes looks first: another node may have done so, and then nothing is loaded.
 fn over_of(purpose: Purpose) -> Over {
     match purpose {
-        Purpose::Refresh | Purpose::Renew | Purpose::Reload => Over::Ahead,
-        Purpose::Read | Purpose::Peek | Purpose::Adopt => Over::Nothing,
+        // Until what is loaded lies there, nobody is to find what was there before.
+        Purpose::Reload => Over::Value,
+        Purpose::Renew => Over::Ahead,
+        Purpose::Read | Purpose::Peek | Purpose::Refresh | Purpose::Adopt => Over::Nothing,
     }
+}
+
+/// True if a value of a tier lives on so much longer than what this node has that it was loaded later, and not only
+/// given another life by chance.
+fn is_later<V>(policy: &Policy, found: &Answer<V>, known: Option<&Answer<V>>) -> bool {
+    let chance = policy.l1_ttl.min(policy.ttl).as_secs_f64() * policy.jitter.clamp(0.0, 1.0) * 2.0;
+    let chance = micros(Duration::try_from_secs_f64(chance).unwrap_or(Duration::MAX));
+    known.is_none_or(|known| found.life.expires_us > known.life.expires_us.saturating_add(chance))
 }
 
 impl<V: Clone> Quest<V> {
@@ -334,6 +345,11 @@ fn take_answer<K: CacheKey, V: Clone + Send + Sync + 'static>(
         Found::Value(payload) => match asked.judge(lead, &payload) {
             // It could not be claimed, and will not do.
             Judged::Fresh(_) if lead.purpose == Purpose::Reload => Next::GoOn,
+            Judged::Fresh(answer)
+                if lead.purpose.is_ahead() && !is_later(&lead.policy, &answer, quest.fallback.as_ref()) =>
+            {
+                quest.reclaim(Over::Ahead, may_claim)
+            }
             Judged::Fresh(answer) => {
                 count(&counters.hits);
                 quest.found = Some((answer, payload));

@@ -81,7 +81,8 @@
 //!   (`Arc<T>`); [`get_with`](Cache::get_with) lends the value of a copy. Only the hit with which a thread makes its copy
 //!   clones the key, and the thread's first one makes the places: at most 2,048 hits, and where more keys than that are
 //!   read again and again, less than one in 16 of the others.
-//! - An entry costs its key, its value, 40 bytes and quick_cache's 21, and what the weigher says.
+//! - An entry costs its key, its value, 40 bytes and quick_cache's 21, and what the weigher says. With the room that growing
+//!   tables keep free, 105 bytes beyond key and value were measured, where bare quick_cache takes 49.
 //! - Copies cost each thread that reads (31 of them at most) some 220 KiB for their places, and at most a sixty-fourth of
 //!   [`l1_bytes_max`](Policy::l1_bytes_max), or 1 MiB if that is more (but half of it in any case), in what they hold beyond
 //!   their entries' time in L1.

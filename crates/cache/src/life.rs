@@ -127,8 +127,8 @@ mod tests {
         let policy = Policy { jitter: 0.25, ..Policy::default() };
         let lifetimes: Vec<_> = (0..1_000).map(|_| Span::of_value(&policy, None).local).collect();
         let (shortest, longest) = (lifetimes.iter().min().unwrap(), lifetimes.iter().max().unwrap());
-        assert!(*shortest >= policy.l1_ttl, "{shortest:?}");
-        assert!(*longest <= policy.l1_ttl.mul_f64(1.25), "{longest:?}");
+        assert!(*shortest >= policy.ttl, "{shortest:?}");
+        assert!(*longest <= policy.ttl.mul_f64(1.25), "{longest:?}");
         assert!(*longest - *shortest > Duration::from_secs(5), "nothing was spread");
     }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 pub struct Policy {
     /// How long a value lives, in every tier. Zero stores nothing. Default 60 s.
     pub ttl: Duration,
-    /// How long a value lives in process; never longer than what is left of `ttl`. Default 60 s.
+    /// How long a value lives in process; never longer than what is left of `ttl`. `Duration::MAX` (default): as long as it.
     pub l1_ttl: Duration,
     /// How long a value may lie in process without being read. `Duration::MAX` (default): as long as it lives.
     /// Reads become dearer by some 10 ns with it.
@@ -103,7 +103,7 @@ impl Default for Policy {
     fn default() -> Self {
         Self {
             ttl: Duration::from_secs(60),
-            l1_ttl: Duration::from_secs(60),
+            l1_ttl: Duration::MAX,
             tti: Duration::MAX,
             jitter: 0.1,
             l1_bytes_max: 64 << 20,

@@ -41,7 +41,7 @@ pub struct Claim {
     pub over: Over,
 }
 
-/// What may be claimed.
+/// What may be claimed. Asked again under one's own token, whose answer was lost, a tier may leave the record as it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Over {
     /// Only what is not a value. Taken in the round trip of the read.

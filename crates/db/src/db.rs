@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::config::{CLOSE_TIMEOUT, Config};
+use crate::config::{CLOSE_TIMEOUT, Config, PROBE_TIMEOUT};
 use crate::connection::{Connection, Context};
 use crate::dial::{DialSettings, Purpose, dial};
 use crate::error::Error;
@@ -126,13 +126,17 @@ impl Db {
         self.shared.fence.timeline_highest()
     }
 
-    /// The present life of the primary, as the last probe saw it: `None` while none answers, and from when a caller meets a
-    /// failure that speaks of it until it has been looked at again. Cheap: it asks nobody.
+    /// The present life of the primary, as the last probe saw it: `None` while none answers, when the last answer is older than
+    /// a probe may take (this process may have been away), and from when a pooled connection meets a failure that speaks of it
+    /// until it has been looked at again. Cheap: it asks nobody.
     #[must_use]
     pub fn primary_life(&self) -> Option<PrimaryLife> {
-        let seen = self.shared.observations();
-        let primary = self.shared.fence.choose_primary(&seen).ok()?;
-        let is_sure = !self.shared.members[primary].node.is_suspect();
+        let shared = &self.shared;
+        let seen = shared.observations();
+        let primary = shared.fence.choose_primary(&seen).ok()?;
+        let age_max = shared.config.monitor_interval + PROBE_TIMEOUT;
+        let is_recent = seen[primary].answered_at.is_some_and(|at| at.elapsed() <= age_max);
+        let is_sure = is_recent && !shared.members[primary].node.is_suspect();
         seen[primary].facts.as_ref().filter(|_| is_sure).map(PrimaryLife::of)
     }
 

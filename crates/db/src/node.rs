@@ -54,6 +54,8 @@ pub(crate) struct Observation {
     pub(crate) lag: Option<Duration>,
     /// When `state` was entered.
     pub(crate) since: Instant,
+    /// When it last answered a probe.
+    pub(crate) answered_at: Option<Instant>,
     pub(crate) last_error: Option<Arc<str>>,
 }
 
@@ -97,8 +99,14 @@ impl fmt::Display for NodeId {
 
 impl Node {
     pub(crate) fn new(id: NodeId, now: Instant) -> Self {
-        let unseen =
-            Observation { state: NodeState::Unknown, facts: None, lag: None, since: now, last_error: None };
+        let unseen = Observation {
+            state: NodeState::Unknown,
+            facts: None,
+            lag: None,
+            since: now,
+            answered_at: None,
+            last_error: None,
+        };
         Self {
             id,
             observation: watch::Sender::new(unseen),
@@ -141,6 +149,7 @@ impl Node {
             seen.state = NodeState::Up;
             seen.facts = Some(facts);
             seen.lag = lag;
+            seen.answered_at = Some(now);
         });
         change
     }

@@ -85,10 +85,11 @@ async fn value_that_one_node_loads_ahead_is_there_for_the_others_meanwhile() {
 #[tokio::test(start_paused = true)]
 async fn value_outlives_a_load_ahead_that_failed() {
     let site = Site::new(4);
-    let ((one, link), (other, _)) = (node(&site, eager()).await, node(&site, eager()).await);
+    let policy = || Policy { ttl: 100 * SECOND, l1_ttl: 100 * SECOND, ..eager() };
+    let ((one, _), (other, others_link)) = (node(&site, policy()).await, node(&site, policy()).await);
     Teller::default().value(&one, "k", 1).await;
     trips().await;
-    sleep(8 * SECOND).await;
+    sleep(80 * SECOND).await;
     let failing = Teller::default();
     failing.read(&one, "k", Err(Broken)).await.unwrap();
     trips().await;
@@ -96,18 +97,36 @@ async fn value_outlives_a_load_ahead_that_failed() {
     let teller = Teller::default();
     assert_eq!((teller.value(&other, "k", 3).await, teller.calls()), (1, 0));
 
+    // Its copy has a fifth of the life left, and is due after four fifths of that.
+    sleep(16 * SECOND).await;
     let gate = Gate::default();
-    let reload = tokio::spawn({
-        let (cache, gate) = (one.clone(), gate.clone());
-        async move { cache.reload("k", move |_| gate.pass(Ok(Some(2)))).await }
-    });
+    gate.read(&other, "k", Ok(Some(2))).await.unwrap().unwrap();
     gate.begun.notified().await;
     // It can tell nobody that it gives the claim back.
-    link.faults.set_down(true);
-    reload.abort();
-    drop(one);
-    let (late, _) = node(&site, eager()).await;
+    others_link.faults.set_down(true);
+    drop(other);
+    let (late, _) = node(&site, policy()).await;
     assert_eq!((teller.value(&late, "k", 4).await, teller.calls()), (1, 0));
+}
+
+/// H11: a node that falls due after another has refreshed takes what that one has stored.
+#[tokio::test(start_paused = true)]
+async fn nodes_that_fall_due_one_after_the_other_load_once() {
+    let site = Site::new(6);
+    let ((one, _), (other, _)) = (node(&site, eager()).await, node(&site, eager()).await);
+    let teller = Teller::default();
+    teller.value(&one, "k", 1).await;
+    trips().await;
+    sleep(SECOND).await;
+    assert_eq!((teller.value(&other, "k", 1).await, teller.calls()), (1, 1));
+    sleep(7 * SECOND).await;
+    assert_eq!(teller.value(&one, "k", 2).await, 1);
+    trips().await;
+    assert_eq!((one.get("k"), teller.calls()), (Some(2), 2));
+    sleep(SECOND).await;
+    assert_eq!(teller.value(&other, "k", 3).await, 1);
+    trips().await;
+    assert_eq!((other.get("k"), teller.calls()), (Some(2), 2));
 }
 
 /// What was found to be gone is not left as a value because it could not be stored.
