@@ -14,7 +14,8 @@ use crate::error::Error;
 use crate::statement::Statement;
 use crate::transaction::{TransactionError, TransactionOptions};
 
-/// The tables that jobs need, to be put into a migration. Running it again changes nothing.
+/// The tables that jobs need, to be put into a migration. Running it again changes nothing. Whoever needs a
+/// job no more deletes its row in `paystrata_bulk_job`, and the others go with it.
 pub const BULK_SCHEMA: &str = "\
 CREATE TABLE IF NOT EXISTS paystrata_bulk_job (
     job text PRIMARY KEY,

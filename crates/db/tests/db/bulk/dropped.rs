@@ -62,7 +62,7 @@ fn a_load_dropped_at_any_poll_keeps_whole_chunks_and_a_job_completes_it() {
         for polls in 0.. {
             let options = BulkOptions { job: Some(format!("job {polls}")), ..chunks_of(1_500) };
             let (db, table) = connected(&bed).await;
-            let first = polled(polls, table.insert_many(notes(0..3_000), &options)).await;
+            let first = polled(polls, Box::pin(table.insert_many(notes(0..3_000), &options))).await;
             settled(&db, &admin).await;
             let stand = count(&admin, NOTES).await;
             assert!([0, 1_500, 3_000].contains(&stand), "{stand} after {polls} polls");
@@ -92,7 +92,8 @@ fn an_upsert_and_an_update_dropped_at_any_poll_leave_no_table_and_no_part() {
         for polls in 0.. {
             admin.client.batch_execute("TRUNCATE note").await.expect("empty");
             let (db, table) = connected(&bed).await;
-            let upserted = polled(polls, table.upsert_many(notes(0..900), conflict, &options)).await;
+            let upserted =
+                polled(polls, Box::pin(table.upsert_many(notes(0..900), conflict, &options))).await;
             settled(&db, &admin).await;
             assert_eq!(count(&admin, TEMPORARY).await, 0);
             let stand = count(&admin, NOTES).await;
@@ -100,7 +101,7 @@ fn an_upsert_and_an_update_dropped_at_any_poll_leave_no_table_and_no_part() {
             let two = "TRUNCATE note; INSERT INTO note VALUES (1, 'old'), (2, 'old')";
             admin.client.batch_execute(two).await.expect("two rows");
             let (db, table) = connected(&bed).await;
-            let updated = polled(polls, table.update_many(notes(0..900), &["id"], &options)).await;
+            let updated = polled(polls, Box::pin(table.update_many(notes(0..900), &["id"], &options))).await;
             settled(&db, &admin).await;
             assert_eq!(count(&admin, TEMPORARY).await, 0);
             let old = count(&admin, "SELECT count(*) FROM note WHERE body = 'old'").await;
