@@ -16,6 +16,7 @@ use crate::error::Error;
 use crate::node::{Node, NodeId, Observation, Role};
 use crate::observe::{Observer, QuerySeen};
 use crate::pool::{Path, PoolObject, Pooled};
+use crate::repeats;
 use crate::sqlstate::Class;
 use crate::statement::Statement;
 use crate::sweep::Sweeper;
@@ -147,6 +148,7 @@ impl Connection {
         if expected != found {
             return Err(Error::ValueCount { expected, found });
         }
+        repeats::note(statement);
         let started = Instant::now();
         let mut outcome = self.guarded(self.attempt(statement, values)).await;
         let stale = outcome.as_ref().is_err_and(|error| error.class() == Class::StalePlan);

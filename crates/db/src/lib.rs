@@ -41,6 +41,12 @@
 //! - **A replaced primary gets no writes.** Servers are told apart by what they say of themselves; a timeline older than one
 //!   already seen is fenced while the process lives, and two primaries on one timeline are refused both.
 //!
+//! # Beside it
+//!
+//! [`views`] keeps materialized views fresh and tells their age; [`results`] puts a cache between, which you choose, without giving
+//! up read-your-writes; [`repeats`] finds look-ups per row in tests; [`partitions`] makes months ahead.
+//! The examples `routing`, `tokens`, `loader` and `batcher` run against a database of yours.
+//!
 //! # What it costs
 //!
 //! A statement is one round trip, and two when it is new to its connection. A transaction adds two around its statements:
@@ -77,6 +83,8 @@ mod observe;
 pub mod partitions;
 mod pool;
 mod read;
+pub mod repeats;
+pub mod results;
 mod route;
 mod session;
 mod sqlstate;
@@ -88,6 +96,7 @@ mod token;
 mod transaction;
 mod url;
 mod usage;
+pub mod views;
 
 pub use bulk::{
     BULK_SCHEMA, BadRows, Bulk, BulkCause, BulkError, BulkOptions, BulkReport, Column, Conflict, FieldError,

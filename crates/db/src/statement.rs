@@ -2,6 +2,8 @@
 //! It refuses, at compile time for a `static`, whatever would leave state behind on a pooled connection:
 //! transaction control, session settings, listening, cursors, and `COPY`. Everyone who queries declares some.
 
+use std::panic::Location;
+
 use postgres_types::Type;
 
 /// A statement with its parameter types.
@@ -24,6 +26,7 @@ use postgres_types::Type;
 pub struct Statement {
     sql: &'static str,
     types: &'static [Type],
+    place: &'static Location<'static>,
 }
 
 /// First words of statements that change what the next borrower of the connection meets.
@@ -56,12 +59,13 @@ impl Statement {
     /// When the first word is one that leaves state on the connection. Use [`crate::Db::transaction`] for
     /// transactions and [`crate::Db::session`] for the rest.
     #[must_use]
+    #[track_caller]
     pub const fn new(sql: &'static str, types: &'static [Type]) -> Self {
         assert!(
             !opens_with_refused_verb(sql),
             "this statement would leave state behind on a pooled connection"
         );
-        Self { sql, types }
+        Self { sql, types, place: Location::caller() }
     }
 
     /// The text.
@@ -74,6 +78,12 @@ impl Statement {
     #[must_use]
     pub const fn types(&self) -> &'static [Type] {
         self.types
+    }
+
+    /// Where in the source it was made.
+    #[must_use]
+    pub const fn place(&self) -> &'static Location<'static> {
+        self.place
     }
 }
 
@@ -135,7 +145,8 @@ mod tests {
     }
 
     #[test]
-    fn a_static_keeps_its_types() {
+    fn a_static_keeps_its_types_and_its_place() {
         assert_eq!(TYPED.types(), &[Type::INT8, Type::TEXT]);
+        assert!(TYPED.place().file().ends_with("statement.rs"));
     }
 }

@@ -16,6 +16,7 @@ use super::isolate::{SPLITS_MAX, may_be_of_one_row};
 use super::queue::{Queue, Worker, submit};
 use crate::db::Db;
 use crate::error::Error;
+use crate::repeats::{self, Scope};
 use crate::statement::Statement;
 use crate::token::Token;
 
@@ -90,6 +91,8 @@ struct Request<K, V> {
     key: K,
     after: Option<Token>,
     answer: oneshot::Sender<Answer<V>>,
+    /// Who counts statements for this caller.
+    scope: Option<Scope>,
 }
 
 impl<K, V> Clone for Loader<K, V> {
@@ -166,7 +169,7 @@ where
 
 fn request<K, V>(key: K, after: Option<Token>) -> (Request<K, V>, oneshot::Receiver<Answer<V>>) {
     let (answer, receiver) = oneshot::channel();
-    (Request { key, after, answer }, receiver)
+    (Request { key, after, answer, scope: Scope::current() }, receiver)
 }
 
 impl<K, V> Worker for Inner<K, V>
@@ -182,6 +185,7 @@ where
 
     fn run(self: Arc<Self>, batch: Vec<Self::Work>) -> BoxFuture<'static, ()> {
         let after = batch.iter().filter_map(|request| request.after).max();
+        repeats::note_once_each(batch.iter().filter_map(|request| request.scope.as_ref()), self.statement);
         let mut asking: HashMap<K, Vec<oneshot::Sender<Answer<V>>>> = HashMap::with_capacity(batch.len());
         for Request { key, answer, .. } in batch {
             // Nobody waits for the answer any more.
