@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use paystrata_db::Db;
+use paystrata_db::views::Views;
 use paystrata_monitor::Monitor;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -26,6 +27,8 @@ pub struct App {
     pub config: Config,
     /// Reads, and sessions for background work.
     pub db: Db,
+    /// Materialized views, refreshed in the background.
+    pub views: Views,
     /// The write path.
     pub engine: Engine,
     /// Rails outside this ledger.

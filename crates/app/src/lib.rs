@@ -30,6 +30,7 @@ pub mod observe;
 pub mod operator;
 pub mod relay;
 pub mod replies;
+pub mod results;
 pub mod telemetry;
 
 pub mod clock;

@@ -17,6 +17,7 @@ pub static MIGRATOR: Migrator = Migrator::new(migrations!(
     "0003_gateways_and_fraud.sql",
     "0004_merchant_stats.sql",
     "0005_change_notices.sql",
+    "0006_view_refreshes.sql",
 ));
 
 /// The tables that are partitioned by month.

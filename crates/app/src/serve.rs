@@ -161,8 +161,11 @@ fn background_tasks(app: &Arc<App>) -> Vec<JoinHandle<()>> {
         }),
         tokio::spawn(async move {
             let app = &refresher;
-            let start =
-                || merchants::refresh::run(app.db.clone(), app.config.stats.refresh, app.draining.clone());
+            let start = || {
+                let (views, draining) = (app.views.clone(), app.draining.clone());
+                // Dropped in the middle of a refresh, it leaves nothing behind.
+                async move { draining.run_until_cancelled(Box::pin(views.run())).await.unwrap_or_default() }
+            };
             app.watch.keep(STATS_REFRESH, &app.draining, start).await;
         }),
     ]
@@ -253,6 +256,7 @@ fn compose(config: Config, db: Db, monitor: Monitor) -> anyhow::Result<App> {
     let engine = Engine::start(&db, &engine_config(&config, notices), RENDER, &observer);
     let gateways = gateways(&config, &monitor)?;
     let fraud = Fraud::new(fraud_config(&config), std::time::Instant::now);
+    let views = merchants::refresh::views(&db, config.stats.refresh).context("read stats")?;
     Ok(App {
         engine,
         gateways,
@@ -266,6 +270,7 @@ fn compose(config: Config, db: Db, monitor: Monitor) -> anyhow::Result<App> {
         in_flight: Arc::new(Semaphore::new(config.http.in_flight_max.get())),
         bodies: Budget::new(config.http.bodies_bytes_max, config.http.batch_body_bytes_max),
         draining: CancellationToken::new(),
+        views,
         db,
         monitor,
         config,

@@ -1,8 +1,7 @@
-//! All SQL of merchants: keys, the statistics view and its refresh.
+//! All SQL of merchants: keys and the statistics view.
 
 use paystrata_db::{Connection, Error, Statement, Type};
 use sha2::{Digest, Sha256};
-use tokio_postgres::Client;
 use uuid::Uuid;
 
 use crate::clock::Timestamp;
@@ -99,25 +98,4 @@ pub async fn read_stats(
         })
         .collect();
     Ok((rows, as_of))
-}
-
-/// Any constant that no other advisory lock of this database uses.
-const REFRESH_LOCK: i64 = 0x7061_7973_7461_7401;
-
-/// Refreshes the statistics in one transaction, unless another node is doing it. Takes as long as reading all payments.
-///
-/// # Errors
-/// The database refused or was not reached.
-pub(super) async fn refresh_stats(client: &Client) -> Result<(), tokio_postgres::Error> {
-    // The transaction's start is what the refreshed rows are at least as fresh as.
-    client.batch_execute("BEGIN").await?;
-    let lock = client.query_one("SELECT pg_try_advisory_xact_lock($1)", &[&REFRESH_LOCK]).await?;
-    if lock.get(0) {
-        let refresh = "SET LOCAL statement_timeout = 0; SET LOCAL enable_seqscan = on;
-             REFRESH MATERIALIZED VIEW CONCURRENTLY merchant_stats;
-             INSERT INTO view_refreshes VALUES ('merchant_stats', now())
-                 ON CONFLICT (view) DO UPDATE SET refreshed_at = excluded.refreshed_at";
-        client.batch_execute(refresh).await?;
-    }
-    client.batch_execute("COMMIT").await
 }

@@ -247,7 +247,7 @@ async fn merchant_statistics_add_up_after_a_refresh() {
     let id = gallery.payments[1]["id"].as_str().expect("a text");
     let token = change(stage, id, "refunds", &json!({"amount": 2})).await.headers["paystrata-token"].clone();
     let before = paystrata_app::clock::Timestamp::now().to_string();
-    paystrata_app::merchants::refresh::refresh(&stage.service.app.db).await.expect("refresh the view");
+    stage.service.app.views.refresh("merchant_stats").await.expect("refresh the view");
     // The refresh is a write of its own: a later token makes sure that it is seen.
     drop(token);
     let token =

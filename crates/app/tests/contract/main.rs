@@ -25,6 +25,7 @@ mod plans;
 mod raced_batches;
 mod replies;
 mod resolver;
+mod results;
 mod secrecy;
 mod splits;
 mod states;
