@@ -1,27 +1,23 @@
 //! Sends one cancel request and waits until it was dealt with.
 //! The driver's own way closes the socket at once; a pooler takes that for a caller who no longer wants it, and passes
-//! nothing on. Called by `sweep`.
+//! nothing on. Called by `sweep` and when a `Db` closes.
 
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
-use tokio::net::{TcpStream, UnixStream};
-use tokio_postgres::config::Host;
 use tokio_postgres::{CancelToken, NoTls};
 
+use crate::socket::{self, Socket};
 use crate::url::ConnectionUrl;
 
 /// Asks the server of `url` to stop what the token's connection is running. Returns when the server, or the
 /// pooler in between, has closed the request's socket: then the signal was sent.
 pub(crate) async fn cancel(token: &CancelToken, url: &ConnectionUrl) -> io::Result<()> {
-    match url.host() {
-        Host::Tcp(name) => request(token, TcpStream::connect((name.as_str(), url.port())).await?).await,
-        Host::Unix(folder) => {
-            let socket = folder.join(format!(".s.PGSQL.{}", url.port()));
-            request(token, UnixStream::connect(socket).await?).await
-        }
+    match socket::open(url).await? {
+        Socket::Tcp(stream) => request(token, stream).await,
+        Socket::Unix(stream) => request(token, stream).await,
     }
 }
 

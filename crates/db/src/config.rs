@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use crate::statement::Statement;
 use crate::url::ConnectionUrl;
 
 /// Everything a [`crate::Db`] needs to know. `Config::new` gives defaults fit for one service instance.
@@ -23,6 +24,12 @@ pub struct Config {
     pub acquire_timeout: Duration,
     /// How long making one connection may take, from the first packet to the server's readiness.
     pub connect_timeout: Duration,
+    /// The longest life of a pooled connection. Each gets up to a fifth less at random, and is replaced during the tenth
+    /// before its end.
+    pub connection_lifetime_max: Duration,
+    /// Statements that every new pooled connection prepares before it is handed out. None is prepared ahead behind a
+    /// pooler, nor is one that the server refuses (its table may not be there yet); those beyond 128 are ignored.
+    pub statements_ahead: Vec<Statement>,
     /// How long one statement may run. The server stops it then; should the server be silent as well, the
     /// client gives up one second later.
     pub statement_timeout: Duration,
@@ -38,7 +45,7 @@ pub struct Config {
 }
 
 impl Config {
-    /// Defaults: 2 to 16 connections per server, 2 s to acquire, 5 s to connect, 10 s per statement, 10 s of lag, 100 ms between probes,
+    /// Defaults: 2 to 16 connections per server, 2 s to acquire, 5 s to connect, half an hour of life, 10 s per statement, 10 s of lag, 100 ms between probes,
     /// no server settings beyond the timeouts.
     #[must_use]
     pub fn new(primary_url: ConnectionUrl) -> Self {
@@ -50,6 +57,8 @@ impl Config {
             pool_size_max: 16,
             acquire_timeout: Duration::from_secs(2),
             connect_timeout: Duration::from_secs(5),
+            connection_lifetime_max: Duration::from_secs(30 * 60),
+            statements_ahead: Vec::new(),
             statement_timeout: Duration::from_secs(10),
             replica_lag_max: Duration::from_secs(10),
             monitor_interval: Duration::from_millis(100),
@@ -74,6 +83,9 @@ impl Config {
             return Some(
                 "acquire_timeout, connect_timeout, statement_timeout and monitor_interval must be at least 1 ms",
             );
+        }
+        if self.connection_lifetime_max < LIFETIME_LEAST {
+            return Some("connection_lifetime_max must be at least 1 s");
         }
         None
     }
@@ -101,10 +113,18 @@ pub(crate) const IDLE_TRANSACTION_TIMEOUT: Duration = Duration::from_secs(30);
 /// The client outwaits the server's statement timeout by this much before it takes the server for dead.
 pub(crate) const DEADLINE_GRACE: Duration = Duration::from_secs(1);
 
-/// Connections are replaced after this age, less up to a fifth at random, so that they do not all end together.
-pub(crate) const LIFETIME_MAX: Duration = Duration::from_secs(30 * 60);
-/// The random part of the lifetime: pools opened at one moment spread their renewals over six minutes.
-pub(crate) const LIFETIME_JITTER_MAX: Duration = Duration::from_secs(6 * 60);
+/// Shorter lives would be spent on dialling.
+const LIFETIME_LEAST: Duration = Duration::from_secs(1);
+/// The random part of a lifetime: with half an hour, pools opened at one moment spread their renewals over six minutes.
+pub(crate) const LIFETIME_JITTER_PART: f64 = 0.2;
+/// The part of the longest lifetime before its end in which a connection is replaced.
+pub(crate) const RENEW_PART: f64 = 0.1;
+/// Fresh connections that wait for old ones in use to come back; so many more than allowed may be open meanwhile.
+pub(crate) const RENEWED_AHEAD_MAX: usize = 2;
+/// Bounds of the pause between two looks for connections near their end.
+pub(crate) const RENEW_PAUSE_MIN: Duration = Duration::from_millis(5);
+/// See [`RENEW_PAUSE_MIN`].
+pub(crate) const RENEW_PAUSE_MAX: Duration = Duration::from_secs(5);
 /// A connection idle for longer is tested with an empty round trip before it is handed out.
 pub(crate) const IDLE_TEST_AFTER: Duration = Duration::from_secs(1);
 /// The test's own limit: a live server answers an empty round trip in well under a millisecond.
@@ -114,6 +134,19 @@ pub(crate) const DIALS_MAX: usize = 4;
 /// Prepared statements kept per connection. The server holds memory for each on every connection.
 pub(crate) const STATEMENTS_MAX: usize = 256;
 
+/// Of them, how many are prepared before the connection is handed out; the rest is left to what comes up.
+pub(crate) const STATEMENTS_AHEAD_MAX: usize = STATEMENTS_MAX / 2;
+
+/// Holders of connections named in an error.
+pub(crate) const HOLDERS_MAX: usize = 5;
+/// A caller whose own task keeps an idle connection of a full pool waits so long for another; then it is told that it may be
+/// waiting for itself. A neighbour's point read is over by then.
+pub(crate) const NESTED_PATIENCE: Duration = Duration::from_millis(20);
+/// First pause of a caller whose new connection the server had no room for (53300); it doubles with each.
+pub(crate) const SERVER_FULL_PAUSE: Duration = Duration::from_millis(10);
+/// The longest.
+pub(crate) const SERVER_FULL_PAUSE_MAX: Duration = Duration::from_millis(320);
+
 /// One probe, answer included. Generous, because a probe that fails takes the server out of rotation.
 pub(crate) const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 /// The longest pause between attempts to reach a server that is down.
@@ -121,6 +154,13 @@ pub(crate) const REDIAL_PAUSE_MAX: Duration = Duration::from_secs(1);
 /// How long a causal read may wait for one fresh probe before it turns to the primary.
 pub(crate) const FRESH_PROBE_TIMEOUT: Duration = Duration::from_millis(20);
 
+/// An abandoned statement that ends within this by itself needs no cancel, which costs the server a process.
+pub(crate) const ABANDONED_PATIENCE: Duration = Duration::from_millis(2);
+/// Each step of cleaning a connection that was left with something on it, cancels apart.
+pub(crate) const CLEAN_STEP_TIMEOUT: Duration = Duration::from_secs(1);
+/// How often one connection is cleaned before it is closed instead. A call dropped while the server prepared its statement
+/// leaves that statement behind, which nobody can name any more: so many at most.
+pub(crate) const CLEANINGS_MAX: u32 = 16;
 /// Abandoned queries cancelled at once. Beyond it the socket is simply closed, and the server notices
 /// within [`CLIENT_CHECK_INTERVAL`].
 pub(crate) const SWEEPS_MAX: usize = 64;
@@ -130,7 +170,9 @@ pub(crate) const CANCELS_MAX: usize = 8;
 pub(crate) const CANCEL_TIMEOUT: Duration = Duration::from_secs(1);
 /// Waiting for the effect of one cancel.
 pub(crate) const CANCEL_EFFECT_TIMEOUT: Duration = Duration::from_millis(500);
-/// How long `Db::close` waits for background tasks.
+/// How long `Db::close` waits for work under way before it cancels it.
+pub(crate) const CLOSE_GRACE: Duration = Duration::from_secs(5);
+/// How long `Db::close` waits for background tasks, and for what it has cancelled.
 pub(crate) const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Asking for the outcome of a broken commit goes on for this long, then it is reported as unknown.
@@ -155,6 +197,10 @@ mod tests {
         check(|_| {}, None);
         check(|config| config.pool_size_max = 0, Some("pool_size_max must be at least 1"));
         check(|config| config.pool_size_min = 17, Some("pool_size_min must not exceed pool_size_max"));
+        check(
+            |config| config.connection_lifetime_max = Duration::from_millis(999),
+            Some("connection_lifetime_max must be at least 1 s"),
+        );
         check(
             |config| config.statement_timeout = Duration::from_micros(900),
             Some(

@@ -1,6 +1,6 @@
 //! A borrowed connection: runs statements, one deadline each, and goes back to its pool when dropped.
-//! It gives no access to the session below, so nothing can be left behind on it; dropped in the middle of a
-//! statement it leaves the pool, and the statement is cancelled on the server. Handed out by `Db`.
+//! It gives no access to the session below. Dropped with anything left on it, it leaves the pool, which costs nobody a
+//! wait, and comes back when a sweep has cleaned it. Handed out by `Db`.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,14 +12,15 @@ use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio_postgres::{Row, RowStream, SimpleQueryMessage, SimpleQueryRow, Statement as Prepared};
 
 use crate::config::DEADLINE_GRACE;
+use crate::dial::Path;
 use crate::error::Error;
 use crate::node::{Node, NodeId, Observation, Role};
 use crate::observe::{Observer, QuerySeen};
-use crate::pool::{Path, PoolObject, Pooled};
+use crate::pool::{PoolObject, Pooled};
 use crate::repeats;
 use crate::sqlstate::Class;
 use crate::statement::Statement;
-use crate::sweep::Sweeper;
+use crate::sweep::{Left, Sweeper};
 use crate::usage::Usage;
 
 /// The values of a statement's parameters, in order.
@@ -53,9 +54,11 @@ struct Fetched {
 }
 
 impl Connection {
-    pub(crate) fn new(object: PoolObject, role: Role, context: Context) -> Self {
+    pub(crate) fn new(object: PoolObject, role: Role, usage: Usage, context: Context) -> Self {
         context.node.enter();
-        Self { object: Some(object), role, usage: Arc::default(), context, read_permit: None }
+        let usage = Arc::new(usage);
+        object.presence.hold(&usage);
+        Self { object: Some(object), role, usage, context, read_permit: None }
     }
 
     /// Keeps one of the primary's read permits until the connection is dropped.
@@ -149,12 +152,15 @@ impl Connection {
             return Err(Error::ValueCount { expected, found });
         }
         repeats::note(statement);
+        if statement.leaves_session_state() {
+            self.usage.note_session_state();
+        }
         let started = Instant::now();
         let mut outcome = self.guarded(self.attempt(statement, values)).await;
         let stale = outcome.as_ref().is_err_and(|error| error.class() == Class::StalePlan);
         if stale {
             // DDL made the plan or the name worthless before the statement had any effect.
-            self.pooled().statements.remove(statement.sql());
+            self.pooled().presence.statements.remove(statement.sql());
             if !self.usage.is_in_transaction() {
                 self.usage.forget_failure();
                 outcome = self.guarded(self.attempt(statement, values)).await;
@@ -229,7 +235,8 @@ impl Connection {
     }
 
     async fn prepared(&self, statement: &Statement) -> Result<Prepared, tokio_postgres::Error> {
-        let Pooled { client, statements, .. } = self.pooled();
+        let Pooled { client, presence, .. } = self.pooled();
+        let statements = &presence.statements;
         // One text with two lists of types would need two plans; the parameters tell them apart.
         let cached = statements.get(statement.sql());
         if let Some(prepared) = cached.filter(|prepared| prepared.params() == statement.types()) {
@@ -254,21 +261,30 @@ impl Connection {
     pub(crate) fn pooled(&self) -> &Pooled {
         self.object.as_deref().expect("the connection is taken only by drop")
     }
+
+    /// What would meet the next borrower. Told by the wire and not by what was done: an answer may have been missed.
+    fn left_behind(&self, pooled: &Pooled) -> Option<Left> {
+        let left =
+            Left { statement: self.usage.has_pending(), session_state: self.usage.has_session_state() };
+        let is_anything = left.statement
+            || left.session_state
+            || self.usage.is_in_transaction()
+            || !pooled.presence.tap.is_clean();
+        is_anything.then_some(left)
+    }
 }
 
 impl Drop for Connection {
     fn drop(&mut self) {
         self.context.node.leave();
         drop(self.read_permit.take());
-        let Some(mut object) = self.object.take() else { return };
-        if self.usage.has_pending() {
+        let Some(object) = self.object.take() else { return };
+        // Before anybody else can hold it.
+        object.presence.release();
+        if let Some(left) = self.left_behind(&object) {
             // Taking it frees the pool's slot at once; the sweep then costs nobody a wait.
-            self.context.sweeper.sweep(Object::take(object));
-        } else if self.usage.is_in_transaction() {
-            // The server rolls back when the socket closes.
-            drop(Object::take(object));
-        } else {
-            object.idle_since = Instant::now();
+            let pool = Object::pool(&object);
+            self.context.sweeper.sweep(Object::take(object), pool, left);
         }
     }
 }

@@ -1,30 +1,36 @@
 //! One `Db` over a primary and its replicas: knows the servers, hands out connections, ends everything on close.
 //! It runs no SQL itself. Reading is in `read`, transactions in `transaction`.
 
+use std::panic::Location;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::config::{CLOSE_TIMEOUT, Config, PROBE_TIMEOUT};
+use crate::acquire;
+use crate::cancel::cancel;
+use crate::config::{CANCEL_TIMEOUT, CLOSE_GRACE, CLOSE_TIMEOUT, Config, PROBE_TIMEOUT};
 use crate::connection::{Connection, Context};
-use crate::dial::{DialSettings, Purpose, dial};
+use crate::dial::{DialSettings, Path, Purpose, dial};
 use crate::error::Error;
 use crate::incarnation::PrimaryLife;
 use crate::lag::PrimaryClock;
 use crate::monitor::Monitor;
 use crate::node::{Node, NodeId, NodeState, Observation, Role};
 use crate::observe::{AcquireSeen, NoObserver, Observer};
-use crate::pool::{self, Path, Pool, ServerManager};
+use crate::pool::{self, Pool, ServerManager};
+use crate::renew::keep_fresh;
 use crate::route::{Fence, NoPrimary};
 use crate::session::Session;
 use crate::status::{NodeStatus, Status};
 use crate::sweep::Sweeper;
 use crate::url::ConnectionUrl;
+use crate::usage::{Place, Usage};
 
 /// A handle to the database; cloning it is cheap, and all clones share their pools.
 #[derive(Clone, Debug)]
@@ -92,12 +98,18 @@ impl Db {
     /// While a primary has been missing for less than the acquire timeout, this waits for one; later it refuses at once.
     ///
     /// # Errors
-    /// [`Error::NoPrimary`], [`Error::AcquireTimeout`], or the error of making a connection.
-    pub async fn write(&self) -> Result<Connection, Error> {
+    /// [`Error::NoPrimary`], [`Error::AcquireTimeout`], [`Error::NestedAcquire`], or the error of making a connection.
+    #[track_caller]
+    pub fn write(&self) -> impl Future<Output = Result<Connection, Error>> {
+        self.write_from(Location::caller())
+    }
+
+    /// As [`Db::write`], for the caller at `place`.
+    pub(crate) async fn write_from(&self, place: Place) -> Result<Connection, Error> {
         let started = Instant::now();
         let primary = self.shared.await_primary(started).await?;
         let left = self.shared.config.acquire_timeout.saturating_sub(started.elapsed());
-        self.shared.acquire(primary, Role::Primary, left).await
+        self.shared.acquire(primary, Role::Primary, left, place).await
     }
 
     /// A dedicated connection to the present primary; `name` appears in `pg_stat_activity`.
@@ -163,10 +175,15 @@ impl Db {
         found.await.map_err(|_| self.status())
     }
 
-    /// Refuses new work, stops the monitors, and waits a bounded time for sweeps. Connections still borrowed
-    /// close when they are dropped.
+    /// Refuses new work at once and stops the monitors. What is under way has five seconds to end and to give its
+    /// connection back; then its statements are cancelled on the server, and it has as long again. Connections that are
+    /// borrowed even then close when they are dropped.
     pub async fn close(&self) {
         self.shared.shut();
+        if timeout(CLOSE_GRACE, self.shared.all_released()).await.is_err() {
+            self.shared.cancel_held().await;
+            let _all_released = timeout(CLOSE_TIMEOUT, self.shared.all_released()).await;
+        }
         self.shared.tasks.close();
         let _all_ended = timeout(CLOSE_TIMEOUT, self.shared.tasks.wait()).await;
     }
@@ -207,6 +224,7 @@ impl Shared {
                 tasks: self.tasks.clone(),
             };
             self.tasks.spawn(monitor.run(self.stop.clone()));
+            self.tasks.spawn(keep_fresh(member.pool.clone(), self.stop.clone()));
         }
     }
 
@@ -281,12 +299,32 @@ impl Shared {
         member: &Member,
         role: Role,
         wait: Duration,
+        place: Place,
     ) -> Result<Connection, Error> {
         let started = Instant::now();
-        let taken = pool::acquire(&member.pool, wait).await;
+        let taken = acquire::acquire(&member.pool, wait).await;
         let failure = taken.as_ref().err().map(Error::class);
-        self.observer.acquire(&AcquireSeen { node: &member.node.id, waited: started.elapsed(), failure });
-        Ok(Connection::new(taken?, role, self.context(member)))
+        let now = Instant::now();
+        let waited = now.saturating_duration_since(started);
+        self.observer.acquire(&AcquireSeen { node: &member.node.id, waited, failure });
+        Ok(Connection::new(taken?, role, Usage::new(place, now), self.context(member)))
+    }
+
+    async fn all_released(&self) {
+        join_all(self.members.iter().map(|member| member.pool.manager().roster.all_released())).await;
+    }
+
+    /// Ends what is still running on the server for callers who do not end by themselves.
+    async fn cancel_held(&self) {
+        let cancels = self.members.iter().flat_map(|member| {
+            let held = member.pool.manager().roster.held();
+            held.into_iter().filter(|held| held.usage.has_pending()).map(move |held| async move {
+                let url = &member.pool.manager().url;
+                // One that is not delivered costs nothing but its limit: the caller's own deadline comes too.
+                let _delivered = timeout(CANCEL_TIMEOUT, cancel(&held.presence.cancel, url)).await;
+            })
+        });
+        join_all(cancels).await;
     }
 
     pub(crate) fn context(&self, member: &Member) -> Context {
@@ -302,13 +340,13 @@ impl Shared {
         let now = Instant::now();
         let nodes = self.members.iter().map(|member| member.status(now)).collect();
         let primary = self.primary().ok().map(|member| member.node.id.clone());
-        Status { nodes, primary, swept: self.sweeper.swept() }
+        Status { nodes, primary, swept: self.sweeper.swept(), cleaned: self.sweeper.cleaned() }
     }
 
     fn shut(&self) {
         self.stop.cancel();
         for member in &self.members {
-            member.pool.close();
+            pool::close(&member.pool);
         }
     }
 }

@@ -1,11 +1,13 @@
-//! Makes one connection: socket options, session settings, one limit over all steps.
+//! Makes one connection: socket options, session settings, one limit over all steps, and a tap where it is to be pooled.
 //! It neither retries nor decides whether the server should be dialled. Called by pools, the monitor and sessions.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinHandle;
-use tokio_postgres::{Client, NoTls};
+use tokio_postgres::{Client, Connection, NoTls};
 use tracing::debug;
 
 use crate::config::{
@@ -14,7 +16,18 @@ use crate::config::{
 };
 use crate::error::Error;
 use crate::node::NodeId;
+use crate::socket::{self, Socket};
+use crate::tap::{Tap, Tapped};
 use crate::url::ConnectionUrl;
+
+/// How pooled connections reach their server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Path {
+    /// Straight: statements are prepared and cached.
+    Direct,
+    /// Through a pooler in transaction mode: statements are unnamed, nothing is cached.
+    Pooler,
+}
 
 /// What all connections of one `Db` share.
 #[derive(Clone, Debug)]
@@ -44,6 +57,14 @@ pub(crate) enum Purpose<'a> {
 pub(crate) struct Dialled {
     pub(crate) client: Client,
     pub(crate) task: JoinHandle<()>,
+}
+
+/// A connection to be pooled, and what passes on it.
+#[derive(Debug)]
+pub(crate) struct DialledTapped {
+    pub(crate) client: Client,
+    pub(crate) task: JoinHandle<()>,
+    pub(crate) tap: Arc<Tap>,
 }
 
 impl DialSettings {
@@ -125,14 +146,59 @@ pub(crate) async fn dial(
     let (client, connection) = made
         .map_err(|_| Error::DialTimeout { node: node.clone(), after })?
         .map_err(|source| Error::Dial { node: node.clone(), source })?;
-    let name = node.clone();
-    // Owned by whoever holds the client: the task ends with it, or is aborted by it.
-    let task = tokio::spawn(async move {
-        if let Err(error) = connection.await {
-            debug!(node = %name, %error, "connection ended");
+    Ok(Dialled { client, task: spawn(node, connection) })
+}
+
+/// As [`dial`], for the pool, over a socket of our own with a tap on it. Whether the server is one that the URL's
+/// `target_session_attrs` wants is for the monitor's connection to find out.
+pub(crate) async fn dial_tapped(
+    node: &NodeId,
+    url: &ConnectionUrl,
+    settings: &DialSettings,
+    path: Path,
+) -> Result<DialledTapped, Error> {
+    let purpose = match path {
+        Path::Direct => Purpose::Pooled,
+        Path::Pooler => Purpose::BehindPooler,
+    };
+    let prepared = settings.prepare(url, purpose);
+    let after = settings.connect_timeout;
+    let made = tokio::time::timeout(after, async {
+        let socket = socket::open(url).await;
+        match socket.map_err(|source| Error::Unreachable { node: node.clone(), source })? {
+            Socket::Tcp(stream) => log_in(node, stream, &prepared).await,
+            Socket::Unix(stream) => log_in(node, stream, &prepared).await,
         }
     });
-    Ok(Dialled { client, task })
+    made.await.map_err(|_| Error::DialTimeout { node: node.clone(), after })?
+}
+
+async fn log_in<Stream>(
+    node: &NodeId,
+    stream: Stream,
+    settings: &tokio_postgres::Config,
+) -> Result<DialledTapped, Error>
+where
+    Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let tap = Arc::new(Tap::new());
+    let made = settings.connect_raw(Tapped::new(stream, Arc::clone(&tap)), NoTls).await;
+    let (client, connection) = made.map_err(|source| Error::Dial { node: node.clone(), source })?;
+    Ok(DialledTapped { client, task: spawn(node, connection), tap })
+}
+
+/// Owned by whoever holds the client: the task ends with it, or is aborted by it.
+fn spawn<Stream, Secured>(node: &NodeId, connection: Connection<Stream, Secured>) -> JoinHandle<()>
+where
+    Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    Secured: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let node = node.clone();
+    tokio::spawn(async move {
+        if let Err(error) = connection.await {
+            debug!(%node, %error, "connection ended");
+        }
+    })
 }
 
 #[cfg(test)]

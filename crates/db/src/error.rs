@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio_postgres::error::SqlState;
 
+use crate::holders::Holders;
 use crate::node::NodeId;
 use crate::route::NoPrimary;
 use crate::sqlstate::{Class, classify};
@@ -21,7 +22,7 @@ pub enum Error {
         problem: &'static str,
     },
     /// No connection within the acquire timeout.
-    #[error("no connection to {node} after {waited:?} while {phase}: {pool}")]
+    #[error("no connection to {node} after {waited:?} while {phase}: {pool}{holders}")]
     AcquireTimeout {
         /// The server asked.
         node: NodeId,
@@ -31,6 +32,21 @@ pub enum Error {
         waited: Duration,
         /// The pool at that moment.
         pool: PoolStatus,
+        /// Those who had held its connections for longest.
+        holders: Holders,
+    },
+    /// The task that asks keeps a connection of the same pool and does nothing with it, and all others are held too: it
+    /// may be waiting for itself. Ask for the second one before, or give the first one back.
+    #[error(
+        "this task keeps a connection to {node} while it asks for another, and none is free: {pool}{holders}"
+    )]
+    NestedAcquire {
+        /// The server asked.
+        node: NodeId,
+        /// The pool at that moment.
+        pool: PoolStatus,
+        /// Those who had held its connections for longest.
+        holders: Holders,
     },
     /// No server may be written to at present.
     #[error("no primary: {reason}{detail}")]
@@ -54,6 +70,15 @@ pub enum Error {
         /// The driver's error.
         #[source]
         source: tokio_postgres::Error,
+    },
+    /// There is no way to the server: it refuses, or its name has no address.
+    #[error("connect to {node}")]
+    Unreachable {
+        /// The server.
+        node: NodeId,
+        /// The system's error.
+        #[source]
+        source: std::io::Error,
     },
     /// A connection was not made in time.
     #[error("connect to {node}: no answer within {after:?}")]
@@ -160,10 +185,12 @@ impl Error {
             Self::AcquireTimeout { .. }
             | Self::NoPrimary { .. }
             | Self::NodeDown { .. }
+            | Self::Unreachable { .. }
             | Self::DialTimeout { .. }
             | Self::Lost { .. } => Class::NotSent,
             Self::Deadline { .. } | Self::NodeLost { .. } => Class::OutcomeUnknown,
             Self::Settings { .. }
+            | Self::NestedAcquire { .. }
             | Self::ValueCount { .. }
             | Self::RowCount { .. }
             | Self::UnknownForm { .. }

@@ -34,8 +34,8 @@
 //! - **"Committed" is true.** It is said only after the server's record of the transaction says so; a commit whose connection
 //!   breaks is looked up by its transaction id; what cannot be known, because a failover or a crash may have given the id to
 //!   another transaction, is called unknown.
-//! - **Any future may be dropped at any await.** The statement is cancelled on the server, its connection never returns
-//!   to the pool, and the pool's slot is free at once.
+//! - **Any future may be dropped at any await.** The statement is cancelled on the server and its transaction rolled
+//!   back; the pool's slot is free at once, and the connection comes back only when the wire has told that it is clean.
 //! - **Everything is bounded**: connections, waits, dials, reads on the primary, reruns, prepared statements, sweeps.
 //!   The bounds stand in `config.rs`, each with its reason. A refusal names server, phase and pool.
 //! - **A replaced primary gets no writes.** Servers are told apart by what they say of themselves; a timeline older than one
@@ -66,6 +66,8 @@
 //! - Each URL must lead to one server. A balancer in front of several would make their states look like one.
 //! - With asynchronous replication a failover can lose commits that were acknowledged; only the server's settings can prevent that.
 
+mod acquire;
+mod bench;
 mod bulk;
 mod cancel;
 mod coalesce;
@@ -74,6 +76,7 @@ mod connection;
 mod db;
 mod dial;
 mod error;
+mod holders;
 mod incarnation;
 mod lag;
 mod migrate;
@@ -83,15 +86,18 @@ mod observe;
 pub mod partitions;
 mod pool;
 mod read;
+mod renew;
 pub mod repeats;
 pub mod results;
 mod route;
 mod session;
+mod socket;
 mod sqlstate;
 mod statement;
 mod statement_cache;
 mod status;
 mod sweep;
+mod tap;
 mod token;
 mod transaction;
 mod url;
@@ -107,6 +113,7 @@ pub use config::Config;
 pub use connection::{Connection, Values};
 pub use db::Db;
 pub use error::{AcquirePhase, Error};
+pub use holders::{Doing, Holder, Holders};
 pub use incarnation::PrimaryLife;
 pub use migrate::{
     Applied, MigrateError, Migration, MigrationState, MigrationStatus, Migrator, NO_TRANSACTION,

@@ -1,46 +1,45 @@
-//! The pool of one server: bounded size, first come first served, a limit on every phase, and tests that keep dead or
-//! outdated connections from being handed out. It dials no server that the monitor calls down.
-//! Called by `Db` when it has chosen a server.
+//! The pool of one server: bounded size, first come first served, and tests that keep dead, outdated or unclean
+//! connections from being handed out. It dials no server that the monitor calls down.
+//! Called by `acquire`, and by those who clean and renew connections.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use deadpool::Runtime;
-use deadpool::managed::{
-    self, Metrics, PoolError, QueueMode, RecycleError, RecycleResult, TimeoutType, Timeouts,
-};
+use deadpool::managed::{self, Metrics, QueueMode, RecycleError, RecycleResult, Timeouts};
 use deadpool_postgres::ClientWrapper;
+use futures_util::future::{join, join_all};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
+use tracing::debug;
 
+use crate::acquire::is_server_full;
+use crate::bench::Bench;
 use crate::config::{
-    Config, DIALS_MAX, IDLE_TEST_AFTER, IDLE_TEST_TIMEOUT, LIFETIME_JITTER_MAX, LIFETIME_MAX, STATEMENTS_MAX,
+    CLEANINGS_MAX, Config, DIALS_MAX, IDLE_TEST_AFTER, IDLE_TEST_TIMEOUT, LIFETIME_JITTER_PART, RENEW_PART,
+    STATEMENTS_AHEAD_MAX, STATEMENTS_MAX,
 };
-use crate::dial::{DialSettings, Dialled, Purpose, dial};
-use crate::error::{AcquirePhase, Error};
+use crate::dial::{DialSettings, DialledTapped, Path, dial_tapped};
+use crate::error::Error;
+use crate::holders::{Presence, Roster};
 use crate::incarnation::incarnation_sql;
 use crate::node::{Node, NodeId};
+use crate::statement::Statement;
 use crate::statement_cache::StatementCache;
 use crate::status::PoolStatus;
+use crate::tap::TransactionStatus;
 use crate::url::ConnectionUrl;
 
 pub(crate) type Pool = managed::Pool<ServerManager>;
 pub(crate) type PoolObject = managed::Object<ServerManager>;
 
-/// How pooled connections reach their server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Path {
-    /// Straight: statements are prepared and cached.
-    Direct,
-    /// Through a pooler in transaction mode: statements are unnamed, nothing is cached.
-    Pooler,
-}
-
 /// A connection that belongs to a pool.
 #[derive(Debug)]
 pub(crate) struct Pooled {
     pub(crate) client: ClientWrapper,
-    pub(crate) statements: StatementCache,
+    /// What others may know of it, its status on the wire and its statements among it.
+    pub(crate) presence: Arc<Presence>,
     pub(crate) path: Path,
     /// Where a cancel has to go.
     pub(crate) url: Arc<ConnectionUrl>,
@@ -48,19 +47,28 @@ pub(crate) struct Pooled {
     pub(crate) incarnation: i64,
     generation: u64,
     expires_at: Instant,
-    /// When it was last given back; the pool's own clock only knows when it was last taken.
-    pub(crate) idle_since: Instant,
+    /// How often it was left with something on it.
+    cleanings: u32,
 }
 
 /// Makes and tests the connections of one pool.
 #[derive(Debug)]
 pub(crate) struct ServerManager {
-    node: Arc<Node>,
-    url: Arc<ConnectionUrl>,
-    settings: DialSettings,
+    pub(crate) node: Arc<Node>,
+    pub(crate) settings: DialSettings,
+    pub(crate) roster: Arc<Roster>,
+    pub(crate) bench: Bench,
+    pub(crate) size_max: usize,
+    pub(crate) lifetime_max: Duration,
+    pub(crate) url: Arc<ConnectionUrl>,
     path: Path,
+    statements_ahead: Vec<Statement>,
     dials: Semaphore,
     warming: Semaphore,
+    making: AtomicUsize,
+    /// Fresh connections on the bench for which no old one was closed yet.
+    ahead: AtomicUsize,
+    renewed: AtomicU64,
 }
 
 const INCARNATION_SQL: &str = concat!("SELECT ", incarnation_sql!());
@@ -69,44 +77,49 @@ impl ServerManager {
     pub(crate) fn new(node: Arc<Node>, url: ConnectionUrl, config: &Config, path: Path) -> Self {
         Self {
             node,
-            url: Arc::new(url),
             settings: DialSettings::new(config),
+            roster: Arc::default(),
+            bench: Bench::default(),
+            size_max: config.pool_size_max,
+            lifetime_max: config.connection_lifetime_max,
+            url: Arc::new(url),
             path,
+            statements_ahead: config.statements_ahead.iter().copied().take(STATEMENTS_AHEAD_MAX).collect(),
             dials: Semaphore::new(DIALS_MAX),
             warming: Semaphore::new(1),
+            making: AtomicUsize::new(0),
+            ahead: AtomicUsize::new(0),
+            renewed: AtomicU64::new(0),
         }
     }
 
-    async fn connect(&self) -> Result<Pooled, Error> {
+    /// Makes a connection, statements prepared.
+    pub(crate) async fn connect(&self) -> Result<Pooled, Error> {
         if self.node.is_down() {
             return Err(Error::NodeDown { node: self.node.id.clone() });
         }
         let _permit = self.dials.acquire().await.map_err(|_| Error::Closed)?;
         // Read before dialling: a restart in between makes the connection look too old, never too new.
         let generation = self.node.generation();
-        let purpose = match self.path {
-            Path::Direct => Purpose::Pooled,
-            Path::Pooler => Purpose::BehindPooler,
-        };
         // Named by what was dialled: behind a pooler that is not the server.
-        let dialled = dial(&NodeId::new(self.url.endpoint()), &self.url, &self.settings, purpose).await?;
-        let Dialled { client, task } = dialled;
+        let endpoint = NodeId::new(self.url.endpoint());
+        let DialledTapped { client, task, tap } =
+            dial_tapped(&endpoint, &self.url, &self.settings, self.path).await?;
+        let cancel = client.cancel_token();
         let client = ClientWrapper::new(client, task);
+        let statements = StatementCache::new(STATEMENTS_MAX);
         let incarnation = match self.path {
-            Path::Direct => self.incarnation(&client).await?,
+            Path::Direct => {
+                // All of it in one flight.
+                join(self.incarnation(&client), self.prepare_ahead(&client, &statements)).await.0?
+            }
             Path::Pooler => 0,
         };
-        let now = Instant::now();
-        Ok(Pooled {
-            client,
-            statements: StatementCache::new(STATEMENTS_MAX),
-            path: self.path,
-            url: Arc::clone(&self.url),
-            incarnation,
-            generation,
-            expires_at: now + LIFETIME_MAX - LIFETIME_JITTER_MAX.mul_f64(rand::random()),
-            idle_since: now,
-        })
+        let expires_at = Instant::now() + lifetime(self.lifetime_max, rand::random());
+        let replace_at = expires_at - self.lifetime_max.mul_f64(RENEW_PART);
+        let presence = Presence::enter(&self.roster, tap, statements, replace_at, cancel);
+        let (path, url) = (self.path, Arc::clone(&self.url));
+        Ok(Pooled { client, presence, path, url, incarnation, generation, expires_at, cleanings: 0 })
     }
 
     async fn incarnation(&self, client: &ClientWrapper) -> Result<i64, Error> {
@@ -116,6 +129,107 @@ impl ServerManager {
         let value = row.first().and_then(|row| row.try_get(0).ok());
         value.ok_or_else(|| Error::UnknownForm { node: node(), what: "the server's start time" })
     }
+
+    async fn prepare_ahead(&self, client: &ClientWrapper, statements: &StatementCache) {
+        let preparing = self.statements_ahead.iter().map(|statement| async move {
+            match client.prepare_typed(statement.sql(), statement.types()).await {
+                Ok(prepared) => statements.insert(statement.sql(), prepared),
+                // Its table may come with a later migration; the caller who needs it then prepares it or is told.
+                Err(error) => debug!(sql = statement.sql(), %error, "not prepared ahead"),
+            }
+        });
+        join_all(preparing).await;
+    }
+
+    /// Why a connection must not be handed out, as far as that is known without asking.
+    fn fault(&self, pooled: &Pooled, now: Instant) -> Option<&'static str> {
+        if pooled.client.is_closed() {
+            Some("closed")
+        } else if pooled.generation != self.node.generation() {
+            Some("made before its server went down or restarted")
+        } else if now >= pooled.expires_at {
+            Some("older than its lifetime")
+        } else if pooled.presence.tap.status() != TransactionStatus::Idle {
+            Some("in a transaction")
+        } else {
+            None
+        }
+    }
+
+    /// Whether its server answers. Not asked if it was heard of a moment ago and owes no answer.
+    async fn answers(&self, pooled: &Pooled, now: Instant) -> bool {
+        let tap = &pooled.presence.tap;
+        let is_quiet = tap.outstanding() == 0 && tap.silence(now) < IDLE_TEST_AFTER;
+        if is_quiet && !self.node.is_suspect() {
+            return true;
+        }
+        let is_alive =
+            matches!(timeout(IDLE_TEST_TIMEOUT, pooled.client.check_connection()).await, Ok(Ok(())));
+        if !is_alive {
+            // The monitor looks at once: if the server is gone, all other connections go with it, untested.
+            self.node.suspect();
+        }
+        is_alive
+    }
+
+    /// Exchanges a connection near its end for a fresh one that was made for that.
+    fn exchange(&self, pooled: &mut Pooled, now: Instant) {
+        if !self.claim_ahead() {
+            return;
+        }
+        let is_fresh = |fresh: &Pooled| now < fresh.presence.replace_at && self.fault(fresh, now).is_none();
+        match self.bench.take_if(is_fresh) {
+            Some(fresh) => {
+                drop(std::mem::replace(pooled, fresh));
+                self.note_renewed();
+            }
+            None => self.note_ahead(),
+        }
+    }
+
+    /// Fresh connections that wait for an old one to come back.
+    pub(crate) fn ahead(&self) -> usize {
+        // One may have been taken to fill the pool instead.
+        let seated = self.bench.len();
+        self.ahead.fetch_min(seated, Ordering::AcqRel).min(seated)
+    }
+
+    /// One fresh connection more than old ones closed for it.
+    pub(crate) fn note_ahead(&self) {
+        self.ahead.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// To be had before an old connection is closed for a fresh one, or two would go for the same.
+    pub(crate) fn claim_ahead(&self) -> bool {
+        let one_less = |ahead: usize| ahead.checked_sub(1);
+        self.ahead.fetch_update(Ordering::AcqRel, Ordering::Acquire, one_less).is_ok()
+    }
+
+    /// An old connection went for which a fresh one had been made.
+    pub(crate) fn note_renewed(&self) {
+        self.renewed.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// A connection that is being made for the pool, which counts it when it is there.
+struct Making<'a>(&'a AtomicUsize);
+
+impl<'a> Making<'a> {
+    fn begin(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::AcqRel);
+        Self(count)
+    }
+}
+
+impl Drop for Making<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// The longest life, less up to a fifth at random, so that connections opened together do not end together.
+fn lifetime(longest: Duration, random: f64) -> Duration {
+    longest - longest.mul_f64(LIFETIME_JITTER_PART * random)
 }
 
 impl managed::Manager for ServerManager {
@@ -123,35 +237,29 @@ impl managed::Manager for ServerManager {
     type Error = Error;
 
     async fn create(&self) -> Result<Pooled, Error> {
+        let _making = Making::begin(&self.making);
+        while let Some(pooled) = self.bench.take() {
+            let now = Instant::now();
+            if self.fault(&pooled, now).is_none() && self.answers(&pooled, now).await {
+                return Ok(pooled);
+            }
+        }
         self.connect().await.inspect_err(|error| {
-            if error.class().is_node_fault() {
+            if error.class().is_node_fault() && !is_server_full(error) {
                 self.node.suspect();
             }
         })
     }
 
     async fn recycle(&self, pooled: &mut Pooled, _: &Metrics) -> RecycleResult<Error> {
-        if pooled.client.is_closed() {
-            return Err(RecycleError::message("closed"));
-        }
-        if pooled.generation != self.node.generation() {
-            return Err(RecycleError::message("made before its server went down or restarted"));
-        }
         let now = Instant::now();
-        if now >= pooled.expires_at {
-            return Err(RecycleError::message("older than its lifetime"));
+        if now >= pooled.presence.replace_at {
+            self.exchange(pooled, now);
         }
-        let idle = now.saturating_duration_since(pooled.idle_since);
-        if idle < IDLE_TEST_AFTER && !self.node.is_suspect() {
-            return Ok(());
-        }
-        match timeout(IDLE_TEST_TIMEOUT, pooled.client.check_connection()).await {
-            Ok(Ok(())) => Ok(()),
-            // The monitor looks at once: if the server is gone, all other connections go with it, untested.
-            _ => {
-                self.node.suspect();
-                Err(RecycleError::message("no answer to an empty round trip"))
-            }
+        match self.fault(pooled, now) {
+            Some(fault) => Err(RecycleError::message(fault)),
+            None if self.answers(pooled, now).await => Ok(()),
+            None => Err(RecycleError::message("no answer to an empty round trip")),
         }
     }
 }
@@ -172,38 +280,28 @@ pub(crate) fn build(manager: ServerManager, config: &Config) -> Pool {
         .expect("a runtime is given, which is all that building can miss")
 }
 
-/// Takes a connection, waiting for a free one no longer than `wait`, and for all tests and dials together no
-/// longer than the connect timeout after that.
-pub(crate) async fn acquire(pool: &Pool, wait: Duration) -> Result<PoolObject, Error> {
-    let timeouts = Timeouts { wait: Some(wait), ..pool.timeouts() };
-    let started = Instant::now();
-    let timed_out = |phase| Error::AcquireTimeout {
-        node: pool.manager().node.id.clone(),
-        phase,
-        waited: started.elapsed(),
-        pool: status(pool),
-    };
-    // Several dead connections in a row may have to be tested before one is good.
-    let all_phases = wait + pool.manager().settings.connect_timeout;
-    match timeout(all_phases, pool.timeout_get(&timeouts)).await {
-        Err(_) => Err(timed_out(AcquirePhase::Testing)),
-        Ok(taken) => taken.map_err(|error| match error {
-            PoolError::Backend(error) => error,
-            PoolError::Timeout(TimeoutType::Wait) => timed_out(AcquirePhase::Waiting),
-            PoolError::Timeout(TimeoutType::Create) => timed_out(AcquirePhase::Connecting),
-            PoolError::Timeout(TimeoutType::Recycle) => timed_out(AcquirePhase::Testing),
-            PoolError::Closed | PoolError::NoRuntimeSpecified | PoolError::PostCreateHook(_) => Error::Closed,
-        }),
+/// Takes back a connection that left the pool and was cleaned, unless the pool has no room for it any more.
+pub(crate) fn readmit(pool: &Pool, mut pooled: Pooled) -> bool {
+    let maker = pool.manager();
+    pooled.cleanings += 1;
+    if pooled.cleanings >= CLEANINGS_MAX || maker.fault(&pooled, Instant::now()).is_some() {
+        return false;
     }
+    maker.bench.seat(pooled, |seated| open_with(pool, seated) < maker.size_max).is_ok()
 }
 
-/// Opens `size` connections side by side, unless as many are open already.
+/// How many are open or soon will be, with `seated` ones on the bench.
+fn open_with(pool: &Pool, seated: usize) -> usize {
+    pool.manager().making.load(Ordering::Acquire) + pool.status().size + seated
+}
+
+/// Opens connections side by side until there are `size`.
 pub(crate) async fn warm(pool: &Pool, size: usize, wait: Duration) -> Result<(), Error> {
     // One at a time, or two who both find it empty would open twice as many.
     let _turn = pool.manager().warming.acquire().await.map_err(|_| Error::Closed)?;
-    let missing = size.saturating_sub(pool.status().size);
+    let missing = size.saturating_sub(status(pool).size);
     // Held together until all are made, or the pool would hand the first one out again.
-    let made = futures_util::future::join_all((0..missing).map(|_| acquire(pool, wait))).await;
+    let made = join_all((0..missing).map(|_| crate::acquire::acquire(pool, wait))).await;
     made.into_iter().try_for_each(|result| result.map(drop))
 }
 
@@ -213,14 +311,40 @@ pub(crate) fn drop_outdated(pool: &Pool) {
     let outdated = pool.retain(|pooled, _| pooled.generation == generation);
     // Dropped here and not under the pool's lock.
     drop(outdated.removed);
+    while let Some(seated) = pool.manager().bench.take_if(|pooled| pooled.generation != generation) {
+        drop(seated);
+    }
+}
+
+/// Hands nothing out any more; idle connections close.
+pub(crate) fn close(pool: &Pool) {
+    pool.close();
+    drop(pool.manager().bench.close());
 }
 
 pub(crate) fn status(pool: &Pool) -> PoolStatus {
     let status = pool.status();
+    let maker = pool.manager();
     PoolStatus {
         size_max: status.max_size,
-        size: status.size,
+        size: status.size + maker.bench.len(),
         in_use: status.size.saturating_sub(status.available),
         waiting: status.waiting,
+        renewed: maker.renewed.load(Ordering::Relaxed),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lives_begun_together_end_over_more_than_a_tenth_of_the_longest() {
+        let longest = Duration::from_secs(10);
+        let lives: Vec<Duration> = (0..50).map(|_| lifetime(longest, rand::random())).collect();
+        let (shortest, last) = (lives.iter().min().expect("fifty"), lives.iter().max().expect("fifty"));
+        assert!(*last <= longest && *shortest >= longest * 4 / 5, "{lives:?}");
+        // All fifty draws in one half of the range: 1 in 10^14.
+        assert!(*last - *shortest >= longest / 10, "{lives:?}");
     }
 }

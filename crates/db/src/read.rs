@@ -1,6 +1,7 @@
 //! Where a read goes: a replica that is fresh enough, else the primary within its read budget.
 //! A token is honoured or the read goes to the primary; it is never answered from an older state. Called through `Db`.
 
+use std::panic::Location;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,6 +15,7 @@ use crate::node::{NodeId, NodeState, Observation, Role};
 use crate::pool;
 use crate::route::{cheaper_of_two, has_replayed, score, serves_reads};
 use crate::token::Token;
+use crate::usage::Place;
 
 /// A replica found to have replayed a token, and the server process that had.
 struct Replayed<'a> {
@@ -26,8 +28,9 @@ impl Db {
     ///
     /// # Errors
     /// As [`Db::write`]; [`Error::AcquireTimeout`] also when the primary's read budget is used up.
-    pub async fn read(&self) -> Result<Connection, Error> {
-        self.shared.read_elsewhere(None, None).await
+    #[track_caller]
+    pub fn read(&self) -> impl Future<Output = Result<Connection, Error>> {
+        self.shared.read_elsewhere(None, None, Location::caller())
     }
 
     /// A connection for reading everything up to `token`: from a replica that has replayed it, else from the primary.
@@ -35,8 +38,9 @@ impl Db {
     ///
     /// # Errors
     /// As [`Db::read`].
-    pub async fn read_after(&self, token: Token) -> Result<Connection, Error> {
-        self.shared.read_elsewhere(Some(token), None).await
+    #[track_caller]
+    pub fn read_after(&self, token: Token) -> impl Future<Output = Result<Connection, Error>> {
+        self.shared.read_elsewhere(Some(token), None, Location::caller())
     }
 
     /// Runs a read, and once more on another server should the first one fail, go down or cancel it.
@@ -45,13 +49,23 @@ impl Db {
     ///
     /// # Errors
     /// What `work` gives, or the errors of [`Db::read_after`].
-    pub async fn read_with<T, E, F, Fut>(&self, after: Option<Token>, work: F) -> Result<T, E>
+    #[track_caller]
+    pub fn read_with<T, E, F, Fut>(&self, after: Option<Token>, work: F) -> impl Future<Output = Result<T, E>>
     where
         F: Fn(Arc<Connection>) -> Fut,
         Fut: Future<Output = Result<T, E>>,
         E: From<Error>,
     {
-        let first = self.shared.read_elsewhere(after, None).await?;
+        self.read_with_from(after, work, Location::caller())
+    }
+
+    async fn read_with_from<T, E, F, Fut>(&self, after: Option<Token>, work: F, place: Place) -> Result<T, E>
+    where
+        F: Fn(Arc<Connection>) -> Fut,
+        Fut: Future<Output = Result<T, E>>,
+        E: From<Error>,
+    {
+        let first = self.shared.read_elsewhere(after, None, place).await?;
         let (node, usage) = (first.node().clone(), Arc::clone(first.usage()));
         match self.shared.run_unless_down(Arc::new(first), &work).await {
             Some(Ok(value)) => Ok(value),
@@ -59,7 +73,7 @@ impl Db {
                 Err(error)
             }
             _ => {
-                let second = self.shared.read_elsewhere(after, Some(&node)).await?;
+                let second = self.shared.read_elsewhere(after, Some(&node), place).await?;
                 let node = second.node().clone();
                 let outcome = self.shared.run_unless_down(Arc::new(second), &work).await;
                 outcome.unwrap_or_else(|| Err(Error::NodeLost { node }.into()))
@@ -74,6 +88,7 @@ impl Shared {
         &self,
         after: Option<Token>,
         except: Option<&NodeId>,
+        place: Place,
     ) -> Result<Connection, Error> {
         let found = match after {
             None => self.fresh_replica(except),
@@ -81,7 +96,7 @@ impl Shared {
         };
         if let Some(replayed) = found {
             let wait = self.config.acquire_timeout;
-            let taken = self.acquire(replayed.member, Role::Replica, wait).await;
+            let taken = self.acquire(replayed.member, Role::Replica, wait, place).await;
             // Another incarnation may have come up in an older state than the one that was observed.
             let usable =
                 taken.ok().filter(|taken| after.is_none() || taken.incarnation() == replayed.incarnation);
@@ -89,7 +104,7 @@ impl Shared {
                 return Ok(connection);
             }
         }
-        let refused = match self.read_primary().await {
+        let refused = match self.read_primary(place).await {
             Ok(connection) => return Ok(connection),
             Err(error) => error,
         };
@@ -98,12 +113,12 @@ impl Shared {
             && matches!(refused, Error::NoPrimary { .. })
             && let Some(last) = self.any_replica()
         {
-            return self.acquire(last, Role::Replica, self.config.acquire_timeout).await;
+            return self.acquire(last, Role::Replica, self.config.acquire_timeout, place).await;
         }
         Err(refused)
     }
 
-    async fn read_primary(&self) -> Result<Connection, Error> {
+    async fn read_primary(&self, place: Place) -> Result<Connection, Error> {
         let started = Instant::now();
         let primary = self.await_primary(started).await?;
         let wait = self.config.acquire_timeout;
@@ -114,9 +129,11 @@ impl Shared {
             phase: AcquirePhase::ReadPermit,
             waited: started.elapsed(),
             pool: pool::status(&primary.pool),
+            holders: primary.pool.manager().roster.holders(Instant::now()),
         })?;
         let permit = permit.map_err(|_| Error::Closed)?;
-        let connection = self.acquire(primary, Role::Primary, wait.saturating_sub(started.elapsed())).await?;
+        let left = wait.saturating_sub(started.elapsed());
+        let connection = self.acquire(primary, Role::Primary, left, place).await?;
         Ok(connection.holding(permit))
     }
 

@@ -27,6 +27,7 @@ pub struct Statement {
     sql: &'static str,
     types: &'static [Type],
     place: &'static Location<'static>,
+    leaves_session_state: bool,
 }
 
 /// First words of statements that change what the next borrower of the connection meets.
@@ -52,6 +53,18 @@ const REFUSED_VERBS: [&str; 18] = [
     "START",
 ];
 
+/// What changes a session beyond the end of a transaction although it is no command of its own. That the next borrower
+/// finds nothing of it costs the connection a reset, which no caller waits for.
+const SESSION_STATE: [&str; 7] = [
+    "PG_ADVISORY_LOCK",
+    "PG_TRY_ADVISORY_LOCK",
+    "SET_CONFIG",
+    "CREATE TEMP ",
+    "CREATE TEMPORARY ",
+    "INTO TEMP ",
+    "INTO TEMPORARY ",
+];
+
 impl Statement {
     /// Makes a statement; meant for a `static` or `const`, where a refusal is a compile error.
     ///
@@ -65,7 +78,12 @@ impl Statement {
             !opens_with_refused_verb(sql),
             "this statement would leave state behind on a pooled connection"
         );
-        Self { sql, types, place: Location::caller() }
+        Self {
+            sql,
+            types,
+            place: Location::caller(),
+            leaves_session_state: contains_any(sql.as_bytes(), &SESSION_STATE),
+        }
     }
 
     /// The text.
@@ -85,6 +103,37 @@ impl Statement {
     pub const fn place(&self) -> &'static Location<'static> {
         self.place
     }
+
+    /// By its text. What a function does of which only the name stands there is not seen.
+    pub(crate) const fn leaves_session_state(&self) -> bool {
+        self.leaves_session_state
+    }
+}
+
+const fn contains_any(sql: &[u8], words: &[&str]) -> bool {
+    let mut start = 0;
+    while start < sql.len() {
+        let mut index = 0;
+        while index < words.len() {
+            if stands_at(sql, start, words[index].as_bytes()) {
+                return true;
+            }
+            index += 1;
+        }
+        start += 1;
+    }
+    false
+}
+
+const fn stands_at(sql: &[u8], start: usize, word: &[u8]) -> bool {
+    let mut index = 0;
+    while index < word.len() {
+        if start + index >= sql.len() || sql[start + index].to_ascii_uppercase() != word[index] {
+            return false;
+        }
+        index += 1;
+    }
+    true
 }
 
 const fn opens_with_refused_verb(sql: &str) -> bool {
@@ -103,12 +152,8 @@ const fn opens_with(sql: &[u8], verb: &[u8]) -> bool {
     while start < sql.len() && sql[start].is_ascii_whitespace() {
         start += 1;
     }
-    let mut index = 0;
-    while index < verb.len() {
-        if start + index >= sql.len() || sql[start + index].to_ascii_uppercase() != verb[index] {
-            return false;
-        }
-        index += 1;
+    if !stands_at(sql, start, verb) {
+        return false;
     }
     let after = start + verb.len();
     after >= sql.len() || !(sql[after].is_ascii_alphanumeric() || sql[after] == b'_')
@@ -141,6 +186,23 @@ mod tests {
             "UPDATE a SET b = 1",
         ] {
             assert!(!opens_with_refused_verb(sql), "{sql}");
+        }
+    }
+
+    #[test]
+    fn what_outlives_a_transaction_is_seen_in_the_text() {
+        for sql in [
+            "SELECT set_config('role', $1, false)",
+            "select pg_advisory_lock(7)",
+            "SELECT pg_try_advisory_lock_shared(7)",
+            "CREATE TEMPORARY TABLE t (a int)",
+        ] {
+            assert!(Statement::new(sql, &[]).leaves_session_state(), "{sql}");
+        }
+        for sql in
+            ["SELECT pg_advisory_xact_lock(7)", "SELECT 1", "", "CREATE TABLE temp (a int)", "SET_CONFI"]
+        {
+            assert!(!Statement::new(sql, &[]).leaves_session_state(), "{sql}");
         }
     }
 

@@ -15,6 +15,7 @@ pub(crate) struct StatementCache<Value = Prepared> {
 #[derive(Debug)]
 struct Entries<Value> {
     by_sql: HashMap<&'static str, Entry<Value>>,
+    last_asked: Option<&'static str>,
     clock: u64,
     size_max: usize,
 }
@@ -27,16 +28,22 @@ struct Entry<Value> {
 
 impl<Value: Clone> StatementCache<Value> {
     pub(crate) fn new(size_max: usize) -> Self {
-        Self { entries: Mutex::new(Entries { by_sql: HashMap::new(), clock: 0, size_max }) }
+        Self { entries: Mutex::new(Entries { by_sql: HashMap::new(), last_asked: None, clock: 0, size_max }) }
     }
 
     pub(crate) fn get(&self, sql: &'static str) -> Option<Value> {
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         entries.clock += 1;
+        entries.last_asked = Some(sql);
         let clock = entries.clock;
         let entry = entries.by_sql.get_mut(sql)?;
         entry.used_at = clock;
         Some(entry.prepared.clone())
+    }
+
+    /// The text that was last looked for, found or not.
+    pub(crate) fn last_asked(&self) -> Option<&'static str> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner).last_asked
     }
 
     /// Keeps a prepared statement. What it pushes out is dropped after the lock is released.

@@ -15,6 +15,9 @@ pub struct Status {
     pub primary: Option<NodeId>,
     /// Queries that were abandoned by their callers and cancelled on the server.
     pub swept: u64,
+    /// Connections that were left with a query, a transaction or session settings on them, and went back to their pools
+    /// clean.
+    pub cleaned: u64,
 }
 
 /// One server.
@@ -55,6 +58,8 @@ pub struct PoolStatus {
     pub in_use: usize,
     /// Callers waiting for one.
     pub waiting: usize,
+    /// Connections that were replaced by fresh ones before their lifetime ended, since the start.
+    pub renewed: u64,
 }
 
 impl Status {
@@ -67,7 +72,7 @@ impl Status {
 
 impl fmt::Display for PoolStatus {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { size_max, size, in_use, waiting } = self;
+        let Self { size_max, size, in_use, waiting, renewed: _ } = self;
         write!(formatter, "{in_use} in use of {size} open and {size_max} allowed, {waiting} waiting")
     }
 }

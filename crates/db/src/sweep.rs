@@ -1,9 +1,11 @@
-//! Ends what abandoned callers left running: cancels their queries on the server and closes the connections.
-//! It never gives a connection back to a pool, and no caller ever waits for it: the pool's slot is free before
-//! the sweep begins. Called when a `Connection` is dropped in the middle of something.
+//! Cleans connections that were dropped with something left on them: an abandoned statement is cancelled on the server, with
+//! proof that the cancel has struck; an open transaction is rolled back; a changed session is reset. What is clean then goes
+//! back to its pool, and everything else is closed. No caller ever waits for it: the pool's slot is free before it begins.
+//! Called when a `Connection` is dropped.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
@@ -12,8 +14,21 @@ use tokio_util::task::TaskTracker;
 use tracing::debug;
 
 use crate::cancel::cancel;
-use crate::config::{CANCEL_EFFECT_TIMEOUT, CANCEL_TIMEOUT, CANCELS_MAX, SWEEPS_MAX};
-use crate::pool::Pooled;
+use crate::config::{
+    ABANDONED_PATIENCE, CANCEL_EFFECT_TIMEOUT, CANCEL_TIMEOUT, CANCELS_MAX, CLEAN_STEP_TIMEOUT, SWEEPS_MAX,
+};
+use crate::dial::Path;
+use crate::pool::{self, Pool, Pooled};
+use crate::tap::TransactionStatus;
+
+/// What was left on a connection, besides a transaction, of which the wire tells.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Left {
+    /// A statement may still be running.
+    pub(crate) statement: bool,
+    /// Settings, locks or tables may be there that outlive a transaction.
+    pub(crate) session_state: bool,
+}
 
 /// Runs sweeps, at most [`SWEEPS_MAX`] at once.
 #[derive(Debug)]
@@ -22,25 +37,41 @@ pub(crate) struct Sweeper {
     runtime: Handle,
     permits: Arc<Semaphore>,
     swept: AtomicU64,
+    cleaned: Arc<AtomicU64>,
 }
+
+/// Undoes whatever a session was told. The settings go back to those of the first packet; named statements stay.
+const RESET: &str = "SELECT pg_advisory_unlock_all(); RESET SESSION AUTHORIZATION; RESET ROLE; RESET ALL; \
+                     CLOSE ALL; UNLISTEN *; DISCARD TEMP";
 
 impl Sweeper {
     pub(crate) fn new(tasks: TaskTracker, runtime: Handle) -> Self {
-        Self { tasks, runtime, permits: Arc::new(Semaphore::new(SWEEPS_MAX)), swept: AtomicU64::new(0) }
+        Self {
+            tasks,
+            runtime,
+            permits: Arc::new(Semaphore::new(SWEEPS_MAX)),
+            swept: AtomicU64::new(0),
+            cleaned: Arc::default(),
+        }
     }
 
-    /// Takes over a connection that left its pool with a query still running.
-    pub(crate) fn sweep(&self, pooled: Pooled) {
-        self.swept.fetch_add(1, Ordering::Relaxed);
+    /// Takes over a connection that left its pool; without a pool there is nothing to go back to.
+    pub(crate) fn sweep(&self, pooled: Pooled, pool: Option<Pool>, left: Left) {
+        if left.statement {
+            self.swept.fetch_add(1, Ordering::Relaxed);
+        }
         let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else {
             // Closing is bounded too: the server looks for its client every second.
             drop(pooled);
             return;
         };
+        let cleaned = Arc::clone(&self.cleaned);
         self.tasks.spawn_on(
             async move {
-                cancel_until_idle(&pooled).await;
-                drop(pooled);
+                let is_clean = clean(&pooled, left).await;
+                if is_clean && pool.is_some_and(|pool| pool::readmit(&pool, pooled)) {
+                    cleaned.fetch_add(1, Ordering::Relaxed);
+                }
                 drop(permit);
             },
             &self.runtime,
@@ -50,19 +81,58 @@ impl Sweeper {
     pub(crate) fn swept(&self) -> u64 {
         self.swept.load(Ordering::Relaxed)
     }
+
+    pub(crate) fn cleaned(&self) -> u64 {
+        self.cleaned.load(Ordering::Relaxed)
+    }
 }
 
-/// Cancels until the server has answered everything, for a bounded time. The connection stays open meanwhile,
-/// because a pooler forgets whom to cancel once its client is gone.
-async fn cancel_until_idle(pooled: &Pooled) {
-    let token = pooled.client.cancel_token();
+/// Whether the connection may be used again.
+async fn clean(pooled: &Pooled, left: Left) -> bool {
+    let is_idle = if left.statement {
+        end_statements(pooled).await
+    } else {
+        is_answered(pooled, CLEAN_STEP_TIMEOUT).await
+    };
+    // Behind a pooler nobody knows which server connection it was.
+    if !is_idle || pooled.path == Path::Pooler {
+        return false;
+    }
+    let tap = &pooled.presence.tap;
+    let is_rolled_back = match tap.status() {
+        TransactionStatus::Idle => true,
+        TransactionStatus::Open | TransactionStatus::Failed => runs(pooled, "ROLLBACK").await,
+        TransactionStatus::Unknown => false,
+    };
+    is_rolled_back && (!left.session_state || runs(pooled, RESET).await) && tap.is_clean()
+}
+
+/// Cancels until the server has answered everything, for a bounded time; gives whether nothing of it can strike later.
+/// The connection stays open meanwhile, because a pooler forgets whom to cancel once its client is gone.
+async fn end_statements(pooled: &Pooled) -> bool {
+    if is_answered(pooled, ABANDONED_PATIENCE).await {
+        return true;
+    }
+    let mut all_delivered = true;
     for _ in 0..CANCELS_MAX {
-        // A cancel that could not be delivered is not worth a word of its own: the wait below tells.
-        let _delivered = timeout(CANCEL_TIMEOUT, cancel(&token, &pooled.url)).await;
-        // An empty round trip queues behind the abandoned statements: its answer proves that they ended.
-        if timeout(CANCEL_EFFECT_TIMEOUT, pooled.client.check_connection()).await.is_ok() {
-            return;
+        // The server closes the request's socket after it has sent the signal, so that a round trip begun later comes
+        // back after the signal was dealt with. Of a request without that end nobody knows when it strikes.
+        let delivered = timeout(CANCEL_TIMEOUT, cancel(&pooled.presence.cancel, &pooled.url)).await;
+        all_delivered &= matches!(delivered, Ok(Ok(())));
+        if is_answered(pooled, CANCEL_EFFECT_TIMEOUT).await {
+            return all_delivered;
         }
     }
     debug!("an abandoned query did not end after repeated cancels; closing its connection");
+    false
+}
+
+/// An empty round trip queues behind everything that was sent, also behind what the driver still holds: its answer proves
+/// that all of it ended.
+async fn is_answered(pooled: &Pooled, limit: Duration) -> bool {
+    matches!(timeout(limit, pooled.client.check_connection()).await, Ok(Ok(())))
+}
+
+async fn runs(pooled: &Pooled, sql: &str) -> bool {
+    matches!(timeout(CLEAN_STEP_TIMEOUT, pooled.client.batch_execute(sql)).await, Ok(Ok(())))
 }

@@ -1,18 +1,31 @@
-//! What is going on on one borrowed connection: statements under way, an open transaction, the worst failure.
+//! What is going on on one borrowed connection: who borrowed it, statements under way, an open transaction, what it was
+//! told that outlives a transaction, the worst failure.
 //! It does nothing about it; the connection looks here when it is dropped, and reruns look here for the reason.
 
+use std::panic::Location;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+use tokio::task;
 
 use crate::error::Error;
 use crate::sqlstate::Class;
 
+/// A place in the program that asks for connections.
+pub(crate) type Place = &'static Location<'static>;
+
 /// Shared by a connection and whoever has to judge it after it is gone.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Usage {
+    place: Place,
+    since: Instant,
+    /// The task that asked. None outside of any.
+    task: Option<task::Id>,
     /// Statements sent and not answered in full. One that is dropped stays counted for ever.
     pending: AtomicU32,
     in_transaction: AtomicBool,
+    session_state: AtomicBool,
     failure: Mutex<Option<Failure>>,
 }
 
@@ -42,6 +55,31 @@ impl Usage {
         self.pending.fetch_sub(1, Ordering::AcqRel);
     }
 
+    /// Of a connection handed out now, to the present task.
+    pub(crate) fn new(place: Place, since: Instant) -> Self {
+        Self {
+            place,
+            since,
+            task: task::try_id(),
+            pending: AtomicU32::new(0),
+            in_transaction: AtomicBool::new(false),
+            session_state: AtomicBool::new(false),
+            failure: Mutex::new(None),
+        }
+    }
+
+    pub(crate) fn place(&self) -> Place {
+        self.place
+    }
+
+    pub(crate) fn since(&self) -> Instant {
+        self.since
+    }
+
+    pub(crate) fn task(&self) -> Option<task::Id> {
+        self.task
+    }
+
     pub(crate) fn begin(&self) -> Ticket<'_> {
         self.pending.fetch_add(1, Ordering::AcqRel);
         Ticket { usage: self }
@@ -58,6 +96,15 @@ impl Usage {
 
     pub(crate) fn is_in_transaction(&self) -> bool {
         self.in_transaction.load(Ordering::Acquire)
+    }
+
+    /// A statement was sent that may have changed what the next borrower of the connection would meet.
+    pub(crate) fn note_session_state(&self) {
+        self.session_state.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn has_session_state(&self) -> bool {
+        self.session_state.load(Ordering::Acquire)
     }
 
     /// Keeps the first failure that counts: later ones (25P02) only follow from it.
@@ -101,9 +148,13 @@ impl Ticket<'_> {
 mod tests {
     use super::*;
 
+    fn usage() -> Usage {
+        Usage::new(Location::caller(), Instant::now())
+    }
+
     #[test]
     fn only_a_finished_ticket_leaves_the_connection_clean() {
-        let usage = Usage::default();
+        let usage = usage();
         usage.begin().finish();
         assert!(!usage.has_pending());
         {
@@ -115,7 +166,7 @@ mod tests {
 
     #[test]
     fn the_first_failure_is_kept_and_a_wrong_row_count_is_none() {
-        let usage = Usage::default();
+        let usage = usage();
         usage.record_failure(&Error::RowCount { expected: "one row", found: 2 });
         assert!(usage.failure().is_none());
         let node = crate::node::NodeId::new("db1:5432");

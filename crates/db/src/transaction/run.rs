@@ -1,6 +1,7 @@
 //! Runs a transaction's closure: begin, work, commit, and again with a pause when the server rolled it back.
 //! It reruns only what is known to have left nothing behind. Called through `Db::transaction`.
 
+use std::panic::Location;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,7 +16,7 @@ use crate::db::Db;
 use crate::error::Error;
 use crate::observe::{TransactionEnd, TransactionSeen};
 use crate::sqlstate::Class;
-use crate::usage::{Failure, Inside};
+use crate::usage::{Failure, Inside, Place};
 
 /// First bound of the random pause before a rerun; it doubles with each. Two conflicting transactions need only to miss each other.
 const PAUSE_FIRST: Duration = Duration::from_millis(5);
@@ -51,10 +52,24 @@ impl Db {
     ///
     /// # Errors
     /// Each variant of [`TransactionError`] says what is left behind; only `OutcomeUnknown` leaves doubt.
-    pub async fn transaction<T, E, F, Fut>(
+    #[track_caller]
+    pub fn transaction<T, E, F, Fut>(
         &self,
         options: TransactionOptions,
         work: F,
+    ) -> impl Future<Output = Result<Committed<T>, TransactionError<E>>>
+    where
+        F: Fn(Transaction) -> Fut,
+        Fut: Future<Output = Result<T, E>>,
+    {
+        self.transaction_from(options, work, Location::caller())
+    }
+
+    async fn transaction_from<T, E, F, Fut>(
+        &self,
+        options: TransactionOptions,
+        work: F,
+        place: Place,
     ) -> Result<Committed<T>, TransactionError<E>>
     where
         F: Fn(Transaction) -> Fut,
@@ -65,7 +80,7 @@ impl Db {
         let outcome = loop {
             attempts += 1;
             let left = options.timeout.saturating_sub(started.elapsed());
-            let ended = match timeout(left, self.attempt(options, &work)).await {
+            let ended = match timeout(left, self.attempt(options, &work, place)).await {
                 Err(_) => Ended::Failed(TransactionError::Deadline { after: options.timeout }),
                 Ok(Ok(worked)) => self.commit(worked).await,
                 Ok(Err(ended)) => ended,
@@ -88,17 +103,19 @@ impl Db {
         outcome
     }
 
-    /// Everything before the commit. Dropped halfway it leaves nothing: the connection closes and the server rolls back.
+    /// Everything before the commit. Dropped halfway it leaves nothing: a sweep rolls back, or closes the connection.
     async fn attempt<T, E, F, Fut>(
         &self,
         options: TransactionOptions,
         work: &F,
+        place: Place,
     ) -> Result<Worked<T>, Ended<T, E>>
     where
         F: Fn(Transaction) -> Fut,
         Fut: Future<Output = Result<T, E>>,
     {
-        let connection = self.write().await.map_err(|error| rerun_unless_final(error, Attempt::Acquire))?;
+        let connection =
+            self.write_from(place).await.map_err(|error| rerun_unless_final(error, Attempt::Acquire))?;
         let ticket =
             begin(&connection, options).await.map_err(|error| rerun_unless_final(error, Attempt::Begin))?;
         let open = Arc::new(Open::new(connection));

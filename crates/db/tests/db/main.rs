@@ -4,7 +4,11 @@
 mod batcher;
 mod bulk;
 mod cluster;
+mod drops;
 mod failover;
+mod holders;
+mod hygiene;
+mod lifetimes;
 mod loader;
 mod migrations;
 mod partitions;

@@ -18,6 +18,8 @@ pub(crate) enum Mode {
     Refuse,
     /// Takes connections and bytes, and passes nothing on.
     BlackHole,
+    /// Takes bytes of the connections that were there before and passes nothing on; forwards new ones.
+    SilenceOld,
     /// Closes a connection instead of passing on its COMMIT, then forwards again.
     LoseCommit,
     /// Passes on a COMMIT and closes the connection instead of passing on the answer, then forwards again.
@@ -85,18 +87,21 @@ async fn accept(listener: TcpListener, server: String, mode: Arc<watch::Sender<M
 
 async fn relay(mut client: TcpStream, server: &str, mode: &watch::Sender<Mode>) -> std::io::Result<()> {
     let mut changes = mode.subscribe();
+    let mut is_new = true;
     let mut server = TcpStream::connect(server).await?;
     let (mut from_client, mut from_server) = (vec![0; 16 * 1024], vec![0; 16 * 1024]);
     loop {
         let now = *changes.borrow_and_update();
         match now {
             Mode::Refuse => return Ok(()),
+            Mode::SilenceOld if !is_new => std::future::pending().await,
             Mode::BlackHole => {
                 let _changed = changes.changed().await;
                 continue;
             }
             _ => {}
         }
+        is_new &= now == Mode::SilenceOld;
         tokio::select! {
             read = client.read(&mut from_client) => {
                 let bytes = &from_client[..read?];
