@@ -66,7 +66,7 @@ impl Replies {
             return Ok(reply);
         }
         let reply = engine.submit(submission).await?;
-        self.keep(claim, life, &reply);
+        self.keep(&claim, life, &reply);
         Ok(reply)
     }
 
@@ -77,7 +77,7 @@ impl Replies {
         is_good.then(|| Reply { decision: Decision::Replayed(kept.answer.clone()), token: kept.token })
     }
 
-    fn keep(&self, claim: KeyClaim, life: PrimaryLife, reply: &Reply) {
+    fn keep(&self, claim: &KeyClaim, life: PrimaryLife, reply: &Reply) {
         // Anything else can become something else: it is not what is kept under the key.
         let (Decision::Answered(answer) | Decision::RefusalKept(answer) | Decision::Replayed(answer)) =
             &reply.decision
@@ -96,6 +96,6 @@ impl Replies {
             life,
         };
         // An answer has no versions: whoever keeps it keeps the same.
-        drop(self.cache.set(claim.digest.into_bytes(), Arc::new(kept), Version::NONE));
+        drop(self.cache.set(*claim.digest.as_bytes(), Arc::new(kept), Version::NONE));
     }
 }
