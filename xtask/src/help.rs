@@ -5,8 +5,8 @@ pub(crate) const HELP: &str = "\
 cargo xtask COMMAND
 
   setup [--no-install]
-      Find PostgreSQL (15 or later), Redis (6 or later) and, for tests, memcached (1.6.12 or later); install what is
-      missing on Debian-like systems.
+      Find PostgreSQL (15 or later), Redis (6 or later) and, for tests, memcached (1.6.12 or later), PgBouncer (1.18 or
+      later) and HypoPG (1.3 or later); install what is missing on Debian-like systems.
   run [--port 8080] [--operator-port 9100] [--dir .paystrata] [--fresh] [--no-install]
       [--debug | --programs DIR] [--seed-payments N [--seed S] [--exit-after-seed]]
       From a fresh machine to a running service; Ctrl-C stops everything. --fresh removes earlier data.
@@ -30,4 +30,4 @@ cargo xtask COMMAND
       This screen.
 
 Environment: PG_BIN (directory of the PostgreSQL programs), REDIS_SERVER (path of redis-server),
-  MEMCACHED (path of memcached).";
+  MEMCACHED (path of memcached), PGBOUNCER (path of pgbouncer).";

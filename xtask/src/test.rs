@@ -12,7 +12,7 @@ use lexopt::prelude::*;
 use crate::process;
 use crate::progress::note;
 use crate::services::ephemeral::Ephemeral;
-use crate::setup::{self, Install};
+use crate::setup::{self, Install, TestTools};
 use crate::workspace;
 
 /// One selection and one set of features for everything, so that cargo builds each crate once. The file is that of
@@ -33,7 +33,7 @@ pub(crate) fn run(mut arguments: lexopt::Parser) -> Result<i32> {
             other => return Err(other.unexpected().into()),
         }
     }
-    let (tools, memcached) = setup::ensure_for_tests(Install::Allowed)?;
+    let TestTools { tools, memcached, pgbouncer } = setup::ensure_for_tests(Install::Allowed)?;
     let (runner, all): (&[&str], &[&str]) = if has_nextest() {
         (&["nextest", "run"], &[])
     } else {
@@ -60,6 +60,7 @@ pub(crate) fn run(mut arguments: lexopt::Parser) -> Result<i32> {
     environment.push(("PG_BIN", tools.postgres_bin.display().to_string()));
     environment.push(("REDIS_SERVER", tools.redis_server.display().to_string()));
     environment.push(("MEMCACHED", memcached.display().to_string()));
+    environment.push(("PGBOUNCER", pgbouncer.display().to_string()));
 
     // Doc tests first: the runner's summary shall be the last thing to read.
     let documented = match filter {
@@ -112,7 +113,7 @@ mod tests {
     #[test]
     fn tests_run_with_every_feature_that_a_leaf_has_for_its_users() {
         let crates = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates");
-        for leaf in ["cache", "gateway", "monitor"] {
+        for leaf in ["cache", "db", "gateway", "monitor"] {
             let manifest =
                 std::fs::read_to_string(crates.join(leaf).join("Cargo.toml")).expect("it has a manifest");
             let (_, features) = manifest.split_once("[features]\n").expect("it has features");

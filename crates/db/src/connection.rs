@@ -17,6 +17,7 @@ use crate::error::Error;
 use crate::node::{Node, NodeId, Observation, Role};
 use crate::observe::{Observer, QuerySeen};
 use crate::pool::{PoolObject, Pooled};
+use crate::pooler::session_feature;
 use crate::repeats;
 use crate::sqlstate::Class;
 use crate::statement::Statement;
@@ -151,6 +152,11 @@ impl Connection {
         if expected != found {
             return Err(Error::ValueCount { expected, found });
         }
+        if self.pooled().path == Path::Pooler
+            && let Some(what) = session_feature(statement.sql())
+        {
+            return Err(Error::NeedsSession { what });
+        }
         repeats::note(statement);
         if statement.leaves_session_state() {
             self.usage.note_session_state();
@@ -258,6 +264,12 @@ impl Connection {
         self.pooled().client.query_typed_raw(statement.sql(), typed).await
     }
 
+    /// Behind a pooler nothing is prepared but the driver's look-up of a type that came after the connection.
+    fn knows_too_few_types(&self, pooled: &Pooled) -> bool {
+        let failed = || self.usage.failure().is_some_and(|failure| failure.class == Class::StalePlan);
+        pooled.path == Path::Pooler && failed()
+    }
+
     pub(crate) fn pooled(&self) -> &Pooled {
         self.object.as_deref().expect("the connection is taken only by drop")
     }
@@ -281,7 +293,10 @@ impl Drop for Connection {
         let Some(object) = self.object.take() else { return };
         // Before anybody else can hold it.
         object.presence.release();
-        if let Some(left) = self.left_behind(&object) {
+        if self.knows_too_few_types(&object) {
+            // Its successor looks them up when it is made.
+            drop(Object::take(object));
+        } else if let Some(left) = self.left_behind(&object) {
             // Taking it frees the pool's slot at once; the sweep then costs nobody a wait.
             let pool = Object::pool(&object);
             self.context.sweeper.sweep(Object::take(object), pool, left);

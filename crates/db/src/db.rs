@@ -24,6 +24,7 @@ use crate::monitor::Monitor;
 use crate::node::{Node, NodeId, NodeState, Observation, Role};
 use crate::observe::{AcquireSeen, NoObserver, Observer};
 use crate::pool::{self, Pool, ServerManager};
+use crate::pooler::{self, PoolerSeen};
 use crate::renew::keep_fresh;
 use crate::route::{Fence, NoPrimary};
 use crate::session::Session;
@@ -81,6 +82,7 @@ impl Db {
         if let Some(problem) = config.problem() {
             return Err(Error::Settings { problem });
         }
+        pooler::refuse_statement_mode(&config).await?;
         let db = Self { shared: Arc::new(Shared::new(config, observer)) };
         db.shared.spawn_monitors();
         let limit = db.shared.config.connect_timeout;
@@ -121,6 +123,17 @@ impl Db {
         let settings = DialSettings::new(&self.shared.config);
         let dialled = dial(&primary.node.id, &primary.url, &settings, Purpose::Session(name)).await?;
         Ok(Session::new(dialled, primary.node.id.clone()))
+    }
+
+    /// What stands at `pooler_url`, by its own word; `None` without one. Dials its console.
+    ///
+    /// # Errors
+    /// The console is not to be reached, or does not let the URL's user in (PgBouncer: `stats_users`).
+    pub async fn pooler(&self) -> Result<Option<PoolerSeen>, Error> {
+        match &self.shared.config.pooler_url {
+            Some(url) => pooler::ask_console(url, &self.shared.config).await.map(Some),
+            None => Ok(None),
+        }
     }
 
     /// What is known about every server now. Cheap: it asks nobody.

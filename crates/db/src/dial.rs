@@ -16,6 +16,7 @@ use crate::config::{
 };
 use crate::error::Error;
 use crate::node::NodeId;
+use crate::pooler::{STRAIGHT_OPTION, refuses_options};
 use crate::socket::{self, Socket};
 use crate::tap::{Tap, Tapped};
 use crate::url::ConnectionUrl;
@@ -101,8 +102,10 @@ impl DialSettings {
 
     // What the URL itself sets comes last and wins.
     fn session_options(&self, from_url: &str, purpose: Purpose<'_>) -> String {
-        let mut options =
-            format!("-c client_connection_check_interval={}", CLIENT_CHECK_INTERVAL.as_millis());
+        let mut options = format!(
+            "{STRAIGHT_OPTION} -c client_connection_check_interval={}",
+            CLIENT_CHECK_INTERVAL.as_millis()
+        );
         if matches!(purpose, Purpose::Pooled | Purpose::Monitor) {
             let _infallible = write!(
                 options,
@@ -145,8 +148,13 @@ pub(crate) async fn dial(
     let made = tokio::time::timeout(after, prepared.connect(NoTls)).await;
     let (client, connection) = made
         .map_err(|_| Error::DialTimeout { node: node.clone(), after })?
-        .map_err(|source| Error::Dial { node: node.clone(), source })?;
+        .map_err(|source| refused(node, source))?;
     Ok(Dialled { client, task: spawn(node, connection) })
+}
+
+fn refused(node: &NodeId, source: tokio_postgres::Error) -> Error {
+    let node = node.clone();
+    if refuses_options(&source) { Error::PoolerInTheWay { node } } else { Error::Dial { node, source } }
 }
 
 /// As [`dial`], for the pool, over a socket of our own with a tap on it. Whether the server is one that the URL's
@@ -183,7 +191,7 @@ where
 {
     let tap = Arc::new(Tap::new());
     let made = settings.connect_raw(Tapped::new(stream, Arc::clone(&tap)), NoTls).await;
-    let (client, connection) = made.map_err(|source| Error::Dial { node: node.clone(), source })?;
+    let (client, connection) = made.map_err(|source| refused(node, source))?;
     Ok(DialledTapped { client, task: spawn(node, connection), tap })
 }
 

@@ -141,6 +141,23 @@ pub enum Error {
         /// Which answer.
         what: &'static str,
     },
+    /// What answers under a server's URL is a pooler, or something else that keeps session settings from the server.
+    #[error(
+        "{node} is a pooler and not a server: name it in pooler_url, and the server itself in primary_url or \
+         replica_urls; sessions, migrations and probes go there"
+    )]
+    PoolerInTheWay {
+        /// What was taken for a server.
+        node: NodeId,
+    },
+    /// The statement needs a session of its own, and the connection leads through a pooler. Nothing was sent.
+    #[error(
+        "refused behind a pooler, where the next statement may meet another session: {what}; use Db::session"
+    )]
+    NeedsSession {
+        /// What belongs to a session.
+        what: &'static str,
+    },
     /// The transaction has ended, or the `Db` is closed.
     #[error("closed")]
     Closed,
@@ -194,6 +211,8 @@ impl Error {
             | Self::ValueCount { .. }
             | Self::RowCount { .. }
             | Self::UnknownForm { .. }
+            | Self::PoolerInTheWay { .. }
+            | Self::NeedsSession { .. }
             | Self::Closed => Class::Never,
         }
     }

@@ -57,14 +57,20 @@
 //!
 //! # What it does not do
 //!
-//! - Behind a pooler in transaction mode, statements travel unnamed and are planned every time; a result or parameter
-//!   type that is not built into Postgres makes the driver prepare a named lookup, which such a pooler breaks: cast to text.
+//! - Behind a pooler in transaction mode, statements travel unnamed and are planned every time. Types of the database's own
+//!   (enums) are looked up once for each connection, when it is made; after `CREATE TYPE` the first statements that give such a
+//!   value fail as retryable, while older connections are replaced. What belongs to a session is refused there.
 //! - Lag is measured against the primary's position as this process saw it; while no primary answers, replicas serve
 //!   reads without a token whatever their age.
 //! - [`Bulk`] encodes types that are built into Postgres, and enums as text; it needs the right to make temporary tables for
 //!   upserts and updates, and refuses views. Row-level security refuses COPY.
 //! - Each URL must lead to one server. A balancer in front of several would make their states look like one.
 //! - With asynchronous replication a failover can lose commits that were acknowledged; only the server's settings can prevent that.
+
+//!
+//! # Features
+//!
+//! - `plans`: EXPLAIN as values with findings, a slow log, and index advice (the `plans` module). Adds `serde_json`.
 
 mod acquire;
 mod bench;
@@ -84,7 +90,10 @@ mod monitor;
 mod node;
 mod observe;
 pub mod partitions;
+#[cfg(feature = "plans")]
+pub mod plans;
 mod pool;
+mod pooler;
 mod read;
 mod renew;
 pub mod repeats;
@@ -121,6 +130,7 @@ pub use migrate::{
 };
 pub use node::{NodeId, NodeState, Role};
 pub use observe::{AcquireSeen, Observer, QuerySeen, TransactionEnd, TransactionSeen};
+pub use pooler::{PoolerMode, PoolerSeen};
 pub use postgres_types::{ToSql, Type};
 pub use route::NoPrimary;
 pub use session::Session;

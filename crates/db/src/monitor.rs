@@ -20,6 +20,7 @@ use crate::lag::PrimaryClock;
 use crate::node::{Change, Facts, Node, NodeState, Role};
 use crate::observe::Observer;
 use crate::pool::{self, Pool};
+use crate::pooler::straight_sql;
 use crate::token::parse_lsn;
 use crate::url::ConnectionUrl;
 
@@ -40,8 +41,9 @@ pub(crate) struct Monitor {
     pub(crate) tasks: TaskTracker,
 }
 
-/// The cluster's identity, asked once per connection.
-const IDENTITY_SQL: &str = "SELECT system_identifier FROM pg_control_system()";
+/// The cluster's identity, asked once per connection, and whether our settings have reached the server.
+const IDENTITY_SQL: &str =
+    concat!("SELECT system_identifier, ", straight_sql!(), " FROM pg_control_system()");
 
 /// Role, position, timeline and incarnation. A replica's timeline is that of the log it receives; while it receives none, that of
 /// its control file, which may lag after a failover but is never ahead.
@@ -113,6 +115,9 @@ impl Monitor {
             .map_err(|source| Error::Query { node: node(), source })?;
         let unknown = || Error::UnknownForm { node: node(), what: "the server's identity" };
         let system_id: i64 = identity.try_get(0).map_err(|_| unknown())?;
+        if !identity.try_get(1).map_err(|_| unknown())? {
+            return Err(Error::PoolerInTheWay { node: node() });
+        }
         Ok(Link { client, probe, system_id: system_id.cast_unsigned(), _task: task })
     }
 

@@ -25,6 +25,7 @@ use crate::error::Error;
 use crate::holders::{Presence, Roster};
 use crate::incarnation::incarnation_sql;
 use crate::node::{Node, NodeId};
+use crate::pooler::preload_types;
 use crate::statement::Statement;
 use crate::statement_cache::StatementCache;
 use crate::status::PoolStatus;
@@ -113,7 +114,11 @@ impl ServerManager {
                 // All of it in one flight.
                 join(self.incarnation(&client), self.prepare_ahead(&client, &statements)).await.0?
             }
-            Path::Pooler => 0,
+            Path::Pooler => {
+                let done = preload_types(&client).await;
+                done.map_err(|source| Error::Dial { node: self.node.id.clone(), source })?;
+                0
+            }
         };
         let expires_at = Instant::now() + lifetime(self.lifetime_max, rand::random());
         let replace_at = expires_at - self.lifetime_max.mul_f64(RENEW_PART);

@@ -60,6 +60,13 @@ impl ConnectionUrl {
         over_a_network && self.settings.get_ssl_mode() != SslMode::Disable
     }
 
+    /// The same server and user, another database.
+    pub(crate) fn to_database(&self, name: &str) -> Self {
+        let mut other = self.clone();
+        other.settings.dbname(name);
+        other
+    }
+
     pub(crate) fn host(&self) -> &Host {
         self.settings.get_hosts().first().expect("parsing has found one host")
     }

@@ -1,5 +1,5 @@
 //! Finds the programs of the services on this machine: PostgreSQL (15 or later) and Redis (6 or later), and for tests
-//! memcached (1.6.12 or later). Looks and asks for versions only; installing is `setup::install`'s.
+//! memcached (1.6.12 or later), PgBouncer (1.18 or later) and HypoPG (1.3 or later). Looks and asks for versions only; installing is `setup::install`'s.
 
 use std::env;
 use std::ffi::OsString;
@@ -19,6 +19,10 @@ pub(crate) const POSTGRES_MIN: Release = Release([15, 0, 0]);
 pub(crate) const REDIS_MIN: Release = Release([6, 0, 0]);
 /// The meta commands are whole since then.
 pub(crate) const MEMCACHED_MIN: Release = Release([1, 6, 12]);
+/// The oldest that Debian still serves; from 1.21 on a pooler takes named statements, which nobody here asks of it.
+pub(crate) const PGBOUNCER_MIN: Release = Release([1, 18, 0]);
+/// Hypothetical indexes on partitioned tables and their sizes are whole since then.
+pub(crate) const HYPOPG_MIN: Release = Release([1, 3, 0]);
 /// Everything of PostgreSQL that `services` calls.
 const POSTGRES_PROGRAMS: [&str; 6] =
     ["initdb", "pg_ctl", "postgres", "pg_basebackup", "pg_controldata", "psql"];
@@ -133,6 +137,32 @@ fn redis() -> std::result::Result<PathBuf, Missing> {
 pub(crate) fn memcached() -> std::result::Result<PathBuf, Missing> {
     let found = program("memcached", "MEMCACHED", |path| release_of(path, "memcached ", MEMCACHED_MIN));
     found.map_err(|unfound| unfound.missing(Package::Memcached, "memcached", MEMCACHED_MIN))
+}
+
+/// What the tests of the data layer start besides.
+pub(crate) fn pgbouncer() -> std::result::Result<PathBuf, Missing> {
+    let found = program("pgbouncer", "PGBOUNCER", |path| release_of(path, "PgBouncer ", PGBOUNCER_MIN));
+    found.map_err(|unfound| unfound.missing(Package::PgBouncer, "PgBouncer", PGBOUNCER_MIN))
+}
+
+/// The extension that tests of index advice load into the PostgreSQL of `tools`.
+pub(crate) fn hypopg(tools: &Tools) -> std::result::Result<(), Missing> {
+    let asked =
+        process::succeed(Command::new(tools.postgres_bin.join("pg_config")).arg("--sharedir"), VERSION_LIMIT);
+    // Debian keeps pg_config of a server in a package for developers; its folders are known.
+    let major = tools.postgres_release.major();
+    let shared =
+        asked.map_or_else(|_| format!("/usr/share/postgresql/{major}"), |said| said.trim().to_owned());
+    let control = Path::new(&shared).join("extension/hypopg.control");
+    let text = fs::read_to_string(&control).unwrap_or_default();
+    match Release::behind("default_version = '", &text) {
+        Some(release) if release >= HYPOPG_MIN => Ok(()),
+        _ => {
+            let seen = format!("none in {}", control.display());
+            let reason = format!("HypoPG {HYPOPG_MIN} or later is needed for PostgreSQL {major} ({seen})");
+            Err(Missing { package: Some(Package::HypoPg(major)), reason })
+        }
+    }
 }
 
 /// Why a program that stands alone was not found.

@@ -36,7 +36,8 @@ pub(super) fn method() -> Result<Option<Privilege>> {
 
 /// Installs the packages, refreshing the package lists first if they do not know one of them as it is needed.
 pub(super) fn packages(privilege: Privilege, packages: &[Package]) -> Result<()> {
-    let names: Vec<&str> = packages.iter().map(|package| package.name()).collect();
+    let names: Vec<String> = packages.iter().map(|package| package.name()).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
     note(&format!("        installing {} with apt-get", names.join(" ")));
     if packages.iter().any(|package| package.offer() != Offer::Serves) {
         apt(privilege, &["update"])?;

@@ -23,6 +23,14 @@ pub(crate) enum Install {
     Forbidden,
 }
 
+/// What the tests start.
+#[derive(Debug)]
+pub(crate) struct TestTools {
+    pub(crate) tools: Tools,
+    pub(crate) memcached: PathBuf,
+    pub(crate) pgbouncer: PathBuf,
+}
+
 /// Runs the command.
 pub(crate) fn run(mut arguments: lexopt::Parser) -> Result<i32> {
     let mut install = Install::Allowed;
@@ -32,10 +40,11 @@ pub(crate) fn run(mut arguments: lexopt::Parser) -> Result<i32> {
             other => return Err(other.unexpected().into()),
         }
     }
-    let (tools, memcached) = ensure_for_tests(install)?;
+    let TestTools { tools, memcached, pgbouncer } = ensure_for_tests(install)?;
     println!("PostgreSQL {} in {}", tools.postgres_release, tools.postgres_bin.display());
     println!("Redis is {}", tools.redis_server.display());
     println!("memcached is {}", memcached.display());
+    println!("PgBouncer is {}", pgbouncer.display());
     Ok(0)
 }
 
@@ -44,12 +53,20 @@ pub(crate) fn ensure(install: Install) -> Result<Tools> {
     ensured(install, find::tools)
 }
 
-/// The programs of the services and memcached, which only tests start; installed first if need be, all at once.
-pub(crate) fn ensure_for_tests(install: Install) -> Result<(Tools, PathBuf)> {
-    ensured(install, || match (find::tools(), find::memcached()) {
-        (Ok(tools), Ok(memcached)) => Ok((tools, memcached)),
-        (tools, memcached) => {
-            Err(tools.err().into_iter().flatten().chain(memcached.err()).collect::<Vec<Missing>>())
+/// The programs of the services, and those that only tests start; installed first if need be, all at once.
+pub(crate) fn ensure_for_tests(install: Install) -> Result<TestTools> {
+    // Which HypoPG is wanted is known only once there is a PostgreSQL.
+    let tools = ensure(install)?;
+    ensured(install, || {
+        let hypopg = find::hypopg(&tools);
+        match (find::memcached(), find::pgbouncer(), hypopg) {
+            (Ok(memcached), Ok(pgbouncer), Ok(())) => {
+                Ok(TestTools { tools: tools.clone(), memcached, pgbouncer })
+            }
+            (memcached, pgbouncer, hypopg) => {
+                let missing = memcached.err().into_iter().chain(pgbouncer.err()).chain(hypopg.err());
+                Err(missing.collect::<Vec<Missing>>())
+            }
         }
     })
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use super::find::{MEMCACHED_MIN, POSTGRES_MIN, REDIS_MIN};
+use super::find::{HYPOPG_MIN, MEMCACHED_MIN, PGBOUNCER_MIN, POSTGRES_MIN, REDIS_MIN};
 use super::release::Release;
 use crate::process;
 
@@ -20,6 +20,9 @@ pub(crate) enum Package {
     Postgres,
     Redis,
     Memcached,
+    PgBouncer,
+    /// For the PostgreSQL of this major version.
+    HypoPg(u32),
 }
 
 /// What apt would install under a package's name.
@@ -32,19 +35,23 @@ pub(super) enum Offer {
 
 impl Package {
     /// Its name on Debian-like systems.
-    pub(super) fn name(self) -> &'static str {
+    pub(super) fn name(self) -> String {
         match self {
-            Package::Postgres => "postgresql",
-            Package::Redis => "redis-server",
-            Package::Memcached => "memcached",
+            Package::Postgres => "postgresql".to_owned(),
+            Package::Redis => "redis-server".to_owned(),
+            Package::Memcached => "memcached".to_owned(),
+            Package::PgBouncer => "pgbouncer".to_owned(),
+            Package::HypoPg(major) => format!("postgresql-{major}-hypopg"),
         }
     }
 
-    fn name_elsewhere(self) -> &'static str {
+    fn name_elsewhere(self) -> String {
         match self {
-            Package::Postgres => "postgresql-server",
-            Package::Redis => "redis",
-            Package::Memcached => "memcached",
+            Package::Postgres => "postgresql-server".to_owned(),
+            Package::Redis => "redis".to_owned(),
+            Package::Memcached => "memcached".to_owned(),
+            Package::PgBouncer => "pgbouncer".to_owned(),
+            Package::HypoPg(major) => format!("hypopg_{major}"),
         }
     }
 
@@ -53,6 +60,8 @@ impl Package {
             Package::Postgres => POSTGRES_MIN,
             Package::Redis => REDIS_MIN,
             Package::Memcached => MEMCACHED_MIN,
+            Package::PgBouncer => PGBOUNCER_MIN,
+            Package::HypoPg(_) => HYPOPG_MIN,
         }
     }
 
@@ -60,7 +69,7 @@ impl Package {
     pub(super) fn offer(self) -> Offer {
         let asked = process::succeed(
             // In another language the word to look for is another.
-            Command::new("apt-cache").env("LC_ALL", "C").args(["policy", self.name()]),
+            Command::new("apt-cache").env("LC_ALL", "C").args(["policy", &self.name()]),
             POLICY_LIMIT,
         );
         asked.map_or(Offer::Nothing, |said| self.judge(&said))
@@ -90,6 +99,8 @@ impl Package {
                 "add the packages of the Redis project (packages.redis.io), or name one with REDIS_SERVER"
             }
             Package::Memcached => "name one with MEMCACHED",
+            Package::PgBouncer => "name one with PGBOUNCER",
+            Package::HypoPg(_) => "add the packages of the PostgreSQL project (apt.postgresql.org)",
         };
         Some(format!("apt offers {offered}, and {least} or later is needed: {instead}"))
     }
@@ -101,7 +112,7 @@ pub(super) fn by_hand(packages: &[Package]) -> String {
         let offers: Vec<(Package, Offer)> = packages.iter().map(|one| (*one, one.offer())).collect();
         return with_apt(&offers);
     }
-    let names: Vec<&str> = packages.iter().map(|one| one.name_elsewhere()).collect();
+    let names: Vec<String> = packages.iter().map(|one| one.name_elsewhere()).collect();
     format!("your package manager, for example: sudo dnf install {}", names.join(" "))
 }
 
@@ -111,7 +122,7 @@ fn with_apt(offers: &[(Package, Offer)]) -> String {
         *package == Package::Postgres && matches!(offer, Offer::TooOld { .. })
     };
     let newer = offers.iter().find(is_old).map(|_| NEWER_POSTGRES);
-    let names: Vec<&str> = offers.iter().map(|(package, _)| package.name()).collect();
+    let names: Vec<String> = offers.iter().map(|(package, _)| package.name()).collect();
     let install = format!("sudo apt-get install -y {}", names.join(" "));
     let steps: Vec<&str> =
         ["sudo apt-get update"].into_iter().chain(newer).chain([install.as_str()]).collect();
@@ -152,6 +163,8 @@ mod tests {
             (Package::Redis, "(none)", Offer::Nothing),
             (Package::Memcached, "1.6.18-1", Offer::Serves),
             (Package::Memcached, "1.6.9+dfsg-1", too_old([1, 6, 9])),
+            (Package::PgBouncer, "1.18.0-1+deb12u1", Offer::Serves),
+            (Package::HypoPg(15), "1.3.1-2+b1", Offer::Serves),
         ] {
             assert_eq!(package.judge(&policy(candidate)), expected, "{package:?} {candidate}");
         }
@@ -175,6 +188,8 @@ mod tests {
         assert_eq!(command, "sudo apt-get update && sudo apt-get install -y postgresql redis-server");
         let command = with_apt(&[(Package::Memcached, Offer::Serves)]);
         assert_eq!(command, "sudo apt-get update && sudo apt-get install -y memcached");
+        let command = with_apt(&[(Package::PgBouncer, Offer::Serves), (Package::HypoPg(16), Offer::Serves)]);
+        assert!(command.ends_with("install -y pgbouncer postgresql-16-hypopg"), "{command}");
         let command = with_apt(&[(Package::Postgres, too_old([13, 0, 0]))]);
         assert!(
             command.contains("apt.postgresql.org.sh -y && sudo apt-get install -y postgresql"),

@@ -43,7 +43,7 @@ pub(crate) const FOREIGN: &[Foreign] = &[
     foreign(
         "DB_USE_PGBOUNCER",
         "db.pooler_url",
-        "`true`: write the URL of PgBouncer (the next two rows), which no test runs through yet; `false`: leave it out",
+        "`true`: write the URL of PgBouncer (the next two rows); `false`: leave it out",
     ),
     foreign("PGBOUNCER_HOST", "db.pooler_url", "the host: `postgres://user:password@HOST:port/database`"),
     foreign("PGBOUNCER_PORT", "db.pooler_url", "the port: `postgres://user:password@host:PORT/database`"),

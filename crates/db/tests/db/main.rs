@@ -3,6 +3,7 @@
 
 mod batcher;
 mod bulk;
+mod bouncer;
 mod cluster;
 mod drops;
 mod failover;
@@ -12,7 +13,10 @@ mod lifetimes;
 mod loader;
 mod migrations;
 mod partitions;
+#[cfg(feature = "plans")]
+mod plans;
 mod pool;
+mod pooler;
 mod proxy;
 mod repeats;
 mod routing;

@@ -23,8 +23,8 @@ section! {
         replica_urls: Vec<SecretUrl> = "replica_urls" Kind::DatabaseUrls, Fixed("");
         /// PgBouncer in transaction mode, in front of the primary, for pooled traffic; empty means none. It hands no session
         /// settings on, so give the role what the service sets elsewhere: `ALTER ROLE .. SET enable_seqscan = off` (every
-        /// request has its index, but a partition that was analyzed while it was empty looks cheaper to read whole). No test
-        /// runs through it yet.
+        /// request has its index, but a partition that was analyzed while it was empty looks cheaper to read whole). Types
+        /// of the database's own are learned when a connection is made.
         pooler_url: Option<SecretUrl> = "pooler_url" Kind::DatabaseUrl(Emptiness::MeansNone), Fixed("");
         /// Connections of each pool that are kept open.
         pool_size_min: usize = "pool_size_min" count(0, 1000), Fixed("2");

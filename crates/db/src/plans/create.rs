@@ -1,0 +1,236 @@
+//! Builds an advised index: concurrently, one at a time in a database, on a session of its own, and only when told so.
+//! A build that fails or is cut leaves an invalid index: it is dropped, now or by the next call. Nothing is ever dropped
+//! that the audit does not show to be ours. Every act has its row in the audit table.
+
+use std::time::Duration;
+
+use postgres_types::{ToSql, Type};
+use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
+
+use super::candidate::{IndexColumns, NAME_PREFIX, quoted};
+use super::catalog::indexes;
+use super::plan::TableName;
+use crate::session::Session;
+
+/// Whether an index may be built.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Approval {
+    /// No: [`create_index`] refuses.
+    #[default]
+    Withheld,
+    /// A person, or a rule of theirs, has said yes.
+    Given,
+}
+
+/// How an index is built.
+#[derive(Clone, Debug)]
+pub struct CreateOptions {
+    /// Off unless given.
+    pub approval: Approval,
+    /// Longest wait for a lock; others who want the table wait behind it for as long.
+    pub lock_timeout: Duration,
+    /// Longest build.
+    pub build_timeout: Duration,
+    /// Builds that are tried when a lock was not to be had.
+    pub attempts_max: u32,
+    /// A transaction open for longer than this keeps a build waiting: then none is begun.
+    pub transaction_age_max: Duration,
+}
+
+impl Default for CreateOptions {
+    /// Not approved, 3 s for a lock, an hour for a build, 3 attempts, transactions up to a minute old.
+    fn default() -> Self {
+        Self {
+            approval: Approval::default(),
+            lock_timeout: Duration::from_secs(3),
+            build_timeout: Duration::from_secs(3600),
+            attempts_max: 3,
+            transaction_age_max: Duration::from_secs(60),
+        }
+    }
+}
+
+/// What became of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Created {
+    /// It was built, and the planner may use it.
+    Built,
+    /// A valid index begins with the same columns already; nothing was done.
+    Needless,
+}
+
+/// Why an index was not built.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CreateError {
+    /// Nobody has said yes.
+    #[error("not built: creation is off unless CreateOptions::approval is given")]
+    NotApproved,
+    /// Another one is being built in this database.
+    #[error("not built: another index is being built in this database")]
+    Busy,
+    /// A transaction would keep the build waiting.
+    #[error("not built: a transaction has been open for {seconds} s")]
+    OldTransaction {
+        /// For how long.
+        seconds: i64,
+    },
+    /// A lock was not to be had in time, or the build took too long. What is left of it is dropped now or, where the same
+    /// lock forbids that, by the next call; the planner never uses it.
+    #[error("not built after {attempts} attempts")]
+    GaveUp {
+        /// How often it was tried.
+        attempts: u32,
+        /// What stopped the last one.
+        #[source]
+        source: tokio_postgres::Error,
+    },
+    /// The server refused.
+    #[error("build an index")]
+    Refused(#[from] tokio_postgres::Error),
+}
+
+/// "dbindex" in ASCII: one build per database.
+const LOCK_KEY: i64 = 0x64_6269_6e64_6578;
+const AUDIT_SQL: &str = "CREATE TABLE IF NOT EXISTS index_audit ( \
+    at timestamptz NOT NULL DEFAULT clock_timestamp(), \
+    act text NOT NULL CHECK (act IN ('begun', 'built', 'failed', 'swept')), \
+    schema_name text NOT NULL, index_name text NOT NULL, statement text NOT NULL, detail text NOT NULL)";
+/// Only what the audit shows to have been begun by us, bears our kind of name, and serves nobody.
+const LEFTOVERS_SQL: &str = "SELECT DISTINCT n.nspname::text, c.relname::text FROM pg_index i \
+    JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_namespace n ON n.oid = c.relnamespace \
+    JOIN index_audit a ON a.schema_name = n.nspname AND a.index_name = c.relname AND a.act = 'begun' \
+    WHERE NOT i.indisvalid AND starts_with(c.relname, $1)";
+const OLDEST_SQL: &str = "SELECT coalesce(extract(epoch FROM max(clock_timestamp() - xact_start)), 0)::bigint \
+    FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND datname = current_database() \
+    AND backend_type = 'client backend'";
+
+/// Builds one index on `session`, which must not be in a transaction.
+///
+/// If the future is dropped, or fails while the lock cannot be given back, the session closes: the server ends the build
+/// within a second, and the next call drops what is left of it.
+///
+/// # Errors
+/// [`CreateError`].
+pub async fn create_index(
+    session: &Session,
+    index: &IndexColumns,
+    options: &CreateOptions,
+) -> Result<Created, CreateError> {
+    if options.approval == Approval::Withheld {
+        return Err(CreateError::NotApproved);
+    }
+    let guard = session.close_unless_done();
+    let client = session.client();
+    lock(client).await?;
+    let outcome = build(client, index, options).await;
+    unlock(client).await?;
+    guard.done();
+    outcome
+}
+
+/// Drops the invalid indexes that builds of ours have left, and gives their names.
+///
+/// # Errors
+/// [`CreateError::Busy`] or [`CreateError::Refused`].
+pub async fn sweep_invalid(session: &Session) -> Result<Vec<String>, CreateError> {
+    let guard = session.close_unless_done();
+    let client = session.client();
+    lock(client).await?;
+    let swept = sweep(client).await;
+    unlock(client).await?;
+    guard.done();
+    Ok(swept?)
+}
+
+async fn lock(client: &Client) -> Result<(), CreateError> {
+    let row = client.query_typed_one("SELECT pg_try_advisory_lock($1)", &[(&LOCK_KEY, Type::INT8)]).await?;
+    if !row.try_get::<_, bool>(0)? {
+        return Err(CreateError::Busy);
+    }
+    Ok(client.batch_execute(AUDIT_SQL).await?)
+}
+
+async fn unlock(client: &Client) -> Result<(), CreateError> {
+    client.batch_execute("RESET lock_timeout; RESET statement_timeout").await?;
+    client.execute_typed("SELECT pg_advisory_unlock($1)", &[(&LOCK_KEY, Type::INT8)]).await?;
+    Ok(())
+}
+
+async fn build(
+    client: &Client,
+    index: &IndexColumns,
+    options: &CreateOptions,
+) -> Result<Created, CreateError> {
+    let limits = format!(
+        "SET lock_timeout = {}; SET statement_timeout = {}",
+        options.lock_timeout.as_millis(),
+        options.build_timeout.as_millis()
+    );
+    client.batch_execute(&limits).await?;
+    sweep(client).await?;
+    let existing = indexes(client, &index.table).await?;
+    if existing.iter().any(|other| other.serves_prefixes && index.is_prefix_of(&other.columns)) {
+        return Ok(Created::Needless);
+    }
+    let seconds: i64 = client.query_typed_one(OLDEST_SQL, &[]).await?.try_get(0)?;
+    if u64::try_from(seconds).unwrap_or(0) > options.transaction_age_max.as_secs() {
+        return Err(CreateError::OldTransaction { seconds });
+    }
+    let mut attempts = 0;
+    loop {
+        attempts += 1;
+        // Before the build, so that a cut one is known to be ours.
+        audit(client, "begun", index, "").await?;
+        let Err(source) = client.batch_execute(&index.create_sql()).await else { break };
+        audit(client, "failed", index, source.as_db_error().map_or("", |error| error.message())).await?;
+        if !is_worth_another_try(&source) {
+            sweep(client).await?;
+            return Err(source.into());
+        }
+        // Whoever held the lock may keep it from being dropped too: then the next call does it.
+        let swept = sweep(client).await;
+        if attempts >= options.attempts_max || swept.is_err() {
+            return Err(CreateError::GaveUp { attempts, source });
+        }
+    }
+    audit(client, "built", index, "").await?;
+    Ok(Created::Built)
+}
+
+/// A lock or the time was not to be had, or the build and another transaction waited for each other.
+fn is_worth_another_try(error: &tokio_postgres::Error) -> bool {
+    let codes = [SqlState::LOCK_NOT_AVAILABLE, SqlState::QUERY_CANCELED, SqlState::T_R_DEADLOCK_DETECTED];
+    error.code().is_some_and(|code| codes.contains(code))
+}
+
+async fn sweep(client: &Client) -> Result<Vec<String>, tokio_postgres::Error> {
+    let mut swept = Vec::new();
+    for row in client.query_typed(LEFTOVERS_SQL, &[(&NAME_PREFIX, Type::TEXT)]).await? {
+        let (schema, name): (String, String) = (row.try_get(0)?, row.try_get(1)?);
+        let sql = format!("DROP INDEX CONCURRENTLY IF EXISTS {}.{}", quoted(&schema), quoted(&name));
+        client.batch_execute(&sql).await?;
+        note(client, ["swept", &schema, &name, &sql, ""]).await?;
+        swept.push(format!("{schema}.{name}"));
+    }
+    Ok(swept)
+}
+
+async fn audit(
+    client: &Client,
+    act: &str,
+    index: &IndexColumns,
+    detail: &str,
+) -> Result<(), tokio_postgres::Error> {
+    let TableName { schema, .. } = &index.table;
+    note(client, [act, schema, &index.name(), &index.create_sql(), detail]).await
+}
+
+async fn note(client: &Client, row: [&str; 5]) -> Result<(), tokio_postgres::Error> {
+    let sql = "INSERT INTO index_audit (act, schema_name, index_name, statement, detail) \
+               VALUES ($1, $2, $3, $4, $5)";
+    let values = row.each_ref().map(|value| (value as &(dyn ToSql + Sync), Type::TEXT));
+    client.execute_typed(sql, &values).await?;
+    Ok(())
+}

@@ -1,0 +1,113 @@
+//! Building an advised index.
+
+use std::time::Duration;
+
+use paystrata_db::plans::{
+    Approval, CreateError, CreateOptions, Created, IndexColumns, TableName, create_index, sweep_invalid,
+};
+
+use super::on;
+use crate::support::{count, until_count, with_database};
+
+const SETUP: &str =
+    "CREATE TABLE note (id int, k int); INSERT INTO note SELECT i, i % 10 FROM generate_series(1, 1000) i";
+const VALID: &str = "SELECT count(*) FROM pg_index WHERE indrelid = 'note'::regclass AND indisvalid";
+const INVALID: &str = "SELECT count(*) FROM pg_index WHERE indrelid = 'note'::regclass AND NOT indisvalid";
+
+fn index() -> IndexColumns {
+    let table = TableName { schema: "public".to_owned(), name: "note".to_owned() };
+    IndexColumns { table, columns: vec!["k".to_owned()] }
+}
+
+fn approved() -> CreateOptions {
+    CreateOptions {
+        approval: Approval::Given,
+        lock_timeout: Duration::from_millis(100),
+        ..CreateOptions::default()
+    }
+}
+
+#[test]
+fn nothing_is_built_without_approval() {
+    with_database(|bed| async move {
+        let db = bed.primary_only().await;
+        let session = db.session("index").await.expect("session");
+        on(&session, SETUP).await;
+        let refused = create_index(&session, &index(), &CreateOptions::default()).await;
+        assert!(matches!(refused, Err(CreateError::NotApproved)), "{refused:?}");
+        let admin = bed.admin().await;
+        assert_eq!(count(&admin, VALID).await + count(&admin, INVALID).await, 0);
+        assert_eq!(count(&admin, "SELECT count(*) FROM pg_tables WHERE tablename = 'index_audit'").await, 0);
+    });
+}
+
+#[test]
+fn what_is_approved_is_built_once_and_has_its_rows_in_the_audit() {
+    with_database(|bed| async move {
+        let db = bed.primary_only().await;
+        let session = db.session("index").await.expect("session");
+        on(&session, SETUP).await;
+        for expected in [Created::Built, Created::Needless] {
+            assert_eq!(create_index(&session, &index(), &approved()).await.expect("built"), expected);
+        }
+        let admin = bed.admin().await;
+        assert_eq!(count(&admin, VALID).await, 1);
+        let acts = "SELECT string_agg(act, ' ' ORDER BY at) = 'begun built' FROM index_audit";
+        assert!(admin.client.query_one(acts, &[]).await.expect("audit").get::<_, bool>(0));
+        let held = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' \
+                    AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+        assert_eq!(count(&admin, held).await, 0);
+    });
+}
+
+#[test]
+fn a_build_that_gets_no_lock_gives_up_and_leaves_nothing_that_the_next_does_not_sweep() {
+    with_database(|bed| async move {
+        let db = bed.primary_only().await;
+        let session = db.session("index").await.expect("session");
+        on(&session, SETUP).await;
+        let admin = bed.admin().await;
+        // A transaction that has written keeps a concurrent build waiting once its index stands in the catalog.
+        admin.client.batch_execute("BEGIN; INSERT INTO note VALUES (0, 0)").await.expect("write");
+        let refused = create_index(&session, &index(), &approved()).await.expect_err("it waits in vain");
+        assert!(matches!(refused, CreateError::GaveUp { .. }), "{refused:?}");
+        admin.client.batch_execute("COMMIT").await.expect("commit");
+        assert_eq!(create_index(&session, &index(), &approved()).await.expect("built"), Created::Built);
+        assert_eq!((count(&admin, VALID).await, count(&admin, INVALID).await), (1, 0));
+        assert!(
+            count(&admin, "SELECT count(*) FROM index_audit WHERE act = 'failed' AND detail <> ''").await > 0
+        );
+    });
+}
+
+#[test]
+fn a_build_cut_halfway_is_swept_and_what_others_left_is_not() {
+    with_database(|bed| async move {
+        let db = bed.primary_only().await;
+        let session = db.session("index").await.expect("session");
+        on(&session, SETUP).await;
+        let (writer, admin) = (bed.admin().await, bed.admin().await);
+        // Invalid, named like ours, and not ours: the values repeat.
+        let foreign = "CREATE UNIQUE INDEX CONCURRENTLY advised_foreign ON note (k)";
+        admin.client.batch_execute(foreign).await.expect_err("the values repeat");
+        writer.client.batch_execute("BEGIN; INSERT INTO note VALUES (0, 0)").await.expect("write");
+        let patient = CreateOptions { lock_timeout: Duration::from_secs(600), ..approved() };
+        let index = index();
+        tokio::select! {
+            outcome = create_index(&session, &index, &patient) => panic!("it waits for the writer: {outcome:?}"),
+            () = until_count(&admin, INVALID, 2) => {}
+        }
+        writer.client.batch_execute("COMMIT").await.expect("commit");
+        // The server ends the build and frees the lock when it sees that the session has gone.
+        let building = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
+                        AND application_name = 'paystrata-db/index'";
+        until_count(&admin, building, 0).await;
+        let session = db.session("index").await.expect("session");
+        let swept = sweep_invalid(&session).await.expect("swept");
+        // The build may have ended well in the moment between.
+        let ours_stands = count(&admin, VALID).await == 1;
+        assert!(swept == [format!("public.{}", index.name())] || ours_stands, "{swept:?}");
+        let left = "SELECT count(*) FROM pg_class WHERE relname = 'advised_foreign'";
+        assert_eq!(count(&admin, left).await, 1);
+    });
+}
