@@ -35,6 +35,12 @@ pub enum Command {
     },
     /// Fold every entry again and compare: exit code 1 if any promise about money is broken.
     Verify,
+    /// The database behind the service.
+    Db {
+        /// What to do with it.
+        #[command(subcommand)]
+        action: DbAction,
+    },
     /// Merchants and their keys.
     Merchant {
         /// What to do with them.
@@ -50,6 +56,21 @@ pub enum ConfigView {
     Print,
     /// The page `docs/configuration.md`.
     Reference,
+}
+
+/// What can be done with the database.
+#[derive(Debug, Subcommand)]
+pub enum DbAction {
+    /// Weigh which indexes would pay for what the database is asked. It runs none of the statements.
+    Advise {
+        /// The statements, each ended by a semicolon at the end of a line; a line `-- calls: 1000` before one says how
+        /// often it is called. Without it, what pg_stat_statements has counted in this database.
+        #[arg(long, value_name = "FILE")]
+        workload: Option<PathBuf>,
+        /// Build what is advised, one index after the other, while the service goes on.
+        #[arg(long)]
+        create: bool,
+    },
 }
 
 /// What can be done with merchants.

@@ -1,16 +1,18 @@
 //! `paystrata`: arguments, configuration, logs, then one command. Only this file exits, and only it prints.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Parser as _;
-use paystrata_app::cli::{Cli, Command, ConfigView, MerchantAction};
+use paystrata_app::cli::{Cli, Command, ConfigView, DbAction, MerchantAction};
 use paystrata_app::config::{Config, LoadOptions, reference_page};
 use paystrata_app::ids::MerchantId;
 use paystrata_app::ledger::verify::{Audit, verify};
 use paystrata_app::merchants::store::add_merchant;
 use paystrata_app::migrations::{MIGRATOR, ensure_partitions, status_page};
 use paystrata_app::{observe, serve, telemetry};
+use paystrata_db::plans::{AdviseOptions, Approval, CreateOptions, Workload, advise, create_index};
 use tokio::signal::unix::{SignalKind, signal};
 
 fn main() -> ExitCode {
@@ -38,6 +40,10 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Migrate { status: true } => return migration_status(&config).await,
         Command::Migrate { status: false } => migrate(&config).await?,
         Command::Verify => return audit(&config).await,
+        Command::Db { action: DbAction::Advise { workload, create } } => {
+            let approval = if create { Approval::Given } else { Approval::Withheld };
+            advise_indexes(&config, workload.as_deref(), approval).await?;
+        }
         Command::Merchant { action: MerchantAction::Add { name } } => add(&config, &name).await?,
     }
     Ok(ExitCode::SUCCESS)
@@ -98,6 +104,31 @@ async fn audit(config: &Config) -> anyhow::Result<ExitCode> {
     let verdict = if broken.is_empty() { "verified" } else { "NOT verified" };
     say(&format!("{verdict}: {accounts} accounts, {payments} payments, {entries} entries"));
     Ok(if broken.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+async fn advise_indexes(config: &Config, file: Option<&Path>, approval: Approval) -> anyhow::Result<()> {
+    let (_db, session) = session(config, "advise").await?;
+    let workload = match file {
+        Some(file) => {
+            let text = std::fs::read_to_string(file).with_context(|| format!("read {}", file.display()))?;
+            Workload::from_text(&text).with_context(|| format!("read the workload {}", file.display()))?
+        }
+        None => Workload::from_server(&session).await?.context(
+            "no statements to weigh: pg_stat_statements is not installed in this database; install it or name a \
+             file with --workload",
+        )?,
+    };
+    let advice = advise(&session, &workload, &AdviseOptions::default()).await?;
+    say(advice.to_string().trim_end());
+    if approval == Approval::Given {
+        let options = CreateOptions { approval, ..CreateOptions::default() };
+        for advised in &advice.indexes {
+            let created = create_index(&session, &advised.index, &options).await;
+            let created = created.with_context(|| format!("index {}", advised.index))?;
+            say(&format!("{}: {created:?}", advised.index));
+        }
+    }
+    Ok(())
 }
 
 async fn add(config: &Config, name: &str) -> anyhow::Result<()> {
