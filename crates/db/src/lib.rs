@@ -66,7 +66,6 @@
 //!   upserts and updates, and refuses views. Row-level security refuses COPY.
 //! - Each URL must lead to one server. A balancer in front of several would make their states look like one.
 //! - With asynchronous replication a failover can lose commits that were acknowledged; only the server's settings can prevent that.
-
 //!
 //! # Features
 //!

@@ -2,8 +2,8 @@
 //! One binary, so that the support code is compiled once; every test works in a database of its own.
 
 mod batcher;
-mod bulk;
 mod bouncer;
+mod bulk;
 mod cluster;
 mod drops;
 mod failover;
