@@ -106,12 +106,16 @@ fn over_of(purpose: Purpose) -> Over {
     }
 }
 
-/// True if a value of a tier lives on so much longer than what this node has that it was loaded later, and not only
+/// The part of a life by which two lives of one value may differ because of the trips to where it lies.
+const LIFE_SLACK: f64 = 0.125;
+
+/// True if a value of a tier lives on so much longer than what this node has that it was loaded later, and was not only
 /// given another life by chance.
 fn is_later<V>(policy: &Policy, found: &Answer<V>, known: Option<&Answer<V>>) -> bool {
-    let chance = policy.l1_ttl.min(policy.ttl).as_secs_f64() * policy.jitter.clamp(0.0, 1.0) * 2.0;
-    let chance = micros(Duration::try_from_secs_f64(chance).unwrap_or(Duration::MAX));
-    known.is_none_or(|known| found.life.expires_us > known.life.expires_us.saturating_add(chance))
+    let part = policy.jitter.clamp(0.0, 1.0) * 2.0 + LIFE_SLACK;
+    let slack = policy.l1_ttl.min(policy.ttl).as_secs_f64() * part;
+    let slack_us = micros(Duration::try_from_secs_f64(slack).unwrap_or(Duration::MAX));
+    known.is_none_or(|known| found.life.expires_us > known.life.expires_us.saturating_add(slack_us))
 }
 
 impl<V: Clone> Quest<V> {
@@ -344,9 +348,10 @@ fn take_answer<K: CacheKey, V: Clone + Send + Sync + 'static>(
     match found {
         Found::Value(payload) => match asked.judge(lead, &payload) {
             // It could not be claimed, and will not do.
-            Judged::Fresh(_) if lead.purpose == Purpose::Reload => Next::GoOn,
+            Judged::Fresh(_) if matches!(lead.purpose, Purpose::Reload | Purpose::Renew) => Next::GoOn,
             Judged::Fresh(answer)
-                if lead.purpose.is_ahead() && !is_later(&lead.policy, &answer, quest.fallback.as_ref()) =>
+                if lead.purpose == Purpose::Refresh
+                    && !is_later(&lead.policy, &answer, quest.fallback.as_ref()) =>
             {
                 quest.reclaim(Over::Ahead, may_claim)
             }
