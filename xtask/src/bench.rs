@@ -10,6 +10,7 @@ use lexopt::prelude::*;
 
 use crate::process;
 use crate::services::ephemeral::Ephemeral;
+use crate::setup::{self, Install};
 use crate::workspace;
 
 const GIT_LIMIT: Duration = Duration::from_secs(30);
@@ -17,6 +18,8 @@ const GIT_LIMIT: Duration = Duration::from_secs(30);
 /// Runs the command.
 pub(crate) fn run(arguments: lexopt::Parser) -> Result<i32> {
     let passed_on = parse(arguments)?;
+    // Before the long build, so that a machine without PostgreSQL or Redis says so at once.
+    setup::ensure(Install::Allowed)?;
     workspace::cargo_succeeds(&["build", "--release", "-p", "paystrata-bench", "--features", "peers"])?;
     let root = workspace::root()?;
     let services = Ephemeral::start(&root.join(workspace::RUNTIME_DIRECTORY), "bench")?;

@@ -18,6 +18,9 @@ use crate::services::host::Host;
 use crate::workspace;
 
 const PRIMARY_URL: &str = "PAYSTRATA__DB__PRIMARY_URL";
+const PRIMARY_URL_FILE: &str = "PAYSTRATA__DB__PRIMARY_URL_FILE";
+/// Read by the service from the current directory.
+const SERVICE_FILE: &str = "paystrata.toml";
 const MIGRATIONS: &str = "crates/app/migrations";
 
 /// Runs the command.
@@ -47,7 +50,7 @@ pub(crate) fn run(mut arguments: lexopt::Parser) -> Result<i32> {
 
 fn migrator(arguments: &[&str]) -> Result<i32> {
     let mut settings = Vec::new();
-    if env::var_os(PRIMARY_URL).is_none() {
+    if !names_a_database() {
         settings = running_services()?;
     }
     if env::var_os("PAYSTRATA__PROFILE").is_none() {
@@ -57,6 +60,12 @@ fn migrator(arguments: &[&str]) -> Result<i32> {
     let mut command = Command::new(programs.service);
     let status = process::foreground(command.args(arguments).envs(settings))?;
     Ok(status.code().unwrap_or(1))
+}
+
+/// Whether the service would be told of a database by somebody else: then that one is meant, and no private one.
+fn names_a_database() -> bool {
+    let by_environment = [PRIMARY_URL, PRIMARY_URL_FILE].iter().any(|name| env::var_os(name).is_some());
+    by_environment || Path::new(SERVICE_FILE).exists()
 }
 
 fn running_services() -> Result<Vec<(&'static str, String)>> {

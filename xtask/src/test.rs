@@ -38,7 +38,7 @@ pub(crate) fn run(mut arguments: lexopt::Parser) -> Result<i32> {
         (&["nextest", "run"], &[])
     } else {
         note("  note  cargo-nextest is not installed; using cargo test");
-        (&["test"], &["--lib", "--bins", "--tests"])
+        (&["test", "--no-fail-fast"], &["--lib", "--bins", "--tests"])
     };
     // They need no services, and come first: the last summary shall be that of all other tests.
     if filter.is_none() || filter.as_deref() == Some(RACES_FILTER) {

@@ -1,5 +1,6 @@
-//! `cargo xtask run` as a user lives with it: the printed commands move money, SIGTERM drains and stops everything in
-//! order, data outlives a stop and a crash of all processes, and nothing is removed by a start that cannot succeed.
+//! `cargo xtask run` as a user lives with it: the printed commands move money, SIGTERM and Ctrl-C drain and stop
+//! everything in order, data outlives a stop and a crash of all processes, and nothing is removed by a start that cannot
+//! succeed.
 //! Uses the programs that `cargo xtask test` has built, so that no test waits for a build.
 
 mod kill;
@@ -34,6 +35,11 @@ fn curl() -> &'static str {
     "curl -s -H 'Authorization: Bearer sk_dev_paystrata'"
 }
 
+fn sql(place: &Place, text: &str) {
+    let psql = "PATH=$PATH:$(ls -d /usr/lib/postgresql/*/bin | tail -1) psql -v ON_ERROR_STOP=1";
+    shell(&format!("{psql} {} -c \"{text}\"", place.primary_url()));
+}
+
 /// Makes the simulator answer the next call late, starts a charge over it, and returns once it is there.
 fn charge_under_way(place: &Place, to: &str) -> std::process::Child {
     let simulator = format!("http://127.0.0.1:{}", place.state()["simulator"]["port"]);
@@ -53,7 +59,7 @@ fn charge_under_way(place: &Place, to: &str) -> std::process::Child {
 }
 
 #[test]
-fn printed_commands_pay_and_sigterm_drains_and_stops_everything_in_order() {
+fn printed_commands_pay_and_a_signal_drains_and_stops_everything_in_order() {
     let place = Place::new("run");
     let run = Run::start(&place, &[]);
     let payment = pay(&run);
@@ -89,7 +95,9 @@ fn printed_commands_pay_and_sigterm_drains_and_stops_everything_in_order() {
     assert_eq!(read_back(&place, &payment), payment);
     assert_eq!(read_back(&place, &answer)["status"], "succeeded");
     pay(&run);
-    run.stop();
+    let (pids, said) = (place.pids(), run.interrupt());
+    assert!(said.contains("ok  stop the service (") && said.contains("ok  stop the primary ("), "{said}");
+    assert!(pids.values().all(|pid| !is_alive(*pid)), "{said}");
 }
 
 #[test]
@@ -147,9 +155,7 @@ fn start_that_cannot_succeed_removes_nothing_and_fresh_removes_everything() {
     // As if the data had been made by a version with another text of its first migration.
     let run = Run::start(&place, &[]);
     assert_eq!(read_back(&place, &payment), payment);
-    let psql = "PATH=$PATH:$(ls -d /usr/lib/postgresql/*/bin | tail -1) psql -v ON_ERROR_STOP=1";
-    let edit = "UPDATE schema_migrations SET checksum = decode(repeat('00', 32), 'hex') WHERE version = 1";
-    shell(&format!("{psql} {} -c \"{edit}\"", place.primary_url()));
+    sql(&place, "UPDATE schema_migrations SET checksum = decode(repeat('00', 32), 'hex') WHERE version = 1");
     run.stop();
     let refusal = place.refused(&[]);
     assert!(refusal.contains("was changed after it was applied") && refusal.contains("--fresh"), "{refusal}");
@@ -158,4 +164,25 @@ fn start_that_cannot_succeed_removes_nothing_and_fresh_removes_everything() {
     assert_eq!(read_back(&place, &payment)["status"], 404);
     pay(&run);
     run.stop();
+}
+
+#[test]
+fn seeded_payments_are_told_and_audited_before_the_run_ends() {
+    let place = Place::new("run-seed");
+    let seeding = ["--seed-payments", "400", "--seed", "7", "--exit-after-seed"];
+    let output = place.command(&seeding).output().expect("xtask starts");
+    let printed = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{printed}\n{}", String::from_utf8_lossy(&output.stderr));
+    for part in ["accepted", "refused", "verified: "] {
+        assert!(printed.contains(part), "{part} is not in {printed}");
+    }
+    // A tampered balance is named, and is no success.
+    let run = Run::start(&place, &[]);
+    let edit = "UPDATE accounts SET posted = posted + 1 WHERE id = (SELECT min(id::text)::uuid FROM accounts)";
+    sql(&place, edit);
+    run.stop();
+    let output = place.command(&["--seed-payments", "1", "--exit-after-seed"]).output().expect("xtask starts");
+    let printed = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{printed}");
+    assert!(printed.contains("acc_") && printed.contains("paystrata verify: FAILED"), "{printed}");
 }

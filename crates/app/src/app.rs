@@ -62,7 +62,7 @@ impl App {
     ///
     /// # Errors
     /// Only the engine's; a refusal is a decision in the reply.
-    pub async fn submit(&self, submission: Submission) -> Result<Reply, EngineError> {
+    pub async fn submit(&self, submission: &Submission) -> Result<Reply, EngineError> {
         self.replies.submit(&self.engine, submission).await
     }
 

@@ -1,7 +1,9 @@
 //! The read path: rendered accounts and payments behind the cache. Every commit voids what it changed before its
-//! callers are answered, and a later load must come from a node that has replayed that commit. Balances that decide
-//! anything are never read here: the engine reads its own, under lock.
+//! callers are answered, and a later load must come from a node that has replayed that commit. What was read in another
+//! history of the database is void, too: a failover or a restore may have taken it back, and the shared tier outlives both.
+//! Balances that decide anything are never read here: the engine reads its own, under lock.
 
+use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -10,8 +12,9 @@ use futures_util::future::join;
 use paystrata_cache::{
     Cache, CacheError, CacheKey, LoadContext, Observer, Policy, Reach, RedisTier, Stats, Version,
 };
-use paystrata_db::{Db, Token};
+use paystrata_db::{Db, History, Token};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
 use crate::accounts::store::AccountReadError;
@@ -20,6 +23,12 @@ use crate::ids::MerchantId;
 
 /// Bytes of bookkeeping counted per document beside its body.
 const OVERHEAD_BYTES: usize = 96;
+
+/// Of the digest: two bodies of one resource meet by chance never.
+const ETAG_BYTES: usize = 16;
+
+/// How often what was read in a history that has ended is voided before the cache is passed by.
+const ATTEMPTS_MAX: usize = 3;
 
 /// How soon the memory of what nobody reads any more is given back.
 const MAINTENANCE: Duration = Duration::from_secs(60);
@@ -36,10 +45,33 @@ type PaymentKey = [u8; 32];
 pub struct Document {
     /// Who may see it.
     pub merchant_id: Uuid,
-    /// Changes whenever the body does.
+    /// Changes whenever the body does: a digest of it. A version would not do, because another history may give the same
+    /// one to something else.
     pub etag: String,
     /// The JSON.
     pub body: Vec<u8>,
+    /// Where it was read, if it is kept: cluster and timeline. `None` while that was not known.
+    history: Option<(u64, u32)>,
+}
+
+impl Document {
+    /// To be served, and perhaps kept.
+    #[must_use]
+    pub fn new(merchant_id: Uuid, body: Vec<u8>) -> Self {
+        let digest = Sha256::digest(&body);
+        let mut etag = String::with_capacity(2 * ETAG_BYTES);
+        for byte in &digest[..ETAG_BYTES] {
+            // Writing to a string does not fail.
+            let _written = write!(etag, "{byte:02x}");
+        }
+        Self { merchant_id, etag, body, history: None }
+    }
+
+    /// Whether it was read in a history that has ended since. One that this process has not seen yet is as good as the present.
+    fn is_of_the_past(&self, present: Option<History>) -> bool {
+        let (Some((system_id, timeline)), Some(present)) = (self.history, present) else { return false };
+        system_id != present.system_id || timeline < present.timeline
+    }
 }
 
 /// How documents are cached.
@@ -75,7 +107,13 @@ struct Timeline {
 
 impl Timeline {
     fn newest(&self) -> u32 {
-        self.committed.load(Ordering::Relaxed).max(self.db.timeline())
+        self.present().map_or(0, |history| history.timeline)
+    }
+
+    /// The newest history that this node knows of.
+    fn present(&self) -> Option<History> {
+        let seen = self.db.history()?;
+        Some(History { timeline: seen.timeline.max(self.committed.load(Ordering::Relaxed)), ..seen })
     }
 }
 
@@ -103,14 +141,10 @@ impl Documents {
     /// The loader's, or the cache's bounds.
     pub async fn account<F, Fut>(&self, id: Uuid, load: F) -> Result<Option<Arc<Document>>, ReadError>
     where
-        F: FnOnce(Option<Token>) -> Fut + Send + 'static,
+        F: Fn(Option<Token>) -> Fut + Clone + Send + 'static,
         Fut: Future<Output = Result<Option<Document>, AccountReadError>> + Send + 'static,
     {
-        let timeline = Arc::clone(&self.timeline);
-        let loader = move |context: LoadContext<Arc<Document>>| async move {
-            load(floor_token(&context, &timeline)).await.map(|found| found.map(Arc::new))
-        };
-        self.accounts.get_or_load(id.as_bytes(), loader).await.map_err(ReadError::cached)
+        find(&self.accounts, id.as_bytes(), &self.timeline, load).await
     }
 
     /// A payment; as [`Self::account`].
@@ -124,14 +158,10 @@ impl Documents {
         load: F,
     ) -> Result<Option<Arc<Document>>, ReadError>
     where
-        F: FnOnce(Option<Token>) -> Fut + Send + 'static,
+        F: Fn(Option<Token>) -> Fut + Clone + Send + 'static,
         Fut: Future<Output = Result<Option<Document>, OperationError>> + Send + 'static,
     {
-        let timeline = Arc::clone(&self.timeline);
-        let loader = move |context: LoadContext<Arc<Document>>| async move {
-            load(floor_token(&context, &timeline)).await.map(|found| found.map(Arc::new))
-        };
-        self.payments.get_or_load(&payment_key(merchant.0, id), loader).await.map_err(ReadError::cached)
+        find(&self.payments, &payment_key(merchant.0, id), &self.timeline, load).await
     }
 
     fn void(&self, accounts: &[Uuid], payments: &[(Uuid, Uuid)], version: Version) {
@@ -193,6 +223,40 @@ impl Documents {
         self.accounts.close().await;
         self.payments.close().await;
     }
+}
+
+/// From the cache, or loaded; never what was read in a history that this node knows to have ended.
+async fn find<K, F, Fut, E>(
+    cache: &Cache<K, Arc<Document>>,
+    key: &K,
+    timeline: &Arc<Timeline>,
+    load: F,
+) -> Result<Option<Arc<Document>>, ReadError>
+where
+    K: CacheKey,
+    F: Fn(Option<Token>) -> Fut + Clone + Send + 'static,
+    Fut: Future<Output = Result<Option<Document>, E>> + Send + 'static,
+    E: std::error::Error + Send + Sync + 'static,
+{
+    for _ in 0..ATTEMPTS_MAX {
+        let (reading, load) = (Arc::clone(timeline), load.clone());
+        let loader = move |context: LoadContext<Arc<Document>>| async move {
+            // Before anything is read: if the history ends meanwhile, the document is of the past at once.
+            let history = reading.present().map(|history| (history.system_id, history.timeline));
+            let found = load(floor_token(&context, &reading)).await?;
+            Ok::<_, E>(found.map(|document| Arc::new(Document { history, ..document })))
+        };
+        let found = cache.get_or_load(key, loader).await.map_err(ReadError::cached)?;
+        match &found {
+            // Here, in the shared tier, and on other nodes, which may not have seen the new history yet.
+            Some(document) if document.is_of_the_past(timeline.present()) => {
+                drop(cache.invalidate(key));
+            }
+            _ => return Ok(found),
+        }
+    }
+    // A node that still sees the history before goes on sharing what it reads there.
+    load(None).await.map(|found| found.map(Arc::new)).map_err(|error| ReadError::Failed(Box::new(error)))
 }
 
 fn build<K: CacheKey>(

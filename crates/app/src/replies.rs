@@ -41,7 +41,9 @@ impl Replies {
     /// Keeps replies for `ttl`, but a minute at most, in at most so many bytes; a `ttl` of zero keeps none.
     #[must_use]
     pub fn new(bytes_max: u64, ttl: Duration, db: &Db, observer: Arc<dyn Observer>) -> Self {
-        let policy = Policy { ttl: ttl.min(TTL_MAX), l1_bytes_max: bytes_max, ..Policy::default() };
+        // Chance would lengthen the life of an entry, and no crowd waits for one of these.
+        let policy =
+            Policy { ttl: ttl.min(TTL_MAX), jitter: 0.0, l1_bytes_max: bytes_max, ..Policy::default() };
         let weigh =
             |_: &[u8; 16], kept: &Arc<Kept>| kept.answer.body.len() + kept.fingerprint.len() + OVERHEAD_BYTES;
         let builder = Cache::builder("replies").policy(policy).observer(observer);
@@ -58,15 +60,16 @@ impl Replies {
     ///
     /// # Errors
     /// Only the engine's; a refusal is a decision in the reply.
-    pub async fn submit(&self, engine: &Engine, submission: Submission) -> Result<Reply, EngineError> {
-        let Some(claim) = submission.claim.clone() else { return engine.submit(submission).await };
+    pub async fn submit(&self, engine: &Engine, submission: &Submission) -> Result<Reply, EngineError> {
         // Before the engine is asked: if the primary is replaced meanwhile, the reply is kept for a life that has ended.
-        let Some(life) = self.db.primary_life() else { return engine.submit(submission).await };
-        if let Some(reply) = self.find(&claim, life) {
+        let (Some(claim), Some(life)) = (&submission.claim, self.db.primary_life()) else {
+            return engine.submit(submission.clone()).await;
+        };
+        if let Some(reply) = self.find(claim, life) {
             return Ok(reply);
         }
-        let reply = engine.submit(submission).await?;
-        self.keep(&claim, life, &reply);
+        let reply = engine.submit(submission.clone()).await?;
+        self.keep(claim, life, &reply);
         Ok(reply)
     }
 

@@ -76,14 +76,15 @@ pub async fn run(arguments: &Arguments, out: &mut (dyn Write + Send)) -> anyhow:
         suites: Vec::new(),
     };
     writeln!(out, "{}", table::header(&report))?;
+    // At once, so that a place that cannot be written to costs no measurement; and after each suite, so that one that fails
+    // costs only its own.
+    save(arguments, &report)?;
     for suite in suites {
         writeln!(out, "{}: {}", suite.name, suite.about)?;
         let found = (suite.run)(&context).await.with_context(|| format!("run suite {}", suite.name))?;
         writeln!(out, "\n{}", table::render(&found))?;
         report.suites.push(found);
-    }
-    if let Some(file) = &arguments.json {
-        std::fs::write(file, json::render(&report)).with_context(|| format!("write {}", file.display()))?;
+        save(arguments, &report)?;
     }
     let missed: Vec<String> = report.missed().map(|(suite, case)| format!("{suite}: {case}")).collect();
     if missed.is_empty() {
@@ -92,6 +93,15 @@ pub async fn run(arguments: &Arguments, out: &mut (dyn Write + Send)) -> anyhow:
     }
     writeln!(out, "missed targets: {}", missed.join("; "))?;
     Ok(if arguments.check { Verdict::Missed } else { Verdict::Good })
+}
+
+fn save(arguments: &Arguments, report: &Report) -> anyhow::Result<()> {
+    match &arguments.json {
+        Some(file) => {
+            std::fs::write(file, json::render(report)).with_context(|| format!("write {}", file.display()))
+        }
+        None => Ok(()),
+    }
 }
 
 async fn look(primary: &tokio_postgres::Config) -> anyhow::Result<Machine> {

@@ -14,11 +14,11 @@ use tokio_util::task::TaskTracker;
 
 use crate::acquire;
 use crate::cancel::cancel;
-use crate::config::{CANCEL_TIMEOUT, CLOSE_GRACE, CLOSE_TIMEOUT, Config, PROBE_TIMEOUT};
+use crate::config::{CANCEL_TIMEOUT, CLOSE_GRACE, CLOSE_TIMEOUT, Config};
 use crate::connection::{Connection, Context};
 use crate::dial::{DialSettings, Path, Purpose, dial};
 use crate::error::Error;
-use crate::incarnation::PrimaryLife;
+use crate::incarnation::{History, PrimaryLife};
 use crate::lag::PrimaryClock;
 use crate::monitor::Monitor;
 use crate::node::{Node, NodeId, NodeState, Observation, Role};
@@ -122,7 +122,7 @@ impl Db {
         let primary = self.shared.await_primary(Instant::now()).await?;
         let settings = DialSettings::new(&self.shared.config);
         let dialled = dial(&primary.node.id, &primary.url, &settings, Purpose::Session(name)).await?;
-        Ok(Session::new(dialled, primary.node.id.clone()))
+        Ok(Session::new(dialled, Arc::clone(&primary.node)))
     }
 
     /// What stands at `pooler_url`, by its own word; `None` without one. Dials its console.
@@ -146,23 +146,31 @@ impl Db {
     /// the log becomes a [`Token`](crate::Token). Cheap: it asks nobody.
     #[must_use]
     pub fn timeline(&self) -> u32 {
-        // Whoever only reads may not have chosen one since the last failover: choosing raises the fence.
-        let _seen_now = self.shared.fence.choose_primary(&self.shared.observations());
-        self.shared.fence.timeline_highest()
+        self.history().map_or(0, |history| history.timeline)
     }
 
-    /// The present life of the primary, as the last probe saw it: `None` while none answers, when the last answer is older than
-    /// a probe may take (this process may have been away), and from when a pooled connection meets a failure that speaks of it
-    /// until it has been looked at again. Cheap: it asks nobody.
+    /// The newest history of commits that this handle has seen a primary on; `None` while it has seen none. What was read
+    /// under an older one may have been taken back. Cheap: it asks nobody.
+    #[must_use]
+    pub fn history(&self) -> Option<History> {
+        // Whoever only reads may not have chosen one since the last failover: choosing raises the fence.
+        let _seen_now = self.shared.fence.choose_primary(&self.shared.observations());
+        self.shared.fence.history()
+    }
+
+    /// The present life of the primary, as the last probe saw it: `None` while none answers, when that probe was sent longer
+    /// ago than [`Config::monitor_interval`] (two seconds, if that is longer) and the second that its answer may take, and from
+    /// when a connection or a session meets a failure that speaks of the server until it has been looked at again. Cheap: it
+    /// asks nobody.
     #[must_use]
     pub fn primary_life(&self) -> Option<PrimaryLife> {
         let shared = &self.shared;
         let seen = shared.observations();
         let primary = shared.fence.choose_primary(&seen).ok()?;
-        let age_max = shared.config.monitor_interval + PROBE_TIMEOUT;
-        let is_recent = seen[primary].answered_at.is_some_and(|at| at.elapsed() <= age_max);
-        let is_sure = is_recent && !shared.members[primary].node.is_suspect();
-        seen[primary].facts.as_ref().filter(|_| is_sure).map(PrimaryLife::of)
+        if shared.members[primary].node.is_suspect() {
+            return None;
+        }
+        seen[primary].life(Instant::now(), shared.config.monitor_interval)
     }
 
     /// Waits until `wanted` holds for the status, looking again after every probe; for readiness checks and tests.

@@ -1,22 +1,32 @@
-//! The name of a server's present life, and of the primary's. As a piece of SQL it is when it last started or recovered from a crash, in microseconds.
+//! The name of a server's present life, of the primary's, and of the history of commits that it stands on. As a piece of SQL it is when it last started or recovered from a crash, in microseconds.
 //! After a crash of one of its processes the server recovers under its old start time, but its statistics begin anew; a
 //! reset of the statistics by hand looks the same and costs no more than some new connections. It is an integer,
 //! because a float would round. Used wherever an older state or a reused id must not be taken for the present one.
 
 use crate::node::Facts;
 
+/// One history of commits. A promotion or a restore begins another, which may lack commits of the one before: what was read
+/// under the old one may be nowhere any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct History {
+    /// Of the database cluster.
+    pub system_id: u64,
+    /// Grows with every promotion and restore.
+    pub timeline: u32,
+}
+
 /// One life of the server that takes writes: another one after it was replaced, restarted or recovered. What was true
 /// of commits in the one may not be true in the next: a server that lost commits, or was restored, began a new life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PrimaryLife {
-    system_id: u64,
-    timeline: u32,
+    history: History,
     incarnation: i64,
 }
 
 impl PrimaryLife {
     pub(crate) fn of(facts: &Facts) -> Self {
-        Self { system_id: facts.system_id, timeline: facts.timeline, incarnation: facts.incarnation }
+        let history = History { system_id: facts.system_id, timeline: facts.timeline };
+        Self { history, incarnation: facts.incarnation }
     }
 }
 

@@ -122,7 +122,7 @@ pub use connection::{Connection, Values};
 pub use db::Db;
 pub use error::{AcquirePhase, Error};
 pub use holders::{Doing, Holder, Holders};
-pub use incarnation::PrimaryLife;
+pub use incarnation::{History, PrimaryLife};
 pub use migrate::{
     Applied, MigrateError, Migration, MigrationState, MigrationStatus, Migrator, NO_TRANSACTION,
     Transactional,

@@ -123,7 +123,7 @@ impl Monitor {
 
     async fn probe_until_failure(&self, link: &Link) -> String {
         loop {
-            let mark = self.node.suspicion_mark();
+            let (mark, probed) = (self.node.suspicion_mark(), Instant::now());
             let facts = match timeout(PROBE_TIMEOUT, link.client.query_one(&link.probe, &[])).await {
                 Err(_) => return format!("no answer to a probe within {PROBE_TIMEOUT:?}"),
                 Ok(Err(error)) => return describe(&error),
@@ -132,12 +132,12 @@ impl Monitor {
                     None => return "the answer to a probe has an unknown form".to_owned(),
                 },
             };
-            self.answered(facts, mark);
+            self.answered(facts, mark, probed);
             self.rest(self.interval).await;
         }
     }
 
-    fn answered(&self, facts: Facts, mark: u64) {
+    fn answered(&self, facts: Facts, mark: u64, probed: Instant) {
         let now = Instant::now();
         let lag = match facts.role {
             Role::Primary => {
@@ -146,7 +146,7 @@ impl Monitor {
             }
             Role::Replica => self.clock.lag(facts.lsn, now),
         };
-        let change = self.node.record_facts(facts, lag, now);
+        let change = self.node.record_facts(facts, lag, probed, now);
         self.node.clear_suspicions(mark);
         if change == Change::Entered(NodeState::Up) {
             info!(node = %self.node.id, role = ?facts.role, timeline = facts.timeline, "server answers");

@@ -8,6 +8,9 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, watch};
 
+use crate::config::PROBE_TIMEOUT;
+use crate::incarnation::PrimaryLife;
+
 /// Name of a server: `host:port`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NodeId(Arc<str>);
@@ -54,9 +57,22 @@ pub(crate) struct Observation {
     pub(crate) lag: Option<Duration>,
     /// When `state` was entered.
     pub(crate) since: Instant,
-    /// When it last answered a probe.
-    pub(crate) answered_at: Option<Instant>,
+    /// When the probe was sent that it last answered.
+    pub(crate) probed_at: Option<Instant>,
     pub(crate) last_error: Option<Arc<str>>,
+}
+
+/// What a server was seen to be longer ago says nothing of what it is, however seldom it is looked at.
+const LIFE_AGE_MAX: Duration = Duration::from_secs(2);
+
+impl Observation {
+    /// The life that the server was seen to live, if that was a probe of `interval` and its answer ago, and not longer: this
+    /// process may have been away.
+    pub(crate) fn life(&self, now: Instant, interval: Duration) -> Option<PrimaryLife> {
+        let age_max = interval.min(LIFE_AGE_MAX) + PROBE_TIMEOUT;
+        let is_recent = self.probed_at.is_some_and(|at| now.saturating_duration_since(at) <= age_max);
+        self.facts.as_ref().filter(|_| is_recent).map(PrimaryLife::of)
+    }
 }
 
 /// One server.
@@ -104,7 +120,7 @@ impl Node {
             facts: None,
             lag: None,
             since: now,
-            answered_at: None,
+            probed_at: None,
             last_error: None,
         };
         Self {
@@ -132,7 +148,13 @@ impl Node {
     }
 
     /// Takes in a successful probe. Returns whether the state or the role changed.
-    pub(crate) fn record_facts(&self, facts: Facts, lag: Option<Duration>, now: Instant) -> Change {
+    pub(crate) fn record_facts(
+        &self,
+        facts: Facts,
+        lag: Option<Duration>,
+        probed: Instant,
+        now: Instant,
+    ) -> Change {
         let mut change = Change::None;
         self.observation.send_modify(|seen| {
             let same_server = seen.facts.is_none_or(|before| before.incarnation == facts.incarnation);
@@ -149,7 +171,7 @@ impl Node {
             seen.state = NodeState::Up;
             seen.facts = Some(facts);
             seen.lag = lag;
-            seen.answered_at = Some(now);
+            seen.probed_at = Some(probed);
         });
         change
     }
@@ -252,18 +274,52 @@ mod tests {
     fn a_restart_makes_older_connections_worthless() {
         let now = Instant::now();
         let node = node(now);
-        assert_eq!(node.record_facts(facts(1), None, now), Change::Entered(NodeState::Up));
-        assert_eq!(node.record_facts(facts(1), None, now), Change::None);
+        assert_eq!(node.record_facts(facts(1), None, now, now), Change::Entered(NodeState::Up));
+        assert_eq!(node.record_facts(facts(1), None, now, now), Change::None);
         let before = node.generation();
-        assert_eq!(node.record_facts(facts(2), None, now), Change::Entered(NodeState::Up));
+        assert_eq!(node.record_facts(facts(2), None, now, now), Change::Entered(NodeState::Up));
         assert_ne!(node.generation(), before);
+    }
+
+    #[test]
+    fn a_life_is_known_for_as_long_as_a_probe_may_take_and_no_longer() {
+        let sent = Instant::now();
+        let node = node(sent);
+        let life = |interval: u64, after: Duration| {
+            node.observation().life(sent + after, Duration::from_millis(interval))
+        };
+        assert_eq!(life(100, Duration::ZERO), None, "it was never seen");
+        // The answer came late, or was read late: what counts is when the question was put.
+        node.record_facts(facts(1), None, sent, sent + Duration::from_millis(900));
+        let limit = Duration::from_millis(100) + PROBE_TIMEOUT;
+        assert!(life(100, limit).is_some());
+        assert_eq!(life(100, limit + Duration::from_millis(1)), None);
+        let limit = LIFE_AGE_MAX + PROBE_TIMEOUT;
+        assert!(life(60_000, limit).is_some());
+        assert_eq!(life(60_000, limit + Duration::from_millis(1)), None, "however seldom one looks");
+    }
+
+    #[test]
+    fn another_cluster_timeline_or_start_is_another_life() {
+        let now = Instant::now();
+        let lives =
+            [facts(1), facts(2), Facts { timeline: 2, ..facts(1) }, Facts { system_id: 8, ..facts(1) }].map(
+                |facts| {
+                    let node = node(now);
+                    node.record_facts(facts, None, now, now);
+                    node.observation().life(now, Duration::from_millis(100)).expect("it was just seen")
+                },
+            );
+        for (index, life) in lives.iter().enumerate() {
+            assert_eq!(lives.iter().filter(|other| *other == life).count(), 1, "{index}");
+        }
     }
 
     #[test]
     fn going_down_counts_once() {
         let now = Instant::now();
         let node = node(now);
-        node.record_facts(facts(1), None, now);
+        node.record_facts(facts(1), None, now, now);
         let before = node.generation();
         assert_eq!(node.record_failure("refused", now), Change::Entered(NodeState::Down));
         assert_eq!(node.record_failure("refused", now), Change::None);

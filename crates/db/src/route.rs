@@ -6,6 +6,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::incarnation::History;
 use crate::node::{Node, NodeState, Observation, Role};
 use crate::token::Token;
 
@@ -80,9 +81,10 @@ impl Fence {
         Ok(index)
     }
 
-    /// The newest timeline that a primary was chosen on; 0 while none was.
-    pub(crate) fn timeline_highest(&self) -> u32 {
-        self.timeline_highest.load(Ordering::Acquire)
+    /// What the last chosen primary stands on; `None` while none was chosen.
+    pub(crate) fn history(&self) -> Option<History> {
+        let system_id = *self.system_id.get()?;
+        Some(History { system_id, timeline: self.timeline_highest.load(Ordering::Acquire) })
     }
 }
 

@@ -2,12 +2,14 @@
 //! It has no statement timeout of its own and is not replaced when the primary changes: its owner notices
 //! (`is_closed`, SQLSTATE 25006) and asks `Db::session` for another.
 
+use std::sync::Arc;
+
 use tokio_postgres::Client;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::dial::Dialled;
 use crate::error::Error;
-use crate::node::NodeId;
+use crate::node::{Node, NodeId};
 use crate::token::Token;
 
 /// A direct, unpooled connection. It closes when dropped; the server notices within a second, ends a statement
@@ -15,7 +17,7 @@ use crate::token::Token;
 #[derive(Debug)]
 pub struct Session {
     client: Client,
-    node: NodeId,
+    node: Arc<Node>,
     task: AbortOnDropHandle<()>,
 }
 
@@ -27,7 +29,7 @@ pub(crate) struct CloseUnlessDone<'a> {
 }
 
 impl Session {
-    pub(crate) fn new(dialled: Dialled, node: NodeId) -> Self {
+    pub(crate) fn new(dialled: Dialled, node: Arc<Node>) -> Self {
         Self { client: dialled.client, node, task: AbortOnDropHandle::new(dialled.task) }
     }
 
@@ -40,7 +42,13 @@ impl Session {
     /// The server behind it.
     #[must_use]
     pub fn node(&self) -> &NodeId {
-        &self.node
+        &self.node.id
+    }
+
+    /// Its owner met a failure that may speak of the server: until that has been looked at again, which is at once,
+    /// [`Db::primary_life`](crate::Db::primary_life) is unknown and no pooled read goes there.
+    pub fn suspect_server(&self) {
+        self.node.suspect();
     }
 
     /// The connection is gone.
@@ -56,9 +64,9 @@ impl Session {
     /// [`Error::Query`] or [`Error::UnknownForm`].
     pub async fn token(&self) -> Result<Token, Error> {
         let row = self.client.query_typed_one(Token::SQL, &[]).await;
-        let row = row.map_err(|source| Error::Query { node: self.node.clone(), source })?;
+        let row = row.map_err(|source| Error::Query { node: self.node.id.clone(), source })?;
         Token::from_row(&row)
-            .map_err(|_| Error::UnknownForm { node: self.node.clone(), what: "the log position" })
+            .map_err(|_| Error::UnknownForm { node: self.node.id.clone(), what: "the log position" })
     }
 
     pub(crate) fn close_unless_done(&self) -> CloseUnlessDone<'_> {

@@ -12,7 +12,15 @@ pub(crate) fn free() -> io::Result<u16> {
 
 /// Whether a server could listen on this loopback port now.
 pub(crate) fn is_free(port: u16) -> bool {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()
+    try_bind(port).is_ok()
+}
+
+/// As a server does it.
+///
+/// # Errors
+/// `AddrInUse`, or what else keeps this user from the port (`PermissionDenied`: it may be one of the first 1,024).
+pub(crate) fn try_bind(port: u16) -> io::Result<()> {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, port)).map(drop)
 }
 
 /// The process that listens on the port, as `name (pid N)`, when `/proc` lets us see it.

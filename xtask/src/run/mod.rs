@@ -1,5 +1,5 @@
 //! `cargo xtask run`: from a fresh machine to a running service, and back to nothing running on Ctrl-C.
-//! Order of the story: leftovers, ports, programs, build, old data (with `--fresh`), services, simulator, migrations,
+//! Order of the story: leftovers, ports, programs, builds, old data (with `--fresh`), services, simulator, migrations,
 //! service, seeding, wait, stop. Nothing is removed before all that can fail without it has passed.
 
 pub(crate) mod environment;
@@ -9,6 +9,7 @@ mod seed;
 pub(crate) mod site;
 
 use std::fs::{self, File, TryLockError};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::thread;
 
@@ -17,14 +18,15 @@ use anyhow::{Context, Result, bail};
 use crate::process::{self, Interrupted, port, signal};
 use crate::progress::{note, step};
 use crate::services::host::Host;
-use crate::services::layout::{Layout, open_lock, remove_directory};
+use crate::services::layout::{Layout, open_lock};
 use crate::services::state::{Instance, Role, State};
 use crate::services::{self, APP_GRACE, Telling, Wanted};
 use crate::setup;
 use crate::workspace;
 use environment::Programs;
 use options::{AfterSeed, Options, Start};
-use site::{Children, SIMULATOR_GRACE, Site};
+use seed::Seeder;
+use site::{Children, LOGS, SIMULATOR_GRACE, Site};
 
 const RUN_LOCK_FILE: &str = "run.lock";
 
@@ -52,6 +54,7 @@ pub(crate) fn run(arguments: lexopt::Parser) -> Result<i32> {
         Some(directory) => environment::ready(directory)?,
         None => environment::build(options.profile)?,
     };
+    let seeder = Seeder::prepare(&options)?;
     process::check_stop()?;
     if options.start == Start::Fresh {
         remove_data(&directory)?;
@@ -59,7 +62,7 @@ pub(crate) fn run(arguments: lexopt::Parser) -> Result<i32> {
 
     let host = Host::prepare(&services_of(&directory))?;
     let mut children = Children::default();
-    let ended = story(&options, &directory, &host, &programs, &mut children);
+    let ended = story(&options, &directory, &host, &programs, seeder.as_ref(), &mut children);
     let stopped = stop_everything(&host, &mut children);
     let code = match ended? {
         End::OnRequest => 0,
@@ -78,6 +81,7 @@ fn story(
     directory: &Path,
     host: &Host,
     programs: &Programs,
+    seeder: Option<&Seeder<'_>>,
     children: &mut Children,
 ) -> Result<End> {
     let running = services::up(host, Wanted::ALL)?;
@@ -86,28 +90,19 @@ fn story(
     let site = Site { directory, home, programs, port, operator_port };
     let settings = site.start(&running, children)?;
     println!("{}", environment::greeting(port, operator_port, children.simulator_port()));
-    match seed_if_asked(options, programs, &settings)? {
-        Some(end) => Ok(end),
-        None => attend(home, children),
+    let Some(seeder) = seeder else { return attend(home, children) };
+    let exit_code = match seeder.run(&programs.service, &settings) {
+        Err(error) if error.downcast_ref::<Interrupted>().is_some() => return Ok(End::OnRequest),
+        verdict => verdict?,
+    };
+    if seeder.after() == AfterSeed::Exit {
+        return Ok(End::Seeded { exit_code });
     }
-}
-
-/// The end, if seeding was the end.
-fn seed_if_asked(
-    options: &Options,
-    programs: &Programs,
-    settings: &[(&'static str, String)],
-) -> Result<Option<End>> {
-    let seeded = options.seeding.as_ref().map(|seeding| {
-        let verdict = seed::run(options, seeding, &programs.service, settings);
-        (seeding.after, verdict)
-    });
-    match seeded {
-        Some((_, Err(error))) if error.downcast_ref::<Interrupted>().is_some() => Ok(Some(End::OnRequest)),
-        Some((_, Err(error))) => Err(error),
-        Some((AfterSeed::Exit, Ok(exit_code))) => Ok(Some(End::Seeded { exit_code })),
-        Some((AfterSeed::KeepRunning, Ok(_))) | None => Ok(None),
-    }
+    Ok(match attend(home, children)? {
+        // It ran on for somebody to look at it, but a ledger that is not whole is no success.
+        End::OnRequest => End::Seeded { exit_code },
+        end => end,
+    })
 }
 
 /// Waits until the user or the service ends it. Says once of every other process that it is gone: the service goes
@@ -195,16 +190,26 @@ fn remove_data(directory: &Path) -> Result<()> {
     services::down(&host, Telling::Steps)?;
     step("remove the data of earlier runs", || {
         host.layout.remove()?;
-        remove_directory(&directory.join("logs"))?;
-        fs::create_dir_all(directory.join("logs")).context("create the log directory")
+        for log in LOGS {
+            match fs::remove_file(directory.join("logs").join(log)) {
+                Err(error) if error.kind() != ErrorKind::NotFound => {
+                    return Err(error).with_context(|| format!("remove {log}"));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
     })
 }
 
 fn check_ports(options: &Options) -> Result<()> {
     for (port, flag) in [(options.port, "--port"), (options.operator_port, "--operator-port")] {
-        if !port::is_free(port) {
-            let holder = port::holder(port).unwrap_or_else(|| "another process".to_owned());
-            bail!("port {port} is used by {holder}: stop that, or choose another with {flag}");
+        match port::try_bind(port) {
+            Err(error) if error.kind() == ErrorKind::AddrInUse => {
+                let holder = port::holder(port).unwrap_or_else(|| "another process".to_owned());
+                bail!("port {port} is used by {holder}: stop that, or choose another with {flag}");
+            }
+            bound => bound.with_context(|| format!("listen on port {port}; choose another with {flag}"))?,
         }
     }
     Ok(())

@@ -17,6 +17,11 @@ use crate::services::{self, APP_GRACE, Running};
 
 pub(super) const SIMULATOR_GRACE: Duration = Duration::from_secs(5);
 
+const APP_LOG: &str = "app.log";
+const SIMULATOR_LOG: &str = "simulator.log";
+/// All that a run leaves in `logs`: those of the start before are kept beside.
+pub(super) const LOGS: [&str; 4] = [APP_LOG, "app.log.1", SIMULATOR_LOG, "simulator.log.1"];
+
 /// A variable of the service's environment.
 pub(crate) type Setting = (&'static str, String);
 
@@ -44,7 +49,7 @@ impl Site<'_> {
     pub(crate) fn start(&self, running: &Running, children: &mut Children) -> Result<Vec<Setting>> {
         let known_port = State::load(self.home)?.get(Role::Simulator).map(|instance| instance.port);
         let simulator = step("start the gateway simulator", || {
-            launch::simulator(&self.programs.simulator, &self.log("simulator.log"), known_port)
+            launch::simulator(&self.programs.simulator, &self.log(SIMULATOR_LOG), known_port)
         })?;
         let simulator = children.simulator.insert(simulator);
         services::record(self.home, Role::Simulator, simulator.instance())?;
@@ -78,7 +83,7 @@ impl Site<'_> {
         step(name, || {
             let mut command = Command::new(&self.programs.service);
             command.arg("serve").envs(settings.iter().cloned());
-            let launched = launch::spawn(&mut command, &self.log("app.log"), self.port)?;
+            let launched = launch::spawn(&mut command, &self.log(APP_LOG), self.port)?;
             services::record(self.home, Role::App, launched.instance())?;
             launch::wait_ready(children.app.insert(launched), self.operator_port)
         })

@@ -75,6 +75,15 @@ impl<'a> Cluster<'a> {
         condition(&self.data(), &self.partial())
     }
 
+    /// Why a directory of unknown making stays as it is, and what to do.
+    pub(crate) fn not_ours(&self) -> anyhow::Error {
+        let data = self.data();
+        anyhow!(
+            "{data} is not a data directory that this tool finished; look at it, and if it can go: rm -r {data}",
+            data = data.display()
+        )
+    }
+
     /// Makes the data directory with `fill`, which gets the path to make it at.
     pub(crate) fn make(&self, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
         let partial = self.partial();
@@ -110,8 +119,11 @@ impl<'a> Cluster<'a> {
         }
     }
 
-    /// The server that runs on this data directory, whoever started it.
+    /// The server that runs on this data directory, whichever command started it; none on a directory of unknown making.
     pub(crate) fn running(&self) -> Option<Postmaster> {
+        if self.condition() == Condition::Unknown {
+            return None;
+        }
         postmaster::find(&self.data())
     }
 

@@ -2,12 +2,13 @@
 //! their data afterwards, also after a failure or Ctrl-C. What a killed run left is swept by the next.
 
 use std::fs::{self, File};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
 use super::host::Host;
-use super::layout::{Layout, open_lock};
+use super::layout::{Layout, open_lock, remove_directory};
 use super::{Running, Telling, Wanted, down, up};
 use crate::progress::{note, step};
 
@@ -34,8 +35,7 @@ impl Ephemeral {
     /// Sweeps the leftovers of killed runs below `parent`, then starts everything in `parent/NAME-PID`.
     pub(crate) fn start(parent: &Path, name: &str) -> Result<Ephemeral> {
         sweep(parent, name);
-        let directory = parent.join(format!("{name}-{}", std::process::id()));
-        fs::create_dir_all(&directory).with_context(|| format!("create {}", directory.display()))?;
+        let directory = create(parent, name)?;
         let owner = open_lock(&directory.join(OWNER_FILE))?;
         owner.try_lock().with_context(|| format!("own {}", directory.display()))?;
         let host = Host::prepare(&directory)?;
@@ -73,12 +73,32 @@ impl Drop for Ephemeral {
 
 fn end(host: &Host, data: Data) {
     let ended = down(host, Telling::Nothing).and_then(|()| match data {
-        Data::Removed => host.layout.remove(),
+        // The directory is wholly this tool's.
+        Data::Removed => host.layout.remove().and_then(|()| remove_directory(&host.layout.home)),
         Data::Kept => Ok(()),
     });
     if let Err(error) = ended {
         note(&format!("  note  {} stays behind: {error:#}", host.layout.home.display()));
     }
+}
+
+/// A directory that is new: what an earlier process with this number kept is nobody's to write into.
+fn create(parent: &Path, name: &str) -> Result<PathBuf> {
+    fs::create_dir_all(parent).with_context(|| format!("create {}", parent.display()))?;
+    let own = format!("{name}-{}", std::process::id());
+    let mut directory = parent.join(&own);
+    for next in 2.. {
+        match fs::create_dir(&directory) {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                directory = parent.join(format!("{own}-{next}"));
+            }
+            created => {
+                created.with_context(|| format!("create {}", directory.display()))?;
+                break;
+            }
+        }
+    }
+    Ok(directory)
 }
 
 fn sweep(parent: &Path, name: &str) {
@@ -102,8 +122,9 @@ fn abandoned(parent: &Path, name: &str) -> Vec<PathBuf> {
         .flatten()
         .map(|entry| entry.path())
         .filter(|path| {
-            let pid = path.file_name().and_then(|file| file.to_str()?.strip_prefix(name)?.strip_prefix('-'));
-            pid.is_some_and(|pid| pid.parse::<u32>().is_ok())
+            let numbers =
+                path.file_name().and_then(|file| file.to_str()?.strip_prefix(name)?.strip_prefix('-'));
+            numbers.is_some_and(|numbers| numbers.split('-').all(|number| number.parse::<u32>().is_ok()))
         })
         .filter(|path| {
             let owner = path.join(OWNER_FILE);
@@ -114,7 +135,7 @@ fn abandoned(parent: &Path, name: &str) -> Vec<PathBuf> {
 
 #[cfg(test)]
 mod tests {
-    use super::{OWNER_FILE, abandoned, open_lock};
+    use super::{OWNER_FILE, abandoned, create, open_lock};
     use std::fs;
 
     #[test]
@@ -129,6 +150,23 @@ mod tests {
         let held = open_lock(&parent.join("test-2").join(OWNER_FILE)).expect("the file is there");
         held.try_lock().expect("nobody else holds it");
         assert_eq!(abandoned(&parent, "test"), vec![parent.join("test-1")]);
+        fs::remove_dir_all(&parent).unwrap();
+    }
+
+    #[test]
+    fn what_an_earlier_process_of_the_same_number_kept_is_not_written_into() {
+        let parent = std::env::temp_dir().join(format!("xtask-create-{}", std::process::id()));
+        let kept = create(&parent, "prove").expect("temp directory can be written");
+        fs::write(kept.join("acknowledged.txt"), "evidence").unwrap();
+        let directories: Vec<_> =
+            (0..2).map(|_| create(&parent, "prove").expect("another name is free")).collect();
+        assert!(!directories.contains(&kept) && directories[0] != directories[1], "{directories:?}");
+        for directory in &directories {
+            fs::write(directory.join(OWNER_FILE), "").unwrap();
+        }
+        let mut swept = abandoned(&parent, "prove");
+        swept.sort();
+        assert_eq!(swept, directories);
         fs::remove_dir_all(&parent).unwrap();
     }
 }

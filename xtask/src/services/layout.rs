@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use super::account::{Account, own_uid};
+use super::state::{Role, STATE_FILE};
 use crate::process;
 use crate::progress::note;
 
@@ -105,10 +106,21 @@ impl Layout {
         }
     }
 
-    /// Removes everything, data that moved elsewhere included. The instances must be stopped.
+    /// Removes what this tool keeps there, data that moved elsewhere included, and nothing else: the directory was named by
+    /// somebody who may have more in it. The instances must be stopped.
     pub(crate) fn remove(&self) -> Result<()> {
-        remove_directory(&self.data)?;
-        remove_directory(&self.home)
+        if self.data != self.home {
+            remove_directory(&self.data)?;
+        }
+        for role in Role::ALL {
+            remove_directory(&self.home.join(role.name()))?;
+        }
+        for file in [STATE_FILE, POINTER_FILE, LOCK_FILE] {
+            remove_file(&self.home.join(file))?;
+        }
+        // What is somebody else's stays, and its directory with it.
+        let _kept_unless_empty = fs::remove_dir(&self.home);
+        Ok(())
     }
 }
 
@@ -154,6 +166,16 @@ pub(crate) fn remove_directory(path: &Path) -> Result<()> {
     }
 }
 
+/// Removes a file; one that is not there is fine.
+fn remove_file(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("remove {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Creates the directory and its parents; what is created can be entered by everybody, whatever the umask.
 fn make_open_directory(path: &Path) -> Result<()> {
     let path = std::path::absolute(path)?;
@@ -169,4 +191,31 @@ fn fallback(home: &Path) -> PathBuf {
     let mut hasher = DefaultHasher::new();
     home.hash(&mut hasher);
     PathBuf::from(format!("/var/tmp/paystrata-{:016x}", hasher.finish()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::{LOCK_FILE, Layout, STATE_FILE};
+
+    #[test]
+    fn only_what_this_tool_made_is_removed() {
+        let home = std::env::temp_dir().join(format!("xtask-layout-{}", std::process::id()));
+        for directory in ["primary/data", "redis", "src"] {
+            fs::create_dir_all(home.join(directory)).expect("temp directory can be written");
+        }
+        for file in [STATE_FILE, LOCK_FILE, "src/main.rs"] {
+            fs::write(home.join(file), "").expect("temp directory can be written");
+        }
+        let layout = Layout { home: home.clone(), data: home.clone() };
+        layout.remove().expect("it can be removed");
+        let left: Vec<_> =
+            fs::read_dir(&home).expect("it is kept").flatten().map(|entry| entry.file_name()).collect();
+        assert_eq!(left, ["src"]);
+        assert!(home.join("src/main.rs").is_file());
+        fs::remove_dir_all(home.join("src")).expect("it can be removed");
+        layout.remove().expect("nothing is left to remove");
+        assert!(!home.exists());
+    }
 }

@@ -23,7 +23,7 @@ use crate::process;
 use crate::progress::{note, step};
 use cluster::Cluster;
 use host::Host;
-use layout::OnStopRequest;
+use layout::{Layout, OnStopRequest};
 use state::{Instance, Role, State};
 
 /// The service drains for up to 25 s by default, and ends within 5 s after that.
@@ -222,6 +222,8 @@ fn stop(host: &Host, state: &mut State, role: Role, telling: Telling) -> Result<
 
 /// Notes (or forgets) a process of `run` in the state, so that a later run finds it.
 pub(crate) fn record(home: &Path, role: Role, instance: Instance) -> Result<()> {
+    // Or what another command notes at the same time is lost.
+    let _lock = Layout::locate(home)?.lock(OnStopRequest::KeepWaiting)?;
     let mut state = State::load(home)?;
     state.set(role, instance);
     state.save(home).with_context(|| format!("record the {role}"))

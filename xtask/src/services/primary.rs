@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
 use super::cluster::{Cluster, Condition, SETTINGS_FILE};
 use super::host::Host;
@@ -47,10 +47,7 @@ pub(crate) fn up(host: &Host, port_wish: Option<u16>) -> Result<Instance> {
         Condition::Absent | Condition::HalfMade => {
             step("create the PostgreSQL primary", || create(&cluster))?;
         }
-        Condition::Unknown => bail!(
-            "{data} is not a data directory that this tool finished; look at it, and if it can go: rm -r {data}",
-            data = cluster.data().display()
-        ),
+        Condition::Unknown => return Err(cluster.not_ours()),
     }
     step("start the PostgreSQL primary", || {
         let compression = wal_compression(&cluster)?;

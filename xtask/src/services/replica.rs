@@ -26,7 +26,8 @@ pub(crate) fn up(host: &Host, primary_port: u16, port_wish: Option<u16>) -> Resu
     let replica = Replica { cluster: Cluster::new(host, Role::Replica), host, primary_port };
     match replica.cluster.condition() {
         Condition::Absent => replica.rebuild("create the streaming replica")?,
-        Condition::HalfMade | Condition::Unknown => {
+        Condition::Unknown => return Err(replica.cluster.not_ours()),
+        Condition::HalfMade => {
             note("  note  the replica was left half made; it is built anew");
             replica.rebuild("rebuild the streaming replica")?;
         }

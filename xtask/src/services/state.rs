@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use crate::process::identity::Identity;
 use crate::progress::note;
 
-const STATE_FILE: &str = "state.json";
+pub(crate) const STATE_FILE: &str = "state.json";
 
 /// The instances of one services directory, in the order in which they are stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -54,7 +54,7 @@ impl Place {
         programs
     }
 
-    fn command(&self, arguments: &[&str]) -> Command {
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
         command.args(["run", "--no-install", "--port", &self.port.to_string()]);
         command.args(["--operator-port", &self.operator_port.to_string()]);
@@ -109,7 +109,7 @@ pub(crate) struct Run<'place> {
     pub(crate) greeting: String,
     told: RefCell<String>,
     lines: Receiver<String>,
-    _place: &'place Place,
+    place: &'place Place,
 }
 
 impl<'place> Run<'place> {
@@ -119,7 +119,7 @@ impl<'place> Run<'place> {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("xtask starts");
         let printed = lines(child.stdout.take().expect("it is piped"));
         let lines = lines(child.stderr.take().expect("it is piped"));
-        let mut run = Run { child, greeting: String::new(), told: RefCell::default(), lines, _place: place };
+        let mut run = Run { child, greeting: String::new(), told: RefCell::default(), lines, place };
         while !run.greeting.contains("Ctrl-C stops everything") {
             match printed.recv_timeout(SILENCE_MAX) {
                 Ok(line) => run.greeting.push_str(&line),
@@ -146,7 +146,21 @@ impl<'place> Run<'place> {
 
     /// SIGTERM. Gives what it said, once it has ended well.
     pub(crate) fn stop(self) -> String {
-        terminate(&self.child);
+        self.end_by("TERM")
+    }
+
+    /// What Ctrl-C in its terminal does: SIGINT to its process group, in which nothing is that it started. Gives what it
+    /// said, once it has ended well.
+    pub(crate) fn interrupt(self) -> String {
+        let own = process_group(self.child.id().into());
+        for (role, pid) in self.place.pids() {
+            assert_ne!(process_group(pid), own, "Ctrl-C would end {role} before the service has drained");
+        }
+        self.end_by("INT")
+    }
+
+    fn end_by(self, signal: &str) -> String {
+        send(signal, &self.child);
         let (code, said) = self.ended();
         assert_eq!(code, Some(0), "{said}");
         said
@@ -174,14 +188,21 @@ impl<'place> Run<'place> {
 impl Drop for Run<'_> {
     fn drop(&mut self) {
         if matches!(self.child.try_wait(), Ok(None)) {
-            terminate(&self.child);
+            send("TERM", &self.child);
             drop(self.child.wait());
         }
     }
 }
 
-fn terminate(child: &Child) {
-    drop(Command::new("kill").args(["-TERM", &child.id().to_string()]).status());
+/// Its number, third after the program's name in parentheses.
+fn process_group(pid: u64) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("it runs");
+    let (_, rest) = stat.rsplit_once(") ").expect("the name stands in parentheses");
+    rest.split(' ').nth(2).and_then(|number| number.parse().ok()).expect("a number")
+}
+
+fn send(signal: &str, child: &Child) {
+    drop(Command::new("kill").args(["-s", signal, &child.id().to_string()]).status());
 }
 
 /// Lines with their ends, as they come; the channel ends with the pipe. Without a bound: a run says a few dozen lines.

@@ -6,5 +6,5 @@ use crate::engine::{Command, EngineError, KeyClaim, OpenAccount, Reply, Submissi
 /// # Errors
 /// Only the engine's; a refusal is a decision in the reply.
 pub async fn create(app: &App, claim: Option<KeyClaim>, open: OpenAccount) -> Result<Reply, EngineError> {
-    app.submit(Submission { claim, command: Command::OpenAccount(Box::new(open)) }).await
+    app.submit(&Submission { claim, command: Command::OpenAccount(Box::new(open)) }).await
 }

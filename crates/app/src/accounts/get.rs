@@ -26,7 +26,11 @@ pub async fn get(
         Some(token) => load(&app.db, id.0, Some(token)).await.map_err(ReadError::account)?.map(Arc::new),
         None => {
             let db = app.db.clone();
-            app.documents.account(id.0, move |floor| async move { load(&db, id.0, floor).await }).await?
+            let load = move |floor| {
+                let db = db.clone();
+                async move { load(&db, id.0, floor).await }
+            };
+            app.documents.account(id.0, load).await?
         }
     };
     Ok(found.filter(|document| document.merchant_id == merchant.0))
@@ -44,10 +48,5 @@ async fn load(db: &Db, id: Uuid, after: Option<Token>) -> Result<Option<Document
 }
 
 fn document(record: &AccountRecord) -> Document {
-    Document {
-        merchant_id: record.merchant_id,
-        // Every change of a balance is an entry or a hold.
-        etag: format!("{}-{}", record.entry_count, record.held),
-        body: wire::render(record).to_vec(),
-    }
+    Document::new(record.merchant_id, wire::render(record).to_vec())
 }

@@ -253,7 +253,9 @@ impl Lane {
             if self.connection.as_ref().is_some_and(usable) {
                 return Ok(());
             }
-            self.connection = None;
+            if let Some(lost) = self.connection.take() {
+                lost.session.suspect_server();
+            }
             match timeout_at(deadline, self.open()).await {
                 Ok(Ok(connection)) => self.connection = Some(connection),
                 Err(_) => return Err(Failure::Unavailable),
@@ -304,6 +306,8 @@ impl Lane {
         let rolled_back = async { connection.session.client().batch_execute("ROLLBACK").await };
         if alive && matches!(timeout(ROLLBACK_TIMEOUT, rolled_back).await, Ok(Ok(()))) {
             self.connection = Some(connection);
+        } else {
+            connection.session.suspect_server();
         }
     }
 
@@ -315,7 +319,9 @@ impl Lane {
         proof: Option<&Proof>,
         deadline: Instant,
     ) -> Result<Option<Token>, Failure> {
-        self.connection = None;
+        if let Some(lost) = self.connection.take() {
+            lost.session.suspect_server();
+        }
         let deadline = deadline.max(Instant::now()) + self.config.batch_timeout;
         let mut pause = PAUSE_MIN;
         while Instant::now() < deadline {

@@ -1,5 +1,5 @@
-//! API keys to merchants, through a small cache: a revoked key is refused within its time to live, a made-up one costs
-//! one query per few seconds. Holds digests only.
+//! API keys to merchants, through a small cache: a revoked key is refused within its time to live, counted from when the
+//! replica that was asked had the revocation; a made-up one costs one query per few seconds. Holds digests only.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use super::store::{find_merchant_by_key, key_digest};
 use crate::config::Profile;
 use crate::ids::MerchantId;
 
-/// How long a revoked key may still be accepted.
+/// How long a revoked key may still be accepted, beside the lag of a replica; chance adds a tenth.
 const REVOCATION_LAG: Duration = Duration::from_secs(10);
 /// Room for about 60,000 keys.
 const BYTES_MAX: u64 = 4 << 20;

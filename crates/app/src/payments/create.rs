@@ -314,7 +314,7 @@ async fn submit_and_wait(
     let deadline = Instant::now() + REPLAY_WAIT_MAX;
     let mut pause = REPLAY_PAUSE_MIN;
     loop {
-        let reply = app.submit(submission.clone()).await?;
+        let reply = app.submit(&submission).await?;
         if !matches!(reply.decision, Decision::InProgress) || Instant::now() + pause > deadline {
             return Ok(reply);
         }

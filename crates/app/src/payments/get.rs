@@ -29,7 +29,10 @@ pub async fn get(
         }
         None => {
             let db = app.db.clone();
-            let load = move |floor| async move { load(&db, merchant, id.0, floor).await };
+            let load = move |floor| {
+                let db = db.clone();
+                async move { load(&db, merchant, id.0, floor).await }
+            };
             app.documents.payment(merchant, id.0, load).await?
         }
     };
@@ -53,11 +56,7 @@ async fn load(
 }
 
 fn document(record: &PaymentRecord) -> Document {
-    Document {
-        merchant_id: record.merchant_id,
-        etag: format!("{}", record.version),
-        body: wire::render(record).to_vec(),
-    }
+    Document::new(record.merchant_id, wire::render(record).to_vec())
 }
 
 /// Keeps only the named top-level fields, sorted by name. Names that it does not have are ignored, as

@@ -189,7 +189,7 @@ async fn concurrent_refunds_together_give_back_what_was_captured() {
 
 #[tokio::test]
 async fn a_refund_beyond_the_receivers_balance_stays_refused_under_its_key() {
-    let stage = Stage::start().await;
+    let stage = Stage::start_uncached().await;
     let (from, to) = two_accounts(&stage).await;
     let id = pay(&stage, &transfer(&from, &to, 50)).await["id"].as_str().expect("a text").to_owned();
     pay(&stage, &transfer(&to, &from, 40)).await;

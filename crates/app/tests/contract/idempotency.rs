@@ -23,7 +23,7 @@ async fn accounts(stage: &Stage) -> (String, String) {
 
 #[tokio::test]
 async fn a_replay_is_the_same_bytes_and_says_so() {
-    let stage = Stage::start().await;
+    let stage = Stage::start_uncached().await;
     let (from, to) = accounts(&stage).await;
     let (key, body) = (new_key(), transfer(&from, &to, 10));
     let first = stage.post("/v1/payments", &key, &body).await;
@@ -41,7 +41,7 @@ async fn a_replay_is_the_same_bytes_and_says_so() {
 
 #[tokio::test]
 async fn a_hundred_requests_with_one_key_at_once_make_one_payment_and_one_answer() {
-    let stage = Stage::start().await;
+    let stage = Stage::start_uncached().await;
     let (from, to) = accounts(&stage).await;
     let (key, body) = (new_key(), transfer(&from, &to, 10));
     let replies = join_all((0..100).map(|_| stage.post("/v1/payments", &key, &body))).await;
@@ -59,7 +59,7 @@ async fn a_hundred_requests_with_one_key_at_once_make_one_payment_and_one_answer
 /// The claims of two senders are decided in two lanes: they meet in the database only.
 #[tokio::test]
 async fn one_key_with_two_bodies_at_once_does_one_of_them() {
-    let stage = Stage::start().await;
+    let stage = Stage::start_uncached().await;
     let (from, to) = accounts(&stage).await;
     let others = join_all((0..8).map(|_| stage.account("USD", 1_000))).await;
     for round in 0..20 {
@@ -79,7 +79,7 @@ async fn one_key_with_two_bodies_at_once_does_one_of_them() {
 
 #[tokio::test]
 async fn order_of_fields_and_white_space_and_nulls_make_no_difference() {
-    let stage = Stage::start().await;
+    let stage = Stage::start_uncached().await;
     let (from, to) = accounts(&stage).await;
     let key = new_key();
     let send = async |body: String| {
@@ -109,7 +109,7 @@ async fn order_of_fields_and_white_space_and_nulls_make_no_difference() {
 
 #[tokio::test]
 async fn another_request_under_the_key_is_refused_naming_the_field_that_differs() {
-    let stage = Stage::start().await;
+    let stage = Stage::start_uncached().await;
     let (from, to) = accounts(&stage).await;
     let third = stage.account("USD", 5).await;
     let body = with(
@@ -148,7 +148,7 @@ async fn another_request_under_the_key_is_refused_naming_the_field_that_differs(
 
 #[tokio::test]
 async fn a_key_belongs_to_one_route_and_one_payment() {
-    let stage = Stage::start().await;
+    let stage = Stage::start_uncached().await;
     let (from, to) = accounts(&stage).await;
     let (key, body) = (new_key(), transfer(&from, &to, 10));
     let first = id_of(&stage.post("/v1/payments", &key, &body).await);
@@ -176,7 +176,7 @@ async fn a_key_belongs_to_one_route_and_one_payment() {
 
 #[tokio::test]
 async fn changes_of_a_payment_are_replayed_like_payments() {
-    let stage = Stage::start().await;
+    let stage = Stage::start_uncached().await;
     let (from, to) = accounts(&stage).await;
     let hold = with(&transfer(&from, &to, 100), &json!({"capture": false}));
     let id = pay(&stage, &hold).await["id"].as_str().expect("a text").to_owned();
@@ -202,7 +202,7 @@ async fn changes_of_a_payment_are_replayed_like_payments() {
 
 #[tokio::test]
 async fn two_merchants_with_one_key_make_two_payments() {
-    let stage = Stage::start().await;
+    let stage = Stage::start_uncached().await;
     let other = Caller::new_merchant(&stage, OTHER_KEY).await;
     let (from, to) = accounts(&stage).await;
     let (their_from, their_to) = (other.account("USD", 50).await, other.account("USD", 0).await);
@@ -216,7 +216,7 @@ async fn two_merchants_with_one_key_make_two_payments() {
 
 #[tokio::test]
 async fn what_was_refused_before_it_reached_the_ledger_leaves_its_key_free() {
-    let stage = Stage::start().await;
+    let stage = Stage::start_uncached().await;
     let (from, to) = accounts(&stage).await;
     let good = transfer(&from, &to, 1);
     for bad in [
@@ -238,7 +238,7 @@ async fn what_was_refused_before_it_reached_the_ledger_leaves_its_key_free() {
 /// What the ledger refuses is an answer like any other: the same bytes for every send, whatever has changed since.
 #[tokio::test]
 async fn what_the_ledger_refused_stays_refused_under_its_key() {
-    let stage = Stage::start().await;
+    let stage = Stage::start_uncached().await;
     let (from, to) = accounts(&stage).await;
     let unknown = paystrata_app::ids::AccountId::new().to_string();
     let good = transfer(&from, &to, 1);
@@ -262,7 +262,7 @@ async fn what_the_ledger_refused_stays_refused_under_its_key() {
 
 #[tokio::test]
 async fn a_reported_failure_stays_a_failure_after_funds_arrive() {
-    let stage = Stage::start().await;
+    let stage = Stage::start_uncached().await;
     let (from, to) = accounts(&stage).await;
     let (key, body) = (new_key(), transfer(&to, &from, 50));
     let failed = stage.post("/v1/payments", &key, &body).await;
@@ -276,7 +276,7 @@ async fn a_reported_failure_stays_a_failure_after_funds_arrive() {
 
 #[tokio::test]
 async fn the_header_is_required_where_money_moves_and_read_strictly() {
-    let stage = Stage::start().await;
+    let stage = Stage::start_uncached().await;
     let (from, to) = accounts(&stage).await;
     let body = transfer(&from, &to, 1);
     let id = pay(&stage, &body).await["id"].as_str().expect("a text").to_owned();
@@ -303,7 +303,7 @@ async fn the_header_is_required_where_money_moves_and_read_strictly() {
 
 #[tokio::test]
 async fn the_quoted_form_of_a_key_is_the_same_key() {
-    let stage = Stage::start().await;
+    let stage = Stage::start_uncached().await;
     let (from, to) = accounts(&stage).await;
     let (key, body) = ("k".repeat(255), transfer(&from, &to, 1));
     let raw = stage.post("/v1/payments", &key, &body).await;
@@ -315,7 +315,7 @@ async fn the_quoted_form_of_a_key_is_the_same_key() {
 /// The answer of a payment that was acceptable when it was sent outlives its card.
 #[tokio::test]
 async fn a_key_goes_on_answering_after_the_card_has_expired() {
-    let stage = Stage::start().await;
+    let stage = Stage::start_uncached().await;
     let to = stage.account("USD", 0).await;
     let (key, card) = (new_key(), card_payment(&to, 4_200, "46201"));
     let first = stage.post("/v1/payments", &key, &card).await;
@@ -331,7 +331,11 @@ async fn a_key_goes_on_answering_after_the_card_has_expired() {
 /// A gateway that has no place free says nothing about what was done before.
 #[tokio::test]
 async fn a_replay_on_a_full_gateway_gets_its_kept_answer() {
-    let stage = Stage::start_with(&[("PAYSTRATA__GATEWAYS__VELOCITY_PAY__IN_FLIGHT_MAX", "1")]).await;
+    let stage = Stage::start_with(&[
+        ("PAYSTRATA__CACHE__ENABLED", "false"),
+        ("PAYSTRATA__GATEWAYS__VELOCITY_PAY__IN_FLIGHT_MAX", "1"),
+    ])
+    .await;
     let (from, to) = accounts(&stage).await;
     let (key, body) = (new_key(), velocity_payment(&from, &to, 100));
     let first = stage.post("/v1/payments", &key, &body).await;

@@ -71,6 +71,11 @@ impl Cluster {
         run(self.control(REPLICA).args(["-m", "immediate", "stop"]));
     }
 
+    /// Starts the replica again.
+    pub(crate) fn boot_replica(&self) {
+        self.boot(REPLICA);
+    }
+
     /// Makes the replica a primary on a timeline of its own. The old one goes on taking writes.
     pub(crate) fn promote_replica(&self) {
         run(self.control(REPLICA).args(["-w", "promote"]));
@@ -136,12 +141,12 @@ impl Drop for Cluster {
     }
 }
 
-fn run(command: &mut Command) {
+pub(crate) fn run(command: &mut Command) {
     let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-fn is_root() -> bool {
+pub(crate) fn is_root() -> bool {
     Command::new("id").arg("-u").output().is_ok_and(|output| output.stdout == b"0\n")
 }
 
@@ -154,6 +159,10 @@ fn programs() -> PathBuf {
     let mut candidates = given.into_iter().chain(debian).chain(asked);
     let complete = |folder: &PathBuf| Path::new(folder).join("pg_ctl").exists();
     candidates.find(complete).expect("the server's programs are installed, or PG_BIN names their folder")
+}
+
+pub(crate) fn free_port() -> u16 {
+    free_ports()[0]
 }
 
 /// Two different ones: both are bound before either is let go.

@@ -2,6 +2,8 @@
 //! every promise must still hold. Needs the services that `cargo xtask test` starts; what a test stops, it started itself.
 
 mod binary;
+#[path = "../../../db/tests/db/bouncer.rs"]
+mod bouncer;
 mod caller;
 mod cluster;
 mod frontend;
@@ -22,6 +24,7 @@ mod helpers_gone;
 mod nodes;
 mod notices;
 mod outages;
+mod poolers;
 mod readme;
 mod replicas;
 mod shutdown;

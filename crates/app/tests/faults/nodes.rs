@@ -99,9 +99,12 @@ async fn a_node_that_only_reads_loads_what_others_changed_from_a_replica() {
     let floor = until("a load because of the other node's payment", async || {
         writer.caller.pay(&accounts[0], &accounts[1], 1).await;
         let said = said.clone();
-        let load = move |floor| async move {
-            let _full = said.try_send(floor);
-            Ok(None)
+        let load = move |floor| {
+            let said = said.clone();
+            async move {
+                let _full = said.try_send(floor);
+                Ok(None)
+            }
         };
         documents.account(id, load).await.expect("it is loaded");
         told.try_recv().ok().flatten()

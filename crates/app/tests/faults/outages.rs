@@ -165,3 +165,64 @@ async fn a_primary_that_began_another_life_is_asked_again_about_every_key() {
     assert_ne!(anew.bytes, first.bytes, "the database decides");
     node.service.stop().await;
 }
+
+/// The replica had not received the last payment when the primary died. Its account is in every tier as it was after it, and
+/// the key is in no database.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_failover_took_back_is_shown_and_repeated_by_nobody() {
+    let cluster = Cluster::start(Replica::With);
+    let ground = Ground::on(&cluster.primary_url(), &cluster.replica_url()).await;
+    let node = ground.serve(&SHORT_WAITS).await;
+    let accounts = node.caller.accounts(2, 1_000).await;
+    let kept = node.caller.pay(&accounts[0], &accounts[1], 1).await;
+    until("the payment on the replica", async || {
+        (rows(&cluster.replica_url(), "SELECT FROM payments").await.len() == 1).then_some(())
+    })
+    .await;
+    tokio::task::block_in_place(|| cluster.crash_replica());
+    let (key, body) = (new_key(), book_payment(&accounts[0], &accounts[1], 10, "reference"));
+    let lost = node.caller.post("/v1/payments", &key, &body).await.expect("an answer");
+    assert_eq!(lost.status, StatusCode::CREATED);
+    let lost_path = format!("/v1/payments/{}", lost.json()["id"].as_str().expect("a payment has an id"));
+    let account_path = format!("/v1/accounts/{}", accounts[1]);
+    let cached = node.caller.get(&account_path).await;
+    assert_eq!(cached.json()["balance"]["posted"], json!(1_011));
+    assert_eq!(node.caller.get(&lost_path).await.status, StatusCode::OK);
+
+    tokio::task::block_in_place(|| {
+        cluster.crash_primary();
+        cluster.boot_replica();
+        cluster.promote_replica();
+    });
+    until("the new history", async || {
+        node.service.app.db.history().is_some_and(|history| history.timeline > 1).then_some(())
+    })
+    .await;
+    // Another process has seen no other history, and finds what the first one shared.
+    let ground = Ground::on(&cluster.replica_url(), "").await;
+    let started_later = ground.serve(&SHORT_WAITS).await;
+    for caller in [&started_later.caller, &node.caller] {
+        let tagged = [("if-none-match", cached.headers["etag"].as_str())];
+        let account = until("the account", async || {
+            let reply = caller.send(reqwest::Method::GET, &account_path, &tagged, None).await?;
+            (reply.status != StatusCode::SERVICE_UNAVAILABLE).then_some(reply)
+        })
+        .await;
+        assert_eq!(account.status, StatusCode::OK);
+        assert_eq!(account.json()["balance"]["posted"], json!(1_001));
+        assert_eq!(caller.get(&lost_path).await.status, StatusCode::NOT_FOUND);
+    }
+    let anew = until("an answer of the new primary", async || {
+        let reply = node.caller.post("/v1/payments", &key, &body).await?;
+        (reply.status == StatusCode::CREATED).then_some(reply)
+    })
+    .await;
+    assert_ne!(anew.json()["id"], lost.json()["id"], "nothing is left of the first one");
+    assert_eq!(node.caller.posted(&accounts[1]).await, 1_011);
+    let kept_path = format!("/v1/payments/{}", kept.json()["id"].as_str().expect("a payment has an id"));
+    assert_eq!(node.caller.get(&kept_path).await.status, StatusCode::OK);
+    ground.verify().await;
+    for node in [node, started_later] {
+        node.service.stop().await;
+    }
+}

@@ -107,6 +107,11 @@ impl Stage {
         Self::start_with(&[]).await
     }
 
+    /// Without caches: what is repeated is asked of the database again, and not of this process's memory.
+    pub(crate) async fn start_uncached() -> Self {
+        Self::start_with(&[("PAYSTRATA__CACHE__ENABLED", "false")]).await
+    }
+
     /// With some settings changed.
     pub(crate) async fn start_with(changes: &[(&str, &str)]) -> Self {
         let (primary, replica) = new_database().await;

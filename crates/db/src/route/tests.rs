@@ -12,7 +12,7 @@ fn seen(state: NodeState, role: Role, timeline: u32, lsn: u64) -> Observation {
         facts: Some(facts),
         lag: Some(Duration::ZERO),
         since: Instant::now(),
-        answered_at: None,
+        probed_at: None,
         last_error: None,
     }
 }
