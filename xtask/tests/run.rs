@@ -178,10 +178,12 @@ fn seeded_payments_are_told_and_audited_before_the_run_ends() {
     }
     // A tampered balance is named, and is no success.
     let run = Run::start(&place, &[]);
-    let edit = "UPDATE accounts SET posted = posted + 1 WHERE id = (SELECT min(id::text)::uuid FROM accounts)";
+    let edit =
+        "UPDATE accounts SET posted = posted + 1 WHERE id = (SELECT min(id::text)::uuid FROM accounts)";
     sql(&place, edit);
     run.stop();
-    let output = place.command(&["--seed-payments", "1", "--exit-after-seed"]).output().expect("xtask starts");
+    let output =
+        place.command(&["--seed-payments", "1", "--exit-after-seed"]).output().expect("xtask starts");
     let printed = String::from_utf8_lossy(&output.stdout);
     assert_eq!(output.status.code(), Some(1), "{printed}");
     assert!(printed.contains("acc_") && printed.contains("paystrata verify: FAILED"), "{printed}");
