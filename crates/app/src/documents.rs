@@ -183,13 +183,15 @@ impl Documents {
         for notice in notices {
             match &notice.changed {
                 Changed::Rows { accounts, payments } => self.void(accounts, payments, Version(notice.lsn)),
-                Changed::Anything => {
-                    // By prefix, because it is because of writes that loads must not come before.
-                    drop(self.accounts.prefix("").at(Version(notice.lsn)).remove());
-                    drop(self.payments.prefix("").at(Version(notice.lsn)).remove());
-                }
+                Changed::Anything => self.void_all(Version(notice.lsn)),
             }
         }
+    }
+
+    /// By prefix, because it is because of writes that loads must not come before.
+    fn void_all(&self, version: Version) {
+        drop(self.accounts.prefix("").at(version).remove());
+        drop(self.payments.prefix("").at(version).remove());
     }
 
     /// True once all that was voided here before has been announced; false if that takes longer than two seconds.
@@ -336,6 +338,10 @@ impl EngineObserver for Documents {
     fn doubted(&self, commit: &Commit) {
         // Where it would be is not known: loads ask the primary for a while.
         self.void(&commit.accounts, &commit.payments, Version::LATEST);
+    }
+
+    fn all_doubted(&self) {
+        self.void_all(Version::LATEST);
     }
 }
 

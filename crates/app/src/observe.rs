@@ -100,6 +100,10 @@ impl EngineObserver for CommitObserver {
         self.documents.doubted(commit);
     }
 
+    fn all_doubted(&self) {
+        self.documents.all_doubted();
+    }
+
     fn batch(&self, size: usize, took: Duration) {
         self.batches.record(took, Outcome::Success);
         self.commands.add(size as u64);

@@ -6,26 +6,25 @@ use std::collections::BTreeSet;
 use super::finding::Finding;
 use super::paths::{module_path, named_modules};
 
-/// Which modules of its crate a module may name.
-enum MayName {
-    Nobody,
-    AnyBut(&'static [&'static str]),
-}
+/// Which modules of its crate a module may name, beside itself.
+type MayName = &'static [&'static str];
 
-use MayName::{AnyBut, Nobody};
-
-/// The layers inside `crates/app/src`. `payments` stands above the other domain folders and may name them.
+/// The layers inside `crates/app/src`, from below. What stands above these (`payments`, `app`, `serve`, ..) composes them and
+/// may name them all.
 const RULES: &[(&str, MayName)] = &[
-    ("money", Nobody),
-    ("ids", Nobody),
-    ("clock", Nobody),
-    // The write path: domain folders call it, never the other way round.
-    ("engine", AnyBut(&["payments", "accounts", "ledger", "fraud", "webhooks", "merchants", "http"])),
-    ("accounts", AnyBut(&["payments", "ledger", "fraud", "webhooks", "merchants"])),
-    ("ledger", AnyBut(&["payments", "accounts", "fraud", "webhooks", "merchants"])),
-    ("fraud", AnyBut(&["payments", "accounts", "ledger", "webhooks", "merchants"])),
-    ("webhooks", AnyBut(&["payments", "accounts", "ledger", "fraud", "merchants"])),
-    ("merchants", AnyBut(&["payments", "accounts", "ledger", "fraud", "webhooks"])),
+    ("money", &[]),
+    ("ids", &[]),
+    ("clock", &[]),
+    // The write path: others call it, never the other way round.
+    ("engine", &["money", "ids", "clock"]),
+    ("fraud", &["engine", "money", "ids", "clock"]),
+    ("accounts", &["engine", "money", "ids", "clock", "app", "documents", "http"]),
+    ("ledger", &["engine", "money", "ids", "clock", "app", "documents", "http"]),
+    ("merchants", &["engine", "money", "ids", "clock", "app", "documents", "http", "config"]),
+    ("webhooks", &["engine", "money", "ids", "clock", "app", "config", "http"]),
+    // What is kept of the engine's work: it is told, and tells nobody.
+    ("replies", &["engine"]),
+    ("results", &[]),
 ];
 
 /// The wire. Only these files and folders may name it; what lies behind a handler knows no HTTP.
@@ -36,15 +35,15 @@ const MAY_NAME_HTTP: &[&str] = &["http", "router", "main", "serve", "handler", "
 pub(super) fn check(file: &str, syntax: &syn::File, modules: &BTreeSet<String>) -> Vec<Finding> {
     let place = module_path(file);
     let own = place.first().map_or("", String::as_str);
-    let rule = RULES.iter().find(|(module, _)| *module == own).map(|(_, rule)| rule);
+    let rule = RULES.iter().find(|(module, _)| *module == own).map(|(_, rule)| *rule);
     let is_edge = file.trim_end_matches(".rs").split('/').any(|part| MAY_NAME_HTTP.contains(&part));
     let named = named_modules(file, syntax, "paystrata_app").into_iter();
     let forbidden = named.filter(|named| modules.contains(&named.module)).filter_map(|named| {
         let target = named.module.as_str();
         let message = match rule {
-            Some(Nobody) => format!("`{own}` names no module of its crate, not even `{target}`"),
-            Some(AnyBut(forbidden)) if forbidden.contains(&target) => {
-                format!("`{own}` may not name `{target}`")
+            Some([]) => format!("`{own}` names no module of its crate, not even `{target}`"),
+            Some(allowed) if target != own && !allowed.contains(&target) => {
+                format!("`{own}` may not name `{target}`, only {}", allowed.join(", "))
             }
             _ if target == HTTP && !is_edge => {
                 format!("only the router, main, serve, the operator's routes, handlers, wire files and `http` itself name `http`, not {file}")
@@ -76,7 +75,7 @@ mod tests {
             ("router.rs", "use crate::{http, payments, accounts};"),
             ("http/error.rs", "use crate::http::Problem;"),
             ("money.rs", "use std::fmt; use super::money::Amount;"),
-            ("engine/batch.rs", "use crate::config::Engine; use super::command;"),
+            ("engine/batch.rs", "use crate::clock::Timestamp; use super::command;"),
         ] {
             assert_eq!(findings(file, source), 0, "{file}: {source}");
         }
@@ -86,6 +85,7 @@ mod tests {
     fn forbidden_arrows_are_found() {
         for (file, source) in [
             ("engine/batch.rs", "use crate::payments::Payment;"),
+            ("engine/batch.rs", "use crate::config::Engine;"),
             ("engine/mod.rs", "fn f() { crate::http::respond(); }"),
             ("accounts/open.rs", "use crate::ledger::Entry;"),
             ("fraud/score.rs", "use crate::payments;"),

@@ -88,6 +88,7 @@ impl Lane {
             {
                 // The callers of the batch are told that nobody knows: it may have been committed.
                 self.count_panic("work off batch");
+                self.all_doubted();
                 self.connection = None;
             }
         }
@@ -227,6 +228,7 @@ impl Lane {
         };
         if catch_unwind(AssertUnwindSafe(tell)).is_err() {
             self.count_panic("tell of commit");
+            self.all_doubted();
         }
         (decisions, commit.token)
     }
@@ -235,6 +237,14 @@ impl Lane {
     fn doubted(&self, commit: &Commit) {
         if catch_unwind(AssertUnwindSafe(|| self.observer.doubted(commit))).is_err() {
             self.count_panic("tell of doubt");
+            self.all_doubted();
+        }
+    }
+
+    /// What was perhaps committed is not even known any more.
+    fn all_doubted(&self) {
+        if catch_unwind(AssertUnwindSafe(|| self.observer.all_doubted())).is_err() {
+            self.count_panic("tell that all is doubted");
         }
     }
 

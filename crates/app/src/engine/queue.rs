@@ -92,6 +92,8 @@ pub trait EngineObserver: Send + Sync + Debug {
     /// It could not be learned whether a batch was committed, and it may still be; its token says nothing. Its callers
     /// have not been told yet.
     fn doubted(&self, _commit: &Commit) {}
+    /// As [`Self::doubted`], where a panic took away what the batch changed: it may be anything.
+    fn all_doubted(&self) {}
     /// A batch of `size` commands took `took` from first statement to commit.
     fn batch(&self, _size: usize, _took: Duration) {}
     /// A panic in a lane was caught; its batch was answered and the lane goes on.

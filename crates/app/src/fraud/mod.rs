@@ -112,7 +112,7 @@ impl Rules<'_> {
             return Scored { decision, ticket: None };
         }
         let started = clock();
-        let ticket = velocity.count(sender_of(facts), started);
+        let ticket = velocity.count(sender_of(facts), facts.key, started);
         let mut hits = rules::blocked(facts, blocklist);
         hits.extend(rules::amount_above(facts, config.amount_max));
         hits.extend(rules::too_many(ticket.count(), config.velocity_count_max));
@@ -171,7 +171,14 @@ mod tests {
     }
 
     fn facts(from: AccountId, amount: i64) -> Facts<'static> {
-        Facts { merchant: MERCHANT, from: Some(from), to: AccountId::new(), amount, card_bin: None }
+        Facts {
+            merchant: MERCHANT,
+            key: uuid::Uuid::now_v7(),
+            from: Some(from),
+            to: AccountId::new(),
+            amount,
+            card_bin: None,
+        }
     }
 
     #[test]
@@ -201,7 +208,7 @@ mod tests {
         let fraud = fraud(1_000, 1, &[]);
         let theirs = facts(AccountId::new(), 1);
         for _ in 0..3 {
-            let other = Facts { merchant: MerchantId::new(), ..theirs };
+            let other = Facts { merchant: MerchantId::new(), key: uuid::Uuid::now_v7(), ..theirs };
             score(&fraud, &other).ticket.expect("the rules are on").keep();
         }
         assert_eq!(score(&fraud, &theirs).decision.verdict, Verdict::Allow);
@@ -224,13 +231,41 @@ mod tests {
     fn blocked_sender_receiver_and_card_are_rejected() {
         let (bad, good) = (AccountId::new(), AccountId::new());
         let fraud = fraud(1_000, 10, &[format!("account:{bad}"), "bin:411111".into()]);
-        let from_bad = Facts { merchant: MERCHANT, from: Some(bad), to: good, amount: 1, card_bin: None };
-        let to_bad = Facts { merchant: MERCHANT, from: Some(good), to: bad, amount: 1, card_bin: None };
-        let card = Facts { merchant: MERCHANT, from: None, to: good, amount: 1, card_bin: Some("411111") };
+        let from_bad = Facts {
+            merchant: MERCHANT,
+            key: uuid::Uuid::now_v7(),
+            from: Some(bad),
+            to: good,
+            amount: 1,
+            card_bin: None,
+        };
+        let to_bad = Facts {
+            merchant: MERCHANT,
+            key: uuid::Uuid::now_v7(),
+            from: Some(good),
+            to: bad,
+            amount: 1,
+            card_bin: None,
+        };
+        let card = Facts {
+            merchant: MERCHANT,
+            key: uuid::Uuid::now_v7(),
+            from: None,
+            to: good,
+            amount: 1,
+            card_bin: Some("411111"),
+        };
         for facts in [from_bad, to_bad, card] {
             assert_eq!(score(&fraud, &facts).decision.verdict, Verdict::Reject, "{facts:?}");
         }
-        let other = Facts { merchant: MERCHANT, from: None, to: good, amount: 1, card_bin: Some("400000") };
+        let other = Facts {
+            merchant: MERCHANT,
+            key: uuid::Uuid::now_v7(),
+            from: None,
+            to: good,
+            amount: 1,
+            card_bin: Some("400000"),
+        };
         assert_eq!(score(&fraud, &other).decision.verdict, Verdict::Allow);
     }
 

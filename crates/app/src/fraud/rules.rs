@@ -1,6 +1,8 @@
 //! The rules themselves: pure functions from facts to reasons. A reason is a sentence fragment that names what the rule
 //! saw and its bound; it never holds a card number.
 
+use uuid::Uuid;
+
 use super::blocklist::Blocklist;
 use crate::ids::{AccountId, MerchantId};
 
@@ -12,6 +14,8 @@ pub(super) const SCORE_MAX: i16 = 1_000;
 pub struct Facts<'payment> {
     /// Who asks for it.
     pub merchant: MerchantId,
+    /// Digest of the key that it is asked for under: sent again, it is the same payment.
+    pub key: Uuid,
     /// Absent when a card pays.
     pub from: Option<AccountId>,
     /// Receiver.

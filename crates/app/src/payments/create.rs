@@ -62,7 +62,7 @@ pub async fn create_in(
     patience: Patience,
 ) -> Result<Done, PaymentError> {
     let slot = reserve(app, new.rail, patience).await?;
-    let (command, ticket) = open(app, merchant, &new)?;
+    let (command, ticket) = open(app, merchant, &claim, &new)?;
     let is_book = new.rail == Rail::Book;
     let mut means = Means { method: new.card.as_ref().map(CardSource::to_method), slot };
     let submission = Submission { claim: Some(claim), command: Command::CreatePayment(Box::new(command)) };
@@ -238,11 +238,13 @@ pub(super) async fn finish(
 fn open(
     app: &App,
     merchant: MerchantId,
+    claim: &KeyClaim,
     new: &NewPayment,
 ) -> Result<(CreatePayment, Option<Ticket>), PaymentError> {
     let operation = plan(app, new.rail)?;
     let facts = Facts {
         merchant,
+        key: claim.digest,
         from: new.from,
         to: new.to,
         amount: new.amount.get(),

@@ -306,3 +306,22 @@ async fn velocity_counts_payments_and_not_replays_or_refusals() {
         "others are not counted with it"
     );
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn velocity_counts_a_payment_that_is_sent_many_times_at_once_as_one() {
+    let stage = Stage::start_with(&[
+        ("PAYSTRATA__FRAUD__VELOCITY_COUNT_MAX", "2"),
+        ("PAYSTRATA__FRAUD__VELOCITY_WINDOW_SECONDS", "86400"),
+        ("PAYSTRATA__CACHE__ENABLED", "false"),
+    ])
+    .await;
+    let (from, to) = two_accounts(&stage).await;
+    let (key, body) = (new_key(), transfer(&from, &to, 1));
+    let sends = (0..30).map(|_| stage.post("/v1/payments", &key, &body));
+    for reply in join_all(sends).await {
+        assert_eq!(reply.json()["status"], "succeeded", "{}", reply.json());
+    }
+    for expected in ["succeeded", "failed"] {
+        assert_eq!(pay(&stage, &body).await["status"], expected);
+    }
+}

@@ -3,8 +3,10 @@
 use std::fmt::Debug;
 use std::str::FromStr;
 
+use paystrata_app::engine::EngineObserver as _;
 use reqwest::StatusCode;
 
+use crate::scene::{pay, sql, transfer};
 use crate::stage::Stage;
 
 async fn metrics(stage: &Stage) -> String {
@@ -70,4 +72,38 @@ async fn reads_loads_tiers_and_ages_of_the_caches_are_in_the_metrics() {
     let again = metrics(&stage).await;
     let hits_again = value(&again, "cache_reads_total", &[accounts, "outcome=\"hit\""]);
     assert_eq!(hits_again, Some(hits));
+}
+
+/// A lane that panics between a commit and its answers takes with it what the commit changed.
+#[tokio::test]
+async fn when_nobody_knows_what_a_commit_changed_nothing_kept_is_shown() {
+    let stage = Stage::start().await;
+    let (from, to) = (stage.account("USD", 10_000).await, stage.account("USD", 1_000).await);
+    let paid = pay(&stage, &transfer(&from, &to, 1)).await;
+    let paths =
+        [format!("/v1/accounts/{to}"), format!("/v1/payments/{}", paid["id"].as_str().expect("an id"))];
+    let etags = async || {
+        let mut etags = Vec::new();
+        for path in &paths {
+            etags.push(stage.get(path, &[]).await.headers["etag"].clone());
+        }
+        etags
+    };
+    // As a commit does of which nobody is told.
+    let untold = "SET synchronous_commit = on; UPDATE accounts SET held = held + 1 WHERE posted = 1001; \
+                  UPDATE payments SET merchant_reference = gen_random_uuid()";
+    let client = sql(&stage).await;
+    let mut kept = Vec::new();
+    // News of the payment may still be on its way: then nothing is kept yet.
+    for _ in 0..500 {
+        kept = etags().await;
+        client.batch_execute(untold).await.expect("change rows");
+        if etags().await == kept {
+            break;
+        }
+    }
+    assert_eq!(etags().await, kept, "they are kept");
+    stage.service.app.documents.all_doubted();
+    let now = etags().await;
+    assert!(now.iter().zip(&kept).all(|(now, kept)| now != kept), "{now:?}");
 }

@@ -4,10 +4,12 @@
 use paystrata_db::{Role, Token};
 use reqwest::StatusCode;
 use serde_json::json;
+use tokio_util::sync::CancellationToken;
 
 use crate::caller::text;
 use crate::cluster::{Cluster, Replica};
-use crate::ground::{Ground, Node, rows, until};
+use crate::ground::{Ground, Node, rows, seeded, until};
+use crate::load::{Crowd, OnTrouble, Plan, Told, prove};
 use crate::proxy::{Mode, Proxy};
 
 const WRITES: i64 = 15;
@@ -65,6 +67,53 @@ async fn a_replica_that_stops_replaying_hides_no_write() {
         node.service.stop().await;
     }
     ground.verify().await;
+}
+
+/// With caches off, every plain read of the load wants the replica.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_dies_and_returns_under_load_fails_no_request() {
+    let mut random = seeded();
+    let cluster = Cluster::start(Replica::With);
+    let ground = Ground::on(&cluster.primary_url(), &cluster.replica_url()).await;
+    let node = ground.serve(&[("CACHE__ENABLED", "false")]).await;
+    let accounts = node.caller.accounts(6, 100_000).await;
+    let path = format!("/v1/accounts/{}", accounts[0]);
+    let plan = Plan { accounts, clients: 16, payments_each: usize::MAX, on_trouble: OnTrouble::Stay };
+    let crowd = Crowd::start(std::slice::from_ref(&node.caller), &plan, &mut random);
+    let stop = CancellationToken::new();
+    let readers: Vec<_> = (0..8)
+        .map(|_| {
+            let (caller, path, stop) = (node.caller.clone(), path.clone(), stop.clone());
+            tokio::spawn(async move {
+                let mut read = 0_u64;
+                while !stop.is_cancelled() {
+                    let reply = caller.get(&path).await;
+                    assert_eq!(reply.status, StatusCode::OK, "{}", reply.json());
+                    read += 1;
+                }
+                read
+            })
+        })
+        .collect();
+    for _ in 0..2 {
+        crowd.progress(100).await;
+        tokio::task::block_in_place(|| cluster.crash_replica());
+        crowd.progress(100).await;
+        tokio::task::block_in_place(|| cluster.boot_replica());
+    }
+    crowd.progress(100).await;
+    stop.cancel();
+    for reader in readers {
+        assert!(reader.await.expect("every read is answered") > 0);
+    }
+    let mut asked = crowd.end().await;
+    assert!(
+        asked.iter().all(|one| matches!(one.told, Told::Done(_))),
+        "a replica is no reason to refuse a payment"
+    );
+    prove(&node.caller, &ground.primary_url, &mut asked).await;
+    ground.verify().await;
+    node.service.stop().await;
 }
 
 /// The token that a reader holds may be of an older write than the one that opened the account.

@@ -380,7 +380,8 @@ fn member(
         let problem = Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "rail_not_atomic", detail);
         return Err(problem.at(format!("/payments/{index}/rail")));
     }
-    let facts = Facts { merchant, from: new.from, to: new.to, amount: new.amount.get(), card_bin: None };
+    let (key, amount) = (item.claim.digest, new.amount.get());
+    let facts = Facts { merchant, key, from: new.from, to: new.to, amount, card_bin: None };
     let scored = rules.score(&facts);
     Ok(((item.claim, create::command(merchant, &new, scored.decision, None)), scored.ticket))
 }
