@@ -231,41 +231,13 @@ mod tests {
     fn blocked_sender_receiver_and_card_are_rejected() {
         let (bad, good) = (AccountId::new(), AccountId::new());
         let fraud = fraud(1_000, 10, &[format!("account:{bad}"), "bin:411111".into()]);
-        let from_bad = Facts {
-            merchant: MERCHANT,
-            key: uuid::Uuid::now_v7(),
-            from: Some(bad),
-            to: good,
-            amount: 1,
-            card_bin: None,
-        };
-        let to_bad = Facts {
-            merchant: MERCHANT,
-            key: uuid::Uuid::now_v7(),
-            from: Some(good),
-            to: bad,
-            amount: 1,
-            card_bin: None,
-        };
-        let card = Facts {
-            merchant: MERCHANT,
-            key: uuid::Uuid::now_v7(),
-            from: None,
-            to: good,
-            amount: 1,
-            card_bin: Some("411111"),
-        };
-        for facts in [from_bad, to_bad, card] {
-            assert_eq!(score(&fraud, &facts).decision.verdict, Verdict::Reject, "{facts:?}");
+        let from_bad = Facts { to: good, ..facts(bad, 1) };
+        let to_bad = Facts { to: bad, ..facts(good, 1) };
+        let card = Facts { from: None, card_bin: Some("411111"), ..facts(good, 1) };
+        for bad in [from_bad, to_bad, card] {
+            assert_eq!(score(&fraud, &bad).decision.verdict, Verdict::Reject, "{bad:?}");
         }
-        let other = Facts {
-            merchant: MERCHANT,
-            key: uuid::Uuid::now_v7(),
-            from: None,
-            to: good,
-            amount: 1,
-            card_bin: Some("400000"),
-        };
+        let other = Facts { from: None, card_bin: Some("400000"), ..facts(good, 1) };
         assert_eq!(score(&fraud, &other).decision.verdict, Verdict::Allow);
     }
 
