@@ -115,12 +115,14 @@ fn judge(kind: OperationKind, state: &TransactionState) -> ChargeOutcome {
         (_, S::Held) => ChargeOutcome::Held,
         (OperationKind::Purchase | OperationKind::Capture, S::Captured | S::Settled)
         | (OperationKind::Authorize, S::Authorized)
-        | (OperationKind::Void, S::Voided)
+        // What has lapsed holds nothing any more, which is all that a void is for.
+        | (OperationKind::Void, S::Voided | S::Expired)
         // A full refund before settlement is a void at the gateway.
         | (OperationKind::Refund, S::Refunded | S::Voided) => ChargeOutcome::Approved,
-        (_, S::Declined) | (OperationKind::Purchase | OperationKind::Authorize, S::Expired | S::Voided) => {
-            ChargeOutcome::Declined
-        }
+        // Whether a capture came before somebody's void or not: nothing was taken in the end.
+        (_, S::Declined)
+        | (OperationKind::Purchase | OperationKind::Authorize, S::Expired | S::Voided)
+        | (OperationKind::Capture, S::Voided) => ChargeOutcome::Declined,
         // The look-up of a capture or void that never arrived shows its parent as it was: that is for `Absent` to say.
         _ => ChargeOutcome::Unknown,
     }

@@ -17,6 +17,7 @@ pub mod ledger;
 pub mod merchants;
 pub mod payments;
 
+pub mod descriptors;
 pub mod documents;
 pub mod engine;
 pub mod gateways;

@@ -24,6 +24,7 @@ use uuid::Uuid;
 use crate::app::App;
 use crate::bodies::Budget;
 use crate::config::{Config, DatabaseConfig, SecretUrl};
+use crate::descriptors::Descriptors;
 use crate::documents::{Documents, DocumentsConfig};
 use crate::engine::{Engine, EngineConfig, EngineObserver, Notices, Render};
 use crate::fraud::{Fraud, FraudConfig, Switch};
@@ -88,8 +89,11 @@ impl Service {
         let http = &app.config.http;
         let limits =
             ConnectionLimits::new(http.in_flight_max.get(), http.request_timeout, too_many_connections);
-        let public = listen(public, router::router(&app), limits, app.draining.clone());
-        let operators = listen(operators, operator::router(Arc::clone(&app)), limits, closed.clone());
+        let (descriptors, wanted) = (Descriptors::raised(), limits.connections_max);
+        let to_public = ConnectionLimits { connections_max: descriptors.for_public(wanted), ..limits };
+        let to_operators = ConnectionLimits { connections_max: descriptors.for_operators(wanted), ..limits };
+        let public = listen(public, router::router(&app), to_public, app.draining.clone());
+        let operators = listen(operators, operator::router(Arc::clone(&app)), to_operators, closed.clone());
         let (public, operators) = (tokio::spawn(public), tokio::spawn(operators));
         let tasks = background_tasks(&app);
         tracing::info!(%address, %operator_address, "paystrata serves");

@@ -260,6 +260,9 @@ pub struct Lookup {
     pub amount: Amount,
     /// The transaction that a capture, void or refund acts on.
     pub parent: Option<TransactionId>,
+    /// What the parent took, as the asker knows it: a refund of all of it may have been made by voiding it, a refund of a
+    /// part cannot.
+    pub parent_amount: Option<Amount>,
     /// The attempt's own transaction, when a webhook or an earlier reply told it: saves the search.
     pub transaction: Option<TransactionId>,
     /// The earliest moment the attempt may have been sent: bounds the search. Authorize.Net's settled lists reach back

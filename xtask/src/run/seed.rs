@@ -9,7 +9,7 @@ use anyhow::{Result, bail};
 use super::environment::{self, DEVELOPMENT_KEY};
 use super::options::{AfterSeed, Options, Profile, Seeding};
 use super::site::Setting;
-use crate::process;
+use crate::{process, progress};
 
 /// A load generator that stands ready, and what it is to do.
 #[derive(Debug)]
@@ -49,7 +49,8 @@ impl<'run> Seeder<'run> {
             bail!("seeding failed ({seeded})");
         }
         let mut verify = Command::new(service);
-        let verified = process::foreground(verify.arg("verify").envs(settings.iter().cloned()))?;
+        verify.arg("verify").envs(settings.iter().cloned());
+        let verified = progress::step("run paystrata verify", || process::foreground(&mut verify))?;
         if !verified.success() {
             println!("paystrata verify: FAILED ({verified})");
         }

@@ -70,7 +70,7 @@ pub async fn create_in(
     let work = async move {
         let asked = Instant::now();
         let reply = submit_and_wait(&shared, submission, &mut means).await;
-        // Only a payment that came to be counts; a replay or a refusal does not.
+        // Only a payment that came to be goes on counting; a replay or a refusal does so no longer than it is under way.
         if matches!(&reply, Ok(Reply { decision: Decision::Answered(_) | Decision::Send(_), .. })) {
             ticket.into_iter().for_each(Ticket::keep);
         }

@@ -148,6 +148,7 @@ async fn ask(app: &App, operation: &DueOperation, payment: &PaymentRecord) -> Op
         reference: Reference::new(operation.reference.as_str()).ok()?,
         amount: gateway_amount(operation.amount, payment.currency),
         parent: identifier(&operation.parent_transaction),
+        parent_amount: (payment.captured > 0).then(|| gateway_amount(payment.captured, payment.currency)),
         transaction: identifier(&operation.transaction),
         since: operation.sent_at.to_datetime(),
         deadline: charge::deadline(app, payment.rail),

@@ -5,7 +5,8 @@ use reqwest::StatusCode;
 use serde_json::{Value, json};
 
 use crate::scene::{
-    balance, card_payment, change, check_problem, id_of, new_key, pay, payment, reference, until_status, with,
+    balance, card_payment, change, check_problem, count, id_of, new_key, pay, payment, reference,
+    until_status, with,
 };
 use crate::stage::Stage;
 
@@ -20,17 +21,33 @@ async fn authorized(stage: &Stage, to: &str, amount: i64) -> String {
     held["id"].as_str().expect("a text").to_owned()
 }
 
-/// Decides a held transaction, as a person does in the gateway's own interface.
-pub(crate) async fn review(stage: &Stage, payment: &Value, action: &str) {
+/// What a person enters in the gateway's own interface.
+async fn by_hand(stage: &Stage, request: &str, content: &str) {
     let login = r#""merchantAuthentication":{"name":"simulator","transactionKey":"simulator-key"}"#;
-    let id = payment["gateway"]["transaction"].as_str().expect("a held payment names its transaction");
-    let body = format!(
-        r#"{{"updateHeldTransactionRequest":{{{login},"heldTransactionRequest":{{"action":"{action}","refTransId":"{id}"}}}}}}"#
-    );
+    let body = format!(r#"{{"{request}":{{{login},{content}}}}}"#);
     let url = stage.simulator.authorize_net_endpoint();
     let reply = crate::stage::client().post(url).body(body).send().await.expect("reach the simulator");
     let text = reply.text().await.expect("read the simulator's answer");
     assert!(text.contains(r#""resultCode":"Ok""#), "{text}");
+}
+
+fn transaction(payment: &Value) -> &str {
+    payment["gateway"]["transaction"].as_str().expect("the payment names its transaction")
+}
+
+/// Decides a held transaction.
+pub(crate) async fn review(stage: &Stage, payment: &Value, action: &str) {
+    let id = transaction(payment);
+    let content = format!(r#""heldTransactionRequest":{{"action":"{action}","refTransId":"{id}"}}"#);
+    by_hand(stage, "updateHeldTransactionRequest", &content).await;
+}
+
+/// Voids a transaction past this service.
+pub(crate) async fn void_by_hand(stage: &Stage, payment: &Value) {
+    let id = transaction(payment);
+    let content =
+        format!(r#""transactionRequest":{{"transactionType":"voidTransaction","refTransId":"{id}"}}"#);
+    by_hand(stage, "createTransactionRequest", &content).await;
 }
 
 #[tokio::test]
@@ -145,6 +162,19 @@ async fn an_authorised_card_is_voided_once() {
     stage.verify().await;
 }
 
+#[tokio::test]
+async fn an_authorisation_that_has_lapsed_at_the_gateway_can_still_be_voided() {
+    let stage = Stage::start().await;
+    let to = stage.account("USD", 0).await;
+    let id = authorized(&stage, &to, 1_000).await;
+    stage.simulator.expire_authorizations();
+    check_problem(&change(&stage, &id, "capture", &json!({})).await, 422, "declined", None);
+    let voided = change(&stage, &id, "void", &json!({})).await;
+    assert_eq!((voided.status, &voided.json()["status"]), (StatusCode::OK, &json!("cancelled")));
+    assert_eq!(count(&stage, "SELECT sum(held)::int8 FROM accounts").await, 0);
+    stage.verify().await;
+}
+
 /// Before settlement the gateway can only undo the whole charge; afterwards it credits any part.
 #[tokio::test]
 async fn a_refund_undoes_the_charge_before_settlement_and_credits_after() {
@@ -187,7 +217,7 @@ async fn a_gateway_that_is_not_there_fails_the_payment_and_holds_nothing() {
     );
     assert_eq!(paid["outcome"], "not_sent");
     assert_eq!(stage.post("/v1/payments", &key, &body).await.bytes, first.bytes);
-    assert_eq!(crate::scene::count(&stage, "SELECT sum(held)::int8 FROM accounts").await, 0);
+    assert_eq!(count(&stage, "SELECT sum(held)::int8 FROM accounts").await, 0);
     stage.verify().await;
 }
 

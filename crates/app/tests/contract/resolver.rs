@@ -4,9 +4,10 @@
 use paystrata_gateway::simulator::{Fault, FaultKind, Operation, Simulator, SimulatorConfig, Trigger};
 use serde_json::{Value, json};
 
-use crate::authorize_net::{HELD, review};
+use crate::authorize_net::{HELD, review, void_by_hand};
 use crate::scene::{
-    card_payment, count, id_of, new_key, pay, payment, sql, until, until_status, velocity_payment,
+    card_payment, change, count, id_of, new_key, pay, payment, sql, until, until_status, velocity_payment,
+    with,
 };
 use crate::stage::{Stage, settings, start_service};
 
@@ -92,6 +93,30 @@ async fn a_gateway_that_stays_silent_leaves_the_operation_to_a_person_who_can_ha
     let again = "UPDATE gateway_operations SET status = 2, attempts = 0, due_at = now() WHERE status = 7";
     assert_eq!(sql(&stage).await.execute(again, &[]).await.expect("have it asked again"), 1);
     until_status(&stage, &id_of(&first), "succeeded").await;
+    stage.verify().await;
+}
+
+#[tokio::test]
+async fn a_capture_whose_authorisation_was_voided_past_us_leaves_what_can_be_voided_here() {
+    let stage = Stage::start().await;
+    let to = stage.account("USD", 0).await;
+    let held = pay(&stage, &with(&card_payment(&to, 1_000, APPROVED), &json!({"capture": false}))).await;
+    let id = held["id"].as_str().expect("a text");
+    silence(&stage);
+    stage.simulator.set_fault(Fault {
+        operation: Operation::Capture,
+        kind: FaultKind::DropBefore,
+        when: Trigger::Next(1),
+    });
+    let captured = change(&stage, id, "capture", &json!({})).await.json();
+    assert_eq!((&captured["status"], &captured["outcome"]), (&json!("processing"), &json!("unknown")));
+    void_by_hand(&stage, &held).await;
+    stage.simulator.clear_faults();
+    hasten(&stage).await;
+    until_status(&stage, id, "authorized").await;
+    let voided = change(&stage, id, "void", &json!({})).await.json();
+    assert_eq!(voided["status"], "cancelled", "{voided}");
+    assert_eq!(count(&stage, "SELECT sum(held)::int8 FROM accounts").await, 0);
     stage.verify().await;
 }
 

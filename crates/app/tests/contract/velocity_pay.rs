@@ -89,6 +89,19 @@ async fn an_authorisation_is_captured_in_part_or_voided() {
 }
 
 #[tokio::test]
+async fn a_void_of_what_has_lapsed_at_the_gateway_releases_the_senders_money() {
+    let stage = Stage::start().await;
+    let (from, to) = accounts(&stage).await;
+    let hold = with(&velocity_payment(&from, &to, 1_000), &json!({"capture": false}));
+    let held = pay(&stage, &hold).await;
+    stage.simulator.expire_authorizations();
+    let voided = change(&stage, held["id"].as_str().expect("a text"), "void", &json!({})).await;
+    assert_eq!((voided.status, &voided.json()["status"]), (StatusCode::OK, &json!("cancelled")));
+    assert_eq!(stage.balance(&from).await, balance(10_000, 0));
+    stage.verify().await;
+}
+
+#[tokio::test]
 async fn refunds_go_back_to_the_sender_in_parts() {
     let stage = Stage::start().await;
     let (from, to) = accounts(&stage).await;

@@ -57,7 +57,24 @@ impl Running {
     pub(crate) async fn start(settings: &Settings) -> Self {
         let folder = folder();
         let mut command = program(settings, &folder);
-        let mut child = command.arg("serve").stderr(Stdio::piped()).spawn().expect("start the service");
+        command.arg("serve");
+        Self::of(command, folder).await
+    }
+
+    /// As [`Self::start`], with so many files and sockets at most.
+    pub(crate) async fn start_with_files(settings: &Settings, files: usize) -> Self {
+        let folder = folder();
+        let service = program(settings, &folder);
+        let mut command = Command::new("/bin/sh");
+        command.arg("-c").arg(format!("ulimit -n {files}; exec \"$0\" serve"));
+        command.arg(service.as_std().get_program()).env_clear().envs(settings);
+        command.env("PAYSTRATA__TELEMETRY__LOG_FORMAT", "json").current_dir(folder.path());
+        command.kill_on_drop(true).stdin(Stdio::null());
+        Self::of(command, folder).await
+    }
+
+    async fn of(mut command: Command, folder: TempDir) -> Self {
+        let mut child = command.stderr(Stdio::piped()).spawn().expect("start the service");
         let stderr = child.stderr.take().expect("it is piped");
         let log = Arc::new(Mutex::new(Vec::new()));
         let (said, told) = oneshot::channel();

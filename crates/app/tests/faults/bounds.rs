@@ -9,6 +9,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 use tokio_postgres::{Client, NoTls};
 
+use crate::binary::Running;
 use crate::caller::{book_payment, new_key};
 use crate::ground::{Ground, LIMIT, Node, number, sql, until};
 use crate::load::{Asked, Told, ask, prove};
@@ -252,6 +253,34 @@ async fn payments_over_the_bound_of_a_gateway_are_refused_before_any_effect() {
     }
     ground.verify().await;
     node.service.stop().await;
+}
+
+/// Clients that keep their connections take no descriptor that a payment needs to reach a gateway.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_beyond_the_descriptors_are_refused_and_payments_go_on() {
+    const FILES: usize = 256;
+    let ground = Ground::new().await;
+    let running = Running::start_with_files(&ground.settings(&[]), FILES).await;
+    let account = running.caller.account(0).await;
+    let (mut kept, mut refused) = (Vec::new(), 0);
+    for _ in 0..FILES {
+        let address = running.caller.base.trim_start_matches("http://");
+        let mut stream = TcpStream::connect(address).await.expect("connect");
+        // Whoever is refused may be cut while it still speaks.
+        let _cut = stream.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await;
+        let mut head = [0; 12];
+        let told = timeout(LIMIT, stream.read_exact(&mut head)).await.expect("an answer at once");
+        refused += usize::from(told.is_err() || &head == b"HTTP/1.1 503");
+        kept.push(stream);
+    }
+    assert!(refused > 0, "all {FILES} were let in");
+    let card = json!({
+        "to": account, "amount": 1_000, "currency": "USD", "rail": "authorize_net",
+        "card": {"number": "4111111111111111", "expiration": "2099-12", "code": "900", "billing_zip": "46201"},
+    });
+    let paid = running.caller.post("/v1/payments", &new_key(), &card).await.expect("an answer");
+    assert_eq!(paid.json()["status"], "succeeded", "{}", paid.json());
+    drop(kept);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

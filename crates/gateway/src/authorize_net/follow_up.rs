@@ -1,5 +1,5 @@
 //! Capture and void: both act on a parent, both answer a repeat as if approved (311, 310).
-//! A repeat counts as done only when the parent's own record shows the wanted state.
+//! A repeat counts as done only when the parent's own record shows the wanted state; so does the void of what has lapsed.
 
 use super::{
     AuthorizeNet,
@@ -50,7 +50,16 @@ pub(super) async fn capture(gateway: &AuthorizeNet, capture: &Capture) -> Outcom
 
 pub(super) async fn void(gateway: &AuthorizeNet, void: &Void) -> Outcome {
     let deadline = Deadline::after(void.deadline);
-    void_parent(gateway, &void.parent, void.reference.as_str(), deadline).await
+    let outcome = void_parent(gateway, &void.parent, void.reference.as_str(), deadline).await;
+    if !matches!(&outcome, Outcome::Declined { category: DeclineCategory::Request, .. }) {
+        return outcome;
+    }
+    // An authorization that has lapsed cannot be voided, and holds nothing any more either: that is all a void is for.
+    let Ok(Some((details, shown))) = gateway.details(&void.parent, deadline).await else { return outcome };
+    match codes::state(details.transaction_status.as_str().unwrap_or_default()) {
+        TransactionState::Voided | TransactionState::Expired => done(&void.parent, Effect::Voided, shown),
+        _ => outcome,
+    }
 }
 
 pub(super) async fn void_parent(

@@ -74,7 +74,12 @@ async fn of_parent(
     let state = codes::state(details.transaction_status.as_str().unwrap_or_default());
     match (query.verb, state) {
         (_, TransactionState::Other(_)) => LookupOutcome::Unknown { reason: UnknownReason::Contradiction },
-        (Verb::Void | Verb::Refund, TransactionState::Voided) => {
+        // What has lapsed holds nothing any more, as if it had been voided.
+        (Verb::Void, TransactionState::Voided | TransactionState::Expired) => {
+            show(parent.clone(), &details, &details.auth_amount, query.amount, evidence)
+        }
+        // Only a refund of the whole is made by a void: of a part, somebody else's void says nothing.
+        (Verb::Refund, TransactionState::Voided) if query.parent_amount == Some(query.amount) => {
             show(parent.clone(), &details, &details.auth_amount, query.amount, evidence)
         }
         (
@@ -96,7 +101,8 @@ fn show(
     let currency = expected.currency();
     let amount = shown.as_str().and_then(|text| currency.parse_minor_units(text));
     // A decline moved nothing and an undone charge may be shown with any amount; all others must agree.
-    let must_agree = !matches!(state, TransactionState::Declined | TransactionState::Voided);
+    let is_nothing = [TransactionState::Declined, TransactionState::Voided, TransactionState::Expired];
+    let must_agree = !is_nothing.contains(&state);
     if must_agree && amount != Some(expected.minor_units()) {
         return LookupOutcome::Unknown { reason: UnknownReason::Contradiction };
     }

@@ -1,4 +1,4 @@
-//! The control endpoints: faults, effects, settlement, counters.
+//! The control endpoints: faults, effects, settlement, expiry, counters.
 //! For tests and people; no gateway has them, and no credentials guard them, so they belong on loopback.
 
 use std::sync::atomic::Ordering;
@@ -24,6 +24,10 @@ pub(super) fn answer(shared: &Shared, asked: &Asked<'_>) -> Reply {
         (&Method::GET, "effects") => effects(shared, asked.query),
         (&Method::POST, "settle") => {
             shared.ledger().settle_all();
+            Reply::json(200, "{}")
+        }
+        (&Method::POST, "expire") => {
+            shared.ledger().expire_authorizations();
             Reply::json(200, "{}")
         }
         (&Method::GET, "stats") => stats(shared),

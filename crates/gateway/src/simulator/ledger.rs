@@ -88,6 +88,8 @@ pub(super) enum Status {
     Held,
     Declined,
     Voided,
+    /// An authorization that was not captured in time.
+    Expired,
     RefundPending,
     RefundSettled,
 }
@@ -256,6 +258,11 @@ impl Ledger {
         while let Some((_, id)) = self.due.pop_front() {
             self.settle(id, now);
         }
+    }
+
+    pub(super) fn expire_authorizations(&mut self) {
+        let authorized = |transaction: &&mut Transaction| transaction.status == Status::Authorized;
+        self.transactions.values_mut().filter(authorized).for_each(|held| held.status = Status::Expired);
     }
 
     fn settle(&mut self, id: u64, now: OffsetDateTime) {

@@ -151,6 +151,11 @@ impl Simulator {
         self.shared.faults().clear();
     }
 
+    /// Lets every authorization that was not captured expire, now.
+    pub fn expire_authorizations(&self) {
+        self.shared.ledger().expire_authorizations();
+    }
+
     /// Settles everything that waits for settlement, now.
     pub fn settle(&self) {
         self.shared.ledger().settle_all();

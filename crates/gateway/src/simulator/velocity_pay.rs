@@ -245,6 +245,8 @@ fn follow_up(
             ledger.count(&body.reference, |effects| effects.refund += 1);
             "refund"
         }
+        (_, Status::Voided) => return Err(Refusal(422, "charge_voided", "The charge is voided already.")),
+        (_, Status::Expired) => return Err(Refusal(422, "charge_expired", "The authorization has expired.")),
         _ => return Err(wrong_state),
     };
     ledger.by_reference.insert(body.reference.clone(), id);
@@ -268,6 +270,7 @@ fn render(charge: &Transaction) -> Value {
         Status::Held => "held",
         Status::Declined => "declined",
         Status::Voided => "voided",
+        Status::Expired => "expired",
         Status::RefundPending | Status::RefundSettled => "refunded",
     };
     let operations: Vec<Value> = charge

@@ -104,6 +104,11 @@ impl ErrorReply {
         self.error.code == "idempotency_key_reused"
     }
 
+    /// The charge holds nothing any more: what a void is for.
+    pub(super) fn is_undone(&self) -> bool {
+        matches!(self.error.code.as_str(), "charge_voided" | "charge_expired")
+    }
+
     pub(super) fn into_parts(self) -> (String, String) {
         (self.error.code, self.error.message.chars().take(REASON_CHARACTERS_MAX).collect())
     }
@@ -117,6 +122,7 @@ fn state(status: &str) -> TransactionState {
         "held" => TransactionState::Held,
         "declined" => TransactionState::Declined,
         "voided" => TransactionState::Voided,
+        "expired" => TransactionState::Expired,
         "refunded" => TransactionState::Refunded,
         other => TransactionState::Other(other.to_owned()),
     }

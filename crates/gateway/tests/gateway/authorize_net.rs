@@ -217,6 +217,34 @@ async fn repeated_void_is_done_already() {
 }
 
 #[tokio::test]
+async fn void_of_an_authorization_that_has_lapsed_is_done() {
+    let (simulator, gateway) = with_authorize_net().await;
+    let parent = approved(gateway.authorize(charge("V3", usd(1000))).await);
+    simulator.expire_authorizations();
+    assert_eq!(approved(gateway.void(void("V3v", &parent)).await), parent);
+    let query = lookup(Verb::Void, "V3v", usd(1000), Some(&parent));
+    assert_eq!(state(&gateway, query).await, TransactionState::Expired);
+    assert_eq!(
+        gateway.lookup(lookup(Verb::Capture, "V3c", usd(1000), Some(&parent))).await,
+        LookupOutcome::Absent
+    );
+    simulator.shutdown().await;
+}
+
+#[tokio::test]
+async fn void_by_somebody_else_is_no_refund_of_a_part() {
+    let (simulator, gateway) = with_authorize_net().await;
+    let parent = approved(gateway.purchase(charge("R3", usd(1000))).await);
+    approved(gateway.void(void("R3v", &parent)).await);
+    let part = lookup(Verb::Refund, "R3a", usd(400), Some(&parent));
+    let part = paystrata_gateway::Lookup { parent_amount: Some(usd(1000)), ..part };
+    assert_eq!(gateway.lookup(part).await, LookupOutcome::Absent);
+    let whole = lookup(Verb::Refund, "R3b", usd(1000), Some(&parent));
+    assert_eq!(state(&gateway, whole).await, TransactionState::Voided);
+    simulator.shutdown().await;
+}
+
+#[tokio::test]
 async fn settled_charge_cannot_be_voided() {
     let (simulator, gateway) = with_authorize_net().await;
     let parent = approved(gateway.purchase(charge("V2", usd(1000))).await);

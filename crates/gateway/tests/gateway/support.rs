@@ -95,6 +95,7 @@ pub(crate) fn lookup(verb: Verb, name: &str, amount: Amount, parent: Option<&Tra
         reference: reference(name),
         amount,
         parent: parent.cloned(),
+        parent_amount: parent.map(|_| amount),
         transaction: None,
         since: OffsetDateTime::now_utc() - Duration::from_secs(60),
         deadline: DEADLINE,

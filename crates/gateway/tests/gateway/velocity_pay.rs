@@ -110,3 +110,18 @@ async fn wrong_key_is_an_account_matter() {
     assert_eq!(decline_code(&gateway.purchase(transfer("W1", usd(1000), "acc_payer")).await), "unauthorized");
     simulator.shutdown().await;
 }
+
+#[tokio::test]
+async fn void_of_what_holds_nothing_any_more_is_done() {
+    let (simulator, gateway) = with_velocity_pay().await;
+    for (name, undo) in [("X1", true), ("X2", false)] {
+        let parent = approved(gateway.authorize(transfer(name, usd(1000), "acc_payer")).await);
+        if undo {
+            approved(gateway.void(void(&format!("{name}a"), &parent)).await);
+        } else {
+            simulator.expire_authorizations();
+        }
+        assert_eq!(approved(gateway.void(void(&format!("{name}b"), &parent)).await), parent);
+    }
+    simulator.shutdown().await;
+}

@@ -30,8 +30,8 @@ section! {
         /// Largest amount of one payment, in minor units of its currency.
         amount_max: i64 = "amount_max" Kind::Integer { min: 1, max: i64::MAX, unit: "minor units" }, Fixed("100000000000");
         /// Most payments that one merchant asks for from one account within the velocity window, counted by each process for
-        /// itself; for cards, into one account. The default lets one batch of a thousand through and stops
-        /// more than twenty a second; raise it for accounts that are paid by many cards.
+        /// itself, also while they are under way, repeats then too; for cards, into one account. The default lets one batch of
+        /// a thousand through and stops more than twenty a second; raise it for accounts that are paid by many cards.
         velocity_count_max: NonZeroU32 = "velocity_count_max" count(1, 1_000_000_000), Fixed("1200");
         /// Length of the velocity window.
         velocity_window: Duration = "velocity_window_seconds" seconds(1, 86_400), Fixed("60");

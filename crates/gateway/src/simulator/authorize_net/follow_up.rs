@@ -64,7 +64,7 @@ pub(super) fn void(ledger: &mut Ledger, request: &Ordered, ref_id: Option<&str>)
         Status::Voided => {
             TransactionResponse::of_parent(parent, "310", "This transaction has already been voided.")
         }
-        Status::Settled | Status::Declined | Status::RefundSettled => not_found(),
+        Status::Settled | Status::Declined | Status::Expired | Status::RefundSettled => not_found(),
     }
 }
 

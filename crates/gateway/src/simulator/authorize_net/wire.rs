@@ -144,6 +144,7 @@ pub(super) fn status_text(transaction: &Transaction) -> &'static str {
         (Status::Held, _) => "FDSPendingReview",
         (Status::Declined, _) => "declined",
         (Status::Voided, _) => "voided",
+        (Status::Expired, _) => "expired",
         (Status::RefundPending, _) => "refundPendingSettlement",
         (Status::RefundSettled, _) => "refundSettledSuccessfully",
     }
