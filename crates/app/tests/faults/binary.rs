@@ -14,6 +14,7 @@ use crate::caller::Caller;
 use crate::ground::LIMIT;
 use crate::stage::Settings;
 
+const PROGRAM: &str = env!("CARGO_BIN_EXE_paystrata");
 /// Lines of log that are kept to be shown.
 const LINES_MAX: usize = 2_000;
 
@@ -28,7 +29,11 @@ pub(crate) struct Running {
 
 /// The program with these settings and nothing of this process's environment.
 fn program(settings: &Settings, folder: &TempDir) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_paystrata"));
+    with_settings(PROGRAM, settings, folder)
+}
+
+fn with_settings(executable: &str, settings: &Settings, folder: &TempDir) -> Command {
+    let mut command = Command::new(executable);
     command.env_clear().envs(settings).env("PAYSTRATA__TELEMETRY__LOG_FORMAT", "json");
     // A configuration file of the repository must not be found.
     command.current_dir(folder.path()).kill_on_drop(true).stdin(Stdio::null());
@@ -64,12 +69,8 @@ impl Running {
     /// As [`Self::start`], with so many files and sockets at most.
     pub(crate) async fn start_with_files(settings: &Settings, files: usize) -> Self {
         let folder = folder();
-        let service = program(settings, &folder);
-        let mut command = Command::new("/bin/sh");
-        command.arg("-c").arg(format!("ulimit -n {files}; exec \"$0\" serve"));
-        command.arg(service.as_std().get_program()).env_clear().envs(settings);
-        command.env("PAYSTRATA__TELEMETRY__LOG_FORMAT", "json").current_dir(folder.path());
-        command.kill_on_drop(true).stdin(Stdio::null());
+        let mut command = with_settings("/bin/sh", settings, &folder);
+        command.args(["-c", &format!("ulimit -n {files}; exec {PROGRAM} serve")]);
         Self::of(command, folder).await
     }
 
