@@ -100,7 +100,7 @@ fn contradicted(place: &Place, tamper: &str) -> String {
     }
     let generator = programs().join("paystrata-load");
     let script = format!(
-        "#!/bin/sh\n{} \"$@\" || exit\n[ \"$1\" = hot ] || exit 0\nwhile [ \"$1\" != --ledger ]; do shift; done\n{tamper}\n",
+        "#!/bin/sh\n'{}' \"$@\" || exit\n[ \"$1\" = hot ] || exit 0\nwhile [ \"$1\" != --ledger ]; do shift; done\n{tamper}\n",
         generator.display()
     );
     let load = around.join("paystrata-load");

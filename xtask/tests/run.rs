@@ -68,7 +68,7 @@ fn printed_commands_pay_and_a_signal_drains_and_stops_everything_in_order() {
     let refusal = place.refused(&[]);
     assert!(refusal.contains("another `cargo xtask run` uses"), "{refusal}");
     let listed = shell(&format!(
-        "PAYSTRATA__PROFILE=development PAYSTRATA__DB__PRIMARY_URL={} {} migrate --status",
+        "PAYSTRATA__PROFILE=development PAYSTRATA__DB__PRIMARY_URL={} '{}' migrate --status",
         place.primary_url(),
         place.programs().join("paystrata").display()
     ));

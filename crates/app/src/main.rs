@@ -1,6 +1,7 @@
 //! `paystrata`: arguments, configuration, logs, then one command. Only this file exits, and only it prints.
 
 use std::path::Path;
+use std::pin::pin;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
@@ -52,12 +53,21 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
 async fn serve_until_told(config: Config) -> anyhow::Result<ExitCode> {
     let telemetry = telemetry::start(&config.telemetry)?;
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let service = serve::Service::start(config).await?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+    let mut told = pin!(async {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    });
+    // A start may wait for minutes while another node migrates; nothing was taken on yet.
+    let started = tokio::select! {
+        started = serve::Service::start(config) => Some(started?),
+        () = &mut told => None,
+    };
+    if let Some(service) = started {
+        told.await;
+        service.stop().await;
     }
-    service.stop().await;
     telemetry.stop();
     Ok(ExitCode::SUCCESS)
 }

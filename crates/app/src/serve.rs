@@ -89,7 +89,7 @@ impl Service {
         let http = &app.config.http;
         let limits =
             ConnectionLimits::new(http.in_flight_max.get(), http.request_timeout, too_many_connections);
-        let (descriptors, wanted) = (Descriptors::raised(), limits.connections_max);
+        let (descriptors, wanted) = (Descriptors::raised(&app.config), limits.connections_max);
         let to_public = ConnectionLimits { connections_max: descriptors.for_public(wanted), ..limits };
         let to_operators = ConnectionLimits { connections_max: descriptors.for_operators(wanted), ..limits };
         let public = listen(public, router::router(&app), to_public, app.draining.clone());

@@ -50,7 +50,8 @@
 //!
 //! # Cost
 //! One exchange per charge, capture or void; two per refund at Authorize.Net, which must know whether the charge has
-//! settled; three or more per lookup there, which has no search by reference.
+//! settled, and per void that it refuses; three or more per lookup there, which has no search by reference. Two per lookup of
+//! a void that VelocityPay does not find.
 //!
 //! # What it does not do
 //! No failover or hedging between gateways, no storing of attempts: the caller keeps the reference before it calls, and
@@ -83,6 +84,7 @@
 //! | `GET`, `DELETE /control/faults` | what is set; forget it |
 //! | `GET /control/effects?reference=R` | effects under `R`; of all references without it |
 //! | `POST /control/settle` | settle now |
+//! | `POST /control/expire` | let every authorization that was not captured lapse now |
 //! | `GET /control/stats` | requests, cut connections, connections, transactions |
 //!
 //! Operations are `any`, `purchase`, `authorize`, `capture`, `void`, `refund`, `lookup`; kinds are `delay` (with

@@ -6,7 +6,7 @@ pub(crate) mod port;
 pub(crate) mod signal;
 
 use std::fmt;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::{self, JoinHandle};
@@ -49,6 +49,15 @@ pub(crate) struct Finished {
     pub(crate) stderr: String,
 }
 
+impl Finished {
+    /// Says what the tool said, where it said it.
+    pub(crate) fn pass_on(&self) {
+        // A closed output must not end a run that still has processes to stop.
+        drop(std::io::stdout().write_all(self.stdout.as_bytes()));
+        drop(std::io::stderr().write_all(self.stderr.as_bytes()));
+    }
+}
+
 /// Runs a short tool to its end and returns its output. Killed after `limit`, which is an error.
 pub(crate) fn capture(command: &mut Command, limit: Duration) -> Result<Finished> {
     let name = command_name(command);
@@ -84,16 +93,31 @@ pub(crate) fn succeed(command: &mut Command, limit: Duration) -> Result<String> 
 /// terminate, and the result is [`Interrupted`].
 pub(crate) fn foreground(command: &mut Command) -> Result<ExitStatus> {
     let name = command_name(command);
+    end_of(&mut start(command, &name)?, &name)
+}
+
+/// As [`foreground`], but what the tool says is held back, for a step that shows its progress meanwhile.
+pub(crate) fn aside(command: &mut Command) -> Result<Finished> {
+    let name = command_name(command);
+    let mut child = start(command.stdout(Stdio::piped()).stderr(Stdio::piped()), &name)?;
+    let (stdout, stderr) = (read_aside(child.stdout.take()), read_aside(child.stderr.take()));
+    let status = end_of(&mut child, &name)?;
+    Ok(Finished { status, stdout: joined(stdout), stderr: joined(stderr) })
+}
+
+fn start(command: &mut Command, name: &str) -> Result<Child> {
     // A background group that read the terminal would be stopped by it: no stdin.
-    let mut child =
-        command.stdin(Stdio::null()).process_group(0).spawn().with_context(|| format!("start {name}"))?;
+    command.stdin(Stdio::null()).process_group(0).spawn().with_context(|| format!("start {name}"))
+}
+
+fn end_of(child: &mut Child, name: &str) -> Result<ExitStatus> {
     loop {
         if let Some(status) = child.try_wait().with_context(|| format!("wait for {name}"))? {
             check_stop()?;
             return Ok(status);
         }
         if signal::stop_requests() > 0 {
-            stop_child(&mut child, FOREGROUND_GRACE)?;
+            stop_child(child, FOREGROUND_GRACE)?;
             return Err(Interrupted.into());
         }
         thread::sleep(POLL);

@@ -126,9 +126,11 @@ impl Proof<'_> {
             contradictions.push("not every acknowledged payment is there exactly once".to_owned());
         }
         let mut verify = Command::new(&self.site.programs.service);
-        let verified = process::foreground(verify.arg("verify").envs(settings))?;
-        if !verified.success() {
-            contradictions.push(format!("`paystrata verify` found fault ({verified})"));
+        verify.arg("verify").envs(settings);
+        let verified = step("run paystrata verify", || process::aside(&mut verify))?;
+        verified.pass_on();
+        if !verified.status.success() {
+            contradictions.push(format!("`paystrata verify` found fault ({})", verified.status));
         }
         Ok(Findings { acknowledged, before_kill, contradictions })
     }

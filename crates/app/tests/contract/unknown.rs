@@ -225,6 +225,67 @@ async fn lost_refunds_are_resolved_to_what_the_gateway_did() {
     assert_eq!(stage.balance(&from).await, balance(8_400, 0));
 }
 
+/// Before settlement a card's whole charge is refunded by voiding it. Its reply is lost, and all there is to see is a voided
+/// charge; what was captured of it, and not what was authorised, says whether that was the whole.
+#[tokio::test]
+async fn a_lost_refund_that_the_gateway_made_by_voiding_is_resolved_to_what_it_did() {
+    let stage = Stage::start().await;
+    let to = stage.account("USD", 0).await;
+    let mut expected = Vec::new();
+    for (captured, fault) in [
+        (1_000, FaultKind::DropAfter),
+        (600, FaultKind::DropAfter),
+        (1_000, FaultKind::DropBefore),
+        (600, FaultKind::DropBefore),
+    ] {
+        let hold = with(&card_payment(&to, 1_000, APPROVED), &json!({"capture": false}));
+        let id = pay(&stage, &hold).await["id"].as_str().expect("a text").to_owned();
+        change(&stage, &id, "capture", &json!({"amount": captured})).await;
+        always(&stage, Operation::Void, fault);
+        let refund = change(&stage, &id, "refunds", &json!({})).await;
+        stage.simulator.clear_faults();
+        assert_eq!((refund.status, &refund.json()["outcome"]), (StatusCode::CREATED, &json!("unknown")));
+        expected.push((id, captured, fault));
+    }
+    assert_eq!(stage.balance(&to).await, balance(3_200, 3_200), "what may have left is held");
+    until_resolved(&stage).await;
+    for (id, captured, fault) in expected {
+        let (shown, lost) = (payment(&stage, &id).await, fault == FaultKind::DropBefore);
+        let (status, refunded) = if lost { ("succeeded", 0) } else { ("refunded", captured) };
+        assert_eq!(
+            (&shown["status"], &shown["amount_refunded"]),
+            (&json!(status), &json!(refunded)),
+            "{shown}"
+        );
+        let effects = stage.simulator.effects(&reference(&stage, &id, 5).await).total();
+        assert_eq!(effects, u32::from(!lost));
+    }
+    assert_eq!(stage.balance(&to).await, balance(1_600, 0));
+}
+
+/// The void never arrives. The authorisation lapses all the same, so that what was wanted is so.
+#[tokio::test]
+async fn a_void_that_never_arrived_is_done_if_the_authorisation_has_lapsed() {
+    let stage = Stage::start().await;
+    let (from, to) = (stage.account("USD", 10_000).await, stage.account("USD", 0).await);
+    let mut ids = Vec::new();
+    for body in [card_payment(&to, 1_000, APPROVED), velocity_payment(&from, &to, 1_000)] {
+        let held = pay(&stage, &with(&body, &json!({"capture": false}))).await;
+        ids.push(held["id"].as_str().expect("a text").to_owned());
+    }
+    stage.simulator.expire_authorizations();
+    always(&stage, Operation::Void, FaultKind::DropBefore);
+    for id in &ids {
+        check_unknown(&change(&stage, id, "void", &json!({})).await, StatusCode::OK);
+    }
+    until_resolved(&stage).await;
+    for id in &ids {
+        assert_eq!(payment(&stage, id).await["status"], "cancelled");
+        assert_eq!(stage.simulator.effects(&reference(&stage, id, 4).await).total(), 0, "none was made");
+    }
+    assert_eq!(count(&stage, "SELECT sum(held)::int8 FROM accounts").await, 0);
+}
+
 /// The reply comes after the limit: the caller is told so, and the effect is found.
 #[tokio::test]
 async fn a_slow_gateway_is_not_waited_for_beyond_its_limit() {

@@ -44,6 +44,20 @@ fn folder() -> TempDir {
     tempfile::tempdir().expect("make a folder")
 }
 
+/// A service that is not waited for, and its folder. Killed when dropped.
+pub(crate) fn begin(settings: &Settings) -> (Child, TempDir) {
+    let folder = folder();
+    let child = program(settings, &folder).arg("serve").spawn().expect("start the service");
+    (child, folder)
+}
+
+/// Asks a process to stop with SIGTERM.
+pub(crate) async fn terminate(child: &Child) {
+    let pid = child.id().expect("it runs").to_string();
+    let sent = Command::new("kill").args(["-TERM", &pid]).status().await.expect("run kill");
+    assert!(sent.success());
+}
+
 /// Runs another command of the program to its end.
 pub(crate) async fn paystrata(settings: &Settings, arguments: &[&str]) -> Output {
     let folder = folder();
@@ -70,7 +84,7 @@ impl Running {
     pub(crate) async fn start_with_files(settings: &Settings, files: usize) -> Self {
         let folder = folder();
         let mut command = with_settings("/bin/sh", settings, &folder);
-        command.args(["-c", &format!("ulimit -n {files}; exec {PROGRAM} serve")]);
+        command.args(["-c", &format!("ulimit -n {files}; exec \"$0\" serve"), PROGRAM]);
         Self::of(command, folder).await
     }
 
@@ -94,9 +108,7 @@ impl Running {
 
     /// Asks it to stop with SIGTERM.
     pub(crate) async fn ask_to_stop(&self) {
-        let pid = self.child.id().expect("it runs").to_string();
-        let sent = Command::new("kill").args(["-TERM", &pid]).status().await.expect("run kill");
-        assert!(sent.success());
+        terminate(&self.child).await;
     }
 
     /// How it ended.

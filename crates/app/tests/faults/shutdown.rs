@@ -2,10 +2,12 @@
 //! are settled, and it exits with 0.
 
 use serde_json::json;
+use tokio::net::TcpListener;
+use tokio::time::timeout;
 
-use crate::binary::{Running, verify};
+use crate::binary::{Running, begin, terminate, verify};
 use crate::caller::{Caller, new_key, text};
-use crate::ground::{Ground, number, rows, seeded, until};
+use crate::ground::{Ground, LIMIT, number, rows, seeded, until};
 use crate::load::{Crowd, OnTrouble, Plan, Told, prove};
 
 /// Waits longer than the slow charge takes.
@@ -31,6 +33,21 @@ async fn sigterm_under_load_keeps_what_was_acknowledged_and_exits_with_zero() {
     let running = Running::start(&settings).await;
     prove(&running.caller, &ground.primary_url, &mut asked).await;
     verify(&settings).await;
+}
+
+/// A start waits for its primary, or for minutes while another node migrates.
+#[tokio::test]
+async fn sigterm_ends_a_service_that_is_still_starting() {
+    let silent = TcpListener::bind("127.0.0.1:0").await.expect("bind a port");
+    let address = silent.local_addr().expect("it has an address");
+    let ground = Ground::new().await;
+    let primary = format!("postgres://postgres@{address}/postgres");
+    let settings = ground.settings(&[("DB__PRIMARY_URL", primary.as_str()), ("DB__REPLICA_URLS", "")]);
+    let (mut child, _folder) = begin(&settings);
+    let _asked = timeout(LIMIT, silent.accept()).await.expect("it asks the primary").expect("a connection");
+    terminate(&child).await;
+    let ended = timeout(LIMIT, child.wait()).await.expect("the service ends").expect("wait for the service");
+    assert_eq!(ended.code(), Some(0));
 }
 
 /// Starts a charge that takes a while and gives what waits for its answer, once the gateway has it.

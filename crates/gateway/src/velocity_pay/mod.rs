@@ -16,8 +16,11 @@
 //! with `Idempotent-Replayed: true`; with another body 422
 //! `idempotency_key_reused`; while the first is still running 409. A charge is
 //! `{"id","reference","status","amount","captured","refunded","currency","decline_code"?,"operations":[{"reference","kind","amount"}]}`;
-//! its status is `authorized`, `captured`, `settled`, `held`, `declined`, `voided` or `refunded`. Errors are
-//! `{"error":{"code","message"}}`: 4xx moved nothing, 429 and 503 carry `Retry-After`, 5xx tells nothing.
+//! its status is `authorized`, `captured`, `settled`, `held`, `declined`, `voided`, `expired` (an authorization that lapsed)
+//! or `refunded`. Errors are `{"error":{"code","message"}}`: 4xx moved nothing, 429 and 503 carry `Retry-After`, 5xx tells
+//! nothing. A capture, void or refund of a charge that was voided or has lapsed is refused with 422 `charge_voided` or
+//! `charge_expired`; a void is then taken for done, as nothing is held any more. Where no void under its own reference is
+//! found, the charge is asked for, and one that is voided or has lapsed says the same.
 //!
 //! Never resends under another key, and never reads a 5xx as a refusal.
 
@@ -157,21 +160,40 @@ impl VelocityPay {
         self.stack.run(&class, deadline, attempt).await
     }
 
-    async fn find(
+    async fn read(
         &self,
-        reference: &Reference,
+        url: Url,
         deadline: Deadline,
+        read: fn(&[u8]) -> Result<Answer, serde_json::Error>,
     ) -> Result<(Answer, Evidence), CallFailure> {
-        let mut url = self.charges.clone();
-        url.query_pairs_mut().append_pair("reference", reference.as_str());
         let headers = vec![(AUTHORIZATION, self.authorization.clone())];
         let exchange = Exchange { method: HttpMethod::GET, url, headers, body: bytes::Bytes::new() };
         let exchange = &exchange;
         let attempt = |timeout| async move {
             let reply = self.transport.send(exchange, timeout).await?;
-            self.parse(&reply, |body| serde_json::from_slice(body).map(Answer::Charges))
+            self.parse(&reply, read)
         };
         Ok(self.stack.run(&OperationClass::Read, deadline, attempt).await?.value)
+    }
+
+    /// The charge or operation under the attempt's own reference.
+    async fn find(&self, query: &Lookup, deadline: Deadline) -> LookupOutcome {
+        let mut url = self.charges.clone();
+        url.query_pairs_mut().append_pair("reference", query.reference.as_str());
+        match self.read(url, deadline, |body| serde_json::from_slice(body).map(Answer::Charges)).await {
+            Ok((Answer::Charges(charges), evidence)) => charges.into_lookup(query, evidence),
+            other => unanswered(other),
+        }
+    }
+
+    /// Whether what a void was to undo holds nothing any more, whoever or whatever ended it.
+    async fn find_undone(&self, parent: &TransactionId, deadline: Deadline) -> LookupOutcome {
+        let mut url = self.charges.clone();
+        url.set_path(&format!("{}/{parent}", self.charges.path()));
+        match self.read(url, deadline, |body| serde_json::from_slice(body).map(Answer::Charge)).await {
+            Ok((Answer::Charge(charge), evidence)) => charge.into_undone(evidence),
+            other => unanswered(other),
+        }
     }
 
     fn parse(
@@ -324,16 +346,24 @@ impl Gateway for VelocityPay {
     }
 
     async fn lookup(&self, query: Lookup) -> LookupOutcome {
-        let unknown = |reason| LookupOutcome::Unknown { reason };
         let Ok(_slot) = self.stack.reserve_lookup().await else {
-            return unknown(UnknownReason::NotAsked(NotSentReason::ConcurrencyLimit));
+            let reason = UnknownReason::NotAsked(NotSentReason::ConcurrencyLimit);
+            return LookupOutcome::Unknown { reason };
         };
-        match self.find(&query.reference, Deadline::after(query.deadline)).await {
-            Err(failure) => failure.into_lookup(),
-            Ok((Answer::Charges(charges), evidence)) => charges.into_lookup(&query, evidence),
-            Ok((Answer::Charge(_), _)) => unknown(UnknownReason::Malformed),
-            // The question was refused, which says nothing about the attempt.
-            Ok((Answer::Refused { .. }, _)) => unknown(UnknownReason::NotAsked(NotSentReason::Undecided)),
+        let deadline = Deadline::after(query.deadline);
+        match (self.find(&query, deadline).await, query.verb, &query.parent) {
+            (LookupOutcome::Absent, Verb::Void, Some(parent)) => self.find_undone(parent, deadline).await,
+            (found, ..) => found,
         }
     }
+}
+
+/// No answer to the question, which says nothing about the attempt.
+fn unanswered(answer: Result<(Answer, Evidence), CallFailure>) -> LookupOutcome {
+    let reason = match answer {
+        Err(failure) => return failure.into_lookup(),
+        Ok((Answer::Refused { .. }, _)) => UnknownReason::NotAsked(NotSentReason::Undecided),
+        Ok(_) => UnknownReason::Malformed,
+    };
+    LookupOutcome::Unknown { reason }
 }

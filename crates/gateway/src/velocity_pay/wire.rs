@@ -162,6 +162,20 @@ impl ChargeReply {
         }
     }
 
+    /// As the answer to the look-up of a void that is not among its operations.
+    pub(super) fn into_undone(self, evidence: Evidence) -> LookupOutcome {
+        let state = state(&self.status);
+        if !matches!(state, TransactionState::Voided | TransactionState::Expired) {
+            return LookupOutcome::Absent;
+        }
+        match TransactionId::new(self.id) {
+            Ok(transaction) => {
+                LookupOutcome::Found { state, transaction, amount: None, auth_code: None, evidence }
+            }
+            Err(_) => LookupOutcome::Unknown { reason: UnknownReason::Malformed },
+        }
+    }
+
     /// The amount and state of the attempt: the charge itself, or one of its operations.
     fn attempt(&self, query: &Lookup) -> Option<(Option<i64>, TransactionState)> {
         if matches!(query.verb, Verb::Purchase | Verb::Authorize) {

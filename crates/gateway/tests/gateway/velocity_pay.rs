@@ -84,6 +84,7 @@ async fn follow_ups_have_one_effect_each_and_are_found() {
     let parent = approved(gateway.authorize(transfer("A1", usd(1000), "acc_payer")).await);
     let query = |verb, name, amount| lookup(verb, name, amount, Some(&parent));
     assert_eq!(gateway.lookup(query(Verb::Capture, "A1c", usd(600))).await, LookupOutcome::Absent);
+    assert_eq!(gateway.lookup(query(Verb::Void, "A1v", usd(1000))).await, LookupOutcome::Absent);
     simulator.set_fault(next(Operation::Capture, FaultKind::DropAfter));
     approved(gateway.capture(capture("A1c", &parent, usd(600))).await);
     assert_eq!(simulator.effects("A1c").capture, 1);
@@ -122,6 +123,10 @@ async fn void_of_what_holds_nothing_any_more_is_done() {
             simulator.expire_authorizations();
         }
         assert_eq!(approved(gateway.void(void(&format!("{name}b"), &parent)).await), parent);
+        // One that never arrived is found done likewise.
+        let query = lookup(Verb::Void, &format!("{name}c"), usd(1000), Some(&parent));
+        let expected = if undo { TransactionState::Voided } else { TransactionState::Expired };
+        assert_eq!(state(&gateway, query).await, expected);
     }
     simulator.shutdown().await;
 }
