@@ -92,8 +92,16 @@ fn spread(summary: &Summary) -> String {
     if summary.median().is_nan() {
         return "void".to_owned();
     }
-    let figure = |value: f64| if value.abs() >= 100.0 { grouped(value) } else { format!("{value:.2}") };
     format!("{} ({}-{})", figure(summary.median()), figure(summary.min()), figure(summary.max()))
+}
+
+/// What is not nothing does not look like it: it may have missed a target of nothing.
+fn figure(value: f64) -> String {
+    match value.abs() {
+        100.0.. => grouped(value),
+        small if small > 0.0 && small < 0.005 => format!("{value:.0e}"),
+        _ => format!("{value:.2}"),
+    }
 }
 
 /// Whole, with a comma between each three digits.
@@ -128,6 +136,13 @@ mod tests {
             [(0.0, "0"), (999.0, "999"), (1_000.0, "1,000"), (1_234_567.4, "1,234,567"), (-1_000.0, "-1,000")]
         {
             assert_eq!(grouped(value), expected);
+        }
+    }
+
+    #[test]
+    fn figure_that_is_not_nothing_does_not_look_like_it() {
+        for (value, expected) in [(0.0, "0.00"), (0.000_04, "4e-5"), (0.005, "0.01"), (99.5, "99.50")] {
+            assert_eq!(figure(value), expected);
         }
     }
 

@@ -139,7 +139,7 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
         // Before the look into L1: see `front`.
         let change = local.fronts.before(probe.hash);
         if let Some(packed) = local.read(probe, Packed::clone) {
-            local.fronts.keep(probe.hash, probe.key.to_owned(), change, packed);
+            local.fronts.keep(probe, change, packed);
         }
     }
 

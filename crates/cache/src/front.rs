@@ -138,12 +138,26 @@ impl<K, V> Fronts<K, V> {
     }
 
     /// Keeps a copy of what was taken from L1 after `change` had been asked for.
-    pub(crate) fn keep(&self, hash: u64, key: K, change: u64, packed: Packed<V>) {
+    pub(crate) fn keep<Q>(&self, probe: &Probe<'_, Q>, change: u64, packed: Packed<V>)
+    where
+        Q: ToOwned<Owned = K> + ?Sized,
+    {
+        let make_room =
+            |front: &mut Front<K, V>| front.make_room(probe.hash, packed.weight(), self.bytes_max);
+        let room = self.fronts.enter_or_make(Front::new, make_room).flatten();
+        let Some((place, displaced)) = room else { return };
+        // Out here, because cloning and dropping are foreign code, that may come back. The memory of the key that had to
+        // go serves again: a set of keys larger than the places allocates nothing while it is read.
+        let key = displaced.map(|copied| copied.key);
+        let key = match key {
+            Some(mut key) => {
+                probe.key.clone_into(&mut key);
+                key
+            }
+            None => probe.key.to_owned(),
+        };
         let copied = Copied { key, change, is_hit: false, packed };
-        let displaced =
-            self.fronts.enter_or_make(Front::new, |front| front.keep(hash, copied, self.bytes_max));
-        // Foreign code, that may come back here.
-        drop(displaced);
+        drop(self.fronts.enter(|front| front.put(place, probe.hash, copied)));
     }
 
     /// The key with this hash has changed in L1.
@@ -234,29 +248,36 @@ impl<K, V> Front<K, V> {
         !in_the_way.is_some_and(|copied| std::mem::take(&mut copied.is_hit))
     }
 
-    /// Gives what had to make room.
-    fn keep(&mut self, hash: u64, copied: Copied<K, V>, bytes_max: u64) -> Option<Copied<K, V>> {
+    /// The place for a copy of this weight, and what had to make room there; nothing if there is none.
+    fn make_room(&mut self, hash: u64, weight: u64, bytes_max: u64) -> Option<(usize, Option<Copied<K, V>>)> {
         if hash == NONE {
-            return Some(copied);
+            return None;
         }
         let mut places = window(hash);
         let place = places.find(|place| [NONE, hash].contains(&self.hashes[*place]));
         let place = place.unwrap_or(displaced_by(hash));
-        let bytes = self.bytes
-            - self.copies.get(place).and_then(Option::as_ref).map_or(0, |copied| copied.packed.weight())
-            + copied.packed.weight();
-        if bytes > bytes_max {
+        if self.bytes - self.weight_at(place) + weight > bytes_max {
             self.rest = self.next_rest;
             self.next_rest = (self.next_rest * 2).min(REST_MAX);
-            return Some(copied);
+            return None;
         }
         if self.copies.is_empty() {
             self.copies = std::iter::repeat_with(|| None).take(PLACES).collect();
         }
-        self.bytes = bytes;
         self.next_rest = REST_MIN;
+        self.bytes -= self.weight_at(place);
+        Some((place, self.copies[place].take()))
+    }
+
+    /// Gives what has come there meanwhile.
+    fn put(&mut self, place: usize, hash: u64, copied: Copied<K, V>) -> Option<Copied<K, V>> {
+        self.bytes = self.bytes - self.weight_at(place) + copied.packed.weight();
         self.hashes[place] = hash;
         self.copies[place].replace(copied)
+    }
+
+    fn weight_at(&self, place: usize) -> u64 {
+        self.copies.get(place).and_then(Option::as_ref).map_or(0, |copied| copied.packed.weight())
     }
 }
 

@@ -226,7 +226,7 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
     ) -> Result<Confirmation, SetRefused> {
         let (store, policy) = (&self.store, &self.policy);
         // Before anything is done.
-        let room = self.room(&key)?;
+        let room = self.room(&key, &value)?;
         let bar = if policy.write == Write::Behind { Bar::Numbered } else { Bar::Any };
         let trace = spans::invalidate(&store.name, 1, 0);
         let (span, now_us, mark) =
@@ -255,17 +255,19 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
         let put = put.flatten();
         let order = KeyOrder { key: key_bytes, how: Void::Remove, version };
         let number = store.fleet.order(vec![(order, put.clone())], vec![]);
-        let writing =
-            room.map(|room| (room, Waiting { value: value.clone(), version, tags: tags.clone(), put }));
+        let writing = room.map(|room| {
+            let bytes = room.bytes;
+            (room, Waiting { value: value.clone(), version, tags: tags.clone(), put, bytes })
+        });
         let life = Life::begin(policy, span, now_us, now_us, store.fleet.sweeps.stamp());
         store.put(&key, Setting { value, version, tags, life, bar }, writing)?;
         Ok(Confirmation::of(self, number, trace))
     }
 
     /// Room for the value among those that are to be written, if it is to be.
-    fn room(&self, key: &K) -> Result<Option<Room<K, V>>, SetRefused> {
+    fn room(&self, key: &K, value: &V) -> Result<Option<Room<K, V>>, SetRefused> {
         match (self.policy.write, &self.store.writes) {
-            (Write::Behind, Some(writes)) => writes.room(key).map(Some),
+            (Write::Behind, Some(writes)) => writes.room(key, self.store.weight(key, value)).map(Some),
             (Write::Behind, None) => Err(SetRefused::NoWriter),
             (Write::Through | Write::Void, _) => Ok(None),
         }

@@ -176,7 +176,7 @@ pub(crate) struct Local<K, V> {
 }
 
 /// What an entry costs besides the heap behind its key and value: the slot and quick_cache's 21 bytes.
-const fn slot_bytes<K, V>() -> usize {
+pub(crate) const fn slot_bytes<K, V>() -> usize {
     size_of::<Kept<K, V>>() + 21
 }
 

@@ -26,7 +26,7 @@ use crate::{
     hash::Probe,
     keeper::Keeper,
     life::{Life, State},
-    local::{Displaced, Entry, Local, Traits},
+    local::{Displaced, Entry, Local, Traits, slot_bytes},
     packed::Packed,
     read::answer_of_absence,
     recent::Bar,
@@ -411,6 +411,11 @@ impl<K: CacheKey, V: Clone> Store<K, V> {
 
     pub(crate) fn heap_bytes(&self, key: &K, value: &V) -> u64 {
         (self.weigher)(key, value) as u64
+    }
+
+    /// What L1 counts for them.
+    pub(crate) fn weight(&self, key: &K, value: &V) -> usize {
+        (self.weigher)(key, value).saturating_add(slot_bytes::<K, V>())
     }
 }
 

@@ -1,5 +1,5 @@
 //! Write-behind: values that were set, on their way to the caller's own store, many at a time, the newest of each key.
-//! Reads that L1 cannot answer see them before they ask anybody else. Bounded in values and in time: over the bound `set`
+//! Reads that L1 cannot answer see them before they ask anybody else. Bounded in values, bytes and time: over a bound `set`
 //! refuses, a call of the writer that takes too long is given up and made again, and what is not written when the cache
 //! ends is told. Never writes an older value of a key after a newer one. Filled by `store`, read by `consult`.
 
@@ -51,13 +51,21 @@ pub struct WriterOptions {
     pub timeout: Duration,
     /// Keys whose values wait to be written; of one more, `set` is refused. Default 65,536.
     pub pending_max: usize,
+    /// What they may weigh: keys and values as L1 counts them, and what the shared tiers were given of them. Of more, `set`
+    /// is refused; a value that is heavier by itself is taken when no other waits. Default 64 MiB.
+    pub pending_bytes_max: usize,
     /// What [`Cache::close`](crate::Cache::close) waits at most until all is written. Default 10 s.
     pub flush: Duration,
 }
 
 impl Default for WriterOptions {
     fn default() -> Self {
-        Self { timeout: Duration::from_secs(5), pending_max: 65_536, flush: Duration::from_secs(10) }
+        Self {
+            timeout: Duration::from_secs(5),
+            pending_max: 65_536,
+            pending_bytes_max: 64 << 20,
+            flush: Duration::from_secs(10),
+        }
     }
 }
 
@@ -75,6 +83,15 @@ pub(crate) struct Waiting<V> {
     pub(crate) tags: Box<[Arc<Tag>]>,
     /// What the shared tiers were given of it.
     pub(crate) put: Option<Putting>,
+    /// Of key and value, as L1 counts them.
+    pub(crate) bytes: usize,
+}
+
+impl<V> Waiting<V> {
+    /// All that waits with it.
+    fn weight(&self) -> usize {
+        self.bytes + self.put.as_ref().map_or(0, |put| put.bytes.len())
+    }
 }
 
 struct Pending<K, V> {
@@ -84,6 +101,8 @@ struct Pending<K, V> {
     last_place: u64,
     /// Places that were promised and are not taken yet.
     promised: usize,
+    /// What waits and what was promised, together.
+    bytes: usize,
     /// Values in the next call of the writer: fewer after each that failed, more after each that did not.
     batch_max: usize,
     is_closed: bool,
@@ -101,11 +120,16 @@ pub(crate) struct WriteQueue<K, V> {
 }
 
 /// Room for one value, asked for before anything is done. Given back by its drop.
-pub(crate) struct Room<K, V>(Arc<WriteQueue<K, V>>);
+pub(crate) struct Room<K, V> {
+    queue: Arc<WriteQueue<K, V>>,
+    pub(crate) bytes: usize,
+}
 
 impl<K, V> Drop for Room<K, V> {
     fn drop(&mut self) {
-        lock(&self.0.pending).promised -= 1;
+        let mut pending = lock(&self.queue.pending);
+        pending.promised -= 1;
+        pending.bytes -= self.bytes;
     }
 }
 
@@ -113,8 +137,7 @@ impl<K: Clone + Eq + Hash, V> Room<K, V> {
     /// Puts the value in its place, unless a newer one of its key waits there. Gives what is not needed any more, to be
     /// dropped by the caller once it holds no lock.
     pub(crate) fn fill(&self, key: &K, waiting: Waiting<V>) -> Result<Option<Arc<Waiting<V>>>, Waiting<V>> {
-        let queue = &*self.0;
-        let mut pending = lock(&queue.pending);
+        let mut pending = lock(&self.queue.pending);
         let known = pending.by_key.get(key).map(|(place, known)| (*place, known.version));
         if known.is_some_and(|(_, version)| version > waiting.version) {
             return Err(waiting);
@@ -123,9 +146,11 @@ impl<K: Clone + Eq + Hash, V> Room<K, V> {
             Some((place, _)) => place,
             None => pending.take_place(key),
         };
+        pending.bytes += waiting.weight();
         let replaced = pending.by_key.insert(key.clone(), (place, Arc::new(waiting)));
+        pending.bytes -= replaced.as_ref().map_or(0, |(_, waiting)| waiting.weight());
         drop(pending);
-        queue.wake.notify_one();
+        self.queue.wake.notify_one();
         Ok(replaced.map(|(_, waiting)| waiting))
     }
 }
@@ -153,6 +178,7 @@ impl<K: Clone + Eq + Hash, V> WriteQueue<K, V> {
             order: BTreeMap::new(),
             last_place: 0,
             promised: 0,
+            bytes: 0,
             batch_max: BATCH_MAX,
             is_closed: false,
         };
@@ -160,18 +186,23 @@ impl<K: Clone + Eq + Hash, V> WriteQueue<K, V> {
         Self { writer, options, fleet, pending: Mutex::new(pending), wake, writing }
     }
 
-    /// Room for a value of this key, if there is any.
-    pub(crate) fn room(self: &Arc<Self>, key: &K) -> Result<Room<K, V>, SetRefused> {
+    /// Room for a value of this key that weighs so much, if there is any.
+    pub(crate) fn room(self: &Arc<Self>, key: &K, bytes: usize) -> Result<Room<K, V>, SetRefused> {
         let mut pending = lock(&self.pending);
         if pending.is_closed {
             return Err(SetRefused::Closed);
         }
-        let is_full = pending.by_key.len() + pending.promised >= self.options.pending_max;
-        if is_full && !pending.by_key.contains_key(key) {
+        // Its place is taken by the new one.
+        let known = pending.by_key.get(key).map(|(_, waiting)| waiting.weight());
+        let others = pending.by_key.len() + pending.promised - usize::from(known.is_some());
+        let total = (pending.bytes - known.unwrap_or(0)).saturating_add(bytes);
+        let has_no_place = known.is_none() && others >= self.options.pending_max;
+        if has_no_place || (others > 0 && total > self.options.pending_bytes_max) {
             return Err(SetRefused::Full);
         }
         pending.promised += 1;
-        Ok(Room(Arc::clone(self)))
+        pending.bytes += bytes;
+        Ok(Room { queue: Arc::clone(self), bytes })
     }
 
     /// The value of this key that waits to be written.
@@ -263,6 +294,7 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> WriteQueue<K, V> {
             if is_newest {
                 // The batch still holds it: nothing foreign is dropped under the lock.
                 pending.by_key.remove(key);
+                pending.bytes -= written.weight();
                 told.push((key.encode(), written));
             } else {
                 pending.move_to_end(key);

@@ -72,7 +72,7 @@ const OF_THE_THREAD: usize = 8;
 async fn filled(count: usize) -> (Cache<String, Arc<String>>, Vec<String>) {
     let cache = Cache::builder("values").build();
     let keys: Vec<String> =
-        (0..count).map(|key| format!("a key that is longer than nothing {key}")).collect();
+        (0..count).map(|key| format!("a key that is longer than nothing {key:06}")).collect();
     for key in &keys {
         let load = |_| async { Ok::<_, Infallible>(Some(Arc::new("value".to_owned()))) };
         cache.get_or_load(key, load).await.expect("the loader does not fail");
@@ -97,12 +97,13 @@ async fn only_the_hit_that_makes_a_copy_clones_the_key() {
 }
 
 #[tokio::test]
-async fn keys_beyond_the_places_are_hardly_ever_cloned() {
+async fn keys_beyond_the_places_take_over_the_memory_of_those_they_push_out() {
     const KEYS: usize = 10_000;
     const PASSES: usize = 20;
     let (cache, keys) = filled(KEYS).await;
     let read_all = || keys.iter().for_each(|key| assert!(black_box(cache.get(key)).is_some()));
     read_all();
     let cloned = allocations(|| (0..PASSES).for_each(|_| read_all()));
-    assert!(cloned <= 2_048 + KEYS * PASSES / 16, "{cloned}");
+    assert!(cloned <= 2_048 + OF_THE_THREAD, "{cloned}");
+    assert!(cloned > 256, "there are copies: {cloned}");
 }

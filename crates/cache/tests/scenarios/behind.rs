@@ -156,6 +156,31 @@ async fn value_over_the_bound_is_refused_before_anything_is_done() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn values_are_refused_by_their_weight_and_the_heaviest_is_taken_alone() {
+    let table = Arc::<Table>::default();
+    let options = WriterOptions { pending_bytes_max: 3_000, ..WriterOptions::default() };
+    let builder = Cache::builder("heavy").policy(brief()).clock(Clock::tokio());
+    // A value is its own weight.
+    let builder = builder.weigher(|_: &String, value: &u64| usize::try_from(*value).unwrap());
+    let cache: Numbers = builder.writer_with(Arc::<Table>::clone(&table), options).build();
+    table.fails.store(true, SeqCst);
+    assert_eq!(set(&cache, "a", 1_000, Version(1)), None);
+    assert_eq!(set(&cache, "b", 1_000, Version(2)), None);
+    assert_eq!(set(&cache, "c", 1_000, Version(3)), Some(SetRefused::Full));
+    assert_eq!(set(&cache, "b", 1_001, Version(4)), None, "what it takes the place of does not count");
+    assert_eq!(set(&cache, "b", 9_000, Version(5)), Some(SetRefused::Full));
+    assert_eq!(cache.get("b"), Some(1_001));
+    table.fails.store(false, SeqCst);
+    wait_for(|| cache.stats().pending_writes == 0).await;
+    table.fails.store(true, SeqCst);
+    assert_eq!(set(&cache, "d", 9_000, Version(6)), None, "none other waits");
+    assert_eq!(set(&cache, "e", 1, Version(7)), Some(SetRefused::Full));
+    table.fails.store(false, SeqCst);
+    wait_for(|| cache.stats().pending_writes == 0).await;
+    assert_eq!((set(&cache, "e", 1, Version(8)), set(&cache, "f", 1, Version(9))), (None, None));
+}
+
+#[tokio::test(start_paused = true)]
 async fn cache_without_a_writer_takes_no_write() {
     let cache = alone(Policy { write: Write::Behind, ..Policy::default() });
     assert_eq!(set(&cache, "k", 1, Version(1)), Some(SetRefused::NoWriter));
