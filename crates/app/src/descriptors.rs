@@ -27,51 +27,51 @@ pub struct Descriptors {
 }
 
 impl Descriptors {
-    /// Raises the soft limit to the hard one, and takes what is in force then. Says so if it is less than this configuration
-    /// may need: beyond it payments through a gateway would fail for want of a socket.
+    /// Raises the soft limit to the hard one, and takes what is in force then.
     #[must_use]
     pub fn raised(config: &Config) -> Self {
-        let descriptors = Self { limit: raise(), needed: needed(config) };
-        let Self { limit, needed } = descriptors;
-        if descriptors.is_short() {
-            tracing::warn!(
-                limit,
-                needed,
-                "fewer open files than payments may need: raise `ulimit -n`, or lower gateways.*.in_flight_max or \
-                 db.pool_size_max"
-            );
-        }
-        descriptors
+        Self { limit: raise(), needed: needed(config) }
     }
 
-    /// Whether what payments may need and the least shares of the listeners do not fit together.
-    const fn is_short(self) -> bool {
-        self.needed > self.limit / 16 * (16 - PUBLIC_SIXTEENTHS_MIN - OPERATORS_SIXTEENTHS)
-    }
-
-    /// Connections to the public listener: as many as are wanted, or as its share allows. Says so if that is less.
+    /// Connections to the public listener and to the operator listener: as many as are wanted of each, or as their shares
+    /// allow. Says so if that is less, or if what is left is less than payments may need: beyond it those through a
+    /// gateway would fail for want of a socket.
     #[must_use]
-    pub fn for_public(self, wanted: usize) -> usize {
-        let left = self.limit.saturating_sub(self.needed + self.limit / 16 * OPERATORS_SIXTEENTHS);
-        let sixteenth = self.limit / 16;
-        let share = left.clamp(sixteenth * PUBLIC_SIXTEENTHS_MIN, sixteenth * PUBLIC_SIXTEENTHS_MAX);
-        let share = connections(share);
-        if share < wanted {
-            let limit = self.limit;
+    pub fn for_listeners(self, wanted: usize) -> (usize, usize) {
+        let Self { limit, needed } = self;
+        let (public, operators) = self.shares(wanted);
+        if public < wanted {
             tracing::warn!(
                 limit,
                 wanted,
-                share,
+                public,
                 "fewer connections than http.in_flight_max calls for: raise `ulimit -n`"
             );
         }
-        wanted.min(share)
+        if self.is_short(public, operators) {
+            tracing::warn!(
+                limit,
+                needed,
+                public,
+                operators,
+                "fewer open files than clients and payments may need: raise `ulimit -n`, or lower \
+                 gateways.*.in_flight_max or db.pool_size_max"
+            );
+        }
+        (public, operators)
     }
 
-    /// Connections to the operator listener, likewise.
-    #[must_use]
-    pub fn for_operators(self, wanted: usize) -> usize {
-        wanted.min(connections(self.limit / 16 * OPERATORS_SIXTEENTHS))
+    fn shares(self, wanted: usize) -> (usize, usize) {
+        let sixteenth = self.limit / 16;
+        let operators = sixteenth * OPERATORS_SIXTEENTHS;
+        let left = self.limit.saturating_sub(self.needed + operators);
+        let public = left.clamp(sixteenth * PUBLIC_SIXTEENTHS_MIN, sixteenth * PUBLIC_SIXTEENTHS_MAX);
+        (wanted.min(connections(public)), wanted.min(connections(operators)))
+    }
+
+    fn is_short(self, public: usize, operators: usize) -> bool {
+        let listeners = u64::try_from(public + operators).unwrap_or(u64::MAX);
+        self.needed.saturating_add(listeners) > self.limit
     }
 }
 
@@ -108,28 +108,25 @@ fn needed(config: &Config) -> u64 {
 mod tests {
     use super::*;
 
-    const fn descriptors(limit: u64, needed: u64) -> Descriptors {
-        Descriptors { limit, needed }
-    }
-
     #[test]
     fn listeners_get_what_payments_leave() {
-        for (limit, needed, public, operators, is_short) in [
-            (65_536, 330, 16_384, 4_096, false),
-            (1_024, 100, 768, 64, false),
-            (1_024, 330, 630, 64, false),
-            (1_024, 2_000, 256, 64, true),
-            (65_536, 20_330, 16_384, 4_096, false),
-            (65_536, 60_000, 16_384, 4_096, true),
-            (32_768, 20_330, 10_390, 2_048, false),
-            (0, 330, 1, 1, true),
+        for (limit, needed, wanted, public, operators, is_short) in [
+            (65_536, 330, 16_384, 16_384, 4_096, false),
+            (1_024, 100, 16_384, 768, 64, false),
+            (1_024, 330, 16_384, 630, 64, false),
+            (1_024, 2_000, 16_384, 256, 64, true),
+            (1_024, 330, 100, 100, 64, false),
+            (32_768, 20_330, 16_384, 10_390, 2_048, false),
+            // All of it fits, because no more is wanted.
+            (16_384, 12_000, 1_024, 1_024, 1_024, false),
+            (16_384, 15_000, 1_024, 1_024, 1_024, true),
+            (0, 330, 16_384, 1, 1, true),
         ] {
-            let shared = descriptors(limit, needed);
-            let told = (shared.for_public(16_384), shared.for_operators(16_384), shared.is_short());
-            assert_eq!(told, (public, operators, is_short), "{shared:?}");
+            let descriptors = Descriptors { limit, needed };
+            let shares = descriptors.shares(wanted);
+            assert_eq!(shares, (public, operators), "{descriptors:?}");
+            assert_eq!(descriptors.is_short(public, operators), is_short, "{descriptors:?}");
         }
-        let ample = descriptors(1_024, 100);
-        assert_eq!((ample.for_public(100), ample.for_operators(10)), (100, 10), "no more than wanted");
     }
 
     #[test]

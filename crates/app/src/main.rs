@@ -59,7 +59,7 @@ async fn serve_until_told(config: Config) -> anyhow::Result<ExitCode> {
             _ = interrupt.recv() => {}
         }
     });
-    // A start may wait for minutes while another node migrates; nothing was taken on yet.
+    // A start may wait for minutes, for the primary or while another node migrates. No payment was taken on yet.
     let started = tokio::select! {
         started = serve::Service::start(config) => Some(started?),
         () = &mut told => None,

@@ -89,9 +89,9 @@ impl Service {
         let http = &app.config.http;
         let limits =
             ConnectionLimits::new(http.in_flight_max.get(), http.request_timeout, too_many_connections);
-        let (descriptors, wanted) = (Descriptors::raised(&app.config), limits.connections_max);
-        let to_public = ConnectionLimits { connections_max: descriptors.for_public(wanted), ..limits };
-        let to_operators = ConnectionLimits { connections_max: descriptors.for_operators(wanted), ..limits };
+        let shares = Descriptors::raised(&app.config).for_listeners(limits.connections_max);
+        let to_public = ConnectionLimits { connections_max: shares.0, ..limits };
+        let to_operators = ConnectionLimits { connections_max: shares.1, ..limits };
         let public = listen(public, router::router(&app), to_public, app.draining.clone());
         let operators = listen(operators, operator::router(Arc::clone(&app)), to_operators, closed.clone());
         let (public, operators) = (tokio::spawn(public), tokio::spawn(operators));

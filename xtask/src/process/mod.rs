@@ -6,7 +6,7 @@ pub(crate) mod port;
 pub(crate) mod signal;
 
 use std::fmt;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::{self, JoinHandle};
@@ -47,15 +47,6 @@ pub(crate) struct Finished {
     pub(crate) status: ExitStatus,
     pub(crate) stdout: String,
     pub(crate) stderr: String,
-}
-
-impl Finished {
-    /// Says what the tool said, where it said it.
-    pub(crate) fn pass_on(&self) {
-        // A closed output must not end a run that still has processes to stop.
-        drop(std::io::stdout().write_all(self.stdout.as_bytes()));
-        drop(std::io::stderr().write_all(self.stderr.as_bytes()));
-    }
 }
 
 /// Runs a short tool to its end and returns its output. Killed after `limit`, which is an error.

@@ -17,7 +17,7 @@ use anyhow::{Context, Result, bail};
 use self::load::{Generator, Load};
 use self::options::{Kill, Options};
 use crate::process::{self, Interrupted, port};
-use crate::progress::{note, step};
+use crate::progress::{note, step, tool};
 use crate::run::environment::{self, Programs};
 use crate::run::site::{Children, Setting, Site};
 use crate::services::Running;
@@ -126,11 +126,9 @@ impl Proof<'_> {
             contradictions.push("not every acknowledged payment is there exactly once".to_owned());
         }
         let mut verify = Command::new(&self.site.programs.service);
-        verify.arg("verify").envs(settings);
-        let verified = step("run paystrata verify", || process::aside(&mut verify))?;
-        verified.pass_on();
-        if !verified.status.success() {
-            contradictions.push(format!("`paystrata verify` found fault ({})", verified.status));
+        let verified = tool("run paystrata verify", verify.arg("verify").envs(settings))?;
+        if !verified.success() {
+            contradictions.push(format!("`paystrata verify` found fault ({verified})"));
         }
         Ok(Findings { acknowledged, before_kill, contradictions })
     }

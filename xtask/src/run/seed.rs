@@ -50,11 +50,10 @@ impl<'run> Seeder<'run> {
         }
         let mut verify = Command::new(service);
         verify.arg("verify").envs(settings.iter().cloned());
-        let verified = progress::step("run paystrata verify", || process::aside(&mut verify))?;
-        verified.pass_on();
-        if !verified.status.success() {
-            println!("paystrata verify: FAILED ({})", verified.status);
+        let verified = progress::tool("run paystrata verify", &mut verify)?;
+        if !verified.success() {
+            println!("paystrata verify: FAILED ({verified})");
         }
-        Ok(verified.status.code().unwrap_or(1))
+        Ok(verified.code().unwrap_or(1))
     }
 }

@@ -9,9 +9,9 @@ use anyhow::{Context, Result, bail};
 
 use super::environment::{self, Programs};
 use super::launch::{self, Launched};
+use crate::process;
 use crate::process::signal::{self, Signal, Target};
-use crate::process::{self, Finished};
-use crate::progress::step;
+use crate::progress::{step, tool};
 use crate::services::state::{Role, State};
 use crate::services::{self, APP_GRACE, Running};
 
@@ -54,26 +54,23 @@ impl Site<'_> {
         let simulator = children.simulator.insert(simulator);
         services::record(self.home, Role::Simulator, simulator.instance())?;
         let settings = environment::settings(running, (self.port, self.operator_port), simulator.port);
-        let migrated = step("migrate the database", || self.migrate(&settings))?;
-        migrated.pass_on();
+        self.migrate(&settings)?;
         self.start_service("start the service", &settings, children)?;
         Ok(settings)
     }
 
-    fn migrate(&self, settings: &[Setting]) -> Result<Finished> {
+    fn migrate(&self, settings: &[Setting]) -> Result<()> {
         let mut command = Command::new(&self.programs.service);
-        let migrated = process::aside(command.arg("migrate").envs(settings.iter().cloned()))?;
-        if !migrated.status.success() {
+        let status = tool("migrate the database", command.arg("migrate").envs(settings.iter().cloned()))?;
+        if !status.success() {
             bail!(
-                "`paystrata migrate` failed ({}): {}\nIf it names a migration that was changed or that it does not know, \
+                "`paystrata migrate` failed ({status}). If it names a migration that was changed or that it does not know, \
                  the data in {} was made by another version: the same command with --fresh (`cargo xtask run --fresh`) \
                  removes the data of earlier runs and starts anew",
-                migrated.status,
-                process::tail_lines(&migrated.stderr, 12),
                 self.directory.display()
             );
         }
-        Ok(migrated)
+        Ok(())
     }
 
     /// The service alone. Returns when it is ready.

@@ -216,3 +216,48 @@ async fn a_service_killed_among_its_charges_has_one_effect_per_attempt() {
     assert_agreement(&ground).await;
     verify(&settings).await;
 }
+
+/// A person voids a charge at the gateway, after a refund of a part of it was begun here and never sent: the refund gave
+/// nothing back, whatever has become of the charge.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refund_of_a_part_cut_by_a_kill_is_not_read_from_somebody_elses_void() {
+    let ground = Ground::new().await;
+    let settings = ground.settings(&[("GATEWAYS__AUTHORIZE_NET__TIMEOUT_MS", "600")]);
+    let running = Running::start(&settings).await;
+    let account = running.caller.account(0).await;
+    let card = json!({"number": "4111111111111111", "expiration": "2099-12", "code": "900"});
+    let charge =
+        json!({"to": account, "amount": 1_000, "currency": "USD", "rail": "authorize_net", "card": card});
+    let paid = running.caller.post("/v1/payments", &new_key(), &charge).await.expect("an answer").json();
+    let payment = format!("/v1/payments/{}", text(&paid["id"]));
+    // The refund asks for its parent first, and is killed while it waits for that answer.
+    let when = Trigger::Next(1);
+    let slow = FaultKind::Delay { delay_ms: 5_000 };
+    ground.simulator.set_fault(Fault { operation: Operation::Lookup, kind: slow, when });
+    let refunding = tokio::spawn({
+        let (caller, path) = (running.caller.clone(), format!("{payment}/refunds"));
+        async move { caller.post(&path, &new_key(), &json!({"amount": 400})).await.is_some() }
+    });
+    ground.until_struck().await;
+    running.kill().await;
+    assert!(!refunding.await.expect("the client ends"), "killed before the answer");
+    void_by_hand(&ground, &text(&paid["gateway"]["transaction"])).await;
+
+    let running = Running::start(&settings).await;
+    all_settled(&ground).await;
+    let shown = running.caller.get(&payment).await.json();
+    assert_eq!((&shown["status"], &shown["amount_refunded"]), (&json!("succeeded"), &json!(0)), "{shown}");
+    verify(&settings).await;
+}
+
+/// What a person does in the gateway's own interface.
+async fn void_by_hand(ground: &Ground, transaction: &str) {
+    // As text, because the gateway insists on the order of the fields.
+    let login = r#""merchantAuthentication":{"name":"simulator","transactionKey":"simulator-key"}"#;
+    let void = format!(r#"{{"transactionType":"voidTransaction","refTransId":"{transaction}"}}"#);
+    let body = format!(r#"{{"createTransactionRequest":{{{login},"transactionRequest":{void}}}}}"#);
+    let url = ground.simulator.authorize_net_endpoint();
+    let reply = crate::stage::client().post(url).body(body).send().await.expect("reach the simulator");
+    let said = reply.text().await.expect("read the simulator's answer");
+    assert!(said.contains(r#""resultCode":"Ok""#), "{said}");
+}

@@ -72,6 +72,17 @@ impl Ground {
         Node { service, caller }
     }
 
+    /// Waits until the gateway has met every fault that is to strike once.
+    pub(crate) async fn until_struck(&self) {
+        until("the faults at the gateway", async || {
+            // A fault is gone when it has struck.
+            let url = format!("{}/control/faults", self.simulator.url());
+            let faults = crate::stage::client().get(url).send().await.expect("ask the simulator");
+            (faults.text().await.expect("an answer") == "[]").then_some(())
+        })
+        .await;
+    }
+
     /// Asserts that the ledger holds every promise of `paystrata verify`.
     pub(crate) async fn verify(&self) {
         let config = paystrata_db::Config::new(self.primary_url.parse().expect("a database URL"));

@@ -7,7 +7,7 @@ use tokio::time::timeout;
 
 use crate::binary::{Running, begin, terminate, verify};
 use crate::caller::{Caller, new_key, text};
-use crate::ground::{Ground, LIMIT, number, rows, seeded, until};
+use crate::ground::{Ground, LIMIT, number, rows, seeded};
 use crate::load::{Crowd, OnTrouble, Plan, Told, prove};
 
 /// Waits longer than the slow charge takes.
@@ -35,14 +35,18 @@ async fn sigterm_under_load_keeps_what_was_acknowledged_and_exits_with_zero() {
     verify(&settings).await;
 }
 
-/// A start waits for its primary, or for minutes while another node migrates.
+/// A start waits for its primary; nothing but the signal ends this one.
 #[tokio::test]
 async fn sigterm_ends_a_service_that_is_still_starting() {
     let silent = TcpListener::bind("127.0.0.1:0").await.expect("bind a port");
     let address = silent.local_addr().expect("it has an address");
     let ground = Ground::new().await;
     let primary = format!("postgres://postgres@{address}/postgres");
-    let settings = ground.settings(&[("DB__PRIMARY_URL", primary.as_str()), ("DB__REPLICA_URLS", "")]);
+    let settings = ground.settings(&[
+        ("DB__PRIMARY_URL", primary.as_str()),
+        ("DB__REPLICA_URLS", ""),
+        ("DB__CONNECT_TIMEOUT_MS", "600000"),
+    ]);
     let (mut child, _folder) = begin(&settings);
     let _asked = timeout(LIMIT, silent.accept()).await.expect("it asks the primary").expect("a connection");
     terminate(&child).await;
@@ -68,13 +72,7 @@ async fn charge_under_way(
             Some(text(&reply.json()["status"]))
         }
     });
-    until("the charge at the gateway", async || {
-        // The fault is gone when it has struck.
-        let url = format!("{}/control/faults", ground.simulator.url());
-        let faults = crate::stage::client().get(url).send().await.expect("ask the simulator");
-        (faults.text().await.expect("an answer") == "[]").then_some(())
-    })
-    .await;
+    ground.until_struck().await;
     (account, charging)
 }
 

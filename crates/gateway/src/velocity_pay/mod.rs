@@ -180,19 +180,25 @@ impl VelocityPay {
     async fn find(&self, query: &Lookup, deadline: Deadline) -> LookupOutcome {
         let mut url = self.charges.clone();
         url.query_pairs_mut().append_pair("reference", query.reference.as_str());
-        match self.read(url, deadline, |body| serde_json::from_slice(body).map(Answer::Charges)).await {
-            Ok((Answer::Charges(charges), evidence)) => charges.into_lookup(query, evidence),
-            other => unanswered(other),
-        }
+        let reason =
+            match self.read(url, deadline, |body| serde_json::from_slice(body).map(Answer::Charges)).await {
+                Ok((Answer::Charges(charges), evidence)) => return charges.into_lookup(query, evidence),
+                Err(failure) => return failure.into_lookup(),
+                Ok((Answer::Charge(_), _)) => UnknownReason::Malformed,
+                // The question was refused, which says nothing about the attempt.
+                Ok((Answer::Refused { .. }, _)) => UnknownReason::NotAsked(NotSentReason::Undecided),
+            };
+        LookupOutcome::Unknown { reason }
     }
 
-    /// Whether what a void was to undo holds nothing any more, whoever or whatever ended it.
-    async fn find_undone(&self, parent: &TransactionId, deadline: Deadline) -> LookupOutcome {
+    /// What a void was to undo, if it holds nothing any more, whoever or whatever ended it. No answer leaves the void what it
+    /// is without one: not found.
+    async fn find_undone(&self, parent: &TransactionId, deadline: Deadline) -> Option<LookupOutcome> {
         let mut url = self.charges.clone();
         url.set_path(&format!("{}/{parent}", self.charges.path()));
         match self.read(url, deadline, |body| serde_json::from_slice(body).map(Answer::Charge)).await {
-            Ok((Answer::Charge(charge), evidence)) => charge.into_undone(evidence),
-            other => unanswered(other),
+            Ok((Answer::Charge(charge), evidence)) => charge.into_undone(parent, evidence),
+            _ => None,
         }
     }
 
@@ -352,18 +358,10 @@ impl Gateway for VelocityPay {
         };
         let deadline = Deadline::after(query.deadline);
         match (self.find(&query, deadline).await, query.verb, &query.parent) {
-            (LookupOutcome::Absent, Verb::Void, Some(parent)) => self.find_undone(parent, deadline).await,
+            (LookupOutcome::Absent, Verb::Void, Some(parent)) => {
+                self.find_undone(parent, deadline).await.unwrap_or(LookupOutcome::Absent)
+            }
             (found, ..) => found,
         }
     }
-}
-
-/// No answer to the question, which says nothing about the attempt.
-fn unanswered(answer: Result<(Answer, Evidence), CallFailure>) -> LookupOutcome {
-    let reason = match answer {
-        Err(failure) => return failure.into_lookup(),
-        Ok((Answer::Refused { .. }, _)) => UnknownReason::NotAsked(NotSentReason::Undecided),
-        Ok(_) => UnknownReason::Malformed,
-    };
-    LookupOutcome::Unknown { reason }
 }

@@ -162,18 +162,15 @@ impl ChargeReply {
         }
     }
 
-    /// As the answer to the look-up of a void that is not among its operations.
-    pub(super) fn into_undone(self, evidence: Evidence) -> LookupOutcome {
+    /// The end of the charge `id`, if this is it and it holds nothing any more: what the look-up of a void that is not among its
+    /// operations finds.
+    pub(super) fn into_undone(self, id: &TransactionId, evidence: Evidence) -> Option<LookupOutcome> {
         let state = state(&self.status);
-        if !matches!(state, TransactionState::Voided | TransactionState::Expired) {
-            return LookupOutcome::Absent;
-        }
-        match TransactionId::new(self.id) {
-            Ok(transaction) => {
-                LookupOutcome::Found { state, transaction, amount: None, auth_code: None, evidence }
-            }
-            Err(_) => LookupOutcome::Unknown { reason: UnknownReason::Malformed },
-        }
+        let is_undone = matches!(state, TransactionState::Voided | TransactionState::Expired);
+        (is_undone && self.id == id.as_str()).then(|| {
+            let transaction = id.clone();
+            LookupOutcome::Found { state, transaction, amount: None, auth_code: None, evidence }
+        })
     }
 
     /// The amount and state of the attempt: the charge itself, or one of its operations.

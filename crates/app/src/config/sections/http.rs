@@ -20,7 +20,7 @@ section! {
         operator_listen: SocketAddr = "operator_listen" Kind::Address, Fixed("127.0.0.1:9100");
         /// Longest time from a request's first byte to its answer.
         request_timeout: Duration = "request_timeout_ms" milliseconds(1, 600_000), Fixed("30000");
-        /// Requests served at once; one more is refused with 503 and `Retry-After`. Four times as many connections are kept, 1,024 at least, as far as the descriptors go that the process may have (`ulimit -n`, raised to its hard limit at the start) without those that payments may need; never more than three quarters.
+        /// Requests served at once; one more is refused with 503 and `Retry-After`. Four times as many connections are kept, 1,024 at least, as far as the descriptors go that the process may have (`ulimit -n`, raised to its hard limit at the start) without those that payments may need: a quarter of them at least, three quarters at most.
         in_flight_max: NonZeroUsize = "in_flight_max" count(1, 1_000_000), Fixed("4096");
         /// Largest request body, batches excepted.
         body_bytes_max: usize = "body_bytes_max" bytes(1024, BODY_BYTES_CEILING), Fixed("1048576");
