@@ -38,7 +38,7 @@ pub(crate) fn run(mut arguments: lexopt::Parser) -> Result<i32> {
         (&["nextest", "run"], &[])
     } else {
         note("  note  cargo-nextest is not installed; using cargo test");
-        (&["test", "--no-fail-fast"], &["--lib", "--bins", "--tests"])
+        (&["test", "--no-fail-fast"], &["--lib", "--bins", "--examples", "--tests"])
     };
     // They need no services, and come first: the last summary shall be that of all other tests.
     if filter.is_none() || filter.as_deref() == Some(RACES_FILTER) {
@@ -77,7 +77,7 @@ pub(crate) fn run(mut arguments: lexopt::Parser) -> Result<i32> {
 
 /// Builds the tests, and the simulator with them. Returns the path of the latter.
 fn build() -> Result<PathBuf> {
-    let mut arguments = vec!["build", "--lib", "--bins", "--tests"];
+    let mut arguments = vec!["build", "--lib", "--bins", "--examples", "--tests"];
     arguments.extend(SELECTION);
     workspace::cargo_succeeds(&arguments)?;
     let simulator = workspace::target_directory()?.join("debug/paystrata-simulator");

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use paystrata_db::Db;
+use paystrata_db::plans::SlowLog;
 use paystrata_db::views::Views;
 use paystrata_monitor::Monitor;
 use tokio::sync::Semaphore;
@@ -27,6 +28,8 @@ pub struct App {
     pub config: Config,
     /// Reads, and sessions for background work.
     pub db: Db,
+    /// Which of its statements are slow.
+    pub slow_log: Arc<SlowLog>,
     /// Materialized views, refreshed in the background.
     pub views: Views,
     /// The write path.

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::pin::pin;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use clap::Parser as _;
@@ -73,7 +74,8 @@ async fn serve_until_told(config: Config) -> anyhow::Result<ExitCode> {
 }
 
 async fn session(config: &Config, name: &str) -> anyhow::Result<(paystrata_db::Db, paystrata_db::Session)> {
-    let db = serve::connect(&config.db, &observe::monitor(&config.targets)).await?;
+    let observer = observe::DatabaseObserver::new(&observe::monitor(&config.targets));
+    let db = serve::connect(&config.db, Arc::new(observer)).await?;
     let session = db.session(name).await?;
     Ok((db, session))
 }

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use paystrata_cache::{RedisOptions, RedisTier};
-use paystrata_db::{ConnectionUrl, Db};
+use paystrata_db::plans::{SlowLog, SlowLogOptions};
+use paystrata_db::{ConnectionUrl, Db, Observer};
 use paystrata_gateway::{
     AuthorizeNet, AuthorizeNetConfig, Gateway, GatewayObserver, ResilienceSettings, VelocityPay,
     VelocityPayConfig,
@@ -36,7 +37,7 @@ use crate::merchants::store::add_merchant;
 use crate::migrations::{MIGRATOR, ensure_partitions};
 use crate::observe::{CacheFigures, CacheObserver, CommitObserver, DatabaseObserver, ExchangeObserver};
 use crate::replies::Replies;
-use crate::supervise::{HOUSEKEEPING, RELAY, RESOLVER, STATS_REFRESH, Watch};
+use crate::supervise::{HOUSEKEEPING, RELAY, RESOLVER, SLOW_LOG, STATS_REFRESH, Watch};
 use crate::{accounts, housekeeping, merchants, observe, operator, payments, relay, router};
 
 /// The merchant that the development key belongs to: a fixed id, so that every start finds it again.
@@ -75,13 +76,14 @@ impl Service {
     /// A listener cannot be bound, the primary does not answer, or its schema cannot be brought up to date.
     pub async fn start(config: Config) -> anyhow::Result<Self> {
         let monitor = observe::monitor(&config.targets);
+        let slow_log = slow_log(&config.db, &monitor);
         let (public, operators, db) = tokio::try_join!(
             bind("http.listen", config.http.listen),
             bind("http.operator_listen", config.http.operator_listen),
-            connect(&config.db, &monitor),
+            connect(&config.db, Arc::clone(&slow_log) as Arc<dyn Observer>),
         )?;
         prepare(&db, &config).await?;
-        let app = Arc::new(compose(config, db, monitor)?);
+        let app = Arc::new(compose(config, db, monitor, slow_log)?);
         // Who is blocked must not be let in by a service that does not know it yet.
         housekeeping::read_blocklist(&app).await;
         let closed = CancellationToken::new();
@@ -150,7 +152,19 @@ fn background_tasks(app: &Arc<App>) -> Vec<JoinHandle<()>> {
     let chores = Arc::clone(app);
     let refresher = Arc::clone(app);
     let relayed = Arc::clone(app);
+    let logged = Arc::clone(app);
     vec![
+        tokio::spawn(async move {
+            let app = &logged;
+            let start = || {
+                let app = Arc::clone(app);
+                async move {
+                    let windows = app.slow_log.run(&app.db);
+                    app.draining.run_until_cancelled(windows).await.unwrap_or_default();
+                }
+            };
+            app.watch.keep(SLOW_LOG, &app.draining, start).await;
+        }),
         tokio::spawn(async move {
             let start = || relay::run(Arc::clone(&relayed));
             relayed.watch.keep(RELAY, &relayed.draining, start).await;
@@ -183,11 +197,16 @@ async fn bind(setting: &str, address: SocketAddr) -> anyhow::Result<TcpListener>
 ///
 /// # Errors
 /// No server answered as primary within the connect timeout; at once when every server refused.
-pub async fn connect(config: &DatabaseConfig, monitor: &Monitor) -> anyhow::Result<Db> {
-    let observer = Arc::new(DatabaseObserver::new(monitor));
+pub async fn connect(config: &DatabaseConfig, observer: Arc<dyn Observer>) -> anyhow::Result<Db> {
     Db::connect_observed(database_config(config)?, observer)
         .await
         .context("connect to the primary (db.primary_url)")
+}
+
+/// Counts every statement for the log of slow ones, and then for the metrics.
+fn slow_log(config: &DatabaseConfig, monitor: &Monitor) -> Arc<SlowLog> {
+    let options = SlowLogOptions { threshold: config.slow_query, ..SlowLogOptions::default() };
+    SlowLog::before(options, Arc::new(DatabaseObserver::new(monitor)))
 }
 
 fn database_config(config: &DatabaseConfig) -> anyhow::Result<paystrata_db::Config> {
@@ -236,7 +255,7 @@ async fn prepare(db: &Db, config: &Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn compose(config: Config, db: Db, monitor: Monitor) -> anyhow::Result<App> {
+fn compose(config: Config, db: Db, monitor: Monitor, slow_log: Arc<SlowLog>) -> anyhow::Result<App> {
     let redis = match config.cache.redis_url.as_ref().filter(|_| config.cache.enabled) {
         Some(url) => {
             let options =
@@ -276,6 +295,7 @@ fn compose(config: Config, db: Db, monitor: Monitor) -> anyhow::Result<App> {
         draining: CancellationToken::new(),
         views,
         db,
+        slow_log,
         monitor,
         config,
     })

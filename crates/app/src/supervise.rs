@@ -23,6 +23,8 @@ pub const RELAY: &str = "relay";
 pub const HOUSEKEEPING: &str = "housekeeping";
 /// Keeps `merchant_stats` fresh.
 pub const STATS_REFRESH: &str = "stats_refresh";
+/// Tells of slow statements, once a minute.
+pub const SLOW_LOG: &str = "slow_log";
 
 /// What is known of one task.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

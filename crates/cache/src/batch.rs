@@ -1,7 +1,10 @@
 //! Reads of many keys: one trip to each tier for all that L1 does not have, and one call of the loader for all that no
 //! tier has. Joins the loads of single keys that are under way, and is joined by them. Called through `Cache`.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use futures_util::future::join_all;
 use tokio::time::Instant;
@@ -156,6 +159,8 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
         let store = &self.store;
         let Scouted { found, left: mut wanted, next_tier } = store.scout(&self.policy, wanted).await;
         let mut done: Vec<_> = found.into_iter().map(|(place, answer)| (place, Ok(answer))).collect();
+        // Each is loaded once by this call, whatever becomes of the load.
+        let mut loaded = HashSet::new();
         while !wanted.is_empty() {
             let mut waiting = self.board_all(&wanted, &mut done);
             let verdicts = consult(&mut waiting.leads, next_tier).await;
@@ -174,6 +179,7 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
                     }
                     Verdict::Load(plan) => {
                         waiting.waiters.push((place, lead.key.clone(), lead.waiter()));
+                        loaded.insert(place);
                         lead.offer_fallback(&plan);
                         to_load.push((lead, plan));
                     }
@@ -193,6 +199,9 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
                 match landed {
                     Landed::Answered(answer) => done.push((place, Ok(answer))),
                     Landed::Refused(error) => done.push((place, Err(error))),
+                    Landed::Nothing | Landed::Again if loaded.contains(&place) => {
+                        done.push((place, Err(CacheError::Stopped)));
+                    }
                     Landed::Nothing | Landed::Again => wanted.push((place, key)),
                 }
             }

@@ -314,7 +314,9 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
         match look {
             Look::Hit(_) => self.count_hit(probe),
             Look::Absent(_) => count(&counters.absent_hits),
-            Look::Doubt(_, Standing::Due | Standing::Unvouched | Standing::Resting) => {
+            Look::Doubt(_, Standing::Due) => self.count_hit(probe),
+            // Its age is recorded with those of all stale answers.
+            Look::Doubt(_, Standing::Unvouched | Standing::Resting) => {
                 counters.hits.count();
             }
             Look::Doubt(..) | Look::Miss => count(&counters.misses),

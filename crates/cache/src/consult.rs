@@ -38,8 +38,16 @@ pub(crate) enum Verdict<V> {
 pub(crate) struct Plan<V> {
     pub(crate) floor: Version,
     pub(crate) fallback: Option<Answer<V>>,
-    /// The tier in which the fallback lies as it is, and only needs another life.
-    pub(crate) lies_in: Option<usize>,
+    /// Where the fallback lies as it is, and only needs another life.
+    pub(crate) lies_in: Option<Record>,
+}
+
+/// What a tier has of a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Record {
+    pub(crate) tier: usize,
+    /// As its envelope says: another cannot be given to it where it lies.
+    pub(crate) grace: Duration,
 }
 
 /// What is known of one key on the way down the tiers.
@@ -49,8 +57,8 @@ struct Quest<V> {
     /// True if a tier has told its floor.
     is_aided: bool,
     fallback: Option<Answer<V>>,
-    /// The tier that has the fallback as it is.
-    lies_in: Option<usize>,
+    /// The record that is the fallback as it is.
+    lies_in: Option<Record>,
     over: Over,
     /// Another node has claimed it.
     is_held: bool,
@@ -142,7 +150,7 @@ impl<V: Clone> Quest<V> {
             // Only tiers above the one that had it hold a claim.
             if !lead.held.is_empty() {
                 let settlement = Settlement::Value { bytes: payload.bytes, lifetime: payload.remaining };
-                taken_up.push(Writing::of(lead, settlement));
+                taken_up.push(Writing::of(lead, settlement, answer.life.grace()));
             }
             return Verdict::Found(answer);
         }
@@ -176,7 +184,7 @@ impl<V> Quest<V> {
     }
 
     /// Unless something newer is there to fall back on.
-    fn fall_back_on(&mut self, answer: Answer<V>, lies_in: Option<usize>) {
+    fn fall_back_on(&mut self, answer: Answer<V>, lies_in: Option<Record>) {
         if !answer.is_older_than(self.fallback.as_ref()) {
             (self.fallback, self.lies_in) = (Some(answer), lies_in);
         }
@@ -356,13 +364,13 @@ fn take_answer<K: CacheKey, V: Clone + Send + Sync + 'static>(
                 quest.reclaim(Over::Ahead, may_claim)
             }
             Judged::Fresh(answer) => {
-                count(&counters.hits);
+                counters.hit(answer.value.as_ref());
                 quest.found = Some((answer, payload));
                 Next::GoOn
             }
-            Judged::Fallback(answer, extends) => {
+            Judged::Fallback(answer, grace) => {
                 count(&counters.stale);
-                quest.fall_back_on(answer, extends.then_some(asked.index));
+                quest.fall_back_on(answer, grace.map(|grace| Record { tier: asked.index, grace }));
                 quest.reclaim(Over::Value, may_claim)
             }
             Judged::Poison => {
@@ -414,20 +422,21 @@ fn learn<K: CacheKey, V: Clone + Send + Sync + 'static>(
     quest.floor = quest.floor.max(floor);
     quest.is_aided = true;
     let Some(payload) = fallback else { return };
-    let (answer, may_extend) = match asked.judge(lead, &payload) {
+    let (answer, grace) = match asked.judge(lead, &payload) {
         // It is as good as it was, but somebody has found that it is to be loaded anew.
         Judged::Fresh(answer)
             if answer.value.is_some() && answer.life.grace_ends_us > answer.life.expires_us =>
         {
-            (Answer { life: answer.life.as_fallback(0), is_stale: true, ..answer }, true)
+            let grace = answer.life.grace();
+            (Answer { life: answer.life.as_fallback(0), is_stale: true, ..answer }, Some(grace))
         }
-        Judged::Fallback(answer, may_extend) => (answer, may_extend),
+        Judged::Fallback(answer, grace) => (answer, grace),
         Judged::Poison => return count(&asked.tier.counters.poisoned),
         Judged::Swept => return count(&asked.tier.counters.swept),
         Judged::Fresh(_) | Judged::Void => return,
     };
     if quest.fallback.is_none() {
-        quest.fall_back_on(answer, may_extend.then_some(asked.index));
+        quest.fall_back_on(answer, grace.map(|grace| Record { tier: asked.index, grace }));
     }
 }
 

@@ -254,14 +254,14 @@ async fn carry_to(tier: &TierSide, batch: &Batch, now_us: u64) -> Result<(), Tie
     let mut voids = Vec::new();
     let mut puts = Vec::new();
     for (_, order, put) in &batch.keys {
-        let left = put.as_ref().and_then(|put| Some((put, put.left(now_us)?)));
+        let left = put.as_ref().and_then(|put| Some((put, put.left(order.version, now_us)?)));
         match left {
             Some((put, left)) if put.bytes.len() <= tier.options.value_bytes_max => {
                 let put = Put {
                     key: order.key.clone(),
                     version: order.version,
                     bytes: put.bytes.clone(),
-                    lifetime: left.min(tier.options.ttl),
+                    lifetime: left.min(tier.options.ttl.saturating_add(put.grace)),
                 };
                 puts.push(put);
             }

@@ -72,6 +72,8 @@ pub struct TierState {
     pub kind: &'static str,
     /// `fresh`, `past its lifetime`, `swept`, `unreadable`, `nothing`, `not trusted`, or `down`.
     pub state: &'static str,
+    /// True if its record has a value, false if it says that there is none, or if there is no record to be read.
+    pub has_value: bool,
     /// What the tier says is left of its life, its grace included.
     pub remaining: Duration,
     /// As its loader said.
@@ -187,6 +189,7 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
         let state = |state| TierState {
             kind: tier.kind(),
             state,
+            has_value: false,
             remaining: Duration::ZERO,
             version: Version::NONE,
             tags: vec![],
@@ -212,6 +215,7 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
             Left::Whole => "fresh",
         };
         TierState {
+            has_value: opened.value.is_some(),
             remaining: payload.remaining,
             version: opened.version,
             tags: opened.tags,

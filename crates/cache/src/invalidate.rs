@@ -202,7 +202,8 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
     /// sweeps over it. Changes of other keys refuse nothing. A change of this key that nobody has numbered
     /// ([`invalidate`](Self::invalidate)) refuses values for a minute, because nobody knows which is newer, unless they have
     /// [`Version::LATEST`] or setting them is the write. A value without a version ([`Version::NONE`]) is older than any
-    /// numbered change of its key.
+    /// numbered change of its key. Of two values without a number no tier can tell which is newer: one that could not be put
+    /// within 100 ms is not put at all, and its key is void there.
     ///
     /// # Errors
     ///
@@ -254,13 +255,14 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
         });
         let put = put.flatten();
         let order = KeyOrder { key: key_bytes, how: Void::Remove, version };
+        let voids = store.flights.voids(Probe::of(&key).hash);
         let number = store.fleet.order(vec![(order, put.clone())], vec![]);
         let writing = room.map(|room| {
             let bytes = room.bytes;
             (room, Waiting { value: value.clone(), version, tags: tags.clone(), put, bytes })
         });
         let life = Life::begin(policy, span, now_us, now_us, store.fleet.sweeps.stamp());
-        store.put(&key, Setting { value, version, tags, life, bar }, writing)?;
+        store.put(&key, Setting { value, version, tags, life, bar, voids }, writing)?;
         Ok(Confirmation::of(self, number, trace))
     }
 
@@ -292,7 +294,7 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
             }
             Ok(bytes) => {
                 let (lifetime, set_us) = (span.shared.saturating_add(span.grace), self.store.clock.now_us());
-                Some(Putting { bytes, lifetime, set_us })
+                Some(Putting { bytes, lifetime, grace: span.grace, set_us })
             }
             Err(error) => {
                 tracing::warn!(cache = %self.store.name, %error, "a value that was set is kept in process only");

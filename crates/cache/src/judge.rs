@@ -35,8 +35,8 @@ pub(crate) struct Asker<'a> {
 /// What bytes from a tier are.
 pub(crate) enum Judged<V> {
     Fresh(Answer<V>),
-    /// Past its lifetime or expired by a sweep; whether it may be extended as it is.
-    Fallback(Answer<V>, bool),
+    /// Past its lifetime or expired by a sweep; if it may be extended as it is, the grace that it was stored with.
+    Fallback(Answer<V>, Option<Duration>),
     /// They cannot be read.
     Poison,
     /// A sweep has voided it, or what it says of sweeps cannot be judged.
@@ -90,7 +90,7 @@ pub(crate) fn judge<K: CacheKey, V: Clone + Send + Sync + 'static>(
     if answer.value.is_none() || opened.grace.is_zero() {
         return Judged::Void;
     }
-    Judged::Fallback(answer, left == Left::Whole)
+    Judged::Fallback(answer, (left == Left::Whole).then_some(opened.grace))
 }
 
 /// The life in process of a value of a tier: never beyond what the tier has left of it.

@@ -1,19 +1,22 @@
 //! A multi-tier cache in which invalidation wins: this process first, then tiers that all nodes share (Redis, memcached,
 //! a Postgres table), then the loader. Typed by key and value; works with the first tier alone.
 //!
-//! `cargo add paystrata-cache`, and
+//! `cargo add paystrata-cache` (with `--path crates/cache`, as long as it is in no registry), `cargo add tokio --features full`, and
 //!
 //! ```
 //! use paystrata_cache::Cache;
 //!
-//! # async fn read_user(id: u64) -> std::io::Result<String> { Ok("Ada".to_owned()) }
+//! async fn read_user(id: u64) -> std::io::Result<Option<String>> {
+//!     Ok(Some(format!("user {id}"))) // your database
+//! }
+//!
 //! #[tokio::main]
 //! async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //!     let users: Cache<u64, String> = Cache::builder("users").build();
 //!
 //!     // However many ask at once, one load runs, and everyone gets its answer.
 //!     let user = users.get_or_load(&7, |_context| read_user(7)).await?;
-//!     assert_eq!(user.as_deref(), Some("Ada"));
+//!     assert_eq!(user.as_deref(), Some("user 7"));
 //!
 //!     // After the write: nobody reads the old value again, not even from a load that is under way.
 //!     users.invalidate(&7).await;
@@ -70,7 +73,8 @@
 //! - **Losing a helper costs speed only.** Calls have time limits, and each tier a breaker. What is changed meanwhile is
 //!   remembered (within a bound, beyond which everything shared becomes void), and this node does not trust the shared
 //!   tiers with it until they are told.
-//! - **One load per key and node**, single or in a batch, and one in the fleet where a tier gives claims. Its error is
+//! - **One load per key and node**, single or in a batch, and one in the fleet where a tier gives claims and the load takes no
+//!   longer than other nodes wait for it ([`Policy::lease_wait`], 30 ms by default). Its error is
 //!   shared by those who waited. It runs on its own task; its number has a bound, and one more is refused at once.
 //! - **Dropped futures are safe**, all of them, at any point.
 //!

@@ -84,6 +84,11 @@ impl Life {
         }
     }
 
+    /// What comes after its time to live.
+    pub(crate) fn grace(&self) -> Duration {
+        Duration::from_micros(self.grace_ends_us.saturating_sub(self.expires_us))
+    }
+
     /// The life of the same thing once it only serves as a fallback, not to be doubted until `retry_us`.
     pub(crate) fn as_fallback(self, retry_us: u64) -> Self {
         Self { check_us: 0, expires_us: retry_us, state: State::Fallback, ..self }

@@ -13,7 +13,7 @@ use crate::{
     answer::{Answer, Origin},
     clock::micros,
     codec::SealedFields,
-    consult::Plan,
+    consult::{Plan, Record},
     context::{Edits, Keep},
     extend::Extension,
     flight::{Outcome, Waiter},
@@ -184,7 +184,7 @@ pub(crate) fn finish<K: CacheKey, V: Clone + Send + Sync + 'static>(
         void_unclaimed(lead, version);
     }
     let settlement = sealed.filter(|_| may_store).unwrap_or(Settlement::Outdate);
-    Some(Writing::of(lead, settlement).extending(extension.filter(|_| may_store)))
+    Some(Writing::of(lead, settlement, span.grace).extending(extension.filter(|_| may_store)))
 }
 
 /// Voids the key in every tier if one of them was not claimed: somebody else has claimed it there, and what is loaded under
@@ -246,14 +246,18 @@ fn seal<K: CacheKey, V: Clone>(
     lead: &Lead<K, V>,
     answer: &Answer<V>,
     span: Span,
-    lies_in: Option<usize>,
+    lies_in: Option<Record>,
 ) -> Option<Settlement> {
     if lead.held.is_empty() || span.shared.is_zero() {
         return None;
     }
     let lifetime = span.shared.saturating_add(span.grace);
-    // Of what another tier has under its claim nothing is known.
-    if lead.held.iter().all(|held| Some(held.tier) == lies_in) {
+    // Of what another tier has under its claim nothing is known; and how much of its life is grace stands in the record.
+    let needs_only_life = |record: Record| {
+        let has_grace = record.grace.as_millis() == span.grace.as_millis();
+        has_grace && lead.held.iter().all(|held| held.tier == record.tier)
+    };
+    if lies_in.is_some_and(needs_only_life) {
         return Some(Settlement::Extend { lifetime });
     }
     let traits = answer.traits.as_deref();
@@ -281,7 +285,7 @@ fn failed<K: CacheKey, V: Clone + Send + Sync + 'static>(
 ) -> Option<Writing> {
     let store = Arc::clone(&lead.store);
     count(&store.counters.load_failures);
-    let release = Writing::of(lead, Settlement::Release);
+    let release = Writing::of(lead, Settlement::Release, Duration::ZERO);
     if lead.purpose == Purpose::Reload {
         // Who ordered it wants the error, and it is no reason to refuse others what is there.
         lead.fail(outcome, Duration::ZERO);

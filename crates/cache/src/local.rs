@@ -172,6 +172,7 @@ pub(crate) struct Local<K, V> {
     values: Values<K, V>,
     pub(crate) absences: Absences<K>,
     pub(crate) fronts: Fronts<K, V>,
+    value_bytes_max: u64,
     evictions: AtomicU64,
 }
 
@@ -184,13 +185,28 @@ pub(crate) const fn slot_bytes<K, V>() -> usize {
 /// as far as there are evictions: a guess too high costs hit ratio, one too low some bytes for each entry.
 const HEAP_BYTES_GUESS: usize = 64;
 
+/// Of a shard's room, one entry may have so many hundredths: quick_cache refuses a heavier one without a word.
+const ENTRY_PERCENT_MAX: u64 = 96;
+
+/// As many shards as quick_cache would choose, so that the room of one is known: four per core, and none for a few entries.
+fn shards_for(entries: usize) -> usize {
+    let mut shards = (4 * std::thread::available_parallelism().map_or(1, usize::from)).next_power_of_two();
+    while shards > 1 && entries.div_ceil(shards) < 32 {
+        shards /= 2;
+    }
+    shards
+}
+
 impl<K: Clone + Eq + Hash, V: Clone> Local<K, V> {
     pub(crate) fn new(policy: &Policy) -> Self {
         let entry_bytes = (slot_bytes::<K, V>() + HEAP_BYTES_GUESS) as u64;
-        let entries = usize::try_from(policy.l1_bytes_max / entry_bytes).unwrap_or(usize::MAX);
+        let entries =
+            usize::try_from(policy.l1_bytes_max / entry_bytes).unwrap_or(usize::MAX).clamp(64, 1 << 24);
+        let shards = shards_for(entries);
         let options = OptionsBuilder::new()
-            .estimated_items_capacity(entries.clamp(64, 1 << 24))
+            .estimated_items_capacity(entries)
             .weight_capacity(policy.l1_bytes_max)
+            .shards(shards)
             .build()
             .expect("both capacities are set");
         let leaving = Leaving(std::marker::PhantomData);
@@ -205,8 +221,21 @@ impl<K: Clone + Eq + Hash, V: Clone> Local<K, V> {
                 DefaultLifecycle::default(),
             ),
             fronts: Fronts::new(policy.l1_bytes_max),
+            value_bytes_max: policy.l1_value_bytes_max.min(
+                (policy.l1_bytes_max / shards as u64 * ENTRY_PERCENT_MAX / 100).saturating_sub(slot_bytes::<
+                    K,
+                    V,
+                >(
+                )
+                    as u64),
+            ),
             evictions: AtomicU64::new(0),
         }
+    }
+
+    /// What the weigher may say at most of what is kept.
+    pub(crate) fn value_bytes_max(&self) -> u64 {
+        self.value_bytes_max
     }
 
     /// What `read` makes of the entry of a value, in its place and under the lock of its shard.

@@ -38,6 +38,9 @@ const PENDING_BYTES_MAX: usize = 8 << 20;
 /// Sweeps pending before they become one over everything.
 const PENDING_SWEEPS_MAX: usize = 1_024;
 
+/// Until then a value without a number may be put into a tier: what another node does meanwhile may come before or after it.
+const UNNUMBERED_AGE_MAX: Duration = Duration::from_millis(100);
+
 /// Changes on their way to the other nodes.
 #[derive(Debug)]
 pub(crate) struct Outbox {
@@ -79,16 +82,20 @@ pub(crate) struct Putting {
     pub(crate) bytes: Bytes,
     /// From when it was set.
     pub(crate) lifetime: Duration,
+    /// The last part of it.
+    pub(crate) grace: Duration,
     pub(crate) set_us: u64,
 }
 
 impl Putting {
-    /// What is left of its life, while a tier is sure to know still of whatever has overtaken it: after half of the time for
-    /// which floors are kept it is too old to be put.
-    pub(crate) fn left(&self, now_us: u64) -> Option<Duration> {
+    /// What is left of its life, while a tier is sure to tell whatever has overtaken it: of a numbered one for half of the
+    /// time for which floors are kept; of one without a number it cannot, and it is put at once or not at all.
+    pub(crate) fn left(&self, version: Version, now_us: u64) -> Option<Duration> {
         let age_us = now_us.saturating_sub(self.set_us);
         let left = self.lifetime.saturating_sub(Duration::from_micros(age_us));
-        (age_us < micros(FLOOR_LIFE) / 2 && !left.is_zero()).then_some(left)
+        let is_numbered = version != Version::NONE && version != Version::LATEST;
+        let age_max_us = if is_numbered { micros(FLOOR_LIFE) / 2 } else { micros(UNNUMBERED_AGE_MAX) };
+        (age_us < age_max_us && !left.is_zero()).then_some(left)
     }
 }
 
@@ -335,8 +342,12 @@ mod tests {
     #[test]
     fn values_over_the_bound_are_dropped_and_no_key_is_given_up_for_them() {
         let (outbox, sweeps) = (Outbox::new(1_000), Sweeps::default());
-        let large =
-            Putting { bytes: Bytes::from(vec![0; 1 << 20]), lifetime: Duration::from_secs(1), set_us: 0 };
+        let large = Putting {
+            bytes: Bytes::from(vec![0; 1 << 20]),
+            lifetime: Duration::from_secs(1),
+            grace: Duration::ZERO,
+            set_us: 0,
+        };
         for number in 0..20 {
             let order = KeyOrder { key: key(number), how: Void::Remove, version: Version(1) };
             let (_, pushed) = outbox.push([(order, Some(large.clone()))], vec![], &sweeps);
@@ -453,8 +464,12 @@ mod tests {
         let (outbox, sweeps) = (Outbox::new(10), Sweeps::default());
         let put = |version, bytes: &'static [u8]| {
             let order = KeyOrder { key: key(1), how: Void::Remove, version: Version(version) };
-            let put =
-                Putting { bytes: Bytes::from_static(bytes), lifetime: Duration::from_secs(1), set_us: 0 };
+            let put = Putting {
+                bytes: Bytes::from_static(bytes),
+                lifetime: Duration::from_secs(1),
+                grace: Duration::ZERO,
+                set_us: 0,
+            };
             outbox.push([(order, Some(put))], vec![], &sweeps);
         };
         let pending = || lock(&outbox.state).keys[&key(1)].put.as_ref().map(|put| put.bytes.clone());

@@ -1,7 +1,11 @@
 //! The slow path of a read, once L1 has no plain answer: join a load or lead one, ask the shared tiers, and wait
 //! within the policy's limits. Called by `cache` and `under`.
 
-use std::{any::Any, sync::Arc, time::Duration};
+use std::{
+    any::Any,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
 
 use tokio::time::timeout;
 use tracing::Instrument;
@@ -17,7 +21,7 @@ use crate::{
     load,
     local::Entry,
     spans,
-    stats::count,
+    stats::{SAMPLE, count},
     store::{Look, Standing, Store},
 };
 
@@ -61,7 +65,9 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
     }
 
     pub(crate) fn serve_stale(&self, answer: Answer<V>) -> Answer<V> {
-        count(&self.counters.stale);
+        if self.counters.stale.fetch_add(1, Relaxed).is_multiple_of(SAMPLE) {
+            self.counters.served_ages.record_us(self.clock.now_us().saturating_sub(answer.life.loaded_us));
+        }
         self.observer.stale_served(&self.name);
         Answer { is_stale: true, ..answer }
     }

@@ -34,7 +34,8 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
     ///
     /// # Errors
     ///
-    /// As [`get_or_load`](Self::get_or_load). There is no fallback: a failed load is an error, and what is there stays.
+    /// As [`get_or_load`](Self::get_or_load). There is no fallback: a failed load is an error, and what is in process stays; a shared
+    /// tier may be left without a value, to be loaded by who reads next.
     ///
     /// # Panics
     ///

@@ -13,7 +13,6 @@ use crate::{
     keeper::keeps,
     lead::Purpose,
     local::{Displaced, Idle},
-    stats::count,
     store::{Look, Standing, Store},
     tier::Found,
 };
@@ -80,7 +79,7 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
             // What else there is to say of the record is counted where it is met again.
             match judged {
                 Judged::Fresh(answer) => {
-                    count(&tier.counters.hits);
+                    tier.counters.hit(answer.value.as_ref());
                     self.keep(policy, &sought, &answer);
                     scouted.found.push((sought.number, answer));
                 }

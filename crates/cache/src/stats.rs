@@ -79,7 +79,7 @@ pub struct Stats {
     pub backplane_silence: Option<Duration>,
     /// Values that the writer has not taken yet, now.
     pub pending_writes: u64,
-    /// How old served values were, by a sample of the hits of L1: one in 256.
+    /// How old served values were, by a sample: one in 256 of the hits of L1, and of the answers past their lifetime.
     pub served_ages: Histogram,
     /// The shared tiers, in the order in which they are read.
     pub tiers: Vec<TierStats>,
@@ -95,6 +95,8 @@ pub struct TierStats {
     pub is_up: bool,
     /// Reads of keys that gave a value, or the knowledge that there is none.
     pub hits: u64,
+    /// Of which the knowledge that there is none.
+    pub absent_hits: u64,
     /// Reads of keys that gave nothing.
     pub misses: u64,
     /// Reads of keys that gave a value past its lifetime.
@@ -208,7 +210,7 @@ impl Counters {
 }
 
 /// One hit in so many is looked at for its age and its key.
-const SAMPLE: u64 = 256;
+pub(crate) const SAMPLE: u64 = 256;
 
 /// A counter that many threads raise without sharing a cache line. Takes 4 KiB.
 #[derive(Debug, Default)]

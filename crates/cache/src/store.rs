@@ -122,6 +122,8 @@ pub(crate) struct Setting<V> {
     pub(crate) tags: Box<[Arc<Tag>]>,
     pub(crate) life: Life,
     pub(crate) bar: Bar,
+    /// What had been voided near the key before the change was ordered.
+    pub(crate) voids: u64,
 }
 
 /// What L1 says of a key.
@@ -353,11 +355,11 @@ impl<K: CacheKey, V: Clone> Store<K, V> {
         setting: Setting<V>,
         writing: Option<(Room<K, V>, Waiting<V>)>,
     ) -> Result<(), SetRefused> {
-        let Setting { value, version, tags, life, bar } = setting;
+        let Setting { value, version, tags, life, bar, voids } = setting;
         let probe = Probe::of(key);
         let now_us = self.clock.now_us();
         let heap_bytes = self.heap_bytes(key, &value);
-        let is_small = heap_bytes <= self.policy.l1_value_bytes_max;
+        let is_small = heap_bytes <= self.local.value_bytes_max();
         if !is_small {
             count(&self.counters.oversize);
         }
@@ -366,6 +368,9 @@ impl<K: CacheKey, V: Clone> Store<K, V> {
         let traits = Traits { version, tags, ..Traits::default() };
         let mut displaced = Displaced::default();
         let mut shard = self.flights.lock(probe.hash);
+        // The newest when it was ordered. What was voided since is not told apart from it by its number; a value that waits
+        // to be written is read from there.
+        let is_first = version != Version::LATEST || waiting.is_some() || shard.is_untouched_since(voids);
         shard.void(key);
         // Under the lock, so that of two callers the one with the newer version decides, here and in the queue.
         let is_newest = has_few_tags && self.is_newest(&probe, version, &traits.tags, bar, now_us);
@@ -375,7 +380,7 @@ impl<K: CacheKey, V: Clone> Store<K, V> {
             (_, waiting) => waiting.map(Err),
         };
         let is_taken = is_newest && !matches!(filled, Some(Err(_)));
-        if is_taken && is_small && life.expires_us > now_us {
+        if is_taken && is_first && is_small && life.expires_us > now_us {
             self.local.install(&probe, Some((value, heap_bytes)), life, traits.shared(), &mut displaced);
         } else {
             self.local.remove(&probe, &mut displaced);
@@ -397,7 +402,7 @@ impl<K: CacheKey, V: Clone> Store<K, V> {
             return None;
         }
         let heap_bytes = answer.value.as_ref().map(|value| self.heap_bytes(key, value));
-        if heap_bytes.is_some_and(|bytes| bytes > self.policy.l1_value_bytes_max) {
+        if heap_bytes.is_some_and(|bytes| bytes > self.local.value_bytes_max()) {
             count(&self.counters.oversize);
             return None;
         }
@@ -457,6 +462,7 @@ fn tier_stats(tier: &TierSide) -> TierStats {
         kind: tier.kind(),
         is_up: tier.is_up(),
         hits: counters.hits.load(Relaxed),
+        absent_hits: counters.absent_hits.load(Relaxed),
         misses: counters.misses.load(Relaxed),
         stale: counters.stale.load(Relaxed),
         swept: counters.swept.load(Relaxed),

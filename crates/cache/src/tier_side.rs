@@ -32,8 +32,8 @@ use crate::{
 /// How a shared tier is used. Build one with `TierOptions { timeout: .., ..TierOptions::default() }`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TierOptions {
-    /// How long a value lives in this tier, if that is shorter than the policy's `ttl`. Default: as long as the
-    /// policy says.
+    /// How long a value is fresh in this tier, if that is shorter than the policy's `ttl`; its grace comes after that. Default:
+    /// as long as the policy says.
     pub ttl: Duration,
     /// What one call may take, the wait for its turn included. Default 100 ms.
     pub timeout: Duration,
@@ -76,6 +76,7 @@ pub enum YoungServer {
 #[derive(Debug, Default)]
 pub(crate) struct TierCounters {
     pub(crate) hits: AtomicU64,
+    pub(crate) absent_hits: AtomicU64,
     pub(crate) misses: AtomicU64,
     pub(crate) stale: AtomicU64,
     pub(crate) swept: AtomicU64,
@@ -88,6 +89,16 @@ pub(crate) struct TierCounters {
     pub(crate) oversize: AtomicU64,
     pub(crate) trip_times: Recorder,
     pub(crate) opened: AtomicU64,
+}
+
+impl TierCounters {
+    /// A read that gave what it asked for.
+    pub(crate) fn hit<V>(&self, value: Option<&V>) {
+        count(&self.hits);
+        if value.is_none() {
+            count(&self.absent_hits);
+        }
+    }
 }
 
 /// A tier and what stands before it.
@@ -217,6 +228,10 @@ impl TierSide {
     fn failed(&self, error: TierError) {
         count(&self.counters.errors);
         tracing::debug!(tier = self.kind(), %error, "ask a shared tier");
+        // A server that is away, of a tier that is up: it costs no time, and the keys of the others are to be read.
+        if error == TierError::Down && self.share.is_up() {
+            return;
+        }
         let failures = self.failures.fetch_add(1, Relaxed).saturating_add(1);
         if failures >= self.options.breaker_failures {
             let until_us = self.clock.now_us().saturating_add(micros(self.options.breaker_pause));

@@ -4,6 +4,7 @@
 use std::{
     collections::HashSet,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -25,17 +26,24 @@ pub(crate) struct Writing {
     key: Bytes,
     held: Vec<Held>,
     settlement: Settlement,
+    /// The part of its lifetime that is grace.
+    grace: Duration,
     /// Told to the other nodes once no tier has refused.
     extension: Option<Extension>,
 }
 
 impl Writing {
     /// Takes the claims off the lead.
-    pub(crate) fn of<K: CacheKey, V: Clone>(lead: &mut Lead<K, V>, settlement: Settlement) -> Self {
+    pub(crate) fn of<K: CacheKey, V: Clone>(
+        lead: &mut Lead<K, V>,
+        settlement: Settlement,
+        grace: Duration,
+    ) -> Self {
         Self {
             key: lead.key_bytes.clone(),
             held: std::mem::take(&mut lead.held),
             settlement,
+            grace,
             extension: None,
         }
     }
@@ -67,10 +75,7 @@ pub(crate) async fn write_back(fleet: &Fleet, writings: Vec<Writing>) {
         let mut claims: Vec<(Bytes, Token, Settlement)> = Vec::new();
         for writing in &writings {
             let held = writing.held.iter().filter(|held| held.tier == index);
-            claims.extend(held.map(|held| (writing.key.clone(), held.token, writing.settlement.clone())));
-        }
-        for (key, _, settlement) in &mut claims {
-            *settlement = fitting(fleet, index, key, settlement.clone());
+            claims.extend(held.map(|held| (writing.key.clone(), held.token, fitting(fleet, index, writing))));
         }
         async move {
             if claims.is_empty() {
@@ -100,21 +105,22 @@ pub(crate) async fn write_back(fleet: &Fleet, writings: Vec<Writing>) {
 }
 
 /// The settlement as this tier takes it.
-fn fitting(fleet: &Fleet, index: usize, key: &Bytes, settlement: Settlement) -> Settlement {
-    let tier = &fleet.tiers[index];
+fn fitting(fleet: &Fleet, index: usize, writing: &Writing) -> Settlement {
+    let options = &fleet.tiers[index].options;
     // What voids the claim is on its way.
-    if fleet.outbox.blocks(key) {
+    if fleet.outbox.blocks(&writing.key) {
         return Settlement::Outdate;
     }
-    match settlement {
-        Settlement::Value { bytes, .. } if bytes.len() > tier.options.value_bytes_max => {
-            count(&tier.counters.oversize);
+    let lifetime_max = options.ttl.saturating_add(writing.grace);
+    match writing.settlement.clone() {
+        Settlement::Value { bytes, .. } if bytes.len() > options.value_bytes_max => {
+            count(&fleet.tiers[index].counters.oversize);
             Settlement::Outdate
         }
         Settlement::Value { bytes, lifetime } => {
-            Settlement::Value { bytes, lifetime: lifetime.min(tier.options.ttl) }
+            Settlement::Value { bytes, lifetime: lifetime.min(lifetime_max) }
         }
-        Settlement::Extend { lifetime } => Settlement::Extend { lifetime: lifetime.min(tier.options.ttl) },
+        Settlement::Extend { lifetime } => Settlement::Extend { lifetime: lifetime.min(lifetime_max) },
         settlement @ (Settlement::Release | Settlement::Outdate) => settlement,
     }
 }

@@ -28,6 +28,7 @@ mod resolver;
 mod results;
 mod secrecy;
 mod splits;
+mod statements;
 mod states;
 mod tokens;
 mod unknown;

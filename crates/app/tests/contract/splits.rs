@@ -172,7 +172,7 @@ async fn a_service_whose_engine_has_ended_is_not_ready_and_says_why() {
     };
     let (status, told) = ready().await;
     assert_eq!((status, &told["lanes"]), (200, &serde_json::json!([true, true])), "{told}");
-    for task in ["resolver", "housekeeping", "stats_refresh"] {
+    for task in ["resolver", "housekeeping", "stats_refresh", "slow_log"] {
         assert_eq!(told["tasks"][task]["running"], true, "{told}");
     }
     stage.service.app.engine.close().await;

@@ -81,7 +81,10 @@ async fn whatever_voids_a_key_ends_its_copies() {
     check(async |cache| drop(cache.invalidate(&1)), None).await;
     check(async |cache| drop(cache.expire(&1)), None).await;
     check(async |cache| drop(cache.tag("even").remove()), None).await;
+    check(async |cache| drop(cache.tag("even").expire()), None).await;
     check(async |cache| drop(cache.clear()), None).await;
+    check(async |cache| drop(cache.expire_all()), None).await;
+    check(async |cache| drop(cache.invalidate_if(|_, value| *value == 2)), None).await;
     check(async |cache| drop(cache.set(1, 5, Version::NONE)), Some(5)).await;
 }
 
@@ -89,7 +92,14 @@ async fn whatever_voids_a_key_ends_its_copies() {
 async fn copy_of_what_l1_has_let_go_of_ends_with_the_key_too() {
     // Of another group than key 1: putting one of its own would end the copy.
     let group = |key: u64| hash_of(&key) >> 32 & 1_023;
-    for change in [Cache::invalidate::<u64>, Cache::expire::<u64>] {
+    type Change = fn(&Cache<u64, u64>);
+    let changes: [Change; 3] = [
+        |cache| drop(cache.invalidate(&1)),
+        |cache| drop(cache.expire(&1)),
+        // No walk through L1 finds it.
+        |cache| drop(cache.invalidate_if(|_, value| *value == 2)),
+    ];
+    for change in changes {
         let policy = Policy { l1_bytes_max: 64 << 10, grace: Duration::from_secs(60), ..Policy::default() };
         let weigher = |key: &u64, _: &u64| if *key == 1 { 0 } else { 4 << 10 };
         let cache: Cache<u64, u64> = Cache::builder("small").policy(policy).weigher(weigher).build();
@@ -99,7 +109,7 @@ async fn copy_of_what_l1_has_let_go_of_ends_with_the_key_too() {
         others.take(1_000).for_each(|key| drop(cache.set(key, key, Version::NONE)));
         assert!(cache.store.local.peek(&Probe::of(&1)).is_none(), "L1 still has it");
         assert!(has_copy(&cache), "no copy to be ended");
-        drop(change(&cache, &1));
+        change(&cache);
         assert_eq!(cache.get(&1), None);
     }
 }

@@ -83,7 +83,7 @@ impl Default for RedisOptions {
     }
 }
 
-/// Redis (6.0 or later), shared by caches as a [`Tier`], as a [`Backplane`], or both. Cloning gives
+/// Redis (6.2 or later), shared by caches as a [`Tier`], as a [`Backplane`], or both. Cloning gives
 /// another handle to the same connections: one per server for commands, and one for the backplane.
 #[derive(Clone)]
 pub struct RedisTier {

@@ -1,4 +1,4 @@
-//! The reads of a simulation, by every verb that there is, and what each of their answers must reflect.
+//! The reads of a simulation, by every verb that reads (but `reload`), and what each of their answers must reflect.
 //! Draws nothing where only one verb is asked for, so that such a seed stays the run it was.
 //! Called by the simulator's users.
 
@@ -19,7 +19,7 @@ use crate::{LoadContext, Loaded, Lookup, Silence, flight::lock, tier::Void};
 pub enum Verbs {
     /// Only the one that tells most of its answer.
     Entry,
-    /// Every one, by dice.
+    /// Every one but `reload`, by dice.
     All,
 }
 

@@ -1,15 +1,15 @@
 //! Servers that die and come back.
 
-use std::time::Duration;
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use paystrata_cache::{
-    Version,
+    Cache, Version,
     memcached::{MemcachedOptions, MemcachedTier},
     tier::{Claim, Found, Over, Put, Settlement, Stored, Tier, TierError, Token, Void, Voiding},
 };
 
-use crate::server::{Server, tier, until_up};
+use crate::server::{Server, tier, until, until_up};
 
 const LIFE: Duration = Duration::from_secs(600);
 
@@ -58,6 +58,34 @@ async fn keys_of_a_dead_server_are_absent_and_their_voids_fail_until_it_is_back(
     until_up(&tier, &[false, false]).await;
     assert!(!share.is_up());
     assert_eq!(share.read(&keys, None).await, Err(TierError::Down));
+}
+
+#[tokio::test]
+async fn a_cache_goes_on_reading_from_the_server_that_is_left() {
+    let mut servers = [Server::start().await, Server::start().await];
+    let tier = tier(&servers.iter().map(Server::address).collect::<Vec<_>>());
+    let share = tier.share("left");
+    until_up(&tier, &[true, true]).await;
+    let node = || Cache::<String, u64>::builder("left").tier(Arc::new(tier.clone())).build();
+    let keys: Vec<String> = (0..40).map(|number| format!("k{number}")).collect();
+    let told = |value: u64| move |_| async move { Ok::<_, Infallible>(Some(value)) };
+    let first = node();
+    for key in &keys {
+        first.get_or_load(key.as_str(), told(1)).await.unwrap();
+    }
+    until(async || first.stats().tiers[0].stored == 40).await;
+
+    servers[0].kill();
+    until_up(&tier, &[false, true]).await;
+    let bytes: Vec<Bytes> = keys.iter().map(|key| Bytes::from(key.clone())).collect();
+    let left = share.read(&bytes, None).await.unwrap();
+    let left = left.iter().filter(|found| matches!(found, Found::Value(_))).count();
+    assert!((1..40).contains(&left), "{left}");
+    let (second, mut found) = (node(), 0);
+    for key in &keys {
+        found += usize::from(second.get_or_load(key.as_str(), told(2)).await.unwrap() == Some(1));
+    }
+    assert_eq!((found, second.stats().tiers[0].opened), (left, 0));
 }
 
 #[tokio::test]

@@ -2,7 +2,9 @@
 
 use std::sync::{Arc, Mutex};
 
-use paystrata_cache::{CacheError, Load, LoadContext, Origin, Pace, Policy, Version, testkit::Site};
+use paystrata_cache::{
+    Cache, CacheError, Clock, Load, LoadContext, Origin, Pace, Policy, Version, testkit::Site,
+};
 use tokio::time::advance;
 
 use crate::kit::{Broken, Gate, Numbers, SECOND, Teller, alone, node, settle, trips};
@@ -25,7 +27,7 @@ async fn read_many(
 
 // T73
 #[tokio::test(start_paused = true)]
-async fn batch_takes_each_key_from_the_nearest_place_with_one_trip_and_one_load() {
+async fn batch_takes_each_key_from_the_nearest_place_with_one_look_one_claim_and_one_load() {
     let site = Site::new(1);
     let ((one, _), (other, _)) = (node(&site, Policy::default()).await, node(&site, Policy::default()).await);
     let teller = Teller::default();
@@ -319,6 +321,19 @@ async fn warming_loads_in_paced_batches_and_hot_keys_are_found_again() {
         assert_eq!(cache.get("7"), Some(7));
     }
     assert_eq!(cache.hot_keys(1), [bytes::Bytes::from_static(b"7")]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn batch_whose_values_make_the_weigher_panic_ends_after_one_load() {
+    let weigher = |_: &String, value: &u64| {
+        assert_ne!(*value, 13, "on purpose");
+        8
+    };
+    let cache = Cache::builder("numbers").clock(Clock::tokio()).weigher(weigher).build();
+    let (asked, keys) = (Arc::default(), ["1", "13"].map(str::to_owned));
+    let answers = read_many(&cache, &keys, &asked).await;
+    assert!(matches!(answers[1], Err(CacheError::Stopped)), "{answers:?}");
+    assert_eq!(asked.lock().unwrap().len(), 1, "loaded once");
 }
 
 // T35, T36 over batches

@@ -79,6 +79,31 @@ async fn ages_of_served_values_are_sampled() {
     assert_eq!((ages.mean(), ages.quantile(0.5)), (30 * SECOND, 30 * SECOND));
 }
 
+#[tokio::test(start_paused = true)]
+async fn ages_of_stale_answers_are_sampled_too() {
+    let policy = Policy { ttl: SECOND, grace: 60 * SECOND, ..Policy::default() };
+    let (cache, teller) = (alone(policy), Teller::default());
+    teller.value(&cache, "k", 1).await;
+    advance(30 * SECOND).await;
+    assert!(teller.read(&cache, "k", Err(Broken)).await.unwrap().is_stale);
+    let ages = cache.stats().served_ages;
+    assert_eq!((ages.count(), ages.max()), (1, 30 * SECOND));
+}
+
+#[tokio::test(start_paused = true)]
+async fn that_a_tier_knows_of_nothing_is_told_apart_from_values() {
+    let site = Site::new(28);
+    let ((one, _), (other, _)) = (node(&site, Policy::default()).await, node(&site, Policy::default()).await);
+    let teller = Teller::default();
+    teller.read(&one, "none", Ok(None)).await.unwrap();
+    trips().await;
+    assert_eq!(teller.read(&other, "none", Ok(Some(1))).await.unwrap().value, None);
+    let tier = &other.stats().tiers[0];
+    assert_eq!((tier.hits, tier.absent_hits), (1, 1));
+    let told = &other.explain("none").await.tiers[0];
+    assert_eq!((told.state, told.has_value), ("fresh", false));
+}
+
 #[derive(Debug, Default)]
 struct Ear(Mutex<Vec<TierCall>>);
 

@@ -64,6 +64,32 @@ fn two_tiers(one: &Link, other: &Link) -> Numbers {
         .build()
 }
 
+#[tokio::test(start_paused = true)]
+async fn tier_with_a_life_of_its_own_keeps_a_value_fresh_for_so_long_and_then_for_its_grace() {
+    let site = Site::new(29);
+    let node = async || {
+        let link = Arc::new(site.link());
+        let policy = exact(Policy { ttl: 60 * SECOND, grace: 600 * SECOND, ..Policy::default() });
+        let options = TierOptions { ttl: 30 * SECOND, ..TierOptions::default() };
+        let builder = Cache::builder("numbers").policy(policy).clock(Clock::tokio());
+        let cache: Numbers = builder.tier_with(Arc::<Link>::clone(&link), options).backplane(link).build();
+        wait_for(|| cache.stats().backplane_silence.is_some()).await;
+        cache
+    };
+    let (teller, first) = (Teller::default(), node().await);
+    teller.value(&first, "loaded", 1).await;
+    drop(first.set("set".to_owned(), 1, Version(1)));
+    trips().await;
+    for key in ["loaded", "set"] {
+        assert_eq!(teller.value(&node().await, key, 2).await, 1, "{key}");
+    }
+    sleep(31 * SECOND).await;
+    for key in ["loaded", "set"] {
+        let found = teller.read(&node().await, key, Err(Broken)).await.unwrap();
+        assert_eq!((found.value, found.is_stale), (Some(1), true), "{key}");
+    }
+}
+
 // T57
 #[tokio::test(start_paused = true)]
 async fn either_tier_can_be_lost_and_what_one_has_is_taken_up_by_the_one_above() {
@@ -143,6 +169,34 @@ async fn unchanged_value_lives_anew_in_the_shared_tier_without_being_written_aga
     assert_eq!((found.value, found.is_stale, teller.calls()), (Some(1), false, 0));
 }
 
+// H7: a record says itself how much of its life is grace.
+#[tokio::test(start_paused = true)]
+async fn unchanged_value_with_another_grace_is_fresh_for_its_ttl() {
+    for grace in [3_600 * SECOND, Duration::ZERO] {
+        let site = Site::new(26);
+        let policy =
+            || Policy { ttl: 10 * SECOND, l1_ttl: 10 * SECOND, grace: 60 * SECOND, ..Policy::default() };
+        let ((one, _), (other, _)) = (node(&site, policy()).await, node(&site, policy()).await);
+        let first = |context: LoadContext<u64>| async move {
+            context.validator("etag-1");
+            Ok::<_, Broken>(Some(1))
+        };
+        one.get_or_load("k", first).await.unwrap();
+        sleep(11 * SECOND).await;
+        let unchanged = move |context: LoadContext<u64>| async move {
+            context.grace(grace);
+            Ok::<_, Broken>(Load::<u64>::NotModified)
+        };
+        assert_eq!(other.get_or_load("k", unchanged).await.unwrap(), Some(1));
+        trips().await;
+        let (third, _) = node(&site, policy()).await;
+        assert_eq!(Teller::default().value(&third, "k", 2).await, 1, "it is fresh");
+        sleep(11 * SECOND).await;
+        let (fourth, _) = node(&site, policy()).await;
+        assert_eq!(Teller::default().value(&fourth, "k", 2).await, 2, "it is fresh no more");
+    }
+}
+
 // T68
 #[tokio::test(start_paused = true)]
 async fn value_too_large_for_the_tier_is_given_and_kept_in_process_only() {
@@ -161,6 +215,19 @@ async fn value_too_large_for_the_tier_is_given_and_kept_in_process_only() {
     trips().await;
     assert_eq!((cache.stats().tiers[0].oversize, site.shelf.values("texts")), (1, 0));
     assert!(cache.get("k").is_some());
+}
+
+// T68 in process: the room is shared out among shards, and none holds more than its part.
+#[tokio::test(start_paused = true)]
+async fn value_too_heavy_for_its_part_of_the_room_is_counted() {
+    let policy = Policy { l1_bytes_max: 1 << 20, ..Policy::default() };
+    let weigher = |_: &String, bytes: &u64| usize::try_from(*bytes).expect("a small number");
+    let cache = Cache::builder("numbers").policy(policy).clock(Clock::tokio()).weigher(weigher).build();
+    let (heavy, light) = (900 << 10, 1 << 10);
+    drop(cache.set("heavy".to_owned(), heavy, Version::NONE));
+    drop(cache.set("light".to_owned(), light, Version::NONE));
+    assert_eq!((cache.get("heavy"), cache.get("light")), (None, Some(light)));
+    assert_eq!(cache.stats().oversize, 1);
 }
 
 // T72

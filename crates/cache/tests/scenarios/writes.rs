@@ -64,6 +64,29 @@ async fn write_that_is_repeated_after_the_floors_are_gone_puts_nothing() {
     assert_eq!(Teller::default().value(&third, "k", 7).await, 7, "the tier was given no old value");
 }
 
+// No tier can tell which of two values without a number is newer.
+#[tokio::test(start_paused = true)]
+async fn value_without_a_number_is_put_at_once_or_not_at_all() {
+    for (seed, version) in [(26, Version::LATEST), (27, Version::NONE)] {
+        let site = Site::new(seed);
+        let ((one, link), (other, _)) =
+            (node(&site, Policy::default()).await, node(&site, Policy::default()).await);
+        link.faults.set_down(true);
+        drop(one.set("k".to_owned(), 5, version));
+        settle().await;
+        match version {
+            Version::LATEST => assert_eq!(other.invalidate("k").await, Reach::Fleet),
+            _ => assert_eq!(other.set("k".to_owned(), 6, version).unwrap().await, Reach::Fleet),
+        }
+        sleep(SECOND).await;
+        link.faults.set_down(false);
+        wait_for(|| one.stats().pending_invalidations == 0).await;
+        trips().await;
+        let (third, _) = node(&site, Policy::default()).await;
+        assert_eq!(Teller::default().value(&third, "k", 7).await, 7, "{version:?}");
+    }
+}
+
 // H24: what no tier takes must not push out what others have.
 #[tokio::test(start_paused = true)]
 async fn values_that_are_huge_void_nothing_but_their_own_keys() {

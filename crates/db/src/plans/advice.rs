@@ -177,7 +177,8 @@ impl fmt::Display for Advice {
             }
             HypoPg::Absent => writeln!(
                 formatter,
-                "{} statements planned. HypoPG is not installed in this database, so no index can be weighed: install                  the package (Debian: postgresql-15-hypopg) and run CREATE EXTENSION hypopg",
+                "{} statements planned. HypoPG is not installed in this database, so no index can be weighed: install \
+                 the package (Debian: postgresql-15-hypopg) and run CREATE EXTENSION hypopg",
                 self.planned
             )?,
         }

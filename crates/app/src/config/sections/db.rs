@@ -38,6 +38,9 @@ section! {
         /// under way before it gives its connection up and asks for the outcome on another. Where it is less than
         /// `engine.queue_timeout_ms`, a quarter of it is the longest wait for a locked row.
         statement_timeout: Duration = "statement_timeout_ms" milliseconds(1, 3_600_000), Fixed("10000");
+        /// A statement that takes so long is slow. Once a minute the log names those that were, one line each, with how often, their
+        /// percentiles and, if the server makes one without values, their plan.
+        slow_query: Duration = "slow_query_ms" milliseconds(1, 3_600_000), Fixed("200");
         /// A replica that is further behind than this serves no reads.
         replica_lag_max: Duration = "replica_lag_max_ms" milliseconds(1, REPLICA_LAG_CEILING_MS), Fixed("10000");
         /// Time between two looks at a healthy node's role and position.
