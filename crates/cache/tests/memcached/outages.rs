@@ -79,13 +79,16 @@ async fn a_cache_goes_on_reading_from_the_server_that_is_left() {
     until_up(&tier, &[false, true]).await;
     let bytes: Vec<Bytes> = keys.iter().map(|key| Bytes::from(key.clone())).collect();
     let left = share.read(&bytes, None).await.unwrap();
-    let left = left.iter().filter(|found| matches!(found, Found::Value(_))).count();
-    assert!((1..40).contains(&left), "{left}");
-    let (second, mut found) = (node(), 0);
-    for key in &keys {
-        found += usize::from(second.get_or_load(key.as_str(), told(2)).await.unwrap() == Some(1));
+    let is_left = left.iter().map(|found| matches!(found, Found::Value(_)));
+    let (present, absent): (Vec<_>, Vec<_>) = keys.iter().zip(is_left).partition(|(_, is_left)| *is_left);
+    // More in a row than close the whole tier for a while.
+    assert!(!present.is_empty() && absent.len() > 5, "{} are left", present.len());
+    let second = node();
+    for (key, is_left) in absent.into_iter().chain(present) {
+        let read = second.get_or_load(key.as_str(), told(2)).await.unwrap();
+        assert_eq!(read, Some(if is_left { 1 } else { 2 }), "{key}");
     }
-    assert_eq!((found, second.stats().tiers[0].opened), (left, 0));
+    assert_eq!(second.stats().tiers[0].opened, 0);
 }
 
 #[tokio::test]
