@@ -178,7 +178,7 @@ impl Export<'_> {
         let name = "cache.tier.reads";
         let help = "Keys asked for in a shared tier, by what it said; bypassed ones were not asked for.";
         for (outcome, now, before) in [
-            ("hit", now.hits - now.absent_hits, before.hits - before.absent_hits),
+            ("hit", now.hits.saturating_sub(now.absent_hits), before.hits.saturating_sub(before.absent_hits)),
             ("absent", now.absent_hits, before.absent_hits),
             ("miss", now.misses, before.misses),
             ("stale", now.stale, before.stale),
