@@ -354,3 +354,27 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Covered<'_, K, V> {
         self.cache.sweep(&self.swath, Void::Expire, self.version)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn newest_value_does_not_come_back_over_what_was_voided_after_it_was_ordered() {
+        let cache: Cache<u64, u64> = Cache::builder("numbers").build();
+        let store = &cache.store;
+        let put = |voids: u64| {
+            let (span, now_us) = (Span::of_value(&cache.policy, None), store.clock.now_us());
+            let life = Life::begin(&cache.policy, span, now_us, now_us, store.fleet.sweeps.stamp());
+            let (version, tags) = (Version::LATEST, Box::default());
+            store.put(&1, Setting { value: 5, version, tags, life, bar: Bar::Any, voids }, None)
+        };
+        let voids = || store.flights.voids(Probe::of(&1_u64).hash);
+        let ordered = voids();
+        drop(cache.invalidate(&1));
+        put(ordered).unwrap();
+        assert_eq!(cache.get(&1), None);
+        put(voids()).unwrap();
+        assert_eq!(cache.get(&1), Some(5));
+    }
+}

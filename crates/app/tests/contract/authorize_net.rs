@@ -8,7 +8,7 @@ use crate::scene::{
     balance, card_payment, change, check_problem, count, id_of, new_key, pay, payment, reference,
     until_status, with,
 };
-use crate::stage::Stage;
+use crate::stage::{Stage, by_hand};
 
 const APPROVED: &str = "46201";
 const DECLINED: &str = "46282";
@@ -21,17 +21,7 @@ async fn authorized(stage: &Stage, to: &str, amount: i64) -> String {
     held["id"].as_str().expect("a text").to_owned()
 }
 
-/// What a person enters in the gateway's own interface.
-async fn by_hand(stage: &Stage, request: &str, content: &str) {
-    let login = r#""merchantAuthentication":{"name":"simulator","transactionKey":"simulator-key"}"#;
-    let body = format!(r#"{{"{request}":{{{login},{content}}}}}"#);
-    let url = stage.simulator.authorize_net_endpoint();
-    let reply = crate::stage::client().post(url).body(body).send().await.expect("reach the simulator");
-    let text = reply.text().await.expect("read the simulator's answer");
-    assert!(text.contains(r#""resultCode":"Ok""#), "{text}");
-}
-
-fn transaction(payment: &Value) -> &str {
+pub(crate) fn transaction(payment: &Value) -> &str {
     payment["gateway"]["transaction"].as_str().expect("the payment names its transaction")
 }
 
@@ -39,15 +29,7 @@ fn transaction(payment: &Value) -> &str {
 pub(crate) async fn review(stage: &Stage, payment: &Value, action: &str) {
     let id = transaction(payment);
     let content = format!(r#""heldTransactionRequest":{{"action":"{action}","refTransId":"{id}"}}"#);
-    by_hand(stage, "updateHeldTransactionRequest", &content).await;
-}
-
-/// Voids a transaction past this service.
-pub(crate) async fn void_by_hand(stage: &Stage, payment: &Value) {
-    let id = transaction(payment);
-    let content =
-        format!(r#""transactionRequest":{{"transactionType":"voidTransaction","refTransId":"{id}"}}"#);
-    by_hand(stage, "createTransactionRequest", &content).await;
+    by_hand(&stage.simulator, "updateHeldTransactionRequest", &content).await;
 }
 
 #[tokio::test]

@@ -4,12 +4,12 @@
 use paystrata_gateway::simulator::{Fault, FaultKind, Operation, Simulator, SimulatorConfig, Trigger};
 use serde_json::{Value, json};
 
-use crate::authorize_net::{HELD, review, void_by_hand};
+use crate::authorize_net::{HELD, review, transaction};
 use crate::scene::{
     card_payment, change, count, id_of, new_key, pay, payment, sql, until, until_status, velocity_payment,
     with,
 };
-use crate::stage::{Stage, settings, start_service};
+use crate::stage::{Stage, settings, start_service, void_by_hand};
 
 const APPROVED: &str = "46201";
 /// States of an operation, as they are stored.
@@ -110,7 +110,7 @@ async fn a_capture_whose_authorisation_was_voided_past_us_leaves_what_can_be_voi
     });
     let captured = change(&stage, id, "capture", &json!({})).await.json();
     assert_eq!((&captured["status"], &captured["outcome"]), (&json!("processing"), &json!("unknown")));
-    void_by_hand(&stage, &held).await;
+    void_by_hand(&stage.simulator, transaction(&held)).await;
     stage.simulator.clear_faults();
     hasten(&stage).await;
     until_status(&stage, id, "authorized").await;

@@ -12,6 +12,7 @@ use paystrata_gateway::simulator::{Fault, FaultKind, Operation, Trigger};
 use crate::binary::{Running, verify};
 use crate::caller::{Caller, new_key, text};
 use crate::ground::{Ground, Patience, number, rows, seeded, until};
+use crate::stage::void_by_hand;
 
 /// Each of these strikes one in so many requests that move money.
 const CHANCE: f64 = 0.07;
@@ -241,23 +242,11 @@ async fn a_refund_of_a_part_cut_by_a_kill_is_not_read_from_somebody_elses_void()
     ground.until_struck().await;
     running.kill().await;
     assert!(!refunding.await.expect("the client ends"), "killed before the answer");
-    void_by_hand(&ground, &text(&paid["gateway"]["transaction"])).await;
+    void_by_hand(&ground.simulator, &text(&paid["gateway"]["transaction"])).await;
 
     let running = Running::start(&settings).await;
     all_settled(&ground).await;
     let shown = running.caller.get(&payment).await.json();
     assert_eq!((&shown["status"], &shown["amount_refunded"]), (&json!("succeeded"), &json!(0)), "{shown}");
     verify(&settings).await;
-}
-
-/// What a person does in the gateway's own interface.
-async fn void_by_hand(ground: &Ground, transaction: &str) {
-    // As text, because the gateway insists on the order of the fields.
-    let login = r#""merchantAuthentication":{"name":"simulator","transactionKey":"simulator-key"}"#;
-    let void = format!(r#"{{"transactionType":"voidTransaction","refTransId":"{transaction}"}}"#);
-    let body = format!(r#"{{"createTransactionRequest":{{{login},"transactionRequest":{void}}}}}"#);
-    let url = ground.simulator.authorize_net_endpoint();
-    let reply = crate::stage::client().post(url).body(body).send().await.expect("reach the simulator");
-    let said = reply.text().await.expect("read the simulator's answer");
-    assert!(said.contains(r#""resultCode":"Ok""#), "{said}");
 }

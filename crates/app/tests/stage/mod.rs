@@ -194,3 +194,21 @@ pub(crate) fn client() -> reqwest::Client {
     let _ = rustls::crypto::ring::default_provider().install_default();
     reqwest::Client::builder().no_proxy().build().expect("build an HTTP client")
 }
+
+/// What a person enters at the card gateway past every service; as text, because the order of fields counts there.
+pub(crate) async fn by_hand(simulator: &Simulator, request: &str, content: &str) {
+    let login = r#""merchantAuthentication":{"name":"simulator","transactionKey":"simulator-key"}"#;
+    let body = format!(r#"{{"{request}":{{{login},{content}}}}}"#);
+    let url = simulator.authorize_net_endpoint();
+    let reply = client().post(url).body(body).send().await.expect("reach the simulator");
+    let text = reply.text().await.expect("read the simulator's answer");
+    assert!(text.contains(r#""resultCode":"Ok""#), "{text}");
+}
+
+/// Voids a transaction by hand.
+pub(crate) async fn void_by_hand(simulator: &Simulator, transaction: &str) {
+    let content = format!(
+        r#""transactionRequest":{{"transactionType":"voidTransaction","refTransId":"{transaction}"}}"#
+    );
+    by_hand(simulator, "createTransactionRequest", &content).await;
+}

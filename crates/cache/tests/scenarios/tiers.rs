@@ -145,18 +145,27 @@ async fn expired_value_is_a_fallback_from_the_shared_tier_too_and_a_removed_one_
     }
 }
 
+fn with_grace() -> Policy {
+    Policy { ttl: 10 * SECOND, l1_ttl: 10 * SECOND, grace: 60 * SECOND, ..Policy::default() }
+}
+
+/// Two nodes, of which the first has loaded a value that is past its lifetime now.
+async fn pair_past_its_lifetime(site: &Site) -> (Numbers, Numbers) {
+    let ((one, _), (other, _)) = (node(site, with_grace()).await, node(site, with_grace()).await);
+    let load = |context: LoadContext<u64>| async move {
+        context.validator("etag-1");
+        Ok::<_, Broken>(Some(1))
+    };
+    one.get_or_load("k", load).await.unwrap();
+    sleep(11 * SECOND).await;
+    (one, other)
+}
+
 // T35 in shared tiers, T36
 #[tokio::test(start_paused = true)]
 async fn unchanged_value_lives_anew_in_the_shared_tier_without_being_written_again() {
     let site = Site::new(6);
-    let policy = || Policy { ttl: 10 * SECOND, l1_ttl: 10 * SECOND, grace: 60 * SECOND, ..Policy::default() };
-    let ((one, _), (other, _)) = (node(&site, policy()).await, node(&site, policy()).await);
-    let first = |context: LoadContext<u64>| async move {
-        context.validator("etag-1");
-        Ok::<_, Broken>(Some(1))
-    };
-    one.get_or_load("k", first).await.unwrap();
-    sleep(11 * SECOND).await;
+    let (one, other) = pair_past_its_lifetime(&site).await;
     // The other node has never had it: what it is shown comes from the tier.
     let unchanged = |context: LoadContext<u64>| async move {
         assert_eq!(context.stale().unwrap().validator.as_deref(), Some("etag-1"));
@@ -174,25 +183,17 @@ async fn unchanged_value_lives_anew_in_the_shared_tier_without_being_written_aga
 async fn unchanged_value_with_another_grace_is_fresh_for_its_ttl() {
     for grace in [3_600 * SECOND, Duration::ZERO] {
         let site = Site::new(26);
-        let policy =
-            || Policy { ttl: 10 * SECOND, l1_ttl: 10 * SECOND, grace: 60 * SECOND, ..Policy::default() };
-        let ((one, _), (other, _)) = (node(&site, policy()).await, node(&site, policy()).await);
-        let first = |context: LoadContext<u64>| async move {
-            context.validator("etag-1");
-            Ok::<_, Broken>(Some(1))
-        };
-        one.get_or_load("k", first).await.unwrap();
-        sleep(11 * SECOND).await;
+        let (_one, other) = pair_past_its_lifetime(&site).await;
         let unchanged = move |context: LoadContext<u64>| async move {
             context.grace(grace);
             Ok::<_, Broken>(Load::<u64>::NotModified)
         };
         assert_eq!(other.get_or_load("k", unchanged).await.unwrap(), Some(1));
         trips().await;
-        let (third, _) = node(&site, policy()).await;
+        let (third, _) = node(&site, with_grace()).await;
         assert_eq!(Teller::default().value(&third, "k", 2).await, 1, "it is fresh");
         sleep(11 * SECOND).await;
-        let (fourth, _) = node(&site, policy()).await;
+        let (fourth, _) = node(&site, with_grace()).await;
         assert_eq!(Teller::default().value(&fourth, "k", 2).await, 2, "it is fresh no more");
     }
 }
