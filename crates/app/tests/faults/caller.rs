@@ -6,7 +6,7 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
-use crate::ground::LIMIT;
+use crate::ground::{LIMIT, until};
 use crate::stage::{KEY, Reply, client};
 
 /// A client of one node.
@@ -55,6 +55,18 @@ impl Caller {
         self.send(Method::POST, path, &[("idempotency-key", key)], Some(body)).await
     }
 
+    /// As [`Self::post`], by a client that comes again with its key while it is told to: with short waits, a busy machine
+    /// refuses a payment now and then.
+    pub(crate) async fn insist(&self, path: &str, key: &str, body: &Value) -> Reply {
+        until("an answer that is no refusal for now", async || is_lasting(self.post(path, key, body).await?))
+            .await
+    }
+
+    /// As [`Self::get`], with the same patience.
+    pub(crate) async fn read(&self, path: &str) -> Reply {
+        until("a read that is no refusal for now", async || is_lasting(self.get(path).await)).await
+    }
+
     /// A read that must be answered.
     pub(crate) async fn get(&self, path: &str) -> Reply {
         self.send(Method::GET, path, &[], None).await.unwrap_or_else(|| panic!("{path}: no answer"))
@@ -77,7 +89,7 @@ impl Caller {
     /// Opens an account and gives its id.
     pub(crate) async fn account(&self, opening_balance: i64) -> String {
         let body = json!({"currency": "USD", "opening_balance": opening_balance});
-        let reply = self.post("/v1/accounts", &new_key(), &body).await.expect("an answer");
+        let reply = self.insist("/v1/accounts", &new_key(), &body).await;
         assert_eq!(reply.status, StatusCode::CREATED, "{}", reply.json());
         text(&reply.json()["id"])
     }
@@ -92,15 +104,24 @@ impl Caller {
 
     /// The posted balance as the read path shows it.
     pub(crate) async fn posted(&self, account: &str) -> i64 {
-        let reply = self.get(&format!("/v1/accounts/{account}")).await;
-        assert_eq!(reply.status, StatusCode::OK, "{}", reply.json());
-        reply.json()["balance"]["posted"].as_i64().expect("a balance is a whole number")
+        posted(&self.get(&format!("/v1/accounts/{account}")).await)
     }
+}
+
+fn is_lasting(reply: Reply) -> Option<Reply> {
+    let passes = matches!(reply.status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT);
+    (!passes).then_some(reply)
 }
 
 /// The body of a book payment; its reference names it in the database.
 pub(crate) fn book_payment(from: &str, to: &str, amount: i64, reference: &str) -> Value {
     json!({"from": from, "to": to, "amount": amount, "currency": "USD", "merchant_reference": reference})
+}
+
+/// The posted balance that an account's document shows.
+pub(crate) fn posted(account: &Reply) -> i64 {
+    assert_eq!(account.status, StatusCode::OK, "{}", account.json());
+    account.json()["balance"]["posted"].as_i64().expect("a balance is a whole number")
 }
 
 pub(crate) fn new_key() -> String {
