@@ -2,7 +2,7 @@
 //! Nothing is built, for nobody has approved it.
 //!
 //! ```text
-//! PAYSTRATA_URL=postgres://postgres@127.0.0.1:5432/postgres cargo run -p paystrata-db --features plans --example advice
+//! DATABASE_URL=postgres://postgres@127.0.0.1:5432/postgres cargo run -p paystrata-db --features plans --example advice
 //! ```
 
 #![expect(clippy::print_stdout, reason = "an example talks to its reader")]
@@ -22,7 +22,8 @@ const SETUP: &str = "CREATE TABLE example_order AS \
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
-    let url = std::env::var("PAYSTRATA_URL").map_err(|_| "set PAYSTRATA_URL to a database to play in")?;
+    let url = std::env::var("DATABASE_URL")
+        .map_err(|_| "DATABASE_URL is not set: the URL of a primary to play in")?;
     // It sees every statement of this `Db`. A service also spawns `log.run(&db)`, which ends its windows.
     let log = SlowLog::new(SlowLogOptions::default());
     let db = Db::connect_observed(Config::new(url.parse()?), log.clone()).await?;

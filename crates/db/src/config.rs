@@ -97,6 +97,11 @@ impl Config {
     }
 }
 
+/// What background work may take at most, so that callers who wait find something. Of one there is nothing to reserve.
+pub(crate) fn three_of_four(all: usize) -> usize {
+    (all - all.div_ceil(4)).max(1)
+}
+
 /// TCP keepalive: a silent peer is found after 10 s + 3 * 5 s = 25 s when idle.
 pub(crate) const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
 /// Pause between keepalive probes.

@@ -36,8 +36,8 @@ pub struct Connection {
     role: Role,
     usage: Arc<Usage>,
     context: Context,
-    /// Held while a read occupies the primary.
-    read_permit: Option<OwnedSemaphorePermit>,
+    /// Of the bounds that it counts in.
+    permits: Vec<OwnedSemaphorePermit>,
 }
 
 /// What a connection needs besides its socket.
@@ -55,17 +55,17 @@ struct Fetched {
 }
 
 impl Connection {
-    pub(crate) fn new(object: PoolObject, role: Role, usage: Usage, context: Context) -> Self {
+    pub(crate) fn new(
+        object: PoolObject,
+        role: Role,
+        usage: Usage,
+        context: Context,
+        permits: Vec<OwnedSemaphorePermit>,
+    ) -> Self {
         context.node.enter();
         let usage = Arc::new(usage);
         object.presence.hold(&usage);
-        Self { object: Some(object), role, usage, context, read_permit: None }
-    }
-
-    /// Keeps one of the primary's read permits until the connection is dropped.
-    pub(crate) fn holding(mut self, permit: OwnedSemaphorePermit) -> Self {
-        self.read_permit = Some(permit);
-        self
+        Self { object: Some(object), role, usage, context, permits }
     }
 
     pub(crate) fn subscribe(&self) -> watch::Receiver<Observation> {
@@ -97,8 +97,7 @@ impl Connection {
     /// # Errors
     /// As [`Connection::query`], and [`Error::RowCount`].
     pub async fn query_one(&self, statement: &Statement, values: Values<'_>) -> Result<Row, Error> {
-        let expected = "exactly one row";
-        self.query_opt(statement, values).await?.ok_or(Error::RowCount { expected, found: 0 })
+        exactly_one(self.query(statement, values).await?)
     }
 
     /// One row or none.
@@ -106,11 +105,7 @@ impl Connection {
     /// # Errors
     /// As [`Connection::query`], and [`Error::RowCount`].
     pub async fn query_opt(&self, statement: &Statement, values: Values<'_>) -> Result<Option<Row>, Error> {
-        let mut rows = self.fetch(statement, values).await?.rows;
-        if rows.len() > 1 {
-            return Err(Error::RowCount { expected: "at most one row", found: rows.len() });
-        }
-        Ok(rows.pop())
+        at_most_one(self.query(statement, values).await?)
     }
 
     /// The number of rows affected.
@@ -145,6 +140,29 @@ impl Connection {
             SimpleQueryMessage::Row(row) => Some(row),
             _ => None,
         }))
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.pooled().client.is_closed()
+    }
+
+    /// Whether its pool would still hand it out, as far as its server goes: nobody has seen that fail or start anew.
+    pub(crate) fn is_current(&self) -> bool {
+        let node = &self.context.node;
+        !self.is_closed() && self.pooled().generation == node.generation() && !node.is_suspect()
+    }
+
+    pub(crate) fn has_prepared(&self, statement: &Statement) -> bool {
+        let prepared = self.pooled().presence.statements.get(statement.sql());
+        prepared.is_some_and(|prepared| prepared.params() == statement.types())
+    }
+
+    /// Has the server parse a statement that it does not know yet.
+    ///
+    /// # Errors
+    /// As [`Connection::query`].
+    pub(crate) async fn prepare(&self, statement: &Statement) -> Result<(), Error> {
+        self.guarded(self.prepared(statement)).await.map(drop)
     }
 
     async fn fetch(&self, statement: &Statement, values: Values<'_>) -> Result<Fetched, Error> {
@@ -198,7 +216,7 @@ impl Connection {
         limit: Duration,
         call: impl Future<Output = Result<T, tokio_postgres::Error>>,
     ) -> Result<T, Error> {
-        let outcome = if self.pooled().client.is_closed() {
+        let outcome = if self.is_closed() {
             Err(Error::Lost { node: self.node().clone() })
         } else {
             let ticket = self.usage.begin();
@@ -286,10 +304,22 @@ impl Connection {
     }
 }
 
+pub(crate) fn at_most_one(mut rows: Vec<Row>) -> Result<Option<Row>, Error> {
+    if rows.len() > 1 {
+        return Err(Error::RowCount { expected: "at most one row", found: rows.len() });
+    }
+    Ok(rows.pop())
+}
+
+pub(crate) fn exactly_one(rows: Vec<Row>) -> Result<Row, Error> {
+    let found = rows.len();
+    at_most_one(rows).ok().flatten().ok_or(Error::RowCount { expected: "exactly one row", found })
+}
+
 impl Drop for Connection {
     fn drop(&mut self) {
         self.context.node.leave();
-        drop(self.read_permit.take());
+        self.permits.clear();
         let Some(object) = self.object.take() else { return };
         // Before anybody else can hold it.
         object.presence.release();

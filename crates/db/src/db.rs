@@ -7,19 +7,20 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::acquire;
 use crate::cancel::cancel;
-use crate::config::{CANCEL_TIMEOUT, CLOSE_GRACE, CLOSE_TIMEOUT, Config};
+use crate::config::{CANCEL_TIMEOUT, CLOSE_GRACE, CLOSE_TIMEOUT, Config, three_of_four};
 use crate::connection::{Connection, Context};
 use crate::dial::{DialSettings, Path, Purpose, dial};
-use crate::error::Error;
+use crate::error::{AcquirePhase, Error};
 use crate::incarnation::{History, PrimaryLife};
 use crate::lag::PrimaryClock;
+use crate::lanes::{Lanes, keep_tidy};
 use crate::monitor::Monitor;
 use crate::node::{Node, NodeId, NodeState, Observation, Role};
 use crate::observe::{AcquireSeen, NoObserver, Observer};
@@ -31,12 +32,13 @@ use crate::session::Session;
 use crate::status::{NodeStatus, Status};
 use crate::sweep::Sweeper;
 use crate::url::ConnectionUrl;
-use crate::usage::{Place, Usage};
+use crate::usage::{Asker, Errand, Place, Usage};
 
 /// A handle to the database; cloning it is cheap, and all clones share their pools.
 #[derive(Clone, Debug)]
 pub struct Db {
     pub(crate) shared: Arc<Shared>,
+    errand: Errand,
 }
 
 /// What all clones share.
@@ -47,11 +49,13 @@ pub(crate) struct Shared {
     pub(crate) fence: Fence,
     /// Bounds the reads on the primary.
     pub(crate) primary_reads: Arc<Semaphore>,
+    /// Of these, those of background work.
+    pub(crate) background_reads: Arc<Semaphore>,
     pub(crate) observer: Arc<dyn Observer>,
     sweeper: Arc<Sweeper>,
     /// Counts probes; listened to by whoever waits for a change.
     rounds: Arc<watch::Sender<u64>>,
-    tasks: TaskTracker,
+    pub(crate) tasks: TaskTracker,
     stop: CancellationToken,
 }
 
@@ -60,6 +64,9 @@ pub(crate) struct Shared {
 pub(crate) struct Member {
     pub(crate) node: Arc<Node>,
     pub(crate) pool: Pool,
+    pub(crate) lanes: Arc<Lanes>,
+    /// Bounds what background work and lanes may have of the pool.
+    pub(crate) background: Arc<Semaphore>,
     url: ConnectionUrl,
 }
 
@@ -83,7 +90,7 @@ impl Db {
             return Err(Error::Settings { problem });
         }
         pooler::refuse_statement_mode(&config).await?;
-        let db = Self { shared: Arc::new(Shared::new(config, observer)) };
+        let db = Self { shared: Arc::new(Shared::new(config, observer)), errand: Errand::Caller };
         db.shared.spawn_monitors();
         let limit = db.shared.config.connect_timeout;
         let primary = match timeout(limit, db.shared.first_primary()).await {
@@ -103,15 +110,28 @@ impl Db {
     /// [`Error::NoPrimary`], [`Error::AcquireTimeout`], [`Error::NestedAcquire`], or the error of making a connection.
     #[track_caller]
     pub fn write(&self) -> impl Future<Output = Result<Connection, Error>> {
-        self.write_from(Location::caller())
+        self.write_from(self.asker(Location::caller()))
     }
 
-    /// As [`Db::write`], for the caller at `place`.
-    pub(crate) async fn write_from(&self, place: Place) -> Result<Connection, Error> {
+    /// A handle for work that nobody waits for: of each pool, and of the reads that a primary may serve, it gets three in
+    /// four at most, shared connections ([`Db::query`]) included, so that callers who wait find one however much of it there
+    /// is. Who asks for more waits as for any other; its reads never share a connection. Everything else is shared with the
+    /// handle that it was made from. [`Db::session`] counts in no pool.
+    #[must_use]
+    pub fn background(&self) -> Self {
+        Self { shared: Arc::clone(&self.shared), errand: Errand::Background }
+    }
+
+    pub(crate) fn asker(&self, place: Place) -> Asker {
+        Asker { place, errand: self.errand }
+    }
+
+    /// As [`Db::write`], for `asker`.
+    pub(crate) async fn write_from(&self, asker: Asker) -> Result<Connection, Error> {
         let started = Instant::now();
         let primary = self.shared.await_primary(started).await?;
         let left = self.shared.config.acquire_timeout.saturating_sub(started.elapsed());
-        self.shared.acquire(primary, Role::Primary, left, place).await
+        self.shared.acquire(primary, Role::Primary, left, asker).await
     }
 
     /// A dedicated connection to the present primary; `name` appears in `pg_stat_activity`.
@@ -219,6 +239,7 @@ impl Shared {
             members,
             fence: Fence::default(),
             primary_reads: Arc::new(Semaphore::new(config.primary_read_permits())),
+            background_reads: Arc::new(Semaphore::new(three_of_four(config.primary_read_permits()))),
             observer,
             sweeper: Arc::new(Sweeper::new(tasks.clone(), Handle::current())),
             rounds: Arc::new(watch::Sender::new(0)),
@@ -246,7 +267,13 @@ impl Shared {
             };
             self.tasks.spawn(monitor.run(self.stop.clone()));
             self.tasks.spawn(keep_fresh(member.pool.clone(), self.stop.clone()));
+            self.tasks.spawn(keep_tidy(Arc::clone(&member.lanes), member.pool.clone(), self.stop.clone()));
         }
+    }
+
+    /// Nothing new is begun any more.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stop.is_cancelled()
     }
 
     pub(crate) fn observations(&self) -> Vec<Observation> {
@@ -288,7 +315,7 @@ impl Shared {
     pub(crate) async fn await_primary(&self, started: Instant) -> Result<&Member, Error> {
         let mut rounds = self.rounds.subscribe();
         loop {
-            if self.stop.is_cancelled() {
+            if self.is_stopping() {
                 return Err(Error::Closed);
             }
             let error = match self.primary() {
@@ -320,7 +347,43 @@ impl Shared {
         member: &Member,
         role: Role,
         wait: Duration,
-        place: Place,
+        asker: Asker,
+    ) -> Result<Connection, Error> {
+        let started = Instant::now();
+        let admitted = self.admit(member, wait, asker).await?;
+        let left = wait.saturating_sub(started.elapsed());
+        self.acquire_admitted(member, role, left, asker, admitted).await
+    }
+
+    /// What must be held before a connection is asked for: a permit of each bound that holds for the errand.
+    pub(crate) async fn admit(
+        &self,
+        member: &Member,
+        wait: Duration,
+        asker: Asker,
+    ) -> Result<Vec<OwnedSemaphorePermit>, Error> {
+        if asker.errand == Errand::Caller {
+            return Ok(Vec::new());
+        }
+        let started = Instant::now();
+        let permit = timeout(wait, Arc::clone(&member.background).acquire_owned()).await;
+        let permit = permit.map_err(|_| {
+            let refused = member.refused(AcquirePhase::BackgroundPermit, started.elapsed());
+            let failure = Some(refused.class());
+            self.observer.acquire(&AcquireSeen { node: &member.node.id, waited: started.elapsed(), failure });
+            refused
+        })?;
+        Ok(vec![permit.map_err(|_| Error::Closed)?])
+    }
+
+    /// As [`Shared::acquire`], for one who holds the permits already.
+    pub(crate) async fn acquire_admitted(
+        &self,
+        member: &Member,
+        role: Role,
+        wait: Duration,
+        asker: Asker,
+        permits: Vec<OwnedSemaphorePermit>,
     ) -> Result<Connection, Error> {
         let started = Instant::now();
         let taken = acquire::acquire(&member.pool, wait).await;
@@ -328,7 +391,7 @@ impl Shared {
         let now = Instant::now();
         let waited = now.saturating_duration_since(started);
         self.observer.acquire(&AcquireSeen { node: &member.node.id, waited, failure });
-        Ok(Connection::new(taken?, role, Usage::new(place, now), self.context(member)))
+        Ok(Connection::new(taken?, role, Usage::new(asker, now), self.context(member), permits))
     }
 
     async fn all_released(&self) {
@@ -368,6 +431,7 @@ impl Shared {
         self.stop.cancel();
         for member in &self.members {
             pool::close(&member.pool);
+            member.lanes.close();
         }
     }
 }
@@ -383,7 +447,20 @@ impl Member {
         let node = Arc::new(Node::new(NodeId::new(url.endpoint()), now));
         let path = if pooler.is_some() { Path::Pooler } else { Path::Direct };
         let manager = ServerManager::new(Arc::clone(&node), pooler.unwrap_or(url).clone(), config, path);
-        Self { node, pool: pool::build(manager, config), url: url.clone() }
+        let lanes = Arc::new(Lanes::new(config, path));
+        let background = Arc::new(Semaphore::new(three_of_four(config.pool_size_max)));
+        Self { node, pool: pool::build(manager, config), lanes, background, url: url.clone() }
+    }
+
+    /// What is said to one who waited for it in vain.
+    pub(crate) fn refused(&self, phase: AcquirePhase, waited: Duration) -> Error {
+        Error::AcquireTimeout {
+            node: self.node.id.clone(),
+            phase,
+            waited,
+            pool: pool::status(&self.pool),
+            holders: self.pool.manager().roster.holders(Instant::now()),
+        }
     }
 
     fn status(&self, now: Instant) -> NodeStatus {

@@ -171,6 +171,8 @@ pub enum AcquirePhase {
     Waiting,
     /// Waiting for one of the read permits of the primary.
     ReadPermit,
+    /// Waiting for one of the connections that background work may have ([`Db::background`](crate::Db::background)).
+    BackgroundPermit,
     /// Making a new connection.
     Connecting,
     /// Testing an idle connection.
@@ -182,6 +184,7 @@ impl std::fmt::Display for AcquirePhase {
         formatter.write_str(match self {
             Self::Waiting => "waiting for a free one",
             Self::ReadPermit => "waiting for a read permit of the primary",
+            Self::BackgroundPermit => "waiting for one that background work may have",
             Self::Connecting => "connecting",
             Self::Testing => "testing an idle one",
         })
@@ -232,7 +235,8 @@ impl Error {
     /// The database has no room for the caller now: answer with "try again later".
     #[must_use]
     pub fn is_overload(&self) -> bool {
-        matches!(self, Self::AcquireTimeout { phase: AcquirePhase::Waiting | AcquirePhase::ReadPermit, .. })
+        let Self::AcquireTimeout { phase, .. } = self else { return false };
+        matches!(phase, AcquirePhase::Waiting | AcquirePhase::ReadPermit | AcquirePhase::BackgroundPermit)
     }
 
     /// The driver's error, when there is one.

@@ -52,7 +52,7 @@
 //! A statement is one round trip, and two when it is new to its connection. A transaction adds two around its statements:
 //! one to begin and learn its id, one to commit and learn the token. A causal read adds none while the monitors' last probe
 //! suffices, and else waits for one probe, 20 ms at most. Every server carries one more connection and ten
-//! small probes a second. [`Loader`] and [`Batcher`] spread one statement, or one commit, over all callers of a moment; [`Bulk`]
+//! small probes a second. Short reads of many callers go further through [`Db::query`], where they share connections. [`Loader`] and [`Batcher`] spread one statement, or one commit, over all callers of a moment; [`Bulk`]
 //! loads many rows of one caller at the speed of COPY, and names the bad one.
 //!
 //! # What it does not do
@@ -84,6 +84,7 @@ mod error;
 mod holders;
 mod incarnation;
 mod lag;
+mod lanes;
 mod migrate;
 mod monitor;
 mod node;
@@ -99,6 +100,7 @@ pub mod repeats;
 pub mod results;
 mod route;
 mod session;
+mod share;
 mod socket;
 mod sqlstate;
 mod statement;

@@ -46,7 +46,7 @@ pub(crate) struct Pooled {
     pub(crate) url: Arc<ConnectionUrl>,
     /// Of the server process behind it; 0 behind a pooler, where it may change with every transaction.
     pub(crate) incarnation: i64,
-    generation: u64,
+    pub(crate) generation: u64,
     expires_at: Instant,
     /// How often it was left with something on it.
     cleanings: u32,

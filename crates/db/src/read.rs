@@ -12,15 +12,14 @@ use crate::connection::Connection;
 use crate::db::{Db, Member, Shared};
 use crate::error::{AcquirePhase, Error};
 use crate::node::{NodeId, NodeState, Observation, Role};
-use crate::pool;
 use crate::route::{cheaper_of_two, has_replayed, score, serves_reads};
 use crate::token::Token;
-use crate::usage::Place;
+use crate::usage::{Asker, Errand};
 
-/// A replica found to have replayed a token, and the server process that had.
-struct Replayed<'a> {
-    member: &'a Member,
-    incarnation: i64,
+/// A replica found to be fresh enough, or to have replayed a token, and the server process that was.
+pub(crate) struct Replayed<'a> {
+    pub(crate) member: &'a Member,
+    pub(crate) incarnation: i64,
 }
 
 impl Db {
@@ -30,7 +29,7 @@ impl Db {
     /// As [`Db::write`]; [`Error::AcquireTimeout`] also when the primary's read budget is used up.
     #[track_caller]
     pub fn read(&self) -> impl Future<Output = Result<Connection, Error>> {
-        self.shared.read_elsewhere(None, None, Location::caller())
+        self.shared.read_elsewhere(None, None, self.asker(Location::caller()))
     }
 
     /// A connection for reading everything up to `token`: from a replica that has replayed it, else from the primary.
@@ -40,7 +39,7 @@ impl Db {
     /// As [`Db::read`].
     #[track_caller]
     pub fn read_after(&self, token: Token) -> impl Future<Output = Result<Connection, Error>> {
-        self.shared.read_elsewhere(Some(token), None, Location::caller())
+        self.shared.read_elsewhere(Some(token), None, self.asker(Location::caller()))
     }
 
     /// Runs a read, and once more on another server should the first one fail, go down or cancel it.
@@ -56,16 +55,21 @@ impl Db {
         Fut: Future<Output = Result<T, E>>,
         E: From<Error>,
     {
-        self.read_with_from(after, work, Location::caller())
+        self.read_with_from(after, work, self.asker(Location::caller()))
     }
 
-    async fn read_with_from<T, E, F, Fut>(&self, after: Option<Token>, work: F, place: Place) -> Result<T, E>
+    pub(crate) async fn read_with_from<T, E, F, Fut>(
+        &self,
+        after: Option<Token>,
+        work: F,
+        asker: Asker,
+    ) -> Result<T, E>
     where
         F: Fn(Arc<Connection>) -> Fut,
         Fut: Future<Output = Result<T, E>>,
         E: From<Error>,
     {
-        let first = self.shared.read_elsewhere(after, None, place).await?;
+        let first = self.shared.read_elsewhere(after, None, asker).await?;
         let (node, usage) = (first.node().clone(), Arc::clone(first.usage()));
         match self.shared.run_unless_down(Arc::new(first), &work).await {
             Some(Ok(value)) => Ok(value),
@@ -73,7 +77,7 @@ impl Db {
                 Err(error)
             }
             _ => {
-                let second = self.shared.read_elsewhere(after, Some(&node), place).await?;
+                let second = self.shared.read_elsewhere(after, Some(&node), asker).await?;
                 let node = second.node().clone();
                 let outcome = self.shared.run_unless_down(Arc::new(second), &work).await;
                 outcome.unwrap_or_else(|| Err(Error::NodeLost { node }.into()))
@@ -88,15 +92,11 @@ impl Shared {
         &self,
         after: Option<Token>,
         except: Option<&NodeId>,
-        place: Place,
+        asker: Asker,
     ) -> Result<Connection, Error> {
-        let found = match after {
-            None => self.fresh_replica(except),
-            Some(token) => self.replica_at(token, except).await,
-        };
-        if let Some(replayed) = found {
+        if let Some(replayed) = self.choose_replica(after, except).await {
             let wait = self.config.acquire_timeout;
-            let taken = self.acquire(replayed.member, Role::Replica, wait, place).await;
+            let taken = self.acquire(replayed.member, Role::Replica, wait, asker).await;
             // Another incarnation may have come up in an older state than the one that was observed.
             let usable =
                 taken.ok().filter(|taken| after.is_none() || taken.incarnation() == replayed.incarnation);
@@ -104,7 +104,7 @@ impl Shared {
                 return Ok(connection);
             }
         }
-        let refused = match self.read_primary(place).await {
+        let refused = match self.read_primary(asker).await {
             Ok(connection) => return Ok(connection),
             Err(error) => error,
         };
@@ -113,28 +113,38 @@ impl Shared {
             && matches!(refused, Error::NoPrimary { .. })
             && let Some(last) = self.any_replica()
         {
-            return self.acquire(last, Role::Replica, self.config.acquire_timeout, place).await;
+            return self.acquire(last, Role::Replica, self.config.acquire_timeout, asker).await;
         }
         Err(refused)
     }
 
-    async fn read_primary(&self, place: Place) -> Result<Connection, Error> {
+    /// The replica to read from, if one may serve; else it is for the primary.
+    pub(crate) async fn choose_replica(
+        &self,
+        after: Option<Token>,
+        except: Option<&NodeId>,
+    ) -> Option<Replayed<'_>> {
+        match after {
+            None => self.fresh_replica(except),
+            Some(token) => self.replica_at(token, except).await,
+        }
+    }
+
+    async fn read_primary(&self, asker: Asker) -> Result<Connection, Error> {
         let started = Instant::now();
         let primary = self.await_primary(started).await?;
         let wait = self.config.acquire_timeout;
-        let permit =
-            timeout(wait.saturating_sub(started.elapsed()), Arc::clone(&self.primary_reads).acquire_owned());
-        let permit = permit.await.map_err(|_| Error::AcquireTimeout {
-            node: primary.node.id.clone(),
-            phase: AcquirePhase::ReadPermit,
-            waited: started.elapsed(),
-            pool: pool::status(&primary.pool),
-            holders: primary.pool.manager().roster.holders(Instant::now()),
-        })?;
-        let permit = permit.map_err(|_| Error::Closed)?;
-        let left = wait.saturating_sub(started.elapsed());
-        let connection = self.acquire(primary, Role::Primary, left, place).await?;
-        Ok(connection.holding(permit))
+        let left = || wait.saturating_sub(started.elapsed());
+        // In this order: who waits for one of the few keeps none of those that all others want.
+        let mut permits = self.admit(primary, left(), asker).await?;
+        let is_background = asker.errand == Errand::Background;
+        for bound in [is_background.then_some(&self.background_reads), Some(&self.primary_reads)] {
+            let Some(bound) = bound else { continue };
+            let permit = timeout(left(), Arc::clone(bound).acquire_owned()).await;
+            let permit = permit.map_err(|_| primary.refused(AcquirePhase::ReadPermit, started.elapsed()))?;
+            permits.push(permit.map_err(|_| Error::Closed)?);
+        }
+        self.acquire_admitted(primary, Role::Primary, left(), asker, permits).await
     }
 
     fn fresh_replica(&self, except: Option<&NodeId>) -> Option<Replayed<'_>> {

@@ -15,6 +15,24 @@ use crate::sqlstate::Class;
 /// A place in the program that asks for connections.
 pub(crate) type Place = &'static Location<'static>;
 
+/// Who asks for a connection.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Asker {
+    pub(crate) place: Place,
+    pub(crate) errand: Errand,
+}
+
+/// What a connection is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Errand {
+    /// Somebody waits for it.
+    Caller,
+    /// Nobody does.
+    Background,
+    /// To be shared by many.
+    Lane,
+}
+
 /// Shared by a connection and whoever has to judge it after it is gone.
 #[derive(Debug)]
 pub(crate) struct Usage {
@@ -56,11 +74,12 @@ impl Usage {
     }
 
     /// Of a connection handed out now, to the present task.
-    pub(crate) fn new(place: Place, since: Instant) -> Self {
+    pub(crate) fn new(asker: Asker, since: Instant) -> Self {
         Self {
-            place,
+            place: asker.place,
             since,
-            task: task::try_id(),
+            // A lane is nobody's: no task waits for itself because it opened one.
+            task: task::try_id().filter(|_| asker.errand != Errand::Lane),
             pending: AtomicU32::new(0),
             in_transaction: AtomicBool::new(false),
             session_state: AtomicBool::new(false),
@@ -149,7 +168,7 @@ mod tests {
     use super::*;
 
     fn usage() -> Usage {
-        Usage::new(Location::caller(), Instant::now())
+        Usage::new(Asker { place: Location::caller(), errand: Errand::Caller }, Instant::now())
     }
 
     #[test]

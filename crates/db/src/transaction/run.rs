@@ -16,7 +16,7 @@ use crate::db::Db;
 use crate::error::Error;
 use crate::observe::{TransactionEnd, TransactionSeen};
 use crate::sqlstate::Class;
-use crate::usage::{Failure, Inside, Place};
+use crate::usage::{Asker, Failure, Inside};
 
 /// First bound of the random pause before a rerun; it doubles with each. Two conflicting transactions need only to miss each other.
 const PAUSE_FIRST: Duration = Duration::from_millis(5);
@@ -62,14 +62,14 @@ impl Db {
         F: Fn(Transaction) -> Fut,
         Fut: Future<Output = Result<T, E>>,
     {
-        self.transaction_from(options, work, Location::caller())
+        self.transaction_from(options, work, self.asker(Location::caller()))
     }
 
     async fn transaction_from<T, E, F, Fut>(
         &self,
         options: TransactionOptions,
         work: F,
-        place: Place,
+        asker: Asker,
     ) -> Result<Committed<T>, TransactionError<E>>
     where
         F: Fn(Transaction) -> Fut,
@@ -80,7 +80,7 @@ impl Db {
         let outcome = loop {
             attempts += 1;
             let left = options.timeout.saturating_sub(started.elapsed());
-            let ended = match timeout(left, self.attempt(options, &work, place)).await {
+            let ended = match timeout(left, self.attempt(options, &work, asker)).await {
                 Err(_) => Ended::Failed(TransactionError::Deadline { after: options.timeout }),
                 Ok(Ok(worked)) => self.commit(worked).await,
                 Ok(Err(ended)) => ended,
@@ -108,14 +108,14 @@ impl Db {
         &self,
         options: TransactionOptions,
         work: &F,
-        place: Place,
+        asker: Asker,
     ) -> Result<Worked<T>, Ended<T, E>>
     where
         F: Fn(Transaction) -> Fut,
         Fut: Future<Output = Result<T, E>>,
     {
         let connection =
-            self.write_from(place).await.map_err(|error| rerun_unless_final(error, Attempt::Acquire))?;
+            self.write_from(asker).await.map_err(|error| rerun_unless_final(error, Attempt::Acquire))?;
         let ticket =
             begin(&connection, options).await.map_err(|error| rerun_unless_final(error, Attempt::Begin))?;
         let open = Arc::new(Open::new(connection));

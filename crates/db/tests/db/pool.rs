@@ -39,6 +39,45 @@ fn an_exhausted_pool_says_what_it_knows() {
     });
 }
 
+/// In tasks of their own: one that holds a connection itself is told another thing.
+async fn written_over(db: &Db) -> Result<(), Error> {
+    let db = db.clone();
+    let writing = tokio::spawn(async move { db.write().await?.execute(&ONE, &[]).await.map(drop) });
+    writing.await.expect("no panic")
+}
+
+#[test]
+fn background_work_leaves_a_connection_to_those_who_wait() {
+    with_database(|bed| async move {
+        let mut config = bed.config();
+        config.pool_size_max = 4;
+        config.acquire_timeout = Duration::from_millis(100);
+        let db = Db::connect(config).await.expect("connect");
+        let background = db.background();
+        let mut held = Vec::new();
+        for _ in 0..3 {
+            held.push(background.clone().write().await.expect("three of four"));
+        }
+        let refused = written_over(&background).await.expect_err("the fourth is not for it");
+        let Error::AcquireTimeout { phase, pool, .. } = &refused else { panic!("{refused}") };
+        assert_eq!((*phase, pool.in_use, pool.size_max), (AcquirePhase::BackgroundPermit, 3, 4));
+        assert!(refused.is_overload() && refused.is_retryable());
+        for _ in 0..10 {
+            written_over(&db).await.expect("there is one for callers who wait");
+        }
+        // One that is given back, or dropped with something on it, is there for the next.
+        let left = held.pop().expect("three");
+        let sleeping = tokio::time::timeout(Duration::from_millis(5), left.query(&SLEEP, &[])).await;
+        assert!(sleeping.is_err());
+        drop(left);
+        written_over(&background).await.expect("a permit is free again");
+        // Others may take all of it while nothing goes on in the background.
+        drop(held);
+        let all = futures_util::future::join_all((0..4).map(|_| db.write())).await;
+        assert!(all.iter().all(Result::is_ok), "{all:?}");
+    });
+}
+
 #[test]
 fn callers_are_served_in_the_order_they_came() {
     // On one thread a caller that is counted as waiting also stands in line.

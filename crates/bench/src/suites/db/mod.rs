@@ -83,15 +83,22 @@ async fn reads_of(context: &Context, ground: &Ground, sizes: Sizes) -> anyhow::R
     let mut contenders: Vec<Box<dyn Contender + '_>> = vec![
         reads::through_loader(ground, sizes)?,
         Box::new(SelectOnly { ground, sizes }),
+        reads::shared(ground, sizes),
         reads::plain(ground, sizes),
         reads::bare_pool(ground, sizes)?,
     ];
     let summaries = interleave(sizes.rounds, &mut contenders, &mut |line| context.progress(line)).await?;
-    let [loader, select, plain, bare] =
-        summaries.try_into().map_err(|_| anyhow::anyhow!("four sides were measured"))?;
+    let [loader, select, shared, plain, bare] =
+        summaries.try_into().map_err(|_| anyhow::anyhow!("five sides were measured"))?;
     Ok(vec![
         case("single reads, 64 callers, Loader", "keys/s", loader, ("pgbench -S", select, 4.0)),
-        case("single reads, 64 callers, plain", "keys/s", plain, ("deadpool-postgres", bare, 1.3)),
+        case("single reads, 64 callers, plain", "keys/s", shared, ("deadpool-postgres", bare.clone(), 1.3)),
+        case(
+            "single reads, 64 callers, a connection each",
+            "keys/s",
+            plain,
+            ("deadpool-postgres", bare, 0.97),
+        ),
     ])
 }
 

@@ -85,6 +85,16 @@ pub(super) fn plain(ground: &Ground, sizes: Sizes) -> Box<dyn Contender + '_> {
     Box::new(Reads { name: "plain reads", read, ground, sizes })
 }
 
+/// Statements that travel with those of other callers.
+pub(super) fn shared(ground: &Ground, sizes: Sizes) -> Box<dyn Contender + '_> {
+    let db = ground.db.clone();
+    let read = move |key: i32| {
+        let db = db.clone();
+        async move { Ok(db.query_opt(None, &ONE, &[&key]).await?.is_some()) }
+    };
+    Box::new(Reads { name: "Db::query", read, ground, sizes })
+}
+
 /// The peer of the plain reads: the pool below ours, with its own cache of prepared statements and its fastest recycling.
 pub(super) fn bare_pool(ground: &Ground, sizes: Sizes) -> anyhow::Result<Box<dyn Contender + '_>> {
     let fastest = ManagerConfig { recycling_method: RecyclingMethod::Fast };
