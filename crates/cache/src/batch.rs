@@ -163,6 +163,16 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
         let mut loaded = HashSet::new();
         while !wanted.is_empty() {
             let mut waiting = self.board_all(&wanted, &mut done);
+            if waiting.leads.iter().any(Lead::may_try_patience) {
+                let leads = std::mem::take(&mut waiting.leads);
+                for (lead, place) in leads.iter().zip(waiting.places.drain(..)) {
+                    waiting.waiters.push((place, lead.key.clone(), lead.waiter()));
+                    loaded.insert(place);
+                }
+                let (store, load) = (Arc::clone(store), load.clone());
+                let loading = async move { load_all(&store, leads, next_tier, &load).await };
+                drop(tokio::spawn(loading.in_current_span()));
+            }
             let verdicts = consult(&mut waiting.leads, next_tier).await;
             let mut to_load = Vec::new();
             let leads = std::mem::take(&mut waiting.leads).into_iter().zip(waiting.places.drain(..));
@@ -266,22 +276,43 @@ where
                 leads.push(lead);
             }
         }
-        let verdicts = consult(&mut leads, 0).await;
-        let mut to_load = Vec::new();
-        for (mut lead, verdict) in leads.into_iter().zip(verdicts) {
-            match verdict {
-                Verdict::Found(answer) => drop(lead.settle(answer, Storing::Yes)),
-                // Another node refreshes it; this one goes on with what it has.
-                Verdict::Stale(answer) => {
-                    lead.settle(Answer { is_stale: true, ..answer }, Storing::No);
-                }
-                Verdict::Load(plan) => to_load.push((lead, plan)),
+        load_all(&store, leads, 0, &load).await;
+    }
+}
+
+/// Asks the tiers from `first_tier` on about keys that somebody waits for elsewhere, and loads what they do not have.
+async fn load_all<K, V, F, Fut, A, E>(
+    store: &Arc<Store<K, V>>,
+    mut leads: Vec<Lead<K, V>>,
+    first_tier: usize,
+    load: &F,
+) where
+    K: CacheKey,
+    V: Clone + Send + Sync + 'static,
+    F: Fn(Vec<K>, LoadContext<V>) -> Fut,
+    Fut: Future<Output = Result<Vec<Result<A, E>>, E>>,
+    A: Into<Load<V>>,
+    E: Send + Sync + 'static,
+{
+    let Some(purpose) = leads.first().map(|lead| lead.purpose) else { return };
+    let verdicts = consult(&mut leads, first_tier).await;
+    let mut to_load = Vec::new();
+    for (mut lead, verdict) in leads.into_iter().zip(verdicts) {
+        match verdict {
+            Verdict::Found(answer) => drop(lead.settle(answer, Storing::Yes)),
+            // Another node loads it; this one goes on with what it has.
+            Verdict::Stale(answer) => {
+                lead.settle(Answer { is_stale: true, ..answer }, Storing::No);
+            }
+            Verdict::Load(plan) => {
+                lead.offer_fallback(&plan);
+                to_load.push((lead, plan));
             }
         }
-        if !to_load.is_empty() {
-            let span = spans::load(&store.name, Purpose::Refresh, to_load.len());
-            run(Arc::clone(&store), to_load, span, &load).await;
-        }
+    }
+    if !to_load.is_empty() {
+        let span = spans::load(&store.name, purpose, to_load.len());
+        run(Arc::clone(store), to_load, span, load).await;
     }
 }
 

@@ -16,7 +16,7 @@ use crate::{
     lead::{Held, Lead, Purpose},
     stats::count,
     store::Store,
-    tier::{Claim, Found, Over, Payload, Settlement, Token},
+    tier::{Claim, Found, Over, Payload, Settlement, TierError, Token},
     tier_side::TierSide,
     write_back::Writing,
 };
@@ -132,7 +132,7 @@ impl<V: Clone> Quest<V> {
             token: Token::random(),
             floor: Version::NONE,
             is_aided: false,
-            fallback: lead.flight.fallback.get().cloned(),
+            fallback: lead.flight.fallback().cloned(),
             lies_in: None,
             over: over_of(lead.purpose),
             is_held: false,
@@ -251,7 +251,11 @@ async fn ask_one<K: CacheKey, V: Clone + Send + Sync + 'static>(
             return;
         }
         let asked = Asked { store, tier, index, asked_us: store.clock.now_us(), token: quest.token };
-        let Ok(found) = tier.read_one(&lead.key_bytes, asked.claim(lead, quest.over)).await else {
+        let claim = asked.claim(lead, quest.over);
+        asked.is_sent(lead, claim);
+        let found = tier.read_one(&lead.key_bytes, claim).await;
+        asked.is_answered(lead, claim, found.as_ref());
+        let Ok(found) = found else {
             store.observer.tier_failed(&store.name, tier.kind());
             return;
         };
@@ -293,7 +297,14 @@ async fn ask_group<K: CacheKey, V: Clone + Send + Sync + 'static>(
     let tier = &store.fleet.tiers[index];
     let keys: Vec<Bytes> = group.iter().map(|at| leads[*at].key_bytes.clone()).collect();
     let asked = Asked { store, tier, index, asked_us: store.clock.now_us(), token: quests[*first].token };
-    let Ok(answers) = tier.read(&keys, asked.claim(&leads[*first], over)).await else {
+    let claim = asked.claim(&leads[*first], over);
+    group.iter().for_each(|at| asked.is_sent(&mut leads[*at], claim));
+    let answers = tier.read(&keys, claim).await;
+    for (number, at) in group.iter().enumerate() {
+        let answer = answers.as_ref().map(|answers| answers.get(number).unwrap_or(&Found::Nothing));
+        asked.is_answered(&mut leads[*at], claim, answer);
+    }
+    let Ok(answers) = answers else {
         store.observer.tier_failed(&store.name, tier.kind());
         return;
     };
@@ -323,6 +334,25 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Asked<'_, K, V> {
         // node that dies with a claim must not keep the others from loading for that long.
         let lease = lead.policy.load_timeout.saturating_add(self.tier.options.timeout.saturating_mul(2));
         lead.purpose.may_load().then_some(Claim { token: self.token, lease, over })
+    }
+
+    /// From now until the answer the claim may stand without anybody knowing, the lead's end included.
+    fn is_sent(&self, lead: &mut Lead<K, V>, claim: Option<Claim>) {
+        if claim.is_some() {
+            lead.doubtful.push(self.held());
+        }
+    }
+
+    /// What was answered, or never sent, is in no doubt. "Nothing" may also mean that the key's own server did not answer.
+    fn is_answered(&self, lead: &mut Lead<K, V>, claim: Option<Claim>, told: Result<&Found, &TierError>) {
+        let is_doubtful = matches!(told, Ok(Found::Nothing) | Err(TierError::TimedOut | TierError::Failed));
+        if claim.is_some() && !is_doubtful {
+            lead.doubtful.pop();
+        }
+    }
+
+    fn held(&self) -> Held {
+        Held { tier: self.index, token: self.token }
     }
 
     fn judge(&self, lead: &Lead<K, V>, payload: &Payload) -> Judged<V> {
@@ -391,7 +421,7 @@ fn take_answer<K: CacheKey, V: Clone + Send + Sync + 'static>(
             if quest.over == Over::Nothing {
                 count(&counters.misses);
             }
-            lead.held.push(Held { tier: asked.index, token: asked.token });
+            lead.held.push(asked.held());
             learn(asked, lead, quest, floor, fallback);
             quest.over = over_of(lead.purpose);
             Next::GoOn

@@ -59,6 +59,9 @@ pub(crate) struct Fleet {
     pub(crate) stop: Notify,
 }
 
+/// As many as there are variants of `Over`.
+const WAYS_OF_CLAIMING: u32 = 4;
+
 impl Fleet {
     /// True if there is anybody to be told.
     pub(crate) fn is_shared(&self) -> bool {
@@ -73,6 +76,17 @@ impl Fleet {
             None => true,
         };
         can_judge && !self.outbox.blocks(key) && !self.sweeps.is_pending_over(key)
+    }
+
+    /// What asking all tiers about keys can take: each is asked once for each way of claiming, and the first again after
+    /// each pause of `lease_wait`, which doubles.
+    pub(crate) fn trips_max(&self, lease_wait: Duration) -> Duration {
+        let pauses = lease_wait.as_millis().max(1).ilog2() + 1;
+        let trips = |(index, tier): (usize, &TierSide)| {
+            let asks = WAYS_OF_CLAIMING + if index == 0 { pauses } else { 0 };
+            tier.options.timeout.saturating_mul(asks)
+        };
+        self.tiers.iter().enumerate().map(trips).fold(lease_wait, Duration::saturating_add)
     }
 
     /// The first part of every change: blocks the shared tiers for what it is about, and has the others told.

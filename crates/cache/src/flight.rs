@@ -6,6 +6,7 @@
 use std::{
     any::Any,
     collections::{HashMap, VecDeque},
+    convert::Infallible,
     hash::Hash,
     sync::{Arc, OnceLock},
 };
@@ -65,14 +66,15 @@ impl<V: Clone> Clone for Outcome<V> {
 /// One load on its way.
 pub(crate) struct Flight<V> {
     outcome: OnceLock<Outcome<V>>,
-    landed: Notify,
+    /// Wakes the waiters: it has landed, or there is something to fall back on.
+    told: Notify,
     /// Written only under the lock of the key's shard.
     voided: AtomicBool,
     /// The last sweep that this load is sure to reflect.
     pub(crate) stamp: u64,
     pub(crate) begun_us: u64,
     /// What its waiters may take instead of waiting longer.
-    pub(crate) fallback: OnceLock<Answer<V>>,
+    fallback: OnceLock<Answer<V>>,
     /// Until when a failure is remembered.
     remembered_until_us: OnceLock<u64>,
 }
@@ -87,13 +89,27 @@ pub(crate) struct Waiter<V> {
 impl<V: Clone> Waiter<V> {
     /// Dropping this future leaves the load running for the others.
     pub(crate) async fn outcome(&self) -> Outcome<V> {
+        match self.outcome_or(|_| None::<Infallible>).await {
+            Ok(outcome) => outcome,
+            Err(never) => match never {},
+        }
+    }
+
+    /// The end of the flight, or what `taken` makes of the fallback that is there by then.
+    pub(crate) async fn outcome_or<T>(
+        &self,
+        taken: impl Fn(&Answer<V>) -> Option<T>,
+    ) -> Result<Outcome<V>, T> {
         loop {
-            // Made before the look: it is woken by whatever lands from here on.
-            let landed = self.flight.landed.notified();
+            // Made before the look: it is woken by whatever lands, or is offered, from here on.
+            let told = self.flight.told.notified();
             if let Some(outcome) = self.flight.outcome.get() {
-                return outcome.clone();
+                return Ok(outcome.clone());
             }
-            landed.await;
+            if let Some(taken) = self.flight.fallback().and_then(&taken) {
+                return Err(taken);
+            }
+            told.await;
         }
     }
 }
@@ -102,7 +118,7 @@ impl<V> Flight<V> {
     fn new(stamp: u64, begun_us: u64) -> Self {
         Self {
             outcome: OnceLock::new(),
-            landed: Notify::new(),
+            told: Notify::new(),
             voided: AtomicBool::new(false),
             stamp,
             begun_us,
@@ -118,7 +134,18 @@ impl<V> Flight<V> {
     /// Once, by whoever has the lead.
     pub(crate) fn land(&self, outcome: Outcome<V>) {
         let _first = self.outcome.set(outcome);
-        self.landed.notify_waiters();
+        self.told.notify_waiters();
+    }
+
+    /// What its waiters may have once they have waited long enough: the first that is offered.
+    pub(crate) fn offer(&self, fallback: Answer<V>) {
+        if self.fallback.set(fallback).is_ok() {
+            self.told.notify_waiters();
+        }
+    }
+
+    pub(crate) fn fallback(&self) -> Option<&Answer<V>> {
+        self.fallback.get()
     }
 
     /// True once an invalidation has overtaken this load. Certain only under the shard lock.

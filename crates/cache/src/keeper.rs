@@ -218,7 +218,7 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
         }
         let verdicts = consult(&mut leads, 0).await;
         for (mut lead, verdict) in leads.into_iter().zip(verdicts) {
-            let known = lead.flight.fallback.get().cloned();
+            let known = lead.flight.fallback().cloned();
             match (verdict, known) {
                 (Verdict::Found(answer), known) if !answer.is_older_than(known.as_ref()) => {
                     count(&self.counters.adoptions);

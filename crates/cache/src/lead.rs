@@ -2,7 +2,7 @@
 //! back if its holder goes away. Decides under the shard lock whether what was loaded may still be stored.
 //! Got by `read` and `batch`, carried by `load`.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
@@ -20,6 +20,7 @@ use crate::{
     read::answer_of_hit,
     store::{Look, Standing, Store},
     tier::{Settlement, Token},
+    write_back::{Writing, write_back},
 };
 
 /// What a reader that L1 could not answer has to do.
@@ -63,7 +64,7 @@ impl Purpose {
     }
 }
 
-/// A claim held at a shared tier.
+/// A claim at a shared tier.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Held {
     pub(crate) tier: usize,
@@ -83,6 +84,8 @@ pub(crate) struct Lead<K: CacheKey, V: Clone> {
     pub(crate) mark: Mark,
     pub(crate) purpose: Purpose,
     pub(crate) held: Vec<Held>,
+    /// Asked for, and the answer has not come: whether they stand is not known.
+    pub(crate) doubtful: Vec<Held>,
     settled: bool,
     /// Shared by the loads of one batch.
     seat: Option<Arc<Seat>>,
@@ -137,7 +140,7 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
                 let next = Life { check_us: life.expires_us, ..life };
                 self.local.relive(&probe, &life, next, &mut displaced);
             }
-            let _first = flight.fallback.set(answer);
+            flight.offer(answer);
         }
         drop(shard);
         drop(displaced);
@@ -152,6 +155,7 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
             mark,
             purpose,
             held: Vec::new(),
+            doubtful: Vec::new(),
             settled: false,
             seat: Some(seat),
         })
@@ -176,8 +180,17 @@ impl<K: CacheKey, V: Clone> Lead<K, V> {
     /// Lets those who wait for the load have its fallback instead.
     pub(crate) fn offer_fallback(&self, plan: &Plan<V>) {
         if let Some(fallback) = plan.fallback.clone() {
-            let _first = self.flight.fallback.set(fallback);
+            self.flight.offer(fallback);
         }
+    }
+
+    /// True if asking the shared tiers alone may take longer than the policy has a caller wait. Then it is not the caller
+    /// who asks them.
+    pub(crate) fn may_try_patience(&self) -> bool {
+        let policy = &self.policy;
+        let has_fallback = self.flight.fallback().is_some();
+        let patience = if has_fallback { policy.soft_timeout } else { Duration::MAX };
+        patience.min(policy.load_timeout) < self.store.fleet.trips_max(policy.lease_wait)
     }
 
     pub(crate) fn waiter(&self) -> Waiter<V> {
@@ -213,7 +226,7 @@ impl<K: CacheKey, V: Clone> Lead<K, V> {
     }
 
     /// Tells the waiters that there is no answer; whoever asks until then is told the same.
-    pub(crate) fn fail(&mut self, outcome: Outcome<V>, remembered: std::time::Duration) {
+    pub(crate) fn fail(&mut self, outcome: Outcome<V>, remembered: Duration) {
         let now_us = self.store.clock.now_us();
         let until_us = now_us.saturating_add(micros(remembered));
         let mut shard = self.store.flights.lock(self.hash);
@@ -251,17 +264,21 @@ impl<K: CacheKey, V: Clone> Drop for Lead<K, V> {
             self.store.flights.lock(self.hash).end(&self.key, &self.flight);
             self.land(Outcome::Vacant);
         }
-        if self.held.is_empty() {
+        if self.held.is_empty() && self.doubtful.is_empty() {
             return;
         }
         // Nobody else may load for the fleet while the claims stand, so they are given back.
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
-        let (fleet, key) = (Arc::clone(&self.store.fleet), self.key_bytes.clone());
-        let held = std::mem::take(&mut self.held);
+        let fleet = Arc::clone(&self.store.fleet);
+        let release = Writing::of(self, Settlement::Release, Duration::ZERO);
+        let (again, late) =
+            (release.of_doubtful(), fleet.tiers.iter().map(|tier| tier.options.timeout).max());
         drop(runtime.spawn(async move {
-            for held in held {
-                let release = [(key.clone(), held.token, Settlement::Release)];
-                let _lost = fleet.tiers[held.tier].settle(&release).await;
+            write_back(&fleet, vec![release]).await;
+            // Over another connection the release may have overtaken the claim.
+            if let (Some(again), Some(late)) = (again, late) {
+                tokio::time::sleep(late).await;
+                write_back(&fleet, vec![again]).await;
             }
         }));
     }

@@ -13,11 +13,9 @@ use tracing::Instrument;
 use crate::{
     CacheError, CacheKey, Load, LoadContext, Policy,
     answer::{Answer, Origin},
-    clock::micros,
     consult::{Verdict, consult_one},
     flight::{Outcome, Waiter},
     lead::{Boarding, Lead, Purpose, Storing},
-    life::ENDLESS,
     load,
     local::Entry,
     spans,
@@ -118,6 +116,13 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
                     count(&self.counters.joins);
                     waiter
                 }
+                Boarding::Lead(lead) if lead.may_try_patience() => {
+                    let load = load.take().expect("a load that was led to its task is not left");
+                    let (waiter, store) = (lead.waiter(), Arc::clone(self));
+                    let loading = async move { store.load_anew(lead, load).await };
+                    drop(tokio::spawn(loading.in_current_span()));
+                    waiter
+                }
                 Boarding::Lead(mut lead) => match consult_one(&mut lead).await {
                     Verdict::Found(answer) => {
                         lead.settle(answer.clone(), Storing::Yes);
@@ -190,7 +195,7 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
         drop(tokio::spawn(refresh.instrument(spans::refresh(&self.name))));
     }
 
-    /// Loads what there is an answer of already, unless another node does.
+    /// Loads what somebody waits for elsewhere, or has an answer of already, unless another node does.
     pub(crate) async fn load_anew<F, Fut, A, E>(&self, mut lead: Lead<K, V>, load: F)
     where
         F: FnOnce(LoadContext<V>) -> Fut,
@@ -201,6 +206,7 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
         match consult_one(&mut lead).await {
             Verdict::Found(answer) => drop(lead.settle(answer, Storing::Yes)),
             Verdict::Load(plan) => {
+                lead.offer_fallback(&plan);
                 let span = spans::load(&self.name, lead.purpose, 1);
                 load::run(lead, plan, span, load).await;
             }
@@ -218,35 +224,23 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
         policy: &Policy,
         waiter: Waiter<V>,
     ) -> Landed<V, E> {
-        let flight = Arc::clone(&waiter.flight);
+        let flight = &waiter.flight;
         let waited = Duration::from_micros(self.clock.now_us().saturating_sub(flight.begun_us));
-        let fallback = || flight.fallback.get().filter(|answer| self.is_usable(key, answer)).cloned();
-        let mut outcome = None;
-        if policy.soft_timeout < ENDLESS && flight.fallback.get().is_some() {
-            match timeout(policy.soft_timeout.saturating_sub(waited), waiter.outcome()).await {
-                Ok(landed) => outcome = Some(landed),
+        let left = policy.load_timeout.saturating_sub(waited);
+        let patience = policy.soft_timeout.saturating_sub(waited).min(left);
+        let usable = |answer: &Answer<V>| Some(answer).filter(|answer| self.is_usable(key, answer)).cloned();
+        let outcome = match timeout(patience, waiter.outcome()).await {
+            Ok(outcome) => outcome,
+            // From now on a fallback will do, be it offered by a tier that has yet to answer.
+            Err(_elapsed) => match timeout(left - patience, waiter.outcome_or(usable)).await {
+                Ok(Ok(outcome)) => outcome,
+                Ok(Err(answer)) => return Landed::Answered(self.serve_stale(answer)),
                 Err(_elapsed) => {
-                    if let Some(answer) = fallback() {
-                        return Landed::Answered(self.serve_stale(answer));
-                    }
-                }
-            }
-        }
-        let waited_us = self.clock.now_us().saturating_sub(flight.begun_us);
-        let left = Duration::from_micros(micros(policy.load_timeout).saturating_sub(waited_us));
-        let outcome = match outcome {
-            Some(outcome) => outcome,
-            None => match timeout(left, waiter.outcome()).await {
-                Ok(outcome) => outcome,
-                Err(_elapsed) => {
-                    return match fallback() {
-                        Some(answer) => Landed::Answered(self.serve_stale(answer)),
-                        None => Landed::Refused(CacheError::Timeout { after: policy.load_timeout }),
-                    };
+                    return Landed::Refused(CacheError::Timeout { after: policy.load_timeout });
                 }
             },
         };
-        match fallback().filter(|_| outcome.is_failure()) {
+        match flight.fallback().and_then(usable).filter(|_| outcome.is_failure()) {
             // The load was ordered by somebody who wants no fallback; this one does.
             Some(answer) => Landed::Answered(self.serve_stale(answer)),
             None => self.judged(key, policy, &waiter, outcome),

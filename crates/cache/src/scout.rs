@@ -12,6 +12,7 @@ use crate::{
     judge::{Asker, Judged, judge},
     keeper::keeps,
     lead::Purpose,
+    life::ENDLESS,
     local::{Displaced, Idle},
     store::{Look, Standing, Store},
     tier::Found,
@@ -42,8 +43,9 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
     /// Asks the first tier about all of `wanted` in one trip.
     pub(crate) async fn scout(&self, policy: &Policy, wanted: Vec<(usize, K)>) -> Scouted<K, V> {
         let mut scouted = Scouted { found: Vec::new(), left: Vec::new(), next_tier: FIRST };
-        // A single key is read and claimed in one trip the long way.
-        let tier = self.fleet.tiers.first().filter(|tier| wanted.len() > 1 && tier.is_up());
+        // A single key is read and claimed in one trip the long way. Nobody else waits for this trip, or ends it early.
+        let is_short = wanted.len() > 1 && policy.load_timeout >= self.fleet.trips_max(policy.lease_wait);
+        let tier = self.fleet.tiers.first().filter(|tier| is_short && tier.is_up());
         let Some(tier) = tier else { return Scouted { left: wanted, ..scouted } };
         let (stamp, mark) = (self.fleet.sweeps.stamp(), self.fleet.horizon.mark());
         let mut sought = Vec::with_capacity(wanted.len());
@@ -53,7 +55,10 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
             // Before the question whether the tier is trusted: an invalidation begins with that, and voids then.
             let voids = self.flights.voids(hash);
             let is_unwritten = self.writes.as_ref().is_some_and(|writes| writes.waiting(&key).is_some());
-            if !is_unwritten && self.fleet.trusts_tiers_with(&bytes, mark) {
+            // Who has something to fall back on waits no longer than `soft_timeout`.
+            let is_patient =
+                policy.soft_timeout == ENDLESS || matches!(self.peek(&Probe { key: &key, hash }), Look::Miss);
+            if !is_unwritten && is_patient && self.fleet.trusts_tiers_with(&bytes, mark) {
                 sought.push(Sought { number, key, hash, voids });
                 keys.push(bytes);
             } else {

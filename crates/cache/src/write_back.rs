@@ -25,6 +25,8 @@ use crate::{
 pub(crate) struct Writing {
     key: Bytes,
     held: Vec<Held>,
+    /// Perhaps held, and released: under which floor they would stand is not known.
+    doubtful: Vec<Held>,
     settlement: Settlement,
     /// The part of its lifetime that is grace.
     grace: Duration,
@@ -42,6 +44,7 @@ impl Writing {
         Self {
             key: lead.key_bytes.clone(),
             held: std::mem::take(&mut lead.held),
+            doubtful: std::mem::take(&mut lead.doubtful),
             settlement,
             grace,
             extension: None,
@@ -50,7 +53,20 @@ impl Writing {
 
     /// True if there is nothing to do.
     pub(crate) fn is_empty(&self) -> bool {
-        self.held.is_empty() && self.extension.is_none()
+        self.has_no_claims() && self.extension.is_none()
+    }
+
+    fn has_no_claims(&self) -> bool {
+        self.held.is_empty() && self.doubtful.is_empty()
+    }
+
+    /// Of those that are perhaps held, if there are any.
+    pub(crate) fn of_doubtful(&self) -> Option<Self> {
+        let doubtful = self.doubtful.clone();
+        let (key, grace) = (self.key.clone(), self.grace);
+        let release =
+            Self { key, held: vec![], doubtful, settlement: Settlement::Release, grace, extension: None };
+        (!release.doubtful.is_empty()).then_some(release)
     }
 
     pub(crate) fn extending(self, extension: Option<Extension>) -> Self {
@@ -60,7 +76,7 @@ impl Writing {
 
 /// Carries them out in the background.
 pub(crate) fn spawn(fleet: &Arc<Fleet>, mut writings: Vec<Writing>) {
-    writings.retain(|writing| !writing.held.is_empty());
+    writings.retain(|writing| !writing.has_no_claims());
     if !writings.is_empty() {
         let fleet = Arc::clone(fleet);
         drop(tokio::spawn(async move { write_back(&fleet, writings).await }));
@@ -76,6 +92,8 @@ pub(crate) async fn write_back(fleet: &Fleet, writings: Vec<Writing>) {
         for writing in &writings {
             let held = writing.held.iter().filter(|held| held.tier == index);
             claims.extend(held.map(|held| (writing.key.clone(), held.token, fitting(fleet, index, writing))));
+            let doubtful = writing.doubtful.iter().filter(|held| held.tier == index);
+            claims.extend(doubtful.map(|held| (writing.key.clone(), held.token, Settlement::Release)));
         }
         async move {
             if claims.is_empty() {

@@ -24,7 +24,7 @@ fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |text| text.parse().expect("a seed or a count is a number"))
 }
 
-/// Of every other seed a simulation with fallbacks, of every third one more node, and of every fifth keys on a schedule.
+/// Of every other seed a simulation with fallbacks, of every fourth one with patient readers, of every third one more node, and of every fifth keys on a schedule.
 fn simulation(seed: u64) -> Simulation {
     let mut simulation = Simulation::new(seed);
     if seed.is_multiple_of(2) {
@@ -38,6 +38,10 @@ fn simulation(seed: u64) -> Simulation {
         };
         simulation.policy = policy;
         simulation.failures = 20;
+    }
+    if seed % 4 == 1 {
+        // Then a reader asks the tiers itself: they take no longer than it waits.
+        simulation.policy.load_timeout = Duration::from_millis(150);
     }
     if seed.is_multiple_of(5) {
         simulation.policy.refresh_every = Duration::from_millis(10);

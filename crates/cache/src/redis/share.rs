@@ -124,7 +124,10 @@ fn without_room(keys: &Keys, claimed: &[Result<Claimed, TierError>]) -> Picked {
 
 /// What succeeded, with `otherwise` in place of what did not; the error if nothing did.
 fn some<T: Clone>(results: Vec<Result<T, TierError>>, otherwise: T) -> Result<Vec<T>, TierError> {
-    let error = match results.iter().find_map(|result| result.as_ref().err()) {
+    // Nothing was sent only if nothing was sent to any server.
+    let errors = || results.iter().filter_map(|result| result.as_ref().err());
+    let worst = errors().find(|error| **error != TierError::Down).or_else(|| errors().next());
+    let error = match worst {
         Some(error) if results.iter().all(Result::is_err) => *error,
         _ => {
             return Ok(results

@@ -12,7 +12,7 @@ use super::{
     simulator::{Node, SLACK, World},
     source::{Seen, SimulatedLoader, SimulationError, Source},
 };
-use crate::{LoadContext, Loaded, Lookup, Silence, flight::lock, tier::Void};
+use crate::{Cache, LoadContext, Loaded, Lookup, Silence, flight::lock, tier::Void};
 
 /// By which verbs the users of a simulation read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -159,7 +159,7 @@ impl World {
         let hit = |seen| vec![(key, seen, bars.hit)];
         let checked: Vec<Checked> = match verb {
             Verb::Entry => {
-                self.read_entry(node, key, effort).await;
+                self.read_entry(on, &on.cache, key, effort).await;
                 return;
             }
             Verb::Plain => vec![(key, self.read_plain(on, key, effort).await, bars.any)],
@@ -187,13 +187,18 @@ impl World {
         }
     }
 
-    /// As `read`, by the verb that tells most.
-    pub(super) async fn read_entry(&self, node: usize, key: u64, effort: Effort) -> Option<Loaded<Seen>> {
-        let on = &self.nodes[node];
+    /// As `read`, by the verb that tells most, under a policy of the caller's choice.
+    pub(super) async fn read_entry(
+        &self,
+        on: &Node,
+        cache: &Cache<u64, Seen>,
+        key: u64,
+        effort: Effort,
+    ) -> Option<Loaded<Seen>> {
         let bars = self.bars(on, key);
         let parts = (Arc::clone(&self.loader), Arc::clone(&self.source));
         let load = move |context| load_one(parts, key, context, effort);
-        let loaded = on.cache.get_or_load_entry(&key, load).await.ok()?;
+        let loaded = cache.get_or_load_entry(&key, load).await.ok()?;
         let seen = loaded.value?;
         let bar = if loaded.is_stale { bars.flagged } else { bars.fresh };
         self.check((key, seen, bar), &loaded);

@@ -117,7 +117,7 @@ const MAX_STALE: Duration = Duration::from_millis(40);
 pub(super) const SLACK: Duration = Duration::from_millis(15);
 
 /// Longer than a load, a wait for another node and a trip to a tier together: by then, what was under way has ended.
-const AFTERMATH: Duration = Duration::from_millis(100);
+const AFTERMATH: Duration = Duration::from_millis(200);
 
 /// Longer than the longest pause of anything that is tried again.
 const SETTLING: Duration = Duration::from_millis(1_500);
@@ -203,7 +203,7 @@ impl World {
             .origin(origin);
         for way in [&link, &far].into_iter().take(self.plan.tiers) {
             let options = TierOptions {
-                timeout: Duration::from_millis(20),
+                timeout: Duration::from_millis(15),
                 breaker_pause: Duration::from_millis(100),
                 ..TierOptions::default()
             };
@@ -363,9 +363,12 @@ impl World {
 
     /// What a reader sees who is not content with a fallback, in a few attempts.
     async fn read_fresh(&self, node: usize, key: u64) -> Option<Seen> {
+        let policy = Policy { soft_timeout: Duration::MAX, ..self.plan.policy.clone() };
+        let on = &self.nodes[node];
+        let patient = on.cache.under(&Arc::new(policy));
         for _ in 0..10 {
             let effort = Effort { pauses_us: (0, 0), fails: Fails::No };
-            match self.read_entry(node, key, effort).await {
+            match self.read_entry(on, &patient, key, effort).await {
                 Some(Loaded { value, is_stale: false, .. }) => return value,
                 _ => sleep(SLACK).await,
             }

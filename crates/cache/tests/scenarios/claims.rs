@@ -187,3 +187,59 @@ async fn values_that_are_not_serializable_are_shared_with_a_codec_of_ones_own() 
     let found = other.read(&7).await.unwrap();
     assert_eq!((found.value, found.origin), (Some(Opaque(42)), Origin::Tier(0)));
 }
+
+/// Nobody waits for a claim that somebody else holds, or loads past it without storing anything.
+fn impatient() -> Policy {
+    Policy { lease_wait: Duration::ZERO, ..Policy::default() }
+}
+
+/// Asserts that `key` can be claimed: what is loaded now is in the tier afterwards.
+async fn assert_free(site: &Site, key: &str) {
+    let ((loading, _), (late, _)) = (node(site, impatient()).await, node(site, impatient()).await);
+    Teller::default().value(&loading, key, 2).await;
+    trips().await;
+    let teller = Teller::default();
+    let found = teller.value(&late, key, 3).await;
+    assert_eq!((found, teller.calls()), (2, 0), "{key} was claimed by somebody who does not load it");
+}
+
+/// A claim whose answer never came may stand. Once the load has ended nobody has a use for it.
+#[tokio::test(start_paused = true)]
+async fn claim_whose_answer_was_lost_is_given_back_after_the_load() {
+    let site = Site::new(11);
+    let (reader, link) = node(&site, impatient()).await;
+    link.faults.lose_answers(100);
+    assert_eq!(Teller::default().value(&reader, "one", 1).await, 1);
+    let load = |keys: Vec<String>, _: LoadContext<u64>| async move {
+        Ok::<_, Broken>(keys.iter().map(|_| Ok::<_, Broken>(Some(1))).collect())
+    };
+    // One by one: of several keys together the tier is asked first without a claim, and left alone when that fails.
+    for key in ["two", "three"] {
+        assert!(reader.get_or_load_many([key], load).await.iter().all(Result::is_ok));
+    }
+    trips().await;
+    for key in ["one", "two", "three"] {
+        assert_free(&site, key).await;
+    }
+}
+
+/// A reader that goes away while its claim is on its way, at any moment of the trip.
+#[tokio::test(start_paused = true)]
+async fn claim_of_a_reader_that_went_away_before_its_answer_is_given_back() {
+    let site = Site::new(12);
+    let (reader, link) = node(&site, impatient()).await;
+    link.faults.delay(Duration::from_millis(20));
+    let moments = || (1..40).map(|moment| (Duration::from_millis(moment), format!("k{moment}")));
+    for (moment, key) in moments() {
+        let gate = Gate::default();
+        // If it gets as far as to load, its load goes on without it, and fails.
+        let reading = gate.read(&reader, &key, Err(Broken));
+        sleep(moment).await;
+        reading.abort();
+        gate.go.notify_one();
+    }
+    trips().await;
+    for (_, key) in moments() {
+        assert_free(&site, &key).await;
+    }
+}

@@ -263,6 +263,43 @@ async fn value_that_came_after_the_soft_limit_is_in_every_tier_and_on_the_other_
     assert_eq!(teller.calls(), 1);
 }
 
+/// Whoever asks the tiers first waits for them no longer than the others do, alone or in a batch.
+#[tokio::test(start_paused = true)]
+async fn limits_of_a_wait_hold_while_the_shared_tier_hangs() {
+    let site = Site::new(2);
+    let policy = Policy { soft_timeout: SECOND / 50, load_timeout: SECOND / 20, ..graceful() };
+    let (cache, link) = node(&site, policy).await;
+    let teller = Teller::default();
+    for key in ["old", "older"] {
+        teller.value(&cache, key, 1).await;
+    }
+    trips().await;
+    advance(SECOND).await;
+    // Slower than the tier's time limit of 100 ms.
+    link.faults.delay(3_600 * SECOND);
+    let load = |keys: Vec<String>, _: LoadContext<u64>| async move {
+        Ok::<_, Broken>(keys.iter().map(|_| Ok::<_, Broken>(Some(2))).collect())
+    };
+    let begun = tokio::time::Instant::now();
+    let stale = teller.read(&cache, "old", Ok(Some(2))).await.unwrap();
+    assert_eq!((stale.value, stale.is_stale, begun.elapsed().as_millis()), (Some(1), true, 20));
+    let late = teller.read(&cache, "new", Ok(Some(2))).await;
+    assert!(matches!(late, Err(CacheError::Timeout { .. })), "{late:?}");
+    assert_eq!(begun.elapsed().as_millis(), 70);
+
+    let begun = tokio::time::Instant::now();
+    let many = cache.get_or_load_many_entries(["older", "newer"], load).await;
+    assert_eq!(begun.elapsed().as_millis(), 50);
+    let stale = many[0].as_ref().unwrap();
+    assert_eq!((stale.value, stale.is_stale), (Some(1), true));
+    assert!(matches!(many[1], Err(CacheError::Timeout { .. })), "{many:?}");
+
+    sleep(SECOND / 2).await;
+    for key in ["old", "new", "older", "newer"] {
+        assert_eq!(cache.get(key), Some(2), "the load of {key} went on");
+    }
+}
+
 // T26
 #[tokio::test(start_paused = true)]
 async fn plain_get_gives_a_stale_value_only_to_who_asks_for_one() {

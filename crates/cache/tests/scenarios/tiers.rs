@@ -19,11 +19,15 @@ async fn tier_that_hangs_costs_its_time_limit_a_few_times_and_is_then_left_alone
     teller.value(&cache, "hit", 1).await;
     // Slower than any time limit; the line too, but within `max_stale`.
     link.faults.delay(3_600 * SECOND);
+    let begun = tokio::time::Instant::now();
     for key in 0..6 {
         teller.value(&cache, &key.to_string(), key).await;
     }
+    let waited = begun.elapsed();
+    assert!(waited <= 5 * TierOptions::default().timeout, "readers waited for {waited:?}");
     let stats = &cache.stats().tiers[0];
-    assert_eq!((stats.is_up, stats.opened, stats.errors), (false, 1, 5));
+    // Its fifth failure opens the breaker; a claim whose answer was lost may be on its way back by then.
+    assert!(!stats.is_up && stats.opened == 1 && (5..=6).contains(&stats.errors), "{stats:?}");
     assert_eq!(stats.misses, 1, "an outage is no miss");
     assert_eq!(cache.get("hit"), Some(1));
     link.faults.delay(Duration::from_millis(1));
