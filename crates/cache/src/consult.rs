@@ -254,7 +254,7 @@ async fn ask_one<K: CacheKey, V: Clone + Send + Sync + 'static>(
         let claim = asked.claim(lead, quest.over);
         asked.is_sent(lead, claim);
         let found = tier.read_one(&lead.key_bytes, claim).await;
-        asked.is_answered(lead, claim, found.as_ref());
+        Asked::is_answered(lead, found.as_ref());
         let Ok(found) = found else {
             store.observer.tier_failed(&store.name, tier.kind());
             return;
@@ -302,7 +302,7 @@ async fn ask_group<K: CacheKey, V: Clone + Send + Sync + 'static>(
     let answers = tier.read(&keys, claim).await;
     for (number, at) in group.iter().enumerate() {
         let answer = answers.as_ref().map(|answers| answers.get(number).unwrap_or(&Found::Nothing));
-        asked.is_answered(&mut leads[*at], claim, answer);
+        Asked::is_answered(&mut leads[*at], answer);
     }
     let Ok(answers) = answers else {
         store.observer.tier_failed(&store.name, tier.kind());
@@ -338,16 +338,14 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Asked<'_, K, V> {
 
     /// From now until the answer the claim may stand without anybody knowing, the lead's end included.
     fn is_sent(&self, lead: &mut Lead<K, V>, claim: Option<Claim>) {
-        if claim.is_some() {
-            lead.doubtful.push(self.held());
-        }
+        lead.asked = claim.map(|_| self.held());
     }
 
     /// What was answered, or never sent, is in no doubt. "Nothing" may also mean that the key's own server did not answer.
-    fn is_answered(&self, lead: &mut Lead<K, V>, claim: Option<Claim>, told: Result<&Found, &TierError>) {
-        let is_doubtful = matches!(told, Ok(Found::Nothing) | Err(TierError::TimedOut | TierError::Failed));
-        if claim.is_some() && !is_doubtful {
-            lead.doubtful.pop();
+    fn is_answered(lead: &mut Lead<K, V>, told: Result<&Found, &TierError>) {
+        let asked = lead.asked.take();
+        if matches!(told, Ok(Found::Nothing) | Err(TierError::TimedOut | TierError::Failed)) {
+            lead.doubtful.extend(asked);
         }
     }
 

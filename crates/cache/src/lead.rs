@@ -84,7 +84,9 @@ pub(crate) struct Lead<K: CacheKey, V: Clone> {
     pub(crate) mark: Mark,
     pub(crate) purpose: Purpose,
     pub(crate) held: Vec<Held>,
-    /// Asked for, and the answer has not come: whether they stand is not known.
+    /// Asked for, and on its way.
+    pub(crate) asked: Option<Held>,
+    /// Asked for, and no answer will come: whether they stand is not known.
     pub(crate) doubtful: Vec<Held>,
     settled: bool,
     /// Shared by the loads of one batch.
@@ -155,6 +157,7 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
             mark,
             purpose,
             held: Vec::new(),
+            asked: None,
             doubtful: Vec::new(),
             settled: false,
             seat: Some(seat),
@@ -264,6 +267,7 @@ impl<K: CacheKey, V: Clone> Drop for Lead<K, V> {
             self.store.flights.lock(self.hash).end(&self.key, &self.flight);
             self.land(Outcome::Vacant);
         }
+        self.doubtful.extend(self.asked.take());
         if self.held.is_empty() && self.doubtful.is_empty() {
             return;
         }

@@ -200,11 +200,10 @@ fn shards_for(entries: usize) -> usize {
 impl<K: Clone + Eq + Hash, V: Clone> Local<K, V> {
     pub(crate) fn new(policy: &Policy) -> Self {
         let entry_bytes = (slot_bytes::<K, V>() + HEAP_BYTES_GUESS) as u64;
-        let entries =
-            usize::try_from(policy.l1_bytes_max / entry_bytes).unwrap_or(usize::MAX).clamp(64, 1 << 24);
+        let entries = usize::try_from(policy.l1_bytes_max / entry_bytes).unwrap_or(usize::MAX);
         let shards = shards_for(entries);
         let options = OptionsBuilder::new()
-            .estimated_items_capacity(entries)
+            .estimated_items_capacity(entries.clamp(64, 1 << 24))
             .weight_capacity(policy.l1_bytes_max)
             .shards(shards)
             .build()

@@ -139,7 +139,8 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
                     }
                 },
             };
-            match self.landed(&key, policy, waiter).await {
+            // In a place of its own: who finds the value in a tier does not pay for its size.
+            match Box::pin(self.landed(&key, policy, waiter)).await {
                 Landed::Answered(answer) => return Ok(answer),
                 Landed::Refused(error) => return Err(error),
                 Landed::Nothing | Landed::Again if load.is_none() => return Err(CacheError::Stopped),

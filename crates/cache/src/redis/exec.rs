@@ -90,7 +90,8 @@ where
 {
     match try_shortest(router, key.slot(0), operation).await {
         Some(result) => result,
-        None => run_all(router, key, operation).await.pop().unwrap_or(Err(TierError::Failed)),
+        // In a place of its own, because the short way is to be small: it is allocated for each read.
+        None => Box::pin(run_all(router, key, operation)).await.pop().unwrap_or(Err(TierError::Failed)),
     }
 }
 

@@ -1,4 +1,4 @@
-//! The reads of a simulation, by every verb that reads (but `reload`), and what each of their answers must reflect.
+//! The reads of a simulation, by every verb that reads, and what each of their answers must reflect.
 //! Draws nothing where only one verb is asked for, so that such a seed stays the run it was.
 //! Called by the simulator's users.
 
@@ -19,7 +19,7 @@ use crate::{Cache, LoadContext, Loaded, Lookup, Silence, flight::lock, tier::Voi
 pub enum Verbs {
     /// Only the one that tells most of its answer.
     Entry,
-    /// Every one but `reload`, by dice.
+    /// Every one, by dice.
     All,
 }
 
@@ -35,6 +35,7 @@ pub(super) enum Verb {
     Peek,
     Many(Vec<u64>),
     Batch(Vec<u64>),
+    Reload,
 }
 
 /// What the loader of one read does besides.
@@ -64,8 +65,30 @@ struct Bars {
     any: Bar,
 }
 
+/// What a read saw of one key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sight {
+    /// No answer: there is nothing to check.
+    Nothing,
+    /// That there is no such key.
+    Absent,
+    Value(Seen),
+}
+
+impl Sight {
+    /// Of a verb that says the same of what it does not have and of what there is not.
+    fn of_value(seen: Option<Seen>) -> Self {
+        seen.map_or(Self::Nothing, Self::Value)
+    }
+
+    /// Of a verb that knows the difference.
+    fn of_answer(answer: Option<Option<Seen>>) -> Self {
+        answer.map_or(Self::Nothing, |seen| seen.map_or(Self::Absent, Self::Value))
+    }
+}
+
 /// What was seen of one key, and what had to be.
-type Checked = (u64, Option<Seen>, Bar);
+type Checked = (u64, Sight, Bar);
 
 impl Verb {
     pub(super) fn draw(verbs: Verbs, keys: u64, dice: &mut StdRng) -> Self {
@@ -76,7 +99,7 @@ impl Verb {
             let count = dice.random_range(2..=4);
             (0..count).map(|_| dice.random_range(0..keys)).collect()
         };
-        match dice.random_range(0..14) {
+        match dice.random_range(0..15) {
             0 | 1 => Self::Entry,
             2 | 3 => Self::Plain,
             4 | 5 => Self::Hits,
@@ -84,6 +107,7 @@ impl Verb {
             7 => Self::Stale,
             8 => Self::Peek,
             9 => Self::Many(some(dice)),
+            10 => Self::Reload,
             _ => Self::Batch(some(dice)),
         }
     }
@@ -154,9 +178,9 @@ impl World {
 
     /// Reads, and checks every answer.
     pub(super) async fn read(&self, node: usize, key: u64, verb: &Verb, effort: Effort) {
-        let on = &self.nodes[node];
+        let on = self.on(node);
         let bars = self.bars(on, key);
-        let hit = |seen| vec![(key, seen, bars.hit)];
+        let hit = |seen| vec![(key, Sight::of_value(seen), bars.hit)];
         let checked: Vec<Checked> = match verb {
             Verb::Entry => {
                 self.read_entry(on, &on.cache, key, effort).await;
@@ -169,21 +193,22 @@ impl World {
             }
             Verb::Lookup => match on.cache.lookup(&key) {
                 Lookup::Hit(seen) => hit(Some(seen)),
-                Lookup::Absent | Lookup::Miss => vec![],
+                Lookup::Absent => vec![(key, Sight::Absent, bars.hit)],
+                Lookup::Miss => vec![],
             },
             Verb::Stale => self.told_of(&bars, key, on.cache.get_stale(&key)),
             Verb::Peek => self.told_of(&bars, key, on.cache.read(&key).await),
             Verb::Many(keys) => {
                 let bars = keys.iter().map(|key| self.bars(on, *key).hit);
                 let seen = on.cache.get_many(keys.iter());
+                let seen = seen.into_iter().map(Sight::of_value);
                 keys.iter().zip(seen).zip(bars).map(|((key, seen), bar)| (*key, seen, bar)).collect()
             }
             Verb::Batch(keys) => self.read_batch(on, keys, effort).await,
+            Verb::Reload => vec![self.reload(on, key, effort).await],
         };
-        for (key, seen, bar) in checked {
-            if let Some(seen) = seen {
-                self.check((key, seen, bar), verb);
-            }
+        for checked in checked {
+            self.check(checked, verb);
         }
     }
 
@@ -199,17 +224,24 @@ impl World {
         let parts = (Arc::clone(&self.loader), Arc::clone(&self.source));
         let load = move |context| load_one(parts, key, context, effort);
         let loaded = cache.get_or_load_entry(&key, load).await.ok()?;
-        let seen = loaded.value?;
         let bar = if loaded.is_stale { bars.flagged } else { bars.fresh };
-        self.check((key, seen, bar), &loaded);
+        self.check((key, Sight::of_answer(Some(loaded.value)), bar), &loaded);
         lock(&self.report).stale += u64::from(loaded.is_stale);
         Some(loaded)
     }
 
-    async fn read_plain(&self, on: &Node, key: u64, effort: Effort) -> Option<Seen> {
+    async fn read_plain(&self, on: &Node, key: u64, effort: Effort) -> Sight {
         let parts = (Arc::clone(&self.loader), Arc::clone(&self.source));
         let load = move |context| load_one(parts, key, context, effort);
-        on.cache.get_or_load(&key, load).await.ok()?
+        Sight::of_answer(on.cache.get_or_load(&key, load).await.ok())
+    }
+
+    /// Sees everything that was committed before it, whoever was told.
+    async fn reload(&self, on: &Node, key: u64, effort: Effort) -> Checked {
+        let bar = Bar { version: self.source.last_write(key, u64::MAX).0, tick: self.source.tick() };
+        let parts = (Arc::clone(&self.loader), Arc::clone(&self.source));
+        let load = move |context| load_one(parts, key, context, effort);
+        (key, Sight::of_answer(on.cache.reload(&key, load).await.ok()), bar)
     }
 
     async fn read_batch(&self, on: &Node, keys: &[u64], effort: Effort) -> Vec<Checked> {
@@ -220,21 +252,29 @@ impl World {
         lock(&self.report).members +=
             answers.iter().filter(|answer| matches!(answer, Ok(Some(_)))).count() as u64;
         let checked = keys.iter().zip(answers).zip(bars);
-        checked.map(|((key, answer), bar)| (*key, answer.ok().flatten(), bar)).collect()
+        checked.map(|((key, answer), bar)| (*key, Sight::of_answer(answer.ok()), bar)).collect()
     }
 
     fn told_of(&self, bars: &Bars, key: u64, loaded: Option<Loaded<Seen>>) -> Vec<Checked> {
         let Some(loaded) = loaded else { return vec![] };
         lock(&self.report).stale += u64::from(loaded.is_stale);
-        vec![(key, loaded.value, if loaded.is_stale { bars.flagged } else { bars.fresh })]
+        let bar = if loaded.is_stale { bars.flagged } else { bars.fresh };
+        vec![(key, Sight::of_answer(Some(loaded.value)), bar)]
     }
 
-    fn check(&self, (key, seen, bar): (u64, Seen, Bar), how: &dyn std::fmt::Debug) {
+    fn check(&self, (key, sight, bar): Checked, how: &dyn std::fmt::Debug) {
+        let is_admitted = match sight {
+            Sight::Nothing => return,
+            Sight::Absent => self.source.was_absent_since(key, bar.version),
+            Sight::Value(seen) => bar.admits(seen),
+        };
         assert!(
-            bar.admits(seen),
-            "seed {}: key {key}: a read that starts beyond {bar:?} saw {seen:?} ({how:?})",
+            is_admitted,
+            "seed {}: key {key}: a read that starts beyond {bar:?} saw {sight:?} ({how:?})",
             self.plan.seed
         );
-        lock(&self.report).reads += 1;
+        let mut report = lock(&self.report);
+        report.reads += 1;
+        report.absent += u64::from(sight == Sight::Absent);
     }
 }

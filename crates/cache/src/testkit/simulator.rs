@@ -13,7 +13,7 @@
 //! once what it holds has lived out its time. What a read must reflect is worked out in `reads`.
 
 use std::{
-    sync::{Arc, Mutex, atomic::Ordering::SeqCst},
+    sync::{Arc, Mutex, OnceLock, atomic::Ordering::SeqCst},
     time::Duration,
 };
 
@@ -24,7 +24,7 @@ use super::{
     Link, Site,
     demands::{Announced, Bar, Changes, Told, covered, orders, tell},
     reads::{Effort, Fails, Verb, Verbs},
-    source::{Seen, SimulatedLoader, Source, tags},
+    source::{Left, Seen, SimulatedLoader, Source, tags},
 };
 use crate::{
     Cache, CacheKey, Clock, Confirmation, Invalidation, LineOptions, Loaded, Policy, Stats, TierOptions,
@@ -41,6 +41,8 @@ pub struct Simulation {
     pub seed: u64,
     /// How many caches.
     pub nodes: usize,
+    /// How many of them are not there from the beginning, but come in the middle of it, with nothing in process.
+    pub late_nodes: usize,
     /// How many users at each.
     pub users: usize,
     /// What each of them does, one after the other.
@@ -68,6 +70,8 @@ pub struct Report {
     pub stale: u64,
     /// Answers that were checked.
     pub reads: u64,
+    /// Of them, those that there is no such key.
+    pub absent: u64,
     /// Values that were given to reads of many keys that may load.
     pub members: u64,
 }
@@ -86,6 +90,7 @@ impl Simulation {
         Self {
             seed,
             nodes: 2,
+            late_nodes: 0,
             users: 3,
             steps: 25,
             keys: 4,
@@ -95,6 +100,11 @@ impl Simulation {
             tiers: 1,
             has_line: true,
         }
+    }
+
+    /// Those that are there from the beginning.
+    fn early_nodes(&self) -> usize {
+        self.nodes.saturating_sub(self.late_nodes)
     }
 
     /// Runs it on a runtime of its own, whose clock is paused.
@@ -140,7 +150,8 @@ pub(super) struct World {
     /// The way of somebody who is no node.
     outside: Arc<dyn Line>,
     pub(super) source: Arc<Source>,
-    pub(super) nodes: Arc<Vec<Node>>,
+    /// Each begins when somebody comes to it first.
+    nodes: Arc<Vec<OnceLock<Node>>>,
     pub(super) changes: Arc<Mutex<Changes>>,
     pub(super) loader: Arc<dyn SimulatedLoader>,
     pub(super) report: Arc<Mutex<Report>>,
@@ -150,12 +161,12 @@ impl World {
     fn new(plan: Simulation, loader: Arc<dyn SimulatedLoader>) -> Self {
         let plan = Arc::new(plan);
         let site = Site::new(plan.seed);
-        let mut world = Self {
+        let world = Self {
             outside: site.link().line("simulated"),
             site,
             far: Site::new(plan.seed.wrapping_add(2)),
             source: Arc::default(),
-            nodes: Arc::new(vec![]),
+            nodes: Arc::new((0..plan.nodes).map(|_| OnceLock::new()).collect()),
             changes: Arc::default(),
             loader,
             report: Arc::default(),
@@ -173,11 +184,17 @@ impl World {
                 }
             }
         });
-        world.nodes = Arc::new((0..world.plan.nodes).map(|index| world.node(index)).collect());
+        for index in 0..world.plan.early_nodes() {
+            world.on(index);
+        }
         world
     }
 
-    fn node(&self, index: usize) -> Node {
+    pub(super) fn on(&self, index: usize) -> &Node {
+        self.nodes[index].get_or_init(|| self.new_node(index))
+    }
+
+    fn new_node(&self, index: usize) -> Node {
         let origin = self.plan.seed.wrapping_mul(31).wrapping_add(index as u64 * 2) | 1;
         let link = self.site.link();
         let told = Arc::<Mutex<Told>>::default();
@@ -231,15 +248,15 @@ impl World {
         background.iter().for_each(tokio::task::JoinHandle::abort);
         self.check_convergence().await;
         let mut report = lock(&self.report).clone();
-        report.stats = self.nodes.iter().map(|node| node.cache.stats()).collect();
+        report.stats = (0..self.plan.nodes).map(|node| self.on(node).cache.stats()).collect();
         report
     }
 
     /// Commits, and voids or sets, and says what this node must not see any more.
     fn write(&self, node: usize, key: u64, dice: &mut StdRng) -> Confirmation {
-        let node = &self.nodes[node];
-        let version = self.source.commit(key);
+        let node = self.on(node);
         let is_set = dice.random_range(0..10) < 3;
+        let version = self.source.commit(key, if is_set { Left::Something } else { self.left(dice) });
         let tick = if is_set { 0 } else { self.source.tick() };
         // A value set before the write of a later version is not older than what that one voided.
         let bar = Bar { version, tick };
@@ -260,10 +277,16 @@ impl World {
         confirmation
     }
 
+    /// Draws nothing where only one verb is asked for, as reads do.
+    fn left(&self, dice: &mut StdRng) -> Left {
+        let is_deleted = self.plan.verbs == Verbs::All && dice.random_range(0..4) == 0;
+        if is_deleted { Left::Nothing } else { Left::Something }
+    }
+
     /// Commits, and announces in the same step, as a transaction does that has its outbox in the store: nobody has
     /// voided the tier. Without a line there is nobody to announce it to.
-    async fn commit_outside(&self, key: u64) {
-        let version = self.source.commit(key);
+    async fn commit_outside(&self, key: u64, left: Left) {
+        let version = self.source.commit(key, left);
         if !self.plan.has_line {
             return;
         }
@@ -275,9 +298,9 @@ impl World {
     }
 
     fn sweep(&self, node: usize, dice: &mut StdRng) -> Confirmation {
-        let node = &self.nodes[node];
+        let node = self.on(node);
         let key = dice.random_range(0..self.plan.keys);
-        let version = self.source.commit(u64::MAX);
+        let version = self.source.commit(u64::MAX, Left::Something);
         let bar = Bar { version: 0, tick: self.source.tick() };
         lock(&self.changes).by_version.insert(version, (u64::MAX, bar));
         let swath = match dice.random_range(0..5) {
@@ -302,6 +325,9 @@ impl World {
     }
 
     async fn user(self, node: usize, mut dice: StdRng) {
+        if node >= self.plan.early_nodes() {
+            sleep(Duration::from_micros(dice.random_range(0..80_000))).await;
+        }
         for _ in 0..self.plan.steps {
             let key = dice.random_range(0..self.plan.keys);
             match dice.random_range(0..21) {
@@ -320,7 +346,7 @@ impl World {
                     let _reach = self.write(node, key, &mut dice).await;
                 }
                 17..19 => drop(self.sweep(node, &mut dice)),
-                19 => self.commit_outside(key).await,
+                19 => self.commit_outside(key, self.left(&mut dice)).await,
                 _ => {
                     let _reach = self.sweep(node, &mut dice).await;
                 }
@@ -341,7 +367,7 @@ impl World {
     async fn trouble(self, mut dice: StdRng) {
         loop {
             sleep(Duration::from_micros(dice.random_range(0..30_000))).await;
-            let node = &self.nodes[dice.random_range(0..self.plan.nodes)];
+            let Some(node) = self.nodes[dice.random_range(0..self.plan.nodes)].get() else { continue };
             let is_far = self.plan.tiers > 1 && dice.random_range(0..2) == 0;
             let (link, site) = if is_far { (&node.far, &self.far) } else { (&node.link, &self.site) };
             let sides = if self.plan.verbs == Verbs::All { 12 } else { 11 };
@@ -361,15 +387,15 @@ impl World {
         }
     }
 
-    /// What a reader sees who is not content with a fallback, in a few attempts.
-    async fn read_fresh(&self, node: usize, key: u64) -> Option<Seen> {
+    /// What a reader sees who is not content with a fallback, in a few attempts. The answer may be that there is no such key.
+    async fn read_fresh(&self, node: usize, key: u64) -> Option<Option<Seen>> {
         let policy = Policy { soft_timeout: Duration::MAX, ..self.plan.policy.clone() };
-        let on = &self.nodes[node];
+        let on = self.on(node);
         let patient = on.cache.under(&Arc::new(policy));
         for _ in 0..10 {
             let effort = Effort { pauses_us: (0, 0), fails: Fails::No };
             match self.read_entry(on, &patient, key, effort).await {
-                Some(Loaded { value, is_stale: false, .. }) => return value,
+                Some(Loaded { value, is_stale: false, .. }) => return Some(value),
                 _ => sleep(SLACK).await,
             }
         }
@@ -378,8 +404,8 @@ impl World {
 
     /// What a node has not got right, if anything: a change that it has not told, or a key that it reads wrongly.
     async fn fault(&self) -> Option<String> {
-        for (index, node) in self.nodes.iter().enumerate() {
-            let pending = node.cache.stats().pending_invalidations;
+        for index in 0..self.plan.nodes {
+            let pending = self.on(index).cache.stats().pending_invalidations;
             if pending > 0 {
                 return Some(format!("node {index} has {pending} changes to tell"));
             }
@@ -387,10 +413,10 @@ impl World {
         for (node, key) in
             (0..self.plan.nodes).flat_map(|node| (0..self.plan.keys).map(move |key| (node, key)))
         {
-            let last = self.source.read(key, Version::LATEST).version;
-            match self.read_fresh(node, key).await {
-                Some(Seen { version, .. }) if version == last => {}
-                other => return Some(format!("node {node} reads {other:?} for version {last} of key {key}")),
+            let last = self.source.read(key, Version::LATEST).map(|seen| seen.version);
+            let read = self.read_fresh(node, key).await;
+            if read.map(|seen| seen.map(|seen| seen.version)) != Some(last) {
+                return Some(format!("node {node} reads {read:?} for version {last:?} of key {key}"));
             }
         }
         None
@@ -398,14 +424,14 @@ impl World {
 
     /// When all is mended and quiet, every node sees the last write of every key: at once if it is told of them.
     async fn check_convergence(&self) {
-        for node in self.nodes.iter() {
+        for node in (0..self.plan.nodes).map(|node| self.on(node)) {
             node.link.mend();
             node.far.mend();
         }
         self.source.replayed.store(self.source.version.load(SeqCst), SeqCst);
         sleep(AFTERMATH).await;
         if !self.plan.has_line {
-            sleep(self.plan.policy.ttl).await;
+            sleep(self.plan.policy.ttl.max(self.plan.policy.negative_ttl)).await;
         }
         let last_attempt = Instant::now() + SETTLING;
         while let Some(fault) = self.fault().await {

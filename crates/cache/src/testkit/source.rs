@@ -22,30 +22,54 @@ pub struct Seen {
     pub read_tick: u64,
 }
 
-/// The truth: versions of writes in commit order, and a replica that lags behind.
+/// What a write leaves of a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Left {
+    Something,
+    /// It deleted the key.
+    Nothing,
+}
+
+/// The truth: writes in commit order, and a replica that lags behind. Each key was there before the first of them.
 #[derive(Debug, Default)]
 pub struct Source {
-    /// By key, the versions of its writes.
-    writes: Mutex<HashMap<u64, Vec<u64>>>,
+    /// By key, in the order of their versions.
+    writes: Mutex<HashMap<u64, Vec<(u64, Left)>>>,
     pub(super) version: AtomicU64,
     pub(super) replayed: AtomicU64,
     tick: AtomicU64,
 }
 
 impl Source {
-    /// Reads as a good loader does: from the replica if it has replayed `floor`, else from the primary.
-    pub fn read(&self, key: u64, floor: Version) -> Seen {
+    /// Reads as a good loader does: from the replica if it has replayed `floor`, else from the primary. Nothing if the last
+    /// write that is visible there deleted the key.
+    pub fn read(&self, key: u64, floor: Version) -> Option<Seen> {
         let replayed = self.replayed.load(SeqCst);
         let visible = if Version(replayed) >= floor { replayed } else { u64::MAX };
-        let writes = lock(&self.writes);
-        let versions = writes.get(&key).into_iter().flatten();
-        let version = versions.filter(|version| **version <= visible).max().copied().unwrap_or(0);
-        Seen { version, read_tick: self.tick() }
+        let (version, left) = self.last_write(key, visible);
+        let seen = Seen { version, read_tick: self.tick() };
+        (left == Left::Something).then_some(seen)
     }
 
-    pub(super) fn commit(&self, key: u64) -> u64 {
+    /// The last write of a key up to that version, and what it left of the key.
+    pub(super) fn last_write(&self, key: u64, visible: u64) -> (u64, Left) {
+        let writes = lock(&self.writes);
+        let mut versions = writes.get(&key).into_iter().flatten();
+        versions.rfind(|(version, _)| *version <= visible).copied().unwrap_or((0, Left::Something))
+    }
+
+    /// True if there was no such key at some time from `version` on.
+    pub(super) fn was_absent_since(&self, key: u64, version: u64) -> bool {
+        let at_first = self.last_write(key, version).1 == Left::Nothing;
+        let writes = lock(&self.writes);
+        let mut later = writes.get(&key).into_iter().flatten().filter(|(later, _)| *later > version);
+        at_first || later.any(|(_, left)| *left == Left::Nothing)
+    }
+
+    pub(super) fn commit(&self, key: u64, left: Left) -> u64 {
+        let mut writes = lock(&self.writes);
         let version = self.version.fetch_add(1, SeqCst) + 1;
-        lock(&self.writes).entry(key).or_default().push(version);
+        writes.entry(key).or_default().push((version, left));
         version
     }
 
@@ -85,7 +109,7 @@ impl SimulatedLoader for HonestLoader {
             for tag in tags(key) {
                 context.tag(tag);
             }
-            Ok(Some(source.read(key, context.floor())))
+            Ok(source.read(key, context.floor()))
         })
     }
 }
