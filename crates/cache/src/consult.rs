@@ -180,7 +180,13 @@ impl<V: Clone> Quest<V> {
 impl<V> Quest<V> {
     /// True if no further tier need be asked.
     fn is_answered(&self) -> bool {
-        self.found.is_some() || self.unwritten.is_some()
+        let is_seen_to = self.is_held && self.fallback.is_some();
+        self.found.is_some() || self.unwritten.is_some() || is_seen_to
+    }
+
+    /// Who loads for the fleet is asked of the first tier again each time, and of no other.
+    fn begin_look(&mut self, tier: usize) {
+        self.is_held &= tier > 0;
     }
 
     /// Unless something newer is there to fall back on.
@@ -221,7 +227,7 @@ async fn ask_tier<K: CacheKey, V: Clone + Send + Sync + 'static>(
         for (over, group) in groups {
             ask_group(store, index, &group, over, leads, quests, &mut again).await;
         }
-        let is_waiting = again.iter().any(|at| quests[*at].is_held);
+        let is_waiting = index == 0 && again.iter().any(|at| quests[*at].is_held);
         if is_waiting {
             let patience = patience.get_or_insert(Patience::of(&leads[0].policy));
             // Nobody who starts to read now will get a voided load's result: no point in waiting.
@@ -259,16 +265,17 @@ async fn ask_one<K: CacheKey, V: Clone + Send + Sync + 'static>(
             store.observer.tier_failed(&store.name, tier.kind());
             return;
         };
-        quest.is_held = false;
+        quest.begin_look(index);
         if take_answer(&asked, lead, quest, found) == Next::GoOn {
             return;
         }
+        let is_waiting = index == 0 && quest.is_held;
         // Nobody who starts to read now will get a voided load's result: no point in waiting.
-        if quest.is_held && lead.flight.is_voided() {
+        if is_waiting && lead.flight.is_voided() {
             return;
         }
         let patience = patience.get_or_insert(Patience::of(&lead.policy));
-        if quest.is_held && !patience.pause().await {
+        if is_waiting && !patience.pause().await {
             return;
         }
     }
@@ -310,7 +317,7 @@ async fn ask_group<K: CacheKey, V: Clone + Send + Sync + 'static>(
     };
     for (at, found) in group.iter().zip(answers) {
         let (lead, quest) = (&mut leads[*at], &mut quests[*at]);
-        quest.is_held = false;
+        quest.begin_look(index);
         let next = take_answer(&asked, lead, quest, found);
         if next == Next::AskAgain {
             again.push(*at);
@@ -428,8 +435,8 @@ fn take_answer<K: CacheKey, V: Clone + Send + Sync + 'static>(
             count(&counters.held);
             learn(asked, lead, quest, floor, fallback);
             // Only the first tier decides who loads for the fleet, and nobody decides it for whom another's load will not do.
-            quest.is_held = asked.index == 0 && lead.purpose != Purpose::Reload;
-            let is_waiting = quest.is_held && quest.fallback.is_none();
+            quest.is_held |= asked.index == 0 && lead.purpose != Purpose::Reload;
+            let is_waiting = asked.index == 0 && quest.is_held && quest.fallback.is_none();
             if is_waiting { Next::AskAgain } else { Next::GoOn }
         }
     }

@@ -8,7 +8,6 @@ use std::{
     time::Duration,
 };
 
-use futures_util::future::join_all;
 use tokio::time::{Instant, timeout};
 use tracing::Instrument;
 
@@ -123,13 +122,16 @@ impl Courier {
         carried
     }
 
-    /// Tiers first, then the line: whoever is told must not find an old copy in a tier. Where a tier cannot be told,
-    /// the announcement does not wait for it: it cuts off what lies there.
+    /// Tiers first, then the line: whoever is told must not find an old copy in a tier. Of the tiers the last one first: who
+    /// reads meanwhile takes what lies in a lower one up into those above, under a claim that the change has yet to end there.
+    /// Where a tier cannot be told, the announcement does not wait for it: it cuts off what lies there.
     async fn carry_on(&self, batch: &Batch) -> Result<(), TierError> {
         let fleet = &*self.fleet;
         let now_us = fleet.clock.now_us();
-        let tiers = join_all(fleet.tiers.iter().map(|tier| carry_to(tier, batch, now_us))).await;
-        let voided = tiers.into_iter().collect::<Result<(), _>>();
+        let mut voided = Ok(());
+        for tier in fleet.tiers.iter().rev() {
+            voided = voided.and(carry_to(tier, batch, now_us).await);
+        }
         let mut mark = None;
         match &fleet.line {
             Some((line, options)) => {

@@ -84,6 +84,12 @@ impl Life {
         }
     }
 
+    /// True if it is to be loaded anew, because most of its life is over. One that every hit looks at closer is checked from its
+    /// beginning, and never due: packed and unpacked, the beginning is when it was loaded.
+    pub(crate) fn is_due_at(self, now_us: u64) -> bool {
+        self.check_us > self.loaded_us && now_us >= self.check_us
+    }
+
     /// What comes after its time to live.
     pub(crate) fn grace(&self) -> Duration {
         Duration::from_micros(self.grace_ends_us.saturating_sub(self.expires_us))

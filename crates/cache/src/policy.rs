@@ -14,7 +14,7 @@ pub struct Policy {
     /// How long a value lives in process; never longer than what is left of `ttl`. `Duration::MAX` (default): as long as it.
     pub l1_ttl: Duration,
     /// How long a value may lie in process without being read. `Duration::MAX` (default): as long as it lives.
-    /// Reads become dearer by some 10 ns with it.
+    /// Reads become dearer by some 10 ns with it, and `refresh_at` does nothing.
     pub tti: Duration,
     /// The part of each lifetime that is added by chance, 0.0 to 1.0: a lifetime is lengthened by up to
     /// this part and never shortened, so that keys stored together do not expire together. Default 0.1.

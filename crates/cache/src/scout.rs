@@ -57,7 +57,7 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
             let is_unwritten = self.writes.as_ref().is_some_and(|writes| writes.waiting(&key).is_some());
             // Who has something to fall back on waits no longer than `soft_timeout`.
             let is_patient =
-                policy.soft_timeout == ENDLESS || matches!(self.peek(&Probe { key: &key, hash }), Look::Miss);
+                policy.soft_timeout >= ENDLESS || matches!(self.peek(&Probe { key: &key, hash }), Look::Miss);
             if !is_unwritten && is_patient && self.fleet.trusts_tiers_with(&bytes, mark) {
                 sought.push(Sought { number, key, hash, voids });
                 keys.push(bytes);

@@ -256,7 +256,7 @@ impl<K: CacheKey, V: Clone> Store<K, V> {
         }
         match () {
             () if !is_vouched => Standing::Unvouched,
-            () if life.check_us > 0 && now_us >= life.check_us => Standing::Due,
+            () if life.is_due_at(now_us) => Standing::Due,
             () => Standing::Fresh,
         }
     }

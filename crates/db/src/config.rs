@@ -84,6 +84,14 @@ impl Config {
                 "acquire_timeout, connect_timeout, statement_timeout and monitor_interval must be at least 1 ms",
             );
         }
+        if waits.iter().any(|wait| wait.as_millis() > WAIT_MOST_MS) {
+            return Some(
+                "acquire_timeout, connect_timeout, statement_timeout and monitor_interval must be at most 24 days",
+            );
+        }
+        if self.connection_lifetime_max > LIFETIME_MOST {
+            return Some("connection_lifetime_max must be at most 10 years");
+        }
         if self.connection_lifetime_max < LIFETIME_LEAST {
             return Some("connection_lifetime_max must be at least 1 s");
         }
@@ -120,6 +128,10 @@ pub(crate) const DEADLINE_GRACE: Duration = Duration::from_secs(1);
 
 /// Shorter lives would be spent on dialling.
 const LIFETIME_LEAST: Duration = Duration::from_secs(1);
+/// What a moment can be reckoned with on every platform.
+const LIFETIME_MOST: Duration = Duration::from_secs(10 * 365 * 86_400);
+/// The server counts its own in 32 bits.
+const WAIT_MOST_MS: u128 = i32::MAX as u128;
 /// The random part of a lifetime: with half an hour, pools opened at one moment spread their renewals over six minutes.
 pub(crate) const LIFETIME_JITTER_PART: f64 = 0.2;
 /// The part of the longest lifetime before its end in which a connection is replaced.
@@ -200,6 +212,17 @@ mod tests {
     #[test]
     fn contradictions_are_named() {
         check(|_| {}, None);
+        let forever = Duration::MAX;
+        check(
+            |config| config.acquire_timeout = forever,
+            Some(
+                "acquire_timeout, connect_timeout, statement_timeout and monitor_interval must be at most 24 days",
+            ),
+        );
+        check(
+            |config| config.connection_lifetime_max = forever,
+            Some("connection_lifetime_max must be at most 10 years"),
+        );
         check(|config| config.pool_size_max = 0, Some("pool_size_max must be at least 1"));
         check(|config| config.pool_size_min = 17, Some("pool_size_min must not exceed pool_size_max"));
         check(

@@ -183,8 +183,9 @@ impl Connection {
         let mut outcome = self.guarded(self.attempt(statement, values)).await;
         let stale = outcome.as_ref().is_err_and(|error| error.class() == Class::StalePlan);
         if stale {
-            // DDL made the plan or the name worthless before the statement had any effect.
-            self.pooled().presence.statements.remove(statement.sql());
+            // DDL made the plan or the name worthless before the statement had any effect. A transaction that is rerun for it
+            // may get any other connection.
+            self.pooled().presence.forget_everywhere(statement.sql());
             if !self.usage.is_in_transaction() {
                 self.usage.forget_failure();
                 outcome = self.guarded(self.attempt(statement, values)).await;

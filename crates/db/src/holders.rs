@@ -100,6 +100,12 @@ impl Presence {
         self.roster.released.notify_waiters();
     }
 
+    /// Every connection of the pool prepares this statement anew: the server has changed below it, for all of them.
+    pub(crate) fn forget_everywhere(&self, sql: &'static str) {
+        let present: Vec<_> = self.roster.lock().iter().filter_map(Weak::upgrade).collect();
+        present.iter().for_each(|presence| presence.statements.remove(sql));
+    }
+
     fn usage(&self) -> Option<Arc<Usage>> {
         self.usage.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

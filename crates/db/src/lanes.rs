@@ -24,8 +24,13 @@ use crate::statement::Statement;
 const LOOK: Duration = Duration::from_millis(4);
 /// One who is there at so many looks runs long: at the first ones it may be this process that had no time to read its answer.
 const LOOKS: u32 = 3;
-/// A statement that has held up a lane keeps to connections of its own for so long.
-const SLOW_FOR: Duration = Duration::from_secs(30);
+/// A statement that has held up a lane keeps to connections of its own for so long, and twice as long each time after that.
+const SLOW_MIN: Duration = Duration::from_millis(25);
+const SLOW_FOR_MAX: Duration = Duration::from_secs(30);
+/// After so many quick runs in a row it was not the statement that was slow, but the machine.
+const QUICK_RUNS: u32 = 256;
+/// A statement that has held up no lane for so long is forgotten.
+const SLOW_MEMORY: Duration = Duration::from_secs(60);
 /// Statements that are known to run long; one more is not noted.
 const SLOW_MAX: usize = 256;
 /// A lane that nobody has used for so long gives its connection back; at once, if others wait for one.
@@ -84,7 +89,17 @@ struct Turn<'a> {
 #[derive(Debug, Default)]
 struct Slow {
     count: AtomicUsize,
-    until: Mutex<HashMap<&'static str, Instant>>,
+    known: Mutex<HashMap<&'static str, Offender>>,
+}
+
+/// A statement that has held up a lane.
+#[derive(Debug)]
+struct Offender {
+    until: Instant,
+    /// For how long it was sent away the last time.
+    sent_away: Duration,
+    /// How often it was quick since.
+    quick_runs: u32,
 }
 
 impl Lanes {
@@ -99,7 +114,7 @@ impl Lanes {
 
     /// Whether this statement may enter one: there are any, and it is not known to run long.
     pub(crate) fn admit(&self, statement: &Statement) -> bool {
-        self.lanes_max > 0 && !self.slow.knows(statement.sql())
+        self.lanes_max > 0 && !self.slow.knows(statement.sql(), Instant::now())
     }
 
     pub(crate) fn add(&self, lane: &Arc<Lane>) {
@@ -115,19 +130,29 @@ impl Lanes {
     ) -> Option<Result<Vec<Row>, Error>> {
         if !lane.connection.has_prepared(statement) {
             // By itself: only what is sent at once has its place in the order.
-            let turn = Turn::take(self, lane);
-            let prepared = lane.connection.prepare(statement).await;
-            turn.end(&prepared);
-            if let Err(error) = prepared {
+            if let Err(error) = self.watch(lane, statement, lane.connection.prepare(statement)).await? {
                 return Some(Err(error));
             }
         }
+        self.watch(lane, statement, lane.connection.query(statement, values)).await
+    }
+
+    /// Waits for the answer of what `call` sends when it is polled first; nothing if another statement holds it up.
+    async fn watch<T>(
+        &self,
+        lane: &Arc<Lane>,
+        statement: &Statement,
+        call: impl Future<Output = Result<T, Error>>,
+    ) -> Option<Result<T, Error>> {
         let turn = Turn::take(self, lane);
-        let mut call = pin!(lane.connection.query(statement, values));
+        let mut call = pin!(call);
         let (mut head, mut looks) = (None, 0);
         loop {
             if let Ok(outcome) = timeout(LOOK, &mut call).await {
                 turn.end(&outcome);
+                if looks == 0 {
+                    self.slow.praise(statement.sql());
+                }
                 return Some(outcome);
             }
             if !lane.connection.is_current() {
@@ -143,7 +168,7 @@ impl Lanes {
                 return None;
             }
             if looks == LOOKS {
-                self.slow.note(statement.sql());
+                self.slow.note(statement.sql(), Instant::now());
                 self.shut(lane);
             }
         }
@@ -285,31 +310,45 @@ impl Drop for Turn<'_> {
 }
 
 impl Slow {
-    fn knows(&self, sql: &'static str) -> bool {
-        if self.count.load(Ordering::Relaxed) == 0 {
-            return false;
-        }
-        self.lock().get(sql).is_some_and(|until| Instant::now() < *until)
+    fn knows(&self, sql: &'static str, now: Instant) -> bool {
+        self.is_any() && self.lock().get(sql).is_some_and(|offender| now < offender.until)
     }
 
-    fn note(&self, sql: &'static str) {
-        let mut until = self.lock();
-        if until.len() < SLOW_MAX || until.contains_key(sql) {
-            until.insert(sql, Instant::now() + SLOW_FOR);
-            self.count.store(until.len(), Ordering::Relaxed);
+    fn note(&self, sql: &'static str, now: Instant) {
+        let mut known = self.lock();
+        if known.len() >= SLOW_MAX && !known.contains_key(sql) {
+            return;
+        }
+        let last = known.get(sql).filter(|offender| offender.quick_runs < QUICK_RUNS);
+        let sent_away =
+            last.map_or(SLOW_MIN, |offender| offender.sent_away.saturating_mul(2).min(SLOW_FOR_MAX));
+        known.insert(sql, Offender { until: now + sent_away, sent_away, quick_runs: 0 });
+        self.count.store(known.len(), Ordering::Relaxed);
+    }
+
+    /// It was quick.
+    fn praise(&self, sql: &'static str) {
+        if self.is_any()
+            && let Some(offender) = self.lock().get_mut(sql)
+        {
+            offender.quick_runs = offender.quick_runs.saturating_add(1);
         }
     }
 
     fn forget(&self, now: Instant) {
-        if self.count.load(Ordering::Relaxed) > 0 {
+        if self.is_any() {
             let mut known = self.lock();
-            known.retain(|_, until| now < *until);
+            known.retain(|_, offender| now < offender.until + SLOW_MEMORY);
             self.count.store(known.len(), Ordering::Relaxed);
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<&'static str, Instant>> {
-        self.until.lock().unwrap_or_else(PoisonError::into_inner)
+    fn is_any(&self) -> bool {
+        self.count.load(Ordering::Relaxed) > 0
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<&'static str, Offender>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -353,12 +392,27 @@ mod tests {
     }
 
     #[test]
-    fn a_statement_that_ran_long_is_known_for_a_while() {
-        let slow = Slow::default();
-        assert!(!slow.knows("SELECT 1"));
-        slow.note("SELECT 1");
-        assert!(slow.knows("SELECT 1") && !slow.knows("SELECT 2"));
-        slow.forget(Instant::now() + SLOW_FOR);
-        assert!(!slow.knows("SELECT 1"));
+    fn a_statement_that_runs_long_again_and_again_is_sent_away_for_longer() {
+        let (slow, begun) = (Slow::default(), Instant::now());
+        let after = |length: Duration| begun + length - Duration::from_millis(1);
+        slow.note("SELECT 1", begun);
+        assert!(slow.knows("SELECT 1", after(SLOW_MIN)) && !slow.knows("SELECT 1", begun + SLOW_MIN));
+        assert!(!slow.knows("SELECT 2", begun));
+        slow.note("SELECT 1", begun);
+        assert!(slow.knows("SELECT 1", after(SLOW_MIN * 2)) && !slow.knows("SELECT 1", begun + SLOW_MIN * 2));
+        (0..20).for_each(|_| slow.note("SELECT 1", begun));
+        assert!(slow.knows("SELECT 1", after(SLOW_FOR_MAX)) && !slow.knows("SELECT 1", begun + SLOW_FOR_MAX));
+        slow.forget(begun + SLOW_FOR_MAX + SLOW_MEMORY);
+        assert!(!slow.is_any(), "forgotten");
+    }
+
+    #[test]
+    fn a_statement_that_is_quick_otherwise_is_sent_away_no_longer_than_at_first() {
+        let (slow, begun) = (Slow::default(), Instant::now());
+        for _ in 0..5 {
+            slow.note("SELECT 1", begun);
+            assert!(!slow.knows("SELECT 1", begun + SLOW_MIN));
+            (0..QUICK_RUNS).for_each(|_| slow.praise("SELECT 1"));
+        }
     }
 }

@@ -188,6 +188,7 @@ impl Shared {
         let now = Instant::now();
         let usable = |member: &Member| Some(&member.node.id) != except && !member.node.is_suspect();
         let candidates = self.members.iter().zip(seen);
+        let fits = |seen: &Observation| self.fence.is_of_this_cluster(seen) && fits(seen);
         let candidates: Vec<_> = candidates.filter(|(member, seen)| usable(member) && fits(seen)).collect();
         let scores: Vec<f64> =
             candidates.iter().map(|(member, seen)| score(&member.node, seen, now)).collect();
@@ -199,7 +200,8 @@ impl Shared {
     fn most_advanced(&self, timeline: u32, except: Option<&NodeId>) -> Option<&Member> {
         let replayed = |member: &Member| {
             let seen = member.node.observation();
-            let facts = seen.facts.filter(|_| seen.state == NodeState::Up && !member.node.is_suspect())?;
+            let is_usable = seen.state == NodeState::Up && !member.node.is_suspect();
+            let facts = seen.facts.filter(|_| is_usable && self.fence.is_of_this_cluster(&seen))?;
             (facts.role == Role::Replica && facts.timeline == timeline).then_some(facts.lsn)
         };
         let candidates = self.members.iter().filter(|member| Some(&member.node.id) != except);

@@ -81,6 +81,13 @@ impl Fence {
         Ok(index)
     }
 
+    /// False of a server that is known to belong to another cluster than the primaries: nothing of what it says of positions
+    /// and timelines means anything here.
+    pub(crate) fn is_of_this_cluster(&self, seen: &Observation) -> bool {
+        let ours = self.system_id.get();
+        seen.facts.is_none_or(|facts| ours.is_none_or(|ours| *ours == facts.system_id))
+    }
+
     /// What the last chosen primary stands on; `None` while none was chosen.
     pub(crate) fn history(&self) -> Option<History> {
         let system_id = *self.system_id.get()?;

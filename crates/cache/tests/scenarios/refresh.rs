@@ -2,10 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use paystrata_cache::{Load, LoadContext, Policy, Version};
-use tokio::time::advance;
+use paystrata_cache::{Load, LoadContext, Policy, Version, testkit::Site};
+use tokio::time::{advance, sleep};
 
-use crate::kit::{Broken, Gate, SECOND, Teller, alone, exact, settle};
+use crate::kit::{Broken, Gate, SECOND, Teller, alone, exact, node_over_two, settle, trips};
 
 fn eager() -> Policy {
     Policy { ttl: 10 * SECOND, l1_ttl: 10 * SECOND, refresh_at: 0.8, ..Policy::default() }
@@ -162,4 +162,43 @@ async fn value_that_nobody_reads_ends_with_its_time_to_idle() {
     }
     advance(10 * SECOND).await;
     assert_eq!(cache.get("k"), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn value_with_a_time_to_idle_is_loaded_once_however_often_it_is_read() {
+    let (cache, teller) = (alone(Policy { tti: 10 * SECOND, ..Policy::default() }), Teller::default());
+    for _ in 0..5 {
+        assert_eq!(teller.value(&cache, "k", 1).await, 1);
+        advance(SECOND).await;
+    }
+    assert_eq!((teller.calls(), cache.stats().refreshes), (1, 0));
+    // And ends with it, read by a loader's caller or not.
+    advance(10 * SECOND).await;
+    assert_eq!(teller.value(&cache, "k", 2).await, 2);
+}
+
+// T28, H11
+#[tokio::test(start_paused = true)]
+async fn value_that_is_due_is_loaded_by_one_node_of_several_over_two_tiers() {
+    let (near, far) = (Site::new(41), Site::new(42));
+    let policy = Policy { ttl: 10 * SECOND, refresh_at: 0.5, ..Policy::default() };
+    let (one, ..) = node_over_two(&near, &far, policy.clone()).await;
+    let (other, ..) = node_over_two(&near, &far, policy).await;
+    let teller = Teller::default();
+    for cache in [&one, &other] {
+        assert_eq!(teller.value(cache, "k", 1).await, 1);
+        trips().await;
+    }
+    assert_eq!(teller.calls(), 1);
+    sleep(6 * SECOND).await;
+    let gate = Gate::default();
+    gate.read(&one, "k", Ok(Some(2))).await.unwrap().unwrap();
+    gate.begun.notified().await;
+    for _ in 0..3 {
+        assert_eq!(teller.value(&other, "k", 3).await, 1);
+        trips().await;
+    }
+    gate.go.notify_one();
+    trips().await;
+    assert_eq!((gate.calls(), teller.calls()), (1, 1), "the other node leaves it to the first");
 }

@@ -9,7 +9,7 @@ use paystrata_cache::{
 };
 use tokio::time::sleep;
 
-use crate::kit::{Broken, Gate, Numbers, SECOND, Teller, exact, node, trips, wait_for};
+use crate::kit::{Broken, Gate, Numbers, SECOND, Teller, exact, node, node_over_two, trips, wait_for};
 
 // T53, T57, H19
 #[tokio::test(start_paused = true)]
@@ -91,6 +91,33 @@ async fn tier_with_a_life_of_its_own_keeps_a_value_fresh_for_so_long_and_then_fo
     for key in ["loaded", "set"] {
         let found = teller.read(&node().await, key, Err(Broken)).await.unwrap();
         assert_eq!((found.value, found.is_stale), (Some(1), true), "{key}");
+    }
+}
+
+// H3
+#[tokio::test(start_paused = true)]
+async fn removal_that_reaches_the_lower_tier_late_is_undone_by_no_reader() {
+    let (near, far) = (Site::new(43), Site::new(44));
+    let (writer, _, to_far) = node_over_two(&near, &far, Policy::default()).await;
+    let (reader, ..) = node_over_two(&near, &far, Policy::default()).await;
+    let teller = Teller::default();
+    let moments = || (0..60).map(|moment| (Duration::from_millis(moment), format!("k{moment}")));
+    for (_, key) in moments() {
+        teller.value(&writer, &key, 1).await;
+    }
+    trips().await;
+    to_far.faults.delay(Duration::from_millis(30));
+    for (moment, key) in moments() {
+        let removing = writer.invalidate(&key);
+        sleep(moment).await;
+        // Who was not told yet may see either.
+        teller.value(&reader, &key, 2).await;
+        let _reach = removing.await;
+        trips().await;
+        let (late, ..) = node_over_two(&near, &far, Policy::default()).await;
+        for cache in [&reader, &late] {
+            assert_eq!(teller.value(cache, &key, 2).await, 2, "{key}");
+        }
     }
 }
 

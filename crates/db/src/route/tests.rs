@@ -124,3 +124,12 @@ fn load_latency_and_youth_raise_the_price() {
     node.record_latency(Duration::from_millis(20), later);
     assert!(score(&node, &observed, later) > calm);
 }
+
+#[test]
+fn a_server_of_another_cluster_is_told_once_a_primary_was_chosen() {
+    let fence = Fence::default();
+    let mut stranger = replica(1, 1_000);
+    stranger.facts = stranger.facts.map(|facts| Facts { system_id: 8, ..facts });
+    assert_eq!(fence.choose_primary(&[primary(1), stranger.clone()]), Ok(0));
+    assert!(fence.is_of_this_cluster(&replica(1, 90)) && !fence.is_of_this_cluster(&stranger));
+}

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use paystrata_db::{AcquirePhase, Class, Db, Error, Statement, TransactionOptions, Type};
 
 use tokio::runtime::Builder;
@@ -73,7 +74,7 @@ fn background_work_leaves_a_connection_to_those_who_wait() {
         written_over(&background).await.expect("a permit is free again");
         // Others may take all of it while nothing goes on in the background.
         drop(held);
-        let all = futures_util::future::join_all((0..4).map(|_| db.write())).await;
+        let all = join_all((0..4).map(|_| db.write())).await;
         assert!(all.iter().all(Result::is_ok), "{all:?}");
     });
 }
@@ -247,6 +248,31 @@ fn a_statement_prepared_before_ddl_is_prepared_anew() {
             Ok::<_, Error>(tx.query_one(&ALL, &[]).await?.len())
         });
         assert_eq!(columns.await.expect("in a transaction too").value, 2);
+    });
+}
+
+/// As many connections as a closure is rerun have the old plan, and one more.
+#[test]
+fn a_statement_that_ddl_has_made_worthless_is_prepared_anew_by_every_connection_of_the_pool() {
+    with_database(|bed| async move {
+        static ALL: Statement = Statement::new("SELECT * FROM memo", &[]);
+        let admin = bed.admin().await;
+        admin
+            .client
+            .batch_execute("CREATE TABLE memo (a int); INSERT INTO memo VALUES (1)")
+            .await
+            .expect("create");
+        let db = bed.primary_only().await;
+        let options = TransactionOptions { attempts_max: 3, ..TransactionOptions::default() };
+        let connections = join_all((0..=options.attempts_max).map(|_| db.write())).await;
+        for connection in connections {
+            let connection = connection.expect("acquire");
+            assert_eq!(connection.query_one(&ALL, &[]).await.expect("query").len(), 1);
+        }
+        admin.client.batch_execute("ALTER TABLE memo ADD COLUMN b int").await.expect("alter");
+        let columns =
+            db.transaction(options, |tx| async move { Ok::<_, Error>(tx.query_one(&ALL, &[]).await?.len()) });
+        assert_eq!(columns.await.expect("the second attempt meets no old plan").value, 2);
     });
 }
 

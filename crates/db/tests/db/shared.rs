@@ -170,6 +170,28 @@ fn who_waits_behind_a_statement_that_runs_long_runs_elsewhere() {
 }
 
 #[test]
+fn who_brings_a_new_statement_behind_one_that_runs_long_runs_elsewhere() {
+    with_database(|bed| async move {
+        static NEW: Statement = Statement::new("SELECT 'new'::text", &[]);
+        let mut config = bed.config();
+        // One lane.
+        config.pool_size_max = 6;
+        let db = Db::connect(config).await.expect("connect");
+        squares(&db, 1).await;
+        let (long, new) = (db.query_one(None, &SLEEP, &[]), async {
+            // Once the other is under way.
+            sleep(Duration::from_millis(2)).await;
+            db.query_one(None, &NEW, &[]).await
+        });
+        tokio::select! {
+            biased;
+            slept = long => panic!("it was waited for: {slept:?}"),
+            row = new => assert_eq!(row.expect("the new one").get::<_, String>(0), "new"),
+        }
+    });
+}
+
+#[test]
 fn callers_that_go_away_take_nothing_from_the_others() {
     with_database(|bed| async move {
         let db = primary_only(&bed).await;
