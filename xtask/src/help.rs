@@ -13,8 +13,9 @@ cargo xtask COMMAND
       --programs DIR builds nothing and uses `paystrata` and `paystrata-simulator` of that directory.
   services up|down|status [--dir .paystrata/services] [--json] [--only postgres,replica,redis]
       Private PostgreSQL primary and replica and Redis on free loopback ports.
-  test [FILTER]
-      All tests, with services of their own that are removed afterwards. Begins as setup does.
+  test [FILTER] [--seeds N]
+      All tests, with services of their own that are removed afterwards. Begins as setup does. N: how many random runs the
+      simulations and models of the cache make, instead of their own number.
   bench [SUITE..] [--quick] [--json FILE] [--check]
       The benchmarks, side by side with their peers, with services of their own.
   prove [--seconds 30] [--clients 64] [--accounts 10] [--kill] [--dir .paystrata] [--no-install]

@@ -22,13 +22,16 @@ const SELECTION: [&str; 3] = ["--workspace", "--features", include_str!("../../.
 const RACES: [&str; 6] =
     ["--package", "paystrata-cache", "--no-default-features", "--features", "shuttle", "--lib"];
 const RACES_FILTER: &str = "races::";
+/// How many seeds the simulations and models of the cache run.
+const SEEDS: &str = "PAYSTRATA_TEST_SEEDS";
 const NEXTEST_VERSION_LIMIT: Duration = Duration::from_secs(30);
 
 /// Runs the command.
 pub(crate) fn run(mut arguments: lexopt::Parser) -> Result<i32> {
-    let mut filter = None;
+    let (mut filter, mut seeds) = (None, None::<u64>);
     while let Some(argument) = arguments.next()? {
         match argument {
+            Long("seeds") => seeds = Some(arguments.value()?.parse().context("--seeds wants a number")?),
             Value(text) if filter.is_none() => filter = Some(text.string()?),
             other => return Err(other.unexpected().into()),
         }
@@ -61,6 +64,7 @@ pub(crate) fn run(mut arguments: lexopt::Parser) -> Result<i32> {
     environment.push(("REDIS_SERVER", tools.redis_server.display().to_string()));
     environment.push(("MEMCACHED", memcached.display().to_string()));
     environment.push(("PGBOUNCER", pgbouncer.display().to_string()));
+    environment.extend(seeds.map(|seeds| (SEEDS, seeds.to_string())));
 
     // Doc tests first: the runner's summary shall be the last thing to read.
     let documented = match filter {

@@ -18,6 +18,7 @@ pub mod table;
 mod closed_loop;
 mod database;
 mod pgbench;
+mod psql;
 
 // Shared by suites and load.
 pub mod latency;

@@ -67,7 +67,7 @@ impl Pgbench {
 }
 
 /// Through the environment, because arguments are seen by everybody on the machine.
-fn environment(settings: &tokio_postgres::Config) -> anyhow::Result<Vec<(&'static str, String)>> {
+pub(crate) fn environment(settings: &tokio_postgres::Config) -> anyhow::Result<Vec<(&'static str, String)>> {
     let host = match settings.get_hosts() {
         [Host::Tcp(name)] => name.clone(),
         [Host::Unix(folder)] => folder.display().to_string(),

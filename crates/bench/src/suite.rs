@@ -55,6 +55,7 @@ pub const SUITES: &[Suite] = &[
     suites::engine::SUITE,
     suites::engine::lanes::SUITE,
     suites::db::SUITE,
+    suites::failover::SUITE,
     #[cfg(feature = "peers")]
     suites::cache::SUITE,
 ];

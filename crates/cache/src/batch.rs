@@ -132,7 +132,7 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
             if place < next {
                 continue;
             }
-            let answer = match self.looked_over(&Probe::of(&key)) {
+            let answer = match self.looked_to_load(&Probe::of(&key)) {
                 Some((answer, standing)) => {
                     if standing == Standing::Due {
                         wanted.due.push(key);

@@ -62,7 +62,7 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
     }
 
     /// A handle to the same cache whose reads and writes follow an edited copy of the policy. What is fixed when a cache
-    /// is built stays as it is. Costs one copy of the policy; keep the handle if the same is needed often.
+    /// is built, as the [policy](Policy)'s fields say, stays as it is. Costs one copy of the policy; keep the handle if the same is needed often.
     #[must_use]
     pub fn with(&self, edit: impl FnOnce(&mut Policy)) -> Self {
         let mut policy = Policy::clone(&self.policy);
@@ -270,11 +270,12 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
         self.looked_over(probe).map(|(answer, _)| answer)
     }
 
-    /// As `looked_at`. Whoever gets an answer that is due and can load has to see to its refresh.
-    pub(crate) fn looked_over<Q: KeyForm<K> + ?Sized>(
-        &self,
-        probe: &Probe<'_, Q>,
-    ) -> Option<(Answer<V>, Standing)> {
+    /// The answer for somebody who can load, counted. Whoever gets one that is due has to see to its refresh.
+    pub(crate) fn looked_to_load(&self, probe: &Probe<'_, K>) -> Option<(Answer<V>, Standing)> {
+        self.counted(probe, self.store.look(probe))
+    }
+
+    fn looked_over<Q: KeyForm<K> + ?Sized>(&self, probe: &Probe<'_, Q>) -> Option<(Answer<V>, Standing)> {
         match self.store.look(probe) {
             Look::Hit(entry) => {
                 self.count_hit(probe);

@@ -119,7 +119,7 @@ const LIFE_SLACK: f64 = 0.125;
 
 /// True if a value of a tier lives on so much longer than what this node has that it was loaded later, and was not only
 /// given another life by chance.
-fn is_later<V>(policy: &Policy, found: &Answer<V>, known: Option<&Answer<V>>) -> bool {
+pub(crate) fn is_later<V>(policy: &Policy, found: &Answer<V>, known: Option<&Answer<V>>) -> bool {
     let part = policy.jitter.clamp(0.0, 1.0) * 2.0 + LIFE_SLACK;
     let slack = policy.l1_ttl.min(policy.ttl).as_secs_f64() * part;
     let slack_us = micros(Duration::try_from_secs_f64(slack).unwrap_or(Duration::MAX));
@@ -307,15 +307,12 @@ async fn ask_group<K: CacheKey, V: Clone + Send + Sync + 'static>(
     let claim = asked.claim(&leads[*first], over);
     group.iter().for_each(|at| asked.is_sent(&mut leads[*at], claim));
     let answers = tier.read(&keys, claim).await;
-    for (number, at) in group.iter().enumerate() {
-        let answer = answers.as_ref().map(|answers| answers.get(number).unwrap_or(&Found::Nothing));
-        Asked::is_answered(&mut leads[*at], answer);
-    }
-    let Ok(answers) = answers else {
+    if answers.iter().any(Result::is_err) {
         store.observer.tier_failed(&store.name, tier.kind());
-        return;
-    };
+    }
     for (at, found) in group.iter().zip(answers) {
+        Asked::is_answered(&mut leads[*at], found.as_ref());
+        let Ok(found) = found else { continue };
         let (lead, quest) = (&mut leads[*at], &mut quests[*at]);
         quest.begin_look(index);
         let next = take_answer(&asked, lead, quest, found);
@@ -348,10 +345,10 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Asked<'_, K, V> {
         lead.asked = claim.map(|_| self.held());
     }
 
-    /// What was answered, or never sent, is in no doubt. "Nothing" may also mean that the key's own server did not answer.
+    /// What was answered, or never sent, is in no doubt.
     fn is_answered(lead: &mut Lead<K, V>, told: Result<&Found, &TierError>) {
         let asked = lead.asked.take();
-        if matches!(told, Ok(Found::Nothing) | Err(TierError::TimedOut | TierError::Failed)) {
+        if matches!(told, Err(TierError::TimedOut | TierError::Failed)) {
             lead.doubtful.extend(asked);
         }
     }

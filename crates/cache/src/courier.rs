@@ -1,6 +1,7 @@
 //! The one task per cache that tells the shared tiers and the other nodes what is void, and finds out what this
 //! node has missed. One, so that a snapshot always includes what this node has announced before it.
-//! Retries until it succeeds: a change is never dropped, it blocks the shared tiers meanwhile.
+//! Retries until it succeeds: a change is never dropped, it blocks the shared tiers meanwhile. Who cannot be told keeps
+//! nobody else from being told what is changed later.
 //! Started by `builder`, stopped by `close` or with the last handle of the cache.
 
 use std::{
@@ -19,8 +20,8 @@ use crate::{
     outbox::Batch,
     spans,
     stats::count,
-    tier::{Put, Stored, TierError, TierFuture, Voiding},
-    tier_side::TierSide,
+    tell::{Telling, Whom},
+    tier::{TierError, TierFuture},
     wire::{Pulse, Stays},
 };
 
@@ -44,7 +45,8 @@ pub(crate) trait Ward: Send + Sync {
 
 /// Carries what is pending, and signs of life, until it is told to stop.
 pub(crate) async fn run(fleet: Arc<Fleet>, ward: Weak<dyn Ward>) {
-    let mut courier = Courier { fleet, ward, pause: RETRY_MIN };
+    let told = Telling::new(fleet.tiers.len());
+    let mut courier = Courier { fleet, ward, told, is_line_well: true, pause: RETRY_MIN };
     let mut heartbeat_at = Instant::now();
     let mut retry_at = None;
     loop {
@@ -60,6 +62,11 @@ pub(crate) async fn run(fleet: Arc<Fleet>, ward: Weak<dyn Ward>) {
         if retry_at.is_none() {
             let is_well = courier.work().await;
             retry_at = courier.next_attempt(is_well);
+        } else if let Err(error) = courier.carry(Whom::Well).await {
+            tracing::trace!(%error, "tell those who could be told last time");
+        }
+        if courier.fleet.outbox.has_unshown() {
+            courier.fleet.outbox.wake.notify_one();
         }
         courier.extend().await;
         if heartbeat_at <= Instant::now() {
@@ -80,6 +87,9 @@ async fn sleep_until(instant: Option<Instant>) {
 struct Courier {
     fleet: Arc<Fleet>,
     ward: Weak<dyn Ward>,
+    told: Telling,
+    /// The last announcement got through.
+    is_line_well: bool,
     pause: Duration,
 }
 
@@ -90,13 +100,10 @@ impl Courier {
         wished.min(quarter).max(Duration::from_millis(5))
     }
 
-    /// Catches up and carries one batch; false if something has to be tried again.
+    /// Catches up and carries what is pending; false if something has to be tried again.
     async fn work(&mut self) -> bool {
         let is_caught_up = self.catch_up().await;
-        let is_carried = match self.fleet.outbox.next_batch() {
-            Some(batch) => self.carry(&batch).await.is_ok(),
-            None => true,
-        };
+        let is_carried = self.carry(Whom::All).await.is_ok();
         is_caught_up && is_carried
     }
 
@@ -113,42 +120,72 @@ impl Courier {
         Some(Instant::now() + pause)
     }
 
-    async fn carry(&self, batch: &Batch) -> Result<(), TierError> {
-        let span = spans::announce(&self.fleet.cache, batch.keys.len(), batch.sweeps.len());
-        let carried = self.carry_on(batch).instrument(span.clone()).await;
+    async fn carry(&mut self, whom: Whom) -> Result<(), TierError> {
+        let (keys, sweeps) = self.fleet.outbox.count();
+        if keys + sweeps == 0 {
+            return Ok(());
+        }
+        let span = spans::announce(&self.fleet.cache, keys, sweeps);
+        let carried = self.carry_on(whom).instrument(span.clone()).await;
         if let Err(error) = carried {
             spans::failed(&span, error);
         }
         carried
     }
 
-    /// Tiers first, then the line: whoever is told must not find an old copy in a tier. Of the tiers the last one first: who
-    /// reads meanwhile takes what lies in a lower one up into those above, under a claim that the change has yet to end there.
-    /// Where a tier cannot be told, the announcement does not wait for it: it cuts off what lies there.
-    async fn carry_on(&self, batch: &Batch) -> Result<(), TierError> {
-        let fleet = &*self.fleet;
-        let now_us = fleet.clock.now_us();
-        let mut voided = Ok(());
-        for tier in fleet.tiers.iter().rev() {
-            voided = voided.and(carry_to(tier, batch, now_us).await);
-        }
-        let mut mark = None;
-        match &fleet.line {
-            Some((line, options)) => {
-                let announcement = announcement(fleet.origin, batch, voided);
-                mark = Some(limited(options.timeout, &**line, line.announce(&announcement)).await?);
+    /// Tiers first, then the line: whoever is told must not find an old copy in a tier. Where a tier cannot be told, the
+    /// announcement waits for its timeout and no longer: it cuts off what lies there.
+    async fn carry_on(&mut self, whom: Whom) -> Result<(), TierError> {
+        let fleet = Arc::clone(&self.fleet);
+        let up_to = fleet.outbox.show();
+        let told = self.told.tell(&fleet, up_to, whom).await;
+        let news = self.told.take_news();
+        if fleet.line.is_some() {
+            if whom == Whom::Well && !self.is_line_well {
+                return Ok(());
             }
-            None => voided?,
+            let announced = self.announce_all(up_to).await;
+            self.is_line_well = announced.is_ok();
+            return announced;
         }
-        if let (Some(mark), Err(_)) = (mark, voided) {
-            count(&fleet.counters.cut_off);
-            batch.keys.iter().for_each(|(_, order, _)| fleet.cut_off(&order.key, order.how, mark));
+        for order in fleet.outbox.confirm_told(&news, up_to) {
+            fleet.number(&order.swath, order.how, None);
         }
-        for (_, order) in &batch.sweeps {
-            fleet.number(&order.swath, order.how, mark);
+        told
+    }
+
+    async fn announce_all(&self, up_to: u64) -> Result<(), TierError> {
+        let fleet = &*self.fleet;
+        let Some((line, options)) = &fleet.line else { return Ok(()) };
+        // Those that all tiers were told of go first, and without the others.
+        let mut told = true;
+        loop {
+            let batch = fleet.outbox.next_batch(up_to, |number| self.told.is_told(number), told);
+            let Some(batch) = batch else {
+                if !told {
+                    return Ok(());
+                }
+                told = false;
+                continue;
+            };
+            let announcement = announcement(fleet.origin, &batch);
+            let mark = match limited(options.timeout, &**line, line.announce(&announcement)).await {
+                Ok(mark) => mark,
+                Err(error) => {
+                    fleet.outbox.give_back(&batch);
+                    return Err(error);
+                }
+            };
+            if !batch.is_told {
+                count(&fleet.counters.cut_off);
+                let orders = batch.keys.iter().map(|announced| &announced.order);
+                orders.for_each(|order| fleet.cut_off(&order.key, order.how, mark));
+            }
+            for (_, order) in &batch.sweeps {
+                fleet.number(&order.swath, order.how, Some(mark));
+            }
+            fleet.outbox.confirm(&batch);
         }
-        fleet.outbox.confirm(batch);
-        Ok(())
     }
 
     /// Tells the others what has not changed. What is lost of it is not said again: they read it then.
@@ -156,7 +193,9 @@ impl Courier {
         let fleet = &*self.fleet;
         let Some((line, options)) = &fleet.line else { return };
         for message in fleet.extensions.messages(fleet.origin) {
-            let _lost = limited(options.timeout, &**line, line.pulse(&message)).await;
+            if limited(options.timeout, &**line, line.pulse(&message)).await.is_err() {
+                return;
+            }
         }
     }
 
@@ -221,10 +260,14 @@ impl Courier {
         !missing.is_empty()
     }
 
-    /// Sends what is left while that succeeds, and takes leave.
-    async fn finish(self) {
-        while let Some(batch) = self.fleet.outbox.next_batch() {
-            if self.carry(&batch).await.is_err() {
+    /// Sends what is left while that succeeds, shows all of it to those who answer, and takes leave.
+    async fn finish(mut self) {
+        let mut whom = Whom::All;
+        while self.fleet.outbox.pending() > 0 {
+            if self.carry(whom).await.is_err() {
+                whom = Whom::Well;
+            }
+            if whom == Whom::Well && !self.fleet.outbox.has_unshown() {
                 return;
             }
         }
@@ -243,45 +286,10 @@ async fn limited<T>(limit: Duration, line: &dyn Line, call: TierFuture<'_, T>) -
     ended
 }
 
-fn announcement(origin: u64, batch: &Batch, voided: Result<(), TierError>) -> Announcement {
-    let keys: Vec<_> = batch.keys.iter().map(|(_, order, _)| order.clone()).collect();
+fn announcement(origin: u64, batch: &Batch) -> Announcement {
+    let keys: Vec<_> = batch.keys.iter().map(|announced| announced.order.clone()).collect();
     let sweeps: Vec<_> = batch.sweeps.iter().map(|(_, order)| order.clone()).collect();
     // Every order names its own.
     let change = Invalidation { origin, version: Version::NONE, keys, sweeps };
-    if voided.is_ok() { change.announced() } else { change.cutting_off().announced() }
-}
-
-/// Puts what is to be put and may be still, and voids the rest.
-async fn carry_to(tier: &TierSide, batch: &Batch, now_us: u64) -> Result<(), TierError> {
-    let mut voids = Vec::new();
-    let mut puts = Vec::new();
-    for (_, order, put) in &batch.keys {
-        let left = put.as_ref().and_then(|put| Some((put, put.left(order.version, now_us)?)));
-        match left {
-            Some((put, left)) if put.bytes.len() <= tier.options.value_bytes_max => {
-                let put = Put {
-                    key: order.key.clone(),
-                    version: order.version,
-                    bytes: put.bytes.clone(),
-                    lifetime: left.min(tier.options.ttl.saturating_add(put.grace)),
-                };
-                puts.push(put);
-            }
-            _ => {
-                if left.is_some() {
-                    count(&tier.counters.oversize);
-                }
-                voids.push(Voiding { key: order.key.clone(), version: order.version, how: order.how });
-            }
-        }
-    }
-    if !puts.is_empty() {
-        // One that is refused has been overtaken: something newer is there, and is left alone.
-        let stored = tier.put(&puts).await?;
-        stored.iter().for_each(|stored| match stored {
-            Stored::Yes => count(&tier.counters.stored),
-            Stored::Refused => count(&tier.counters.refused),
-        });
-    }
-    if voids.is_empty() { Ok(()) } else { tier.void(&voids).await }
+    if batch.is_told { change.announced() } else { change.cutting_off().announced() }
 }

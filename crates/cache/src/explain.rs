@@ -198,8 +198,8 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
         if !self.fleet.trusts_tiers_with(key, mark) {
             return state("not trusted");
         }
-        let payload = match tier.read(std::slice::from_ref(key), None).await.as_deref() {
-            Ok([Found::Value(payload)]) => payload.clone(),
+        let payload = match tier.read_one(key, None).await {
+            Ok(Found::Value(payload)) => payload,
             Ok(_) => return state("nothing"),
             Err(_) => return state("down"),
         };

@@ -51,7 +51,12 @@ where
     V: Clone + Send + Sync + 'static,
 {
     fn announced(&self, mark: Mark, body: &Bytes) {
-        let step = self.fleet.horizon.announced(mark, body, || self.apply(mark, body));
+        let mut is_read = true;
+        let step = self.fleet.horizon.announced(mark, body, || is_read = self.apply(mark, body));
+        // Foreign code, after the order's lock is given back.
+        if !is_read {
+            self.observer.gap_noticed(&self.name, GapCause::Unreadable);
+        }
         match step {
             Step::Apply | Step::Known => {}
             Step::Gap => self.wake(),
@@ -127,14 +132,14 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
         }
     }
 
-    /// Does what an announcement says.
-    fn apply(&self, mark: Mark, body: &Bytes) {
+    /// Does what an announcement says; false if it cannot be read.
+    fn apply(&self, mark: Mark, body: &Bytes) -> bool {
         let Ok(change) = Invalidation::decode(body) else {
             // Another release may have written it. It voids something: it may be anything.
             count(&self.counters.unreadable);
-            self.observer.gap_noticed(&self.name, GapCause::Unreadable);
             self.fleet.sweeps.sweep_there(&Swath::All, Void::Remove, mark.sequence);
-            return self.sweep(&Swath::All, Void::Remove, Version::LATEST);
+            self.sweep(&Swath::All, Void::Remove, Version::LATEST);
+            return false;
         };
         let is_own = change.origin == self.fleet.origin;
         for order in &change.sweeps {
@@ -148,10 +153,8 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
                 self.sweep(&order.swath, order.how, order.version);
             }
         }
-        if is_own {
-            return;
-        }
-        for order in &change.keys {
+        let others = if is_own { &[][..] } else { &change.keys[..] };
+        for order in others {
             count(&self.counters.remote_invalidations);
             match K::decode(&order.key) {
                 Some(key) => self.void(&key, order.how, order.version, change.origin),
@@ -159,6 +162,7 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
                 None => self.sweep(&Swath::All, Void::Remove, order.version),
             }
         }
+        true
     }
 }
 

@@ -17,6 +17,7 @@ use crate::{
     invalidation::{KeyOrder, SweepOrder},
     life::{Life, Span},
     outbox::Putting,
+    patterns,
     recent::Bar,
     spans,
     stats::count,
@@ -38,7 +39,8 @@ pub enum Reach {
     /// This node only, so far. It was not confirmed in time; the others are told again until they are, and this node
     /// does not trust the shared tiers with it until then. Without a line it is also said of changes that were given up
     /// because more were pending than there is room for: this node believes nothing in the tiers from before them, and
-    /// others are not told.
+    /// others are not told. It waits for all that was ordered before it: while a tier without a line is down, in whole or in
+    /// part, nothing is confirmed.
     Queued,
 }
 
@@ -151,6 +153,22 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
     pub fn prefix(&self, prefix: impl AsRef<[u8]>) -> Covered<'_, K, V> {
         let prefix = Bytes::copy_from_slice(prefix.as_ref());
         Covered { cache: self, swath: Swath::Prefix(prefix), version: Version::NONE }
+    }
+
+    /// The entries whose key, as [`CacheKey::encode`] spells it, looks so: `*` stands for any bytes, `?` for any one, and `\\`
+    /// takes the next one as it is. As with prefixes nothing is listed or walked, whatever the tiers hold: it is an epoch that
+    /// every read of a key compares. Of prefixes and patterns 64 are told apart; more void more than they say.
+    ///
+    /// ```
+    /// # use paystrata_cache::{Cache, Version};
+    /// let names: Cache<String, String> = Cache::builder("names").build();
+    /// drop(names.set("user:7:name".to_owned(), "Ada".to_owned(), Version(1)));
+    /// drop(names.set("user:7:mail".to_owned(), "ada@example.org".to_owned(), Version(1)));
+    /// drop(names.pattern("user:*:name").remove());
+    /// assert_eq!((names.get("user:7:name"), names.get("user:7:mail").is_some()), (None, true));
+    /// ```
+    pub fn pattern(&self, pattern: impl AsRef<[u8]>) -> Covered<'_, K, V> {
+        Covered { cache: self, swath: patterns::swath_of(pattern.as_ref()), version: Version::NONE }
     }
 
     /// Voids every key. Raises no floor: it is an operator's order, not the mark of a write.

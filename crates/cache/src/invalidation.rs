@@ -15,7 +15,7 @@ use bytes::Bytes;
 use crate::{
     CacheKey, Version,
     backplane::{Announcement, Swath},
-    cutoffs,
+    cutoffs, patterns,
     tier::Void,
     wire::{Reader, Unreadable, put_bytes},
 };
@@ -95,6 +95,18 @@ impl Invalidation {
     #[must_use]
     pub fn expire_prefix(self, prefix: impl AsRef<[u8]>) -> Self {
         self.sweep(Swath::Prefix(Bytes::copy_from_slice(prefix.as_ref())), Void::Expire)
+    }
+
+    /// And of all keys whose encoded form looks so, as [`Cache::pattern`](crate::Cache::pattern) reads it.
+    #[must_use]
+    pub fn remove_pattern(self, pattern: impl AsRef<[u8]>) -> Self {
+        self.sweep(patterns::swath_of(pattern.as_ref()), Void::Remove)
+    }
+
+    /// And of all keys whose encoded form looks so, which stay fallbacks.
+    #[must_use]
+    pub fn expire_pattern(self, pattern: impl AsRef<[u8]>) -> Self {
+        self.sweep(patterns::swath_of(pattern.as_ref()), Void::Expire)
     }
 
     /// And of everything.

@@ -21,8 +21,9 @@ use tracing::Instrument;
 
 use crate::{
     Cache, CacheKey, Load, LoadContext,
+    answer::Answer,
     clock::beat,
-    consult::{Verdict, consult},
+    consult::{Verdict, consult, is_later},
     flight::{Outcome, lock},
     hash::Probe,
     lead::{Boarding, Lead, Purpose, Storing},
@@ -39,6 +40,10 @@ pub(crate) const KEPT_MAX: usize = 16_384;
 
 /// Loads of the schedule at once: most of `loads_max` is for those who wait.
 const AT_ONCE: usize = 8;
+
+/// Parts of the period after which it is looked whether another node has loaded what it is to load: after an eighth, three
+/// eighths and five eighths of it.
+const ADOPT_AFTER: [u32; 3] = [8, 4, 4];
 
 /// Keys in one question to the tier.
 const ROUND_MAX: usize = 512;
@@ -170,13 +175,18 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
             let renewals = ours.into_iter().map(|key| (keeper.renew)(self, key));
             stream::iter(renewals).buffer_unordered(AT_ONCE).collect::<()>().await;
         }
-        if theirs.is_empty() {
-            return;
-        }
-        // Whoever loads them may have begun just now.
-        sleep(every / 8).await;
-        for round in theirs.chunks(ROUND_MAX) {
-            self.adopt(round).await;
+        // Whoever loads them may have begun just now, and may take its time.
+        for (tried, part) in ADOPT_AFTER.into_iter().enumerate() {
+            if theirs.is_empty() {
+                return;
+            }
+            sleep(every / part).await;
+            let is_last = tried + 1 == ADOPT_AFTER.len();
+            let mut left = Vec::new();
+            for round in theirs.chunks(ROUND_MAX) {
+                left.extend(self.adopt(round, is_last).await);
+            }
+            theirs = left;
         }
     }
 
@@ -208,8 +218,10 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
         due
     }
 
-    /// Takes what another node has loaded, if it has.
-    async fn adopt(self: &Arc<Self>, keys: &[K]) {
+    /// Takes what another node has loaded, and gives the keys of which it seems that it has not yet. By the lives alone that is
+    /// a guess: the last time whatever is not older is taken.
+    async fn adopt(self: &Arc<Self>, keys: &[K], is_last: bool) -> Vec<K> {
+        let mut left = Vec::new();
         let mut leads: Vec<Lead<K, V>> = Vec::new();
         for key in keys {
             if let Boarding::Lead(lead) = self.board(key, &self.policy, Purpose::Adopt, None) {
@@ -219,15 +231,23 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
         let verdicts = consult(&mut leads, 0).await;
         for (mut lead, verdict) in leads.into_iter().zip(verdicts) {
             let known = lead.flight.fallback().cloned();
-            match (verdict, known) {
-                (Verdict::Found(answer), known) if !answer.is_older_than(known.as_ref()) => {
+            let is_taken = |answer: &Answer<V>| {
+                let is_new = is_last || is_later(&lead.policy, answer, known.as_ref());
+                is_new && !answer.is_older_than(known.as_ref())
+            };
+            match (verdict, &known) {
+                (Verdict::Found(answer), _) if is_taken(&answer) => {
                     count(&self.counters.adoptions);
                     lead.settle(answer, Storing::Yes);
                 }
-                (_, Some(known)) => drop(lead.settle(known, Storing::No)),
+                (_, Some(known)) => {
+                    left.push(lead.key.clone());
+                    lead.settle(known.clone(), Storing::No);
+                }
                 (_, None) => lead.fail(Outcome::NotLoaded, Duration::ZERO),
             }
         }
+        left
     }
 }
 
@@ -239,11 +259,11 @@ impl<K: CacheKey, V> Keeper<K, V> {
         let names: Vec<Bytes> = keys.iter().map(CacheKey::encode).collect();
         // Nobody settles it: it ends by itself, in time for this node's next turn.
         let claim = Claim { token: Token::random(), lease: every.mul_f64(0.875), over: Over::Nothing };
-        let Ok(answers) = turns.read(&names, Some(claim)).await else { return (keys.to_vec(), vec![]) };
+        let answers = turns.read(&names, Some(claim)).await;
         let (mut ours, mut theirs) = (Vec::new(), Vec::new());
         for (key, answer) in keys.iter().zip(answers) {
             match answer {
-                Found::Held { .. } => theirs.push(key.clone()),
+                Ok(Found::Held { .. }) => theirs.push(key.clone()),
                 _ => ours.push(key.clone()),
             }
         }

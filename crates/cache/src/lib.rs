@@ -52,7 +52,7 @@
 //! ```
 //!
 //! - A key's own invalidation voids the load that is under way, the entry in L1, and the record and the claim in every tier.
-//! - Tags, prefixes and "everything" are *sweeps*: numbers that outlive every entry. A value is good if no sweep that covers
+//! - Tags, prefixes, patterns and "everything" are *sweeps*: numbers that outlive every entry. A value is good if no sweep that covers
 //!   it is younger than the load it came from.
 //! - The loader is told a *floor*: the version of the write that it must reflect, so that a replica that lags cannot bring an
 //!   old value back.
@@ -158,6 +158,7 @@ pub mod memcached;
 mod observer;
 mod outbox;
 mod packed;
+mod patterns;
 mod policy;
 #[cfg(feature = "postgres")]
 pub mod postgres;
@@ -169,12 +170,15 @@ mod recent;
 mod redis;
 mod reload;
 mod scout;
+#[cfg(any(feature = "memcached", feature = "postgres"))]
+mod silence;
 mod spans;
 mod stats;
 mod store;
 mod sweeps;
 mod sync;
 mod tags;
+mod tell;
 #[cfg(any(test, feature = "testkit"))]
 pub mod testkit;
 pub mod tier;

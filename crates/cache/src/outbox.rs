@@ -1,33 +1,38 @@
 //! What this node has changed and the other nodes have not been told yet. While a key is in here, reads of it on
 //! this node do not trust the shared tiers.
+//! Orders are numbered. A tier is shown those after the last that were tried on it; a key that is given again after that gets
+//! a new number, so that it is shown again, as it is then. What all have been told of is taken in a batch and confirmed.
 //! Bounded: over the bound the keys are given up for one order to void everything, and until that is announced
 //! nothing in the shared tiers is trusted. Filled by `invalidate`, emptied by `courier`.
 
+mod pending;
+
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeSet, VecDeque},
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
-use ahash::RandomState;
 use bytes::Bytes;
 use tokio::sync::{Notify, watch};
 
+use self::pending::{State, weight};
 use crate::{
     FLOOR_LIFE, Version,
-    backplane::Swath,
     clock::micros,
     flight::lock,
     invalidation::{KeyOrder, SweepOrder},
     sweeps::Sweeps,
-    tier::Void,
 };
 
 /// Keys in one batch: one script call of about a millisecond on the server, which serves nobody else then.
 const BATCH_KEYS_MAX: usize = 512;
+
+/// Keys that are shown in one round: between two rounds there is a pulse.
+const ROUND_KEYS_MAX: usize = 4 * BATCH_KEYS_MAX;
 
 /// Bytes of keys and values in one batch: what one message to all nodes, or one write to a tier, may weigh.
 const BATCH_BYTES_MAX: usize = 256 << 10;
@@ -54,26 +59,6 @@ pub(crate) struct Outbox {
     pub(crate) wake: Notify,
     /// All orders with a lower number have been carried out.
     done_below: watch::Sender<u64>,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    keys: HashMap<Bytes, Pending, RandomState>,
-    /// The keys that are not under way, by number, oldest first.
-    order: BTreeMap<u64, Bytes>,
-    sweeps: Vec<(u64, SweepOrder)>,
-    under_way: Option<Arc<Batch>>,
-    bytes: usize,
-    last_number: u64,
-}
-
-/// An order's number rises each time it is given while the earlier one is under way.
-#[derive(Debug, Clone)]
-struct Pending {
-    number: u64,
-    how: Void,
-    version: Version,
-    put: Option<Putting>,
 }
 
 /// A value to be put in the place of the old one.
@@ -107,11 +92,31 @@ pub(crate) enum Pushed {
     Overflowed,
 }
 
-/// What the courier carries next. It stays pending until `confirm`.
+/// One key's order, as it is shown to the tiers.
+#[derive(Debug)]
+pub(crate) struct Shown {
+    pub(crate) number: u64,
+    /// What was shown of the key before, if that has yet to be announced: whoever is told this has been told that.
+    pub(crate) earlier: Option<u64>,
+    pub(crate) order: KeyOrder,
+    pub(crate) put: Option<Putting>,
+}
+
+/// What the courier announces next. It stays pending until it is confirmed.
 #[derive(Debug)]
 pub(crate) struct Batch {
-    pub(crate) keys: Vec<(u64, KeyOrder, Option<Putting>)>,
+    pub(crate) keys: Vec<Announced>,
     pub(crate) sweeps: Vec<(u64, SweepOrder)>,
+    /// Every tier has been told of it.
+    pub(crate) is_told: bool,
+}
+
+/// One key's order on its way to the other nodes.
+#[derive(Debug)]
+pub(crate) struct Announced {
+    number: u64,
+    since: u64,
+    pub(crate) order: KeyOrder,
 }
 
 impl Outbox {
@@ -171,6 +176,13 @@ impl Outbox {
         self.pending.load(Ordering::SeqCst)
     }
 
+    /// Keys and sweeps that are pending.
+    pub(crate) fn count(&self) -> (usize, usize) {
+        let state = lock(&self.state);
+        let under_way = state.under_way.as_ref().map_or(0, |batch| batch.sweeps.len());
+        (state.keys.len(), state.sweeps.len() + under_way)
+    }
+
     pub(crate) fn overflows(&self) -> usize {
         self.overflows.load(Ordering::Relaxed)
     }
@@ -192,26 +204,108 @@ impl Outbox {
         let _closed = done_below.wait_for(|below| *below > number).await;
     }
 
-    /// What is to be carried next, if anything: again the last one, if it was not confirmed.
-    pub(crate) fn next_batch(&self) -> Option<Arc<Batch>> {
+    /// The number up to which orders are shown from here on: one that is given again gets a new number. Some thousands at
+    /// most are shown in one round, so that a round has an end.
+    pub(crate) fn show(&self) -> u64 {
         let mut state = lock(&self.state);
-        if state.under_way.is_none() {
-            let batch = state.take_batch();
-            let is_empty = batch.keys.is_empty() && batch.sweeps.is_empty();
-            state.under_way = (!is_empty).then(|| Arc::new(batch));
+        let beyond = state.order.range(state.shown_to + 1..).nth(ROUND_KEYS_MAX - 1);
+        state.shown_to = beyond.map_or(state.last_number, |(number, _)| *number);
+        state.shown_to
+    }
+
+    /// Whether some orders have yet to be shown.
+    pub(crate) fn has_unshown(&self) -> bool {
+        let state = lock(&self.state);
+        state.order.range(state.shown_to + 1..).next().is_some()
+    }
+
+    /// The numbers of the keys' orders after one and up to another, and behind them those of `late` that still stand, from
+    /// `late_from` on and then the others. A key is among them once: as it is now.
+    pub(crate) fn numbers(
+        &self,
+        (after, up_to): (u64, u64),
+        late: &mut BTreeSet<u64>,
+        late_from: u64,
+    ) -> VecDeque<u64> {
+        let state = lock(&self.state);
+        late.retain(|number| state.order.contains_key(number));
+        let fresh = state.order.range(after.saturating_add(1)..).map(|(number, _)| *number);
+        let fresh = fresh.take_while(|number| *number <= up_to);
+        let late = late.range(late_from..).chain(late.range(..late_from)).copied();
+        fresh.chain(late).filter(|number| !state.is_replaced(*number, up_to)).collect()
+    }
+
+    /// The first of these orders, as many as may go together, as they are now. They are taken off `numbers`.
+    pub(crate) fn orders(&self, numbers: &mut VecDeque<u64>) -> Vec<Shown> {
+        let state = lock(&self.state);
+        let (mut orders, mut bytes) = (Vec::new(), 0);
+        while let Some(number) = numbers.front().copied() {
+            if let Some((key, pending)) = state.pending_at(number) {
+                bytes += weight(key, pending.put.as_ref());
+                if orders.len() == BATCH_KEYS_MAX || (bytes > BATCH_BYTES_MAX && !orders.is_empty()) {
+                    break;
+                }
+                let earlier = state.earlier_than(number);
+                orders.push(Shown { number, earlier, order: pending.order(key), put: pending.put.clone() });
+            }
+            numbers.pop_front();
         }
+        orders
+    }
+
+    /// What is to be announced next, if anything, of the orders and sweeps up to a number, until it is confirmed or
+    /// given back: keys of which all tiers were told, or keys of which some tier was not.
+    pub(crate) fn next_batch(
+        &self,
+        up_to: u64,
+        is_told: impl Fn(u64) -> bool,
+        told: bool,
+    ) -> Option<Arc<Batch>> {
+        let mut state = lock(&self.state);
+        let batch = state.take_batch(up_to, &is_told, told);
+        state.under_way = (!batch.is_empty()).then(|| Arc::new(batch));
         state.under_way.clone()
+    }
+
+    /// The batch could not be announced: it is pending as before, and what was given again since then is what it is now.
+    pub(crate) fn give_back(&self, batch: &Batch) {
+        let mut state = lock(&self.state);
+        state.under_way = None;
+        for announced in &batch.keys {
+            state.put_back(announced);
+        }
+        let sweeps = std::mem::take(&mut state.sweeps);
+        state.sweeps = batch.sweeps.iter().cloned().chain(sweeps).collect();
+        self.publish(&state);
+    }
+
+    /// Confirms orders of which every tier was told, and the sweeps up to a number, where nobody else is to be told. Gives
+    /// the sweeps.
+    pub(crate) fn confirm_told(&self, told: &[u64], up_to: u64) -> Vec<SweepOrder> {
+        let mut state = lock(&self.state);
+        let batch = state.take_told(told, up_to);
+        if !batch.is_empty() {
+            self.confirm_in(state, &batch);
+        }
+        batch.sweeps.into_iter().map(|(_, order)| order).collect()
     }
 
     /// The batch has been carried out. Orders given again since then stay pending.
     pub(crate) fn confirm(&self, batch: &Batch) {
-        let mut state = lock(&self.state);
+        self.confirm_in(lock(&self.state), batch);
+    }
+
+    fn confirm_in(&self, mut state: MutexGuard<'_, State>, batch: &Batch) {
         state.under_way = None;
-        for (number, order, _) in &batch.keys {
+        for Announced { number, since, order } in &batch.keys {
+            state.waited_for.remove(since);
             state.forget(*number, &order.key);
         }
+        for (number, _) in &batch.sweeps {
+            state.waited_for.remove(number);
+        }
         self.publish(&state);
-        let done_below = state.lowest_number();
+        let done_below = state.waited_for.first().copied().unwrap_or(state.last_number + 1);
         drop(state);
         self.done_below.send_replace(done_below);
     }
@@ -222,264 +316,17 @@ impl Outbox {
     }
 }
 
-impl State {
-    fn next_number(&mut self) -> u64 {
-        self.last_number += 1;
-        self.last_number
+impl Batch {
+    fn is_empty(&self) -> bool {
+        self.keys.is_empty() && self.sweeps.is_empty()
     }
 
-    /// An order given again before it is under way keeps its place, with the stricter of both demands. A value that is older
-    /// than what is pending is not put: it would be taken for one of the newer version.
-    fn push_key(&mut self, order: KeyOrder, mut put: Option<Putting>) {
-        let KeyOrder { key, mut how, mut version } = order;
-        let mut number = self.next_number();
-        if let Some(previous) = self.keys.remove(&key) {
-            self.bytes -= weight(&key, previous.put.as_ref());
-            put = put.filter(|_| version >= previous.version);
-            version = version.max(previous.version);
-            how = how.min(previous.how);
-            if self.order.contains_key(&previous.number) {
-                number = previous.number;
-            }
-        }
-        self.bytes += weight(&key, put.as_ref());
-        self.order.insert(number, key.clone());
-        self.keys.insert(key, Pending { number, how, version, put });
+    /// Those that are waited for.
+    fn numbers(&self) -> BTreeSet<u64> {
+        let keys = self.keys.iter().map(|announced| announced.since);
+        keys.chain(self.sweeps.iter().map(|(number, _)| *number)).collect()
     }
-
-    /// Values are the larger part, and the lesser loss: without them their keys are voided and read from the source.
-    fn drop_puts(&mut self) {
-        let puts = self.keys.values_mut().filter_map(|pending| pending.put.take());
-        self.bytes -= puts.map(|put| put.bytes.len()).sum::<usize>();
-    }
-
-    fn push_sweep(&mut self, order: SweepOrder) {
-        let number = self.next_number();
-        self.sweeps.push((number, order));
-    }
-
-    fn take_batch(&mut self) -> Batch {
-        let (mut keys, mut bytes) = (Vec::new(), 0);
-        while let Some((number, key)) = self.order.first_key_value() {
-            let Some(pending) = self.keys.get(key) else {
-                self.order.pop_first();
-                continue;
-            };
-            bytes += weight(key, pending.put.as_ref());
-            if keys.len() == BATCH_KEYS_MAX || (bytes > BATCH_BYTES_MAX && !keys.is_empty()) {
-                break;
-            }
-            let order = KeyOrder { key: key.clone(), how: pending.how, version: pending.version };
-            keys.push((*number, order, pending.put.clone()));
-            self.order.pop_first();
-        }
-        Batch { keys, sweeps: std::mem::take(&mut self.sweeps) }
-    }
-
-    /// Everything that is not under way becomes one sweep.
-    fn give_up(&mut self, sweeps: &Sweeps) {
-        let lowest = self.lowest();
-        let version = self.keys.values().map(|pending| pending.version);
-        let version = version.chain(self.sweeps.iter().map(|(_, order)| order.version)).max();
-        // Before anything is let go, so that nothing in the shared tiers is trusted in between.
-        let swath = sweeps.begin(Swath::All, Void::Remove);
-        for (_, order) in self.sweeps.drain(..) {
-            sweeps.number(&order.swath, order.how, None);
-        }
-        // Whoever waits for one of those that are given up waits for the sweep.
-        let number = lowest.unwrap_or_else(|| self.next_number());
-        self.keys.clear();
-        self.order.clear();
-        self.bytes = 0;
-        let order = SweepOrder { swath, how: Void::Remove, version: version.unwrap_or_default() };
-        self.sweeps.push((number, order));
-    }
-
-    fn forget(&mut self, number: u64, key: &Bytes) {
-        if self.keys.get(key).is_some_and(|pending| pending.number == number)
-            && let Some(pending) = self.keys.remove(key)
-        {
-            self.bytes -= weight(key, pending.put.as_ref());
-        }
-    }
-
-    /// The lowest number of what is not under way.
-    fn lowest(&self) -> Option<u64> {
-        let key = self.order.first_key_value().map(|(number, _)| *number);
-        let sweep = self.sweeps.iter().map(|(number, _)| *number).min();
-        key.into_iter().chain(sweep).min()
-    }
-
-    fn lowest_number(&self) -> u64 {
-        self.lowest().unwrap_or(self.last_number + 1)
-    }
-}
-
-fn weight(key: &Bytes, put: Option<&Putting>) -> usize {
-    key.len() + put.map_or(0, |put| put.bytes.len())
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn key(number: usize) -> Bytes {
-        Bytes::from(number.to_string())
-    }
-
-    fn push(outbox: &Outbox, sweeps: &Sweeps, keys: &[Bytes], version: u64) -> (u64, Pushed) {
-        let order =
-            |key: &Bytes| (KeyOrder { key: key.clone(), how: Void::Remove, version: Version(version) }, None);
-        outbox.push(keys.iter().map(order).collect::<Vec<_>>(), vec![], sweeps)
-    }
-
-    fn sent(outbox: &Outbox) -> Vec<(Bytes, Version)> {
-        let batch = outbox.next_batch();
-        let keys = batch.iter().flat_map(|batch| &batch.keys);
-        keys.map(|(_, order, _)| (order.key.clone(), order.version)).collect()
-    }
-
-    #[test]
-    fn values_over_the_bound_are_dropped_and_no_key_is_given_up_for_them() {
-        let (outbox, sweeps) = (Outbox::new(1_000), Sweeps::default());
-        let large = Putting {
-            bytes: Bytes::from(vec![0; 1 << 20]),
-            lifetime: Duration::from_secs(1),
-            grace: Duration::ZERO,
-            set_us: 0,
-        };
-        for number in 0..20 {
-            let order = KeyOrder { key: key(number), how: Void::Remove, version: Version(1) };
-            let (_, pushed) = outbox.push([(order, Some(large.clone()))], vec![], &sweeps);
-            assert_eq!(pushed, Pushed::Queued);
-        }
-        let bytes = lock(&outbox.state).bytes;
-        assert!(bytes <= PENDING_BYTES_MAX, "{bytes}");
-        assert_eq!((outbox.pending(), outbox.overflows()), (20, 0));
-    }
-
-    #[test]
-    fn key_blocks_until_its_batch_is_confirmed() {
-        let (outbox, sweeps) = (Outbox::new(10), Sweeps::default());
-        push(&outbox, &sweeps, &[key(1), key(2)], 5);
-        let batch = outbox.next_batch().unwrap();
-        assert!(outbox.blocks(&key(1)) && !outbox.blocks(&key(3)));
-        outbox.confirm(&batch);
-        assert!(!outbox.blocks(&key(1)));
-        assert_eq!(outbox.pending(), 0);
-    }
-
-    #[test]
-    fn key_pushed_again_while_it_is_sent_stays_pending_with_the_higher_version() {
-        let (outbox, sweeps) = (Outbox::new(10), Sweeps::default());
-        push(&outbox, &sweeps, &[key(1)], 5);
-        let batch = outbox.next_batch().unwrap();
-        push(&outbox, &sweeps, &[key(1)], 4);
-        assert!(Arc::ptr_eq(&batch, &outbox.next_batch().unwrap()), "the same is tried again");
-        outbox.confirm(&batch);
-        assert!(outbox.blocks(&key(1)));
-        assert_eq!(sent(&outbox), [(key(1), Version(5))]);
-    }
-
-    #[test]
-    fn overflow_sweeps_everything_and_what_was_under_way_proves_nothing() {
-        let (outbox, sweeps) = (Outbox::new(2), Sweeps::default());
-        push(&outbox, &sweeps, &[key(1), key(2)], 5);
-        let keys = outbox.next_batch().unwrap();
-        assert_eq!(push(&outbox, &sweeps, &[key(3)], 7).1, Pushed::Overflowed);
-        outbox.confirm(&keys);
-        assert!(sweeps.is_pending_over(&key(99)));
-        let clear = outbox.next_batch().unwrap();
-        let [(_, SweepOrder { swath: Swath::All, version: Version(7), .. })] = &clear.sweeps[..] else {
-            panic!("{clear:?}")
-        };
-        outbox.confirm(&clear);
-        assert_eq!((outbox.pending(), outbox.overflows()), (0, 1));
-    }
-
-    #[test]
-    fn batches_are_bounded_in_keys_and_bytes_and_make_progress() {
-        let (outbox, sweeps) = (Outbox::new(10_000), Sweeps::default());
-        let keys: Vec<_> = (0..1_000).map(key).collect();
-        push(&outbox, &sweeps, &keys, 1);
-        assert_eq!(sent(&outbox).len(), BATCH_KEYS_MAX);
-        let mut rounds = 0;
-        while let Some(batch) = outbox.next_batch() {
-            outbox.confirm(&batch);
-            rounds += 1;
-        }
-        assert_eq!(rounds, 2);
-
-        let long = Bytes::from(vec![b'x'; BATCH_BYTES_MAX + 1]);
-        push(&outbox, &sweeps, &[long, key(1)], 1);
-        assert_eq!(sent(&outbox).len(), 1, "one key too long for a batch goes alone");
-    }
-
-    #[test]
-    fn bytes_are_bounded_as_well() {
-        let (outbox, sweeps) = (Outbox::new(usize::MAX), Sweeps::default());
-        let long = Bytes::from(vec![b'x'; PENDING_BYTES_MAX]);
-        assert_eq!(push(&outbox, &sweeps, &[long], 1).1, Pushed::Queued);
-        assert_eq!(push(&outbox, &sweeps, &[key(1)], 1).1, Pushed::Overflowed);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn waiter_wakes_when_its_order_is_done_and_not_before() {
-        let (outbox, sweeps) = (Arc::new(Outbox::new(10)), Sweeps::default());
-        push(&outbox, &sweeps, &[key(1)], 5);
-        let first = outbox.next_batch().unwrap();
-        let (number, _) = push(&outbox, &sweeps, &[key(2)], 5);
-        let waiting = tokio::spawn({
-            let outbox = Arc::clone(&outbox);
-            async move { outbox.done(number).await }
-        });
-        tokio::task::yield_now().await;
-        outbox.confirm(&first);
-        tokio::task::yield_now().await;
-        assert!(!waiting.is_finished());
-        outbox.confirm(&outbox.next_batch().unwrap());
-        waiting.await.unwrap();
-    }
-    #[tokio::test(start_paused = true)]
-    async fn waiter_of_a_key_that_was_given_up_wakes_with_the_sweep_and_not_before() {
-        let (outbox, sweeps) = (Arc::new(Outbox::new(2)), Sweeps::default());
-        push(&outbox, &sweeps, &[key(1)], 5);
-        let first = outbox.next_batch().unwrap();
-        let (number, _) = push(&outbox, &sweeps, &[key(2)], 5);
-        assert_eq!(push(&outbox, &sweeps, &[key(3)], 5).1, Pushed::Overflowed);
-        let waiting = tokio::spawn({
-            let outbox = Arc::clone(&outbox);
-            async move { outbox.done(number).await }
-        });
-        outbox.confirm(&first);
-        tokio::task::yield_now().await;
-        assert!(!waiting.is_finished());
-        outbox.confirm(&outbox.next_batch().unwrap());
-        waiting.await.unwrap();
-        assert!(outbox.may_have_given_up(number));
-    }
-
-    #[test]
-    fn value_that_is_older_than_a_pending_change_of_its_key_is_not_put() {
-        let (outbox, sweeps) = (Outbox::new(10), Sweeps::default());
-        let put = |version, bytes: &'static [u8]| {
-            let order = KeyOrder { key: key(1), how: Void::Remove, version: Version(version) };
-            let put = Putting {
-                bytes: Bytes::from_static(bytes),
-                lifetime: Duration::from_secs(1),
-                grace: Duration::ZERO,
-                set_us: 0,
-            };
-            outbox.push([(order, Some(put))], vec![], &sweeps);
-        };
-        let pending = || lock(&outbox.state).keys[&key(1)].put.as_ref().map(|put| put.bytes.clone());
-        put(5, b"five");
-        put(4, b"four");
-        assert_eq!(pending(), None);
-        put(6, b"six");
-        assert_eq!(pending(), Some(Bytes::from_static(b"six")));
-        push(&outbox, &sweeps, &[key(1)], 7);
-        put(6, b"six");
-        assert_eq!(pending(), None);
-    }
-}
+mod tests;

@@ -14,7 +14,7 @@ pub struct Policy {
     /// How long a value lives in process; never longer than what is left of `ttl`. `Duration::MAX` (default): as long as it.
     pub l1_ttl: Duration,
     /// How long a value may lie in process without being read. `Duration::MAX` (default): as long as it lives.
-    /// Reads become dearer by some 10 ns with it, and `refresh_at` does nothing.
+    /// Reads become dearer by some 10 ns with it, and `refresh_at` does nothing. The period is fixed when the cache is built.
     pub tti: Duration,
     /// The part of each lifetime that is added by chance, 0.0 to 1.0: a lifetime is lengthened by up to
     /// this part and never shortened, so that keys stored together do not expire together. Default 0.1.
@@ -23,7 +23,7 @@ pub struct Policy {
     /// of a sixty-fourth of it besides, or of 1 MiB if that is more, but of half of it at most. Fixed when the cache is
     /// built. Default 64 MiB.
     pub l1_bytes_max: u64,
-    /// The heaviest value kept in process, in bytes as the weigher counts it. Default 4 MiB.
+    /// The heaviest value kept in process, in bytes as the weigher counts it. Fixed when the cache is built. Default 4 MiB.
     pub l1_value_bytes_max: u64,
     /// How long "there is no such thing" is believed, in every tier. Default 5 s.
     pub negative_ttl: Duration,
@@ -54,14 +54,14 @@ pub struct Policy {
     /// How often the keys that are read, and those that are pinned, are loaded anew in the background by the loader that
     /// [`keep_fresh`](crate::CacheBuilder::keep_fresh) was given, so that no reader ever waits for them: shorter than
     /// `l1_ttl`. A key that was not read since it was loaded last is not loaded again. `Duration::MAX` (default): never.
-    /// Reads become dearer by some 10 ns with it, and `refresh_at` does nothing.
+    /// Reads become dearer by some 10 ns with it, and `refresh_at` does nothing. The period is fixed when the cache is built.
     pub refresh_every: Duration,
 
     /// How old a value in process may be without word from the backplane. An entry is served only while its
     /// load, or the last pulse that went round, is younger. Not used without a backplane. Fixed when the
     /// cache is built. Default 5 s.
     pub max_stale: Duration,
-    /// What becomes of entries older than `max_stale`. Default: they are not served.
+    /// What becomes of entries older than `max_stale`. Fixed when the cache is built. Default: they are not served.
     pub on_silence: Silence,
 
     /// How many loaders run at once over all keys: the load the source can bear. Fixed when the cache is

@@ -9,9 +9,7 @@ use tracing::Instrument;
 use crate::{
     Cache, CacheError, CacheKey, Load, LoadContext, Loaded, Policy,
     answer::Answer,
-    consult::{Verdict, consult_one},
-    lead::{Boarding, Purpose, Storing},
-    load,
+    lead::{Boarding, Purpose},
     read::Landed,
     spans,
     stats::count,
@@ -85,18 +83,14 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
         A: Into<Load<V>> + Send + 'static,
         E: Send + Sync + 'static,
     {
-        let Boarding::Lead(mut lead) = self.board(&key, policy, Purpose::Reload, None) else {
+        let Boarding::Lead(lead) = self.board(&key, policy, Purpose::Reload, None) else {
             count(&self.counters.overloads);
             return Err(CacheError::Overloaded);
         };
-        let waiter = match consult_one(&mut lead).await {
-            // Not from a tier: it is on its way to the source.
-            Verdict::Found(answer) | Verdict::Stale(answer) => {
-                lead.settle(answer.clone(), Storing::Yes);
-                return Ok(answer);
-            }
-            Verdict::Load(plan) => load::spawn(lead, plan, load),
-        };
+        // The time runs from here: the tiers are asked by a task, which nobody's patience ends.
+        let (waiter, store) = (lead.waiter(), Arc::clone(self));
+        let loading = async move { store.load_anew(lead, load).await };
+        drop(tokio::spawn(loading.in_current_span()));
         let Ok(outcome) = timeout(policy.load_timeout, waiter.outcome()).await else {
             return Err(CacheError::Timeout { after: policy.load_timeout });
         };

@@ -69,17 +69,19 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
             return scouted;
         }
         let asked_us = self.clock.now_us();
-        let Ok(answers) = tier.read(&keys, None).await else {
+        let answers = tier.read(&keys, None).await;
+        if answers.iter().any(Result::is_err) {
             self.observer.tier_failed(&self.name, tier.kind());
-            scouted.left.extend(sought.into_iter().map(|sought| (sought.number, sought.key)));
-            return Scouted { next_tier: FIRST + 1, ..scouted };
-        };
+        }
+        if answers.iter().all(Result::is_err) {
+            scouted.next_tier = FIRST + 1;
+        }
         scouted.found.reserve(sought.len());
         for ((sought, key), answer) in sought.into_iter().zip(&keys).zip(answers) {
             let asker = Asker { key, policy, mark, stamp, asked_us, tier: FIRST };
             let judged = match answer {
-                Found::Value(payload) => judge(self, &asker, &payload, Idle::under(policy, asked_us)),
-                Found::Nothing | Found::Claimed { .. } | Found::Held { .. } => Judged::Void,
+                Ok(Found::Value(payload)) => judge(self, &asker, &payload, Idle::under(policy, asked_us)),
+                Ok(Found::Nothing | Found::Claimed { .. } | Found::Held { .. }) | Err(_) => Judged::Void,
             };
             // What else there is to say of the record is counted where it is met again.
             match judged {

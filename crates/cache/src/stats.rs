@@ -117,6 +117,11 @@ pub struct TierStats {
     pub refused: u64,
     /// Values too large for it.
     pub oversize: u64,
+    /// Of values that were read there, fallbacks included, as they are stored: encoded, perhaps compressed.
+    pub bytes_read: u64,
+    /// Of values that were sent there. What the servers hold, and what they evict, they tell themselves, of all caches
+    /// together.
+    pub bytes_written: u64,
     /// Calls.
     pub round_trips: u64,
     /// How long they took, the failed ones and the wait for their turn included.

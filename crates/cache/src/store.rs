@@ -28,6 +28,7 @@ use crate::{
     life::{Life, State},
     local::{Displaced, Entry, Local, Traits, slot_bytes},
     packed::Packed,
+    patterns,
     read::answer_of_absence,
     recent::Bar,
     stats::{Counters, count},
@@ -305,7 +306,11 @@ impl<K: CacheKey, V: Clone> Store<K, V> {
         self.fleet.sweeps.sweep_here(swath, how);
         match swath {
             // Whatever tags a load will come back with, `settle` and `landed` judge them.
-            Swath::Tag(_) => {}
+            Swath::Tag(_) => {
+                if let Some(glob) = patterns::glob_of(swath) {
+                    self.flights.void_where(|key| glob.covers(&key.encode()));
+                }
+            }
             Swath::All => {
                 self.flights.void_where(|_| true);
                 if how == Void::Remove {
@@ -473,6 +478,8 @@ fn tier_stats(tier: &TierSide) -> TierStats {
         stored: counters.stored.load(Relaxed),
         refused: counters.refused.load(Relaxed),
         oversize: counters.oversize.load(Relaxed),
+        bytes_read: counters.bytes_read.load(Relaxed),
+        bytes_written: counters.bytes_written.load(Relaxed),
         round_trips: trip_times.count(),
         trip_times,
         opened: counters.opened.load(Relaxed),

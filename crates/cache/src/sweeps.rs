@@ -1,6 +1,6 @@
-//! Which entries sweeps (of a tag, of a prefix, of everything) have made void. An entry is judged by its stamp:
+//! Which entries sweeps (of a tag, of a prefix, of a pattern, of everything) have made void. An entry is judged by its stamp:
 //! the number of the last sweep its node knew of when its load began.
-//! Touches no entry: a sweep of a million of them costs a few stores. Bounded in prefixes and tags; over the
+//! Touches no entry: a sweep of a million of them costs a few stores. Bounded in ranges of keys and tags; over the
 //! bound more is void than need be, never less. Called by `store`, `consult` and `horizon`.
 
 use std::sync::Arc;
@@ -14,6 +14,7 @@ use crate::{
     cutoffs::{Cutoffs, digest_of},
     epoch::{Epoch, Left},
     floors::Floor,
+    patterns::{Glob, glob_of},
     sync::{
         Mutex,
         atomic::{
@@ -26,13 +27,34 @@ use crate::{
     tier::Void,
 };
 
-/// Prefixes remembered. Over it the two oldest become one that is shorter.
-const PREFIXES_MAX: usize = 64;
+/// Ranges of keys remembered. Over it the two oldest become one that is wider.
+const RANGES_MAX: usize = 64;
 
+/// The keys that begin so, and look so.
 #[derive(Debug)]
-struct Prefix {
-    bytes: Bytes,
+struct Range {
+    begin: Bytes,
+    glob: Option<Glob>,
     epoch: Epoch,
+}
+
+impl Range {
+    /// None of a swath that is no range of keys.
+    fn of(swath: &Swath) -> Option<Self> {
+        let (begin, glob) = match swath {
+            Swath::Prefix(bytes) if !bytes.is_empty() => (bytes.clone(), None),
+            swath => glob_of(swath).map(|glob| (glob.literal(), Some(glob)))?,
+        };
+        Some(Self { begin, glob, epoch: Epoch::default() })
+    }
+
+    fn covers(&self, key: &[u8]) -> bool {
+        key.starts_with(&self.begin) && self.glob.as_ref().is_none_or(|glob| glob.covers(key))
+    }
+
+    fn is_same(&self, other: &Self) -> bool {
+        (&self.begin, &self.glob) == (&other.begin, &other.glob)
+    }
 }
 
 /// Whose epoch was changed for a swath.
@@ -52,7 +74,7 @@ pub(crate) struct Sweeps {
     /// As `newest`, for entries without tags.
     newest_wide: AtomicU64,
     all: Epoch,
-    prefixes: ArcSwap<Vec<Arc<Prefix>>>,
+    ranges: ArcSwap<Vec<Arc<Range>>>,
     changing: Mutex<()>,
     pub(crate) tags: Tags,
     cutoffs: Cutoffs,
@@ -78,7 +100,7 @@ impl Sweeps {
     }
 
     /// Begins a sweep of this node's own: what shared tiers have of the swath is void until `number` says since when.
-    /// Gives the swath that was begun, which is everything if there was no room for another prefix.
+    /// Gives the swath that was begun, which is everything if there was no room for another range.
     pub(crate) fn begin(&self, swath: Swath, how: Void) -> Swath {
         let is_all = self.with_epoch(&swath, |epoch| epoch.begin(how)) == Took::All;
         if is_all { Swath::All } else { swath }
@@ -98,7 +120,7 @@ impl Sweeps {
     pub(crate) fn sweep_here(&self, swath: &Swath, how: Void) {
         let number = self.last.fetch_add(1, SeqCst) + 1;
         self.with_epoch(swath, |epoch| epoch.raise_local(how, number));
-        if !matches!(swath, Swath::Tag(_)) {
+        if !matches!(swath, Swath::Tag(_)) || glob_of(swath).is_some() {
             self.newest_wide.fetch_max(number, AcqRel);
         }
         self.newest.fetch_max(number, AcqRel);
@@ -118,17 +140,17 @@ impl Sweeps {
         tags: &[Arc<Tag>],
         read: impl Fn(&Floor) -> Version,
     ) -> Version {
-        // First: a prefix that is gone from the list was folded into something else before, and is found there.
-        let prefixes = self.prefixes.load();
+        // First: a range that is gone from the list was folded into something else before, and is found there.
+        let ranges = self.ranges.load();
         let forgotten = if tags.is_empty() { Version::NONE } else { read(&self.tags.forgotten_floor) };
         let by_tags = tags.iter().map(|tag| read(&tag.epoch.floor)).max().unwrap_or_default();
         let so_far = by_tags.max(forgotten).max(read(&self.all.floor));
-        if prefixes.is_empty() {
+        if ranges.is_empty() {
             return so_far;
         }
         let key = key();
-        let covering = prefixes.iter().filter(|prefix| key.starts_with(&prefix.bytes));
-        covering.map(|prefix| read(&prefix.epoch.floor)).max().map_or(so_far, |found| found.max(so_far))
+        let covering = ranges.iter().filter(|range| range.covers(&key));
+        covering.map(|range| read(&range.epoch.floor)).max().map_or(so_far, |found| found.max(so_far))
     }
 
     /// A sweep with its number in the fleet's order, made by any node.
@@ -141,8 +163,12 @@ impl Sweeps {
 
     /// Takes the fleet's order from a snapshot. The caller has seen to it that nothing is judged by it meanwhile.
     pub(crate) fn adopt(&self, snapshot: &Snapshot) {
-        self.all.reset_fleet();
-        self.prefixes.load().iter().for_each(|prefix| prefix.epoch.reset_fleet());
+        {
+            // So that no range's epoch is folded into another's half-way.
+            let _changing = lock(&self.changing);
+            self.all.reset_fleet();
+            self.ranges.load().iter().for_each(|range| range.epoch.reset_fleet());
+        }
         self.tags.reset_fleet(snapshot.forgotten_sequence);
         self.cutoffs.reset(snapshot.forgotten_sequence);
         for sweep in &snapshot.sweeps {
@@ -151,63 +177,58 @@ impl Sweeps {
     }
 
     fn with_epoch(&self, swath: &Swath, change: impl FnOnce(&Epoch)) -> Took {
-        match swath {
-            // Under the lock, so that a prefix is not folded into another while its epoch is changed.
-            Swath::Prefix(bytes) if !bytes.is_empty() => {
-                let _changing = lock(&self.changing);
-                if let Some(prefix) = self.prefix(bytes) {
-                    change(&prefix.epoch);
-                    return Took::Itself;
-                }
-            }
-            Swath::Tag(name) => {
-                change(&self.tags.intern(name).epoch);
+        if let Some(range) = Range::of(swath) {
+            // Under the lock, so that a range is not folded into another while its epoch is changed.
+            let _changing = lock(&self.changing);
+            if let Some(range) = self.range(range) {
+                change(&range.epoch);
                 return Took::Itself;
             }
-            Swath::All | Swath::Prefix(_) => {}
+        } else if let Swath::Tag(name) = swath {
+            change(&self.tags.intern(name).epoch);
+            return Took::Itself;
         }
         change(&self.all);
         Took::All
     }
 
-    /// The prefix, remembered from now on; `None` if there is no room, and everything must stand for it.
-    fn prefix(&self, bytes: &Bytes) -> Option<Arc<Prefix>> {
-        let known = self.prefixes.load();
-        if let Some(prefix) = known.iter().find(|prefix| prefix.bytes == *bytes) {
-            return Some(Arc::clone(prefix));
+    /// The range, remembered from now on; `None` if there is no room, and everything must stand for it.
+    fn range(&self, range: Range) -> Option<Arc<Range>> {
+        let known = self.ranges.load();
+        if let Some(range) = known.iter().find(|known| known.is_same(&range)) {
+            return Some(Arc::clone(range));
         }
-        let mut prefixes = Vec::clone(&known);
-        if prefixes.len() >= PREFIXES_MAX {
-            self.fold(&mut prefixes);
+        let mut ranges = Vec::clone(&known);
+        if ranges.len() >= RANGES_MAX {
+            self.fold(&mut ranges);
         }
-        let prefix = Arc::new(Prefix { bytes: bytes.clone(), epoch: Epoch::default() });
-        let has_room = prefixes.len() < PREFIXES_MAX;
+        let range = Arc::new(range);
+        let has_room = ranges.len() < RANGES_MAX;
         if has_room {
-            prefixes.push(Arc::clone(&prefix));
+            ranges.push(Arc::clone(&range));
         }
-        self.prefixes.store(Arc::new(prefixes));
-        has_room.then_some(prefix)
+        self.ranges.store(Arc::new(ranges));
+        has_room.then_some(range)
     }
 
-    /// Makes the two oldest prefixes that are not on their way one, or a part of everything. If all of them are
+    /// Makes the two oldest ranges that are not on their way one prefix, or a part of everything. If all of them are
     /// on their way, there is no room.
-    fn fold(&self, prefixes: &mut Vec<Arc<Prefix>>) {
+    fn fold(&self, ranges: &mut Vec<Arc<Range>>) {
         let settled: Vec<usize> =
-            (0..prefixes.len()).filter(|index| !prefixes[*index].epoch.is_pending()).take(2).collect();
+            (0..ranges.len()).filter(|index| !ranges[*index].epoch.is_pending()).take(2).collect();
         let [first, second] = settled[..] else { return };
-        let (second, first) = (prefixes.remove(second), prefixes.remove(first));
-        let shared = first.bytes.iter().zip(&second.bytes).take_while(|(one, other)| one == other).count();
-        let bytes = first.bytes.slice(..shared);
-        if bytes.is_empty() {
+        let (second, first) = (ranges.remove(second), ranges.remove(first));
+        let shared = first.begin.iter().zip(&second.begin).take_while(|(one, other)| one == other).count();
+        let Some(prefix) = Range::of(&Swath::Prefix(first.begin.slice(..shared))) else {
             self.all.absorb(&first.epoch);
             self.all.absorb(&second.epoch);
             return;
-        }
-        let folded = match prefixes.iter().find(|prefix| prefix.bytes == bytes) {
+        };
+        let folded = match ranges.iter().find(|range| range.is_same(&prefix)) {
             Some(present) => Arc::clone(present),
             None => {
-                let folded = Arc::new(Prefix { bytes, epoch: Epoch::default() });
-                prefixes.insert(0, Arc::clone(&folded));
+                let folded = Arc::new(prefix);
+                ranges.insert(0, Arc::clone(&folded));
                 folded
             }
         };
@@ -249,30 +270,27 @@ impl Sweeps {
         left: impl Fn(&Epoch, u64) -> Left,
     ) -> Left {
         // First: see `newest_write`.
-        let prefixes = self.prefixes.load();
+        let ranges = self.ranges.load();
         let so_far = by_tags.max(left(&self.all, stamp));
-        if so_far == Left::Nothing || prefixes.is_empty() {
+        if so_far == Left::Nothing || ranges.is_empty() {
             return so_far;
         }
         let key = key();
-        let covering = prefixes.iter().filter(|prefix| key.starts_with(&prefix.bytes));
-        covering.map(|prefix| left(&prefix.epoch, stamp)).max().map_or(so_far, |found| found.max(so_far))
+        let covering = ranges.iter().filter(|range| range.covers(&key));
+        covering.map(|range| left(&range.epoch, stamp)).max().map_or(so_far, |found| found.max(so_far))
     }
 
     /// True while a sweep of this node over this key, whatever its tags, has no number yet.
     pub(crate) fn is_pending_over(&self, key: &Bytes) -> bool {
-        self.all.is_pending()
-            || self
-                .prefixes
-                .load()
-                .iter()
-                .any(|prefix| prefix.epoch.is_pending() && key.starts_with(&prefix.bytes))
+        let ranges = self.ranges.load();
+        self.all.is_pending() || ranges.iter().any(|range| range.epoch.is_pending() && range.covers(key))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::patterns::swath_of;
 
     fn prefix(text: &str) -> Swath {
         Swath::Prefix(Bytes::copy_from_slice(text.as_bytes()))
@@ -301,12 +319,31 @@ mod tests {
         for number in 0..1_000 {
             sweeps.sweep_here(&prefix(&format!("p{number:03}:")), Void::Remove);
         }
-        assert!(sweeps.prefixes.load().len() <= PREFIXES_MAX);
+        assert!(sweeps.ranges.load().len() <= RANGES_MAX);
         for number in 0..1_000 {
             let key = Bytes::from(format!("p{number:03}:x"));
             assert_eq!(sweeps.left_here(|| key, &[], 0), Left::Nothing, "{number}");
         }
         assert_eq!(left(&sweeps, "p999:x", sweeps.stamp()), Left::Whole);
+    }
+
+    #[test]
+    fn sweep_of_a_pattern_voids_the_keys_that_match_and_folds_into_a_prefix() {
+        let sweeps = Sweeps::default();
+        sweeps.sweep_here(&swath_of(b"user:*:name"), Void::Remove);
+        let lefts = ["user:7:name", "user:7:age", "users"].map(|key| left(&sweeps, key, 0));
+        assert_eq!(lefts, [Left::Nothing, Left::Whole, Left::Whole]);
+        let number = sweeps.stamp();
+        assert_eq!(
+            (sweeps.newest(), sweeps.newest_wide()),
+            (number, number),
+            "entries without tags are looked at"
+        );
+        for number in 0..RANGES_MAX {
+            sweeps.sweep_here(&swath_of(format!("user:{number}:*x").as_bytes()), Void::Remove);
+        }
+        assert_eq!(["user:7:name", "user:5:zx"].map(|key| left(&sweeps, key, 0)), [Left::Nothing; 2]);
+        assert_eq!(left(&sweeps, "users", 0), Left::Whole);
     }
 
     #[test]

@@ -68,8 +68,8 @@ pub struct Payload {
 pub enum Found {
     /// A value.
     Value(Payload),
-    /// No value; and no claim was wished for, or none could be made (the record's server is down, or has no room):
-    /// then the key is loaded and not stored here.
+    /// No value; and no claim was wished for, or none could be made (there is no room): then the key is loaded and not
+    /// stored here.
     Nothing,
     /// No value (or one that was claimed over). The claim stands; what is loaded must reflect `floor`.
     Claimed { floor: Version, fallback: Option<Payload> },
@@ -146,6 +146,10 @@ pub enum TierError {
     Failed,
 }
 
+/// What a call about many keys gives: for each an answer, or why there is none. Servers fail one by one: what failed for some
+/// keys keeps the others from nothing. An error of the whole call is one of each key.
+pub type Answers<T> = Vec<Result<T, TierError>>;
+
 /// What a tier gives for an asynchronous call.
 pub type TierFuture<'a, T> = BoxFuture<'a, Result<T, TierError>>;
 
@@ -167,25 +171,25 @@ pub trait TierShare: Send + Sync + fmt::Debug {
 
     /// Reads, and claims what can be claimed. One round trip for a batch without claims, and for
     /// one whose claims are `Over::Nothing` (a record that is `free` may take a second one).
-    fn read<'a>(&'a self, keys: &'a [Bytes], claim: Option<Claim>) -> TierFuture<'a, Vec<Found>>;
+    fn read<'a>(&'a self, keys: &'a [Bytes], claim: Option<Claim>) -> TierFuture<'a, Answers<Found>>;
 
     /// As `read`, of one key. For tiers that can do it at less cost.
     fn read_one<'a>(&'a self, key: &'a Bytes, claim: Option<Claim>) -> TierFuture<'a, Found> {
         Box::pin(async move {
             let found = self.read(std::slice::from_ref(key), claim).await?;
-            found.into_iter().next().ok_or(TierError::Failed)
+            found.into_iter().next().unwrap_or(Err(TierError::Failed))
         })
     }
 
     /// Exchanges claims, each fenced by its token.
-    fn settle<'a>(&'a self, claims: &'a [(Bytes, Token, Settlement)]) -> TierFuture<'a, Vec<Stored>>;
+    fn settle<'a>(&'a self, claims: &'a [(Bytes, Token, Settlement)]) -> TierFuture<'a, Answers<Stored>>;
 
-    /// Voids. Done again it does nothing worse: the courier repeats it until it succeeds.
-    fn void<'a>(&'a self, keys: &'a [Voiding]) -> TierFuture<'a, ()>;
+    /// Voids. Done again it does nothing worse: the courier repeats it, for the keys that failed, until it succeeds.
+    fn void<'a>(&'a self, keys: &'a [Voiding]) -> TierFuture<'a, Answers<()>>;
 
     /// Puts values without a claim, ending claims there are. For [`FLOOR_LIFE`](crate::FLOOR_LIFE) after it may have
     /// forgotten floors a tier voids the record instead and answers `Refused`: it cannot tell whether the value was
     /// overtaken. A value that is refused for any other reason leaves nothing older than itself in its place: a
     /// fallback is taken away, and with it the claim of whoever was shown it.
-    fn put<'a>(&'a self, values: &'a [Put]) -> TierFuture<'a, Vec<Stored>>;
+    fn put<'a>(&'a self, values: &'a [Put]) -> TierFuture<'a, Answers<Stored>>;
 }

@@ -26,7 +26,9 @@ use crate::{
     histogram::Recorder,
     spans::{self, tier_span},
     stats::count,
-    tier::{Claim, Found, Put, Settlement, Stored, TierError, TierFuture, TierShare, Token, Voiding},
+    tier::{
+        Answers, Claim, Found, Put, Settlement, Stored, TierError, TierFuture, TierShare, Token, Voiding,
+    },
 };
 
 /// How a shared tier is used. Build one with `TierOptions { timeout: .., ..TierOptions::default() }`.
@@ -87,6 +89,8 @@ pub(crate) struct TierCounters {
     pub(crate) stored: AtomicU64,
     pub(crate) refused: AtomicU64,
     pub(crate) oversize: AtomicU64,
+    pub(crate) bytes_read: AtomicU64,
+    pub(crate) bytes_written: AtomicU64,
     pub(crate) trip_times: Recorder,
     pub(crate) opened: AtomicU64,
 }
@@ -153,32 +157,68 @@ impl TierSide {
         self.share.is_up() && self.clock.now_us() >= self.open_until_us.load(Relaxed)
     }
 
-    pub(crate) async fn read(&self, keys: &[Bytes], claim: Option<Claim>) -> Result<Vec<Found>, TierError> {
+    pub(crate) async fn read(&self, keys: &[Bytes], claim: Option<Claim>) -> Answers<Found> {
         let span = tier_span!("read", self.cache, self.kind(), keys.len());
-        self.call(Call { verb: "read", keys: keys.len(), span }, self.share.read(keys, claim)).await
+        let told = Call { verb: "read", keys: keys.len(), span };
+        let found = self.call_many(told, self.share.read(keys, claim)).await;
+        self.has_read(found.iter().flatten());
+        found
     }
 
     pub(crate) async fn read_one(&self, key: &Bytes, claim: Option<Claim>) -> Result<Found, TierError> {
         let span = tier_span!("read", self.cache, self.kind(), 1_usize);
-        self.call(Call { verb: "read", keys: 1, span }, self.share.read_one(key, claim)).await
+        let found = self.call(Call { verb: "read", keys: 1, span }, self.share.read_one(key, claim)).await;
+        self.has_read(found.iter());
+        found
     }
 
-    pub(crate) async fn settle(
-        &self,
-        claims: &[(Bytes, Token, Settlement)],
-    ) -> Result<Vec<Stored>, TierError> {
+    pub(crate) async fn settle(&self, claims: &[(Bytes, Token, Settlement)]) -> Answers<Stored> {
         let span = tier_span!("settle", self.cache, self.kind(), claims.len());
-        self.call(Call { verb: "settle", keys: claims.len(), span }, self.share.settle(claims)).await
+        self.writes(claims.iter().map(|(.., settlement)| match settlement {
+            Settlement::Value { bytes, .. } => bytes.len(),
+            Settlement::Extend { .. } | Settlement::Release | Settlement::Outdate => 0,
+        }));
+        self.call_many(Call { verb: "settle", keys: claims.len(), span }, self.share.settle(claims)).await
     }
 
-    pub(crate) async fn void(&self, keys: &[Voiding]) -> Result<(), TierError> {
+    pub(crate) async fn void(&self, keys: &[Voiding]) -> Answers<()> {
         let span = tier_span!("void", self.cache, self.kind(), keys.len());
-        self.call(Call { verb: "void", keys: keys.len(), span }, self.share.void(keys)).await
+        self.call_many(Call { verb: "void", keys: keys.len(), span }, self.share.void(keys)).await
     }
 
-    pub(crate) async fn put(&self, values: &[Put]) -> Result<Vec<Stored>, TierError> {
+    pub(crate) async fn put(&self, values: &[Put]) -> Answers<Stored> {
         let span = tier_span!("put", self.cache, self.kind(), values.len());
-        self.call(Call { verb: "put", keys: values.len(), span }, self.share.put(values)).await
+        self.writes(values.iter().map(|put| put.bytes.len()));
+        self.call_many(Call { verb: "put", keys: values.len(), span }, self.share.put(values)).await
+    }
+
+    fn has_read<'a>(&self, found: impl Iterator<Item = &'a Found>) {
+        let bytes = found.map(|found| match found {
+            Found::Value(payload)
+            | Found::Claimed { fallback: Some(payload), .. }
+            | Found::Held { fallback: Some(payload), .. } => payload.bytes.len(),
+            Found::Nothing | Found::Claimed { fallback: None, .. } | Found::Held { fallback: None, .. } => 0,
+        });
+        add(&self.counters.bytes_read, bytes.sum());
+    }
+
+    fn writes(&self, bytes: impl Iterator<Item = usize>) {
+        add(&self.counters.bytes_written, bytes.sum());
+    }
+
+    /// One answer for each key. Where some have failed, the tier has not: its breaker counts calls that had no answer at all.
+    async fn call_many<T: Clone>(&self, told: Call, call: TierFuture<'_, Answers<T>>) -> Answers<T> {
+        let keys = told.keys;
+        let answered = async { call.await.and_then(|answers| unless_all_failed(answers, keys)) };
+        match self.call(told, Box::pin(answered)).await {
+            Ok(answers) => {
+                if answers.iter().any(Result::is_err) {
+                    count(&self.counters.errors);
+                }
+                answers
+            }
+            Err(error) => vec![Err(error); keys],
+        }
     }
 
     async fn call<T>(&self, told: Call, call: TierFuture<'_, T>) -> Result<T, TierError> {
@@ -239,5 +279,24 @@ impl TierSide {
                 count(&self.counters.opened);
             }
         }
+    }
+}
+
+fn add(counter: &AtomicU64, bytes: usize) {
+    if bytes > 0 {
+        counter.fetch_add(bytes as u64, Relaxed);
+    }
+}
+
+/// The answers, if there is any; else the error that says most: nothing was sent only if nothing was sent to any server.
+fn unless_all_failed<T>(answers: Answers<T>, keys: usize) -> Result<Answers<T>, TierError> {
+    if answers.len() != keys {
+        return Err(TierError::Failed);
+    }
+    let errors = || answers.iter().filter_map(|answer| answer.as_ref().err());
+    let worst = errors().find(|error| **error != TierError::Down).or_else(|| errors().next());
+    match worst {
+        Some(error) if answers.iter().all(Result::is_err) => Err(*error),
+        _ => Ok(answers),
     }
 }

@@ -99,12 +99,12 @@ pub(crate) async fn write_back(fleet: &Fleet, writings: Vec<Writing>) {
             if claims.is_empty() {
                 return;
             }
-            let Ok(stored) = tier.settle(&claims).await else { return };
+            let stored = tier.settle(&claims).await;
             for ((key, _, settlement), stored) in claims.iter().zip(stored) {
                 match (settlement, stored) {
-                    (Settlement::Release | Settlement::Outdate, _) => {}
-                    (_, Stored::Yes) => count(&tier.counters.stored),
-                    (_, Stored::Refused) => {
+                    (Settlement::Release | Settlement::Outdate, _) | (_, Err(_)) => {}
+                    (_, Ok(Stored::Yes)) => count(&tier.counters.stored),
+                    (_, Ok(Stored::Refused)) => {
                         count(&tier.counters.refused);
                         lock(refused).insert(key.clone());
                     }

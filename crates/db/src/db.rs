@@ -27,7 +27,7 @@ use crate::observe::{AcquireSeen, NoObserver, Observer};
 use crate::pool::{self, Pool, ServerManager};
 use crate::pooler::{self, PoolerSeen};
 use crate::renew::keep_fresh;
-use crate::route::{Fence, NoPrimary};
+use crate::route::Fence;
 use crate::session::Session;
 use crate::status::{NodeStatus, Status};
 use crate::sweep::Sweeper;
@@ -54,7 +54,7 @@ pub(crate) struct Shared {
     pub(crate) observer: Arc<dyn Observer>,
     sweeper: Arc<Sweeper>,
     /// Counts probes; listened to by whoever waits for a change.
-    rounds: Arc<watch::Sender<u64>>,
+    pub(crate) rounds: Arc<watch::Sender<u64>>,
     pub(crate) tasks: TaskTracker,
     stop: CancellationToken,
 }
@@ -129,7 +129,7 @@ impl Db {
     /// As [`Db::write`], for `asker`.
     pub(crate) async fn write_from(&self, asker: Asker) -> Result<Connection, Error> {
         let started = Instant::now();
-        let primary = self.shared.await_primary(started).await?;
+        let primary = self.shared.await_primary(None, started).await?;
         let left = self.shared.config.acquire_timeout.saturating_sub(started.elapsed());
         self.shared.acquire(primary, Role::Primary, left, asker).await
     }
@@ -139,7 +139,7 @@ impl Db {
     /// # Errors
     /// [`Error::NoPrimary`], or the error of making the connection.
     pub async fn session(&self, name: &str) -> Result<Session, Error> {
-        let primary = self.shared.await_primary(Instant::now()).await?;
+        let primary = self.shared.await_primary(None, Instant::now()).await?;
         let settings = DialSettings::new(&self.shared.config);
         let dialled = dial(&primary.node.id, &primary.url, &settings, Purpose::Session(name)).await?;
         Ok(Session::new(dialled, Arc::clone(&primary.node)))
@@ -280,68 +280,6 @@ impl Shared {
         self.members.iter().map(|member| member.node.observation()).collect()
     }
 
-    /// The server to write to, or why there is none.
-    pub(crate) fn primary(&self) -> Result<&Member, Error> {
-        let seen = self.observations();
-        match self.fence.choose_primary(&seen) {
-            Ok(index) => Ok(&self.members[index]),
-            Err(reason) => Err(Error::NoPrimary { reason, detail: self.last_errors(&seen) }),
-        }
-    }
-
-    fn last_errors(&self, seen: &[Observation]) -> String {
-        let errors = self.members.iter().zip(seen).filter(|(_, node)| node.state == NodeState::Down);
-        let errors = errors
-            .filter_map(|(member, node)| Some(format!("{}: {}", member.node.id, node.last_error.as_ref()?)));
-        let errors: Vec<String> = errors.collect();
-        if errors.is_empty() { String::new() } else { format!(" ({})", errors.join("; ")) }
-    }
-
-    /// At start: waits for a primary, but no longer than until every server has been heard of.
-    async fn first_primary(&self) -> Result<&Member, Error> {
-        let mut rounds = self.rounds.subscribe();
-        loop {
-            let primary = self.primary();
-            let all_heard = self.observations().iter().all(|seen| seen.state != NodeState::Unknown);
-            if primary.is_ok() || all_heard {
-                return primary;
-            }
-            let _changed = rounds.changed().await;
-        }
-    }
-
-    /// In operation: waits through a short outage. In a long one it refuses at once, so that callers do not
-    /// pile up behind a server that stays away.
-    pub(crate) async fn await_primary(&self, started: Instant) -> Result<&Member, Error> {
-        let mut rounds = self.rounds.subscribe();
-        loop {
-            if self.is_stopping() {
-                return Err(Error::Closed);
-            }
-            let error = match self.primary() {
-                Ok(member) => return Ok(member),
-                Err(error) => error,
-            };
-            let patience = self.config.acquire_timeout;
-            let outage = self.outage(&error);
-            let Some(left) = patience.checked_sub(started.elapsed().max(outage)) else { return Err(error) };
-            if timeout(left, rounds.changed()).await.is_err() {
-                return Err(error);
-            }
-        }
-    }
-
-    /// For how long no server has changed its state while there is no primary.
-    fn outage(&self, error: &Error) -> Duration {
-        let hopeless =
-            matches!(error, Error::NoPrimary { reason: NoPrimary::SplitBrain | NoPrimary::OtherCluster, .. });
-        if hopeless {
-            return self.config.acquire_timeout;
-        }
-        let last_change = self.observations().into_iter().map(|seen| seen.since).max();
-        last_change.map_or(Duration::ZERO, |since| since.elapsed())
-    }
-
     pub(crate) async fn acquire(
         &self,
         member: &Member,
@@ -402,7 +340,7 @@ impl Shared {
     async fn cancel_held(&self) {
         let cancels = self.members.iter().flat_map(|member| {
             let held = member.pool.manager().roster.held();
-            held.into_iter().filter(|held| held.usage.has_pending()).map(move |held| async move {
+            held.into_iter().filter(|held| held.usage.may_be_cancelled()).map(move |held| async move {
                 let url = &member.pool.manager().url;
                 // One that is not delivered costs nothing but its limit: the caller's own deadline comes too.
                 let _delivered = timeout(CANCEL_TIMEOUT, cancel(&held.presence.cancel, url)).await;

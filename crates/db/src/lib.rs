@@ -94,6 +94,7 @@ pub mod partitions;
 pub mod plans;
 mod pool;
 mod pooler;
+mod primary;
 mod read;
 mod renew;
 pub mod repeats;

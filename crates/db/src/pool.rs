@@ -273,7 +273,8 @@ impl managed::Manager for ServerManager {
 pub(crate) fn build(manager: ServerManager, config: &Config) -> Pool {
     Pool::builder(manager)
         .max_size(config.pool_size_max)
-        .queue_mode(QueueMode::Fifo)
+        // The one given back last, whose server process still has everything at hand. Callers wait in the order they came.
+        .queue_mode(QueueMode::Lifo)
         .timeouts(Timeouts {
             wait: Some(config.acquire_timeout),
             create: Some(config.connect_timeout),

@@ -33,10 +33,11 @@ impl Db {
     }
 
     /// A connection for reading everything up to `token`: from a replica that has replayed it, else from the primary.
-    /// A token of another timeline than the replicas' goes to the primary.
+    /// A token of another timeline than the replicas' goes to the primary. One of a newer timeline than the known primary's
+    /// waits for the server that took its place, within the acquire timeout.
     ///
     /// # Errors
-    /// As [`Db::read`].
+    /// As [`Db::read`]; [`Error::NoPrimary`] also when no primary of the token's timeline, or of a later one, was found.
     #[track_caller]
     pub fn read_after(&self, token: Token) -> impl Future<Output = Result<Connection, Error>> {
         self.shared.read_elsewhere(Some(token), None, self.asker(Location::caller()))
@@ -71,18 +72,16 @@ impl Db {
     {
         let first = self.shared.read_elsewhere(after, None, asker).await?;
         let (node, usage) = (first.node().clone(), Arc::clone(first.usage()));
-        match self.shared.run_unless_down(Arc::new(first), &work).await {
-            Some(Ok(value)) => Ok(value),
-            Some(Err(error)) if !usage.failure().is_some_and(|failure| failure.class.is_read_retryable()) => {
-                Err(error)
-            }
-            _ => {
-                let second = self.shared.read_elsewhere(after, Some(&node), asker).await?;
-                let node = second.node().clone();
-                let outcome = self.shared.run_unless_down(Arc::new(second), &work).await;
-                outcome.unwrap_or_else(|| Err(Error::NodeLost { node }.into()))
-            }
+        let outcome = self.shared.run_unless_down(Arc::new(first), &work).await;
+        // A closure that swallowed the failure may have made something up for what it did not get.
+        let is_spoilt = usage.failure().is_some_and(|failure| failure.class.is_read_retryable());
+        if let Some(outcome) = outcome.filter(|_| !is_spoilt) {
+            return outcome;
         }
+        let second = self.shared.read_elsewhere(after, Some(&node), asker).await?;
+        let node = second.node().clone();
+        let outcome = self.shared.run_unless_down(Arc::new(second), &work).await;
+        outcome.unwrap_or_else(|| Err(Error::NodeLost { node }.into()))
     }
 }
 
@@ -104,7 +103,7 @@ impl Shared {
                 return Ok(connection);
             }
         }
-        let refused = match self.read_primary(asker).await {
+        let refused = match self.read_primary(after, asker).await {
             Ok(connection) => return Ok(connection),
             Err(error) => error,
         };
@@ -130,9 +129,9 @@ impl Shared {
         }
     }
 
-    async fn read_primary(&self, asker: Asker) -> Result<Connection, Error> {
+    async fn read_primary(&self, after: Option<Token>, asker: Asker) -> Result<Connection, Error> {
         let started = Instant::now();
-        let primary = self.await_primary(started).await?;
+        let primary = self.await_primary(after, started).await?;
         let wait = self.config.acquire_timeout;
         let left = || wait.saturating_sub(started.elapsed());
         // In this order: who waits for one of the few keeps none of those that all others want.

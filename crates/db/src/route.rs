@@ -24,6 +24,8 @@ pub enum NoPrimary {
     SplitBrain,
     /// A server answers as primary of another database cluster.
     OtherCluster,
+    /// The server that answers as primary stands on an older timeline than the write that the read is to see.
+    OlderThanToken,
 }
 
 /// What a `Db` never forgets while the process lives.
@@ -144,6 +146,7 @@ impl fmt::Display for NoPrimary {
             Self::Fenced => "the server that answers as primary was replaced by one on a later timeline",
             Self::SplitBrain => "two servers answer as primary on the same timeline",
             Self::OtherCluster => "the server that answers as primary belongs to another cluster",
+            Self::OlderThanToken => "the server that answers as primary is older than the write of the token",
         })
     }
 }

@@ -106,7 +106,7 @@ impl Db {
         let chosen = shared.choose_replica(after, None).await;
         let (member, role) = match &chosen {
             Some(replayed) => (replayed.member, Role::Replica),
-            None => (shared.primary().ok()?, Role::Primary),
+            None => (shared.primary_after(after).ok()?, Role::Primary),
         };
         let lanes: &Lanes = &member.lanes;
         if !lanes.admit(statement) {

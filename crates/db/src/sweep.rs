@@ -1,6 +1,6 @@
 //! Cleans connections that were dropped with something left on them: an abandoned statement is cancelled on the server, with
-//! proof that the cancel has struck; an open transaction is rolled back; a changed session is reset. What is clean then goes
-//! back to its pool, and everything else is closed. No caller ever waits for it: the pool's slot is free before it begins.
+//! proof that the cancel has struck; a commit under way is left to its end; an open transaction is rolled back; a changed
+//! session is reset. What is clean then goes back to its pool, and everything else is closed. No caller ever waits for it: the pool's slot is free before it begins.
 //! Called when a `Connection` is dropped.
 
 use std::sync::Arc;
@@ -26,6 +26,8 @@ use crate::tap::TransactionStatus;
 pub(crate) struct Left {
     /// A statement may still be running.
     pub(crate) statement: bool,
+    /// COMMIT may still be running: it is not cancelled.
+    pub(crate) commit: bool,
     /// Settings, locks or tables may be there that outlive a transaction.
     pub(crate) session_state: bool,
 }
@@ -89,10 +91,9 @@ impl Sweeper {
 
 /// Whether the connection may be used again.
 async fn clean(pooled: &Pooled, left: Left) -> bool {
-    let is_idle = if left.statement {
-        end_statements(pooled).await
-    } else {
-        is_answered(pooled, CLEAN_STEP_TIMEOUT).await
+    let is_idle = match left {
+        Left { statement: true, commit: false, .. } => end_statements(pooled).await,
+        _ => is_answered(pooled, CLEAN_STEP_TIMEOUT).await,
     };
     // Behind a pooler nobody knows which server connection it was.
     if !is_idle || pooled.path == Path::Pooler {

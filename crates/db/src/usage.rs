@@ -43,6 +43,8 @@ pub(crate) struct Usage {
     /// Statements sent and not answered in full. One that is dropped stays counted for ever.
     pending: AtomicU32,
     in_transaction: AtomicBool,
+    /// COMMIT was sent.
+    committing: AtomicBool,
     session_state: AtomicBool,
     failure: Mutex<Option<Failure>>,
 }
@@ -82,6 +84,7 @@ impl Usage {
             task: task::try_id().filter(|_| asker.errand != Errand::Lane),
             pending: AtomicU32::new(0),
             in_transaction: AtomicBool::new(false),
+            committing: AtomicBool::new(false),
             session_state: AtomicBool::new(false),
             failure: Mutex::new(None),
         }
@@ -110,7 +113,19 @@ impl Usage {
     }
 
     pub(crate) fn set_in_transaction(&self, inside: Inside) {
-        self.in_transaction.store(inside == Inside::Transaction, Ordering::Release);
+        self.in_transaction.store(inside != Inside::Nothing, Ordering::Release);
+        self.committing.store(inside == Inside::Commit, Ordering::Release);
+    }
+
+    /// COMMIT may be under way. A server that waits for a standby then would end that wait for a cancel, and say that it
+    /// committed what the standby does not have.
+    pub(crate) fn is_committing(&self) -> bool {
+        self.committing.load(Ordering::Acquire)
+    }
+
+    /// Something runs that a cancel ends and nothing else.
+    pub(crate) fn may_be_cancelled(&self) -> bool {
+        self.has_pending() && !self.is_committing()
     }
 
     pub(crate) fn is_in_transaction(&self) -> bool {
@@ -153,6 +168,8 @@ impl Usage {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Inside {
     Transaction,
+    /// The end of one.
+    Commit,
     Nothing,
 }
 
@@ -181,6 +198,16 @@ mod tests {
         }
         usage.begin().finish();
         assert!(usage.has_pending());
+    }
+
+    #[test]
+    fn a_commit_under_way_is_not_to_be_cancelled() {
+        let usage = usage();
+        usage.set_in_transaction(Inside::Transaction);
+        usage.begin_unborrowed();
+        assert!(usage.may_be_cancelled());
+        usage.set_in_transaction(Inside::Commit);
+        assert!(usage.is_in_transaction() && !usage.may_be_cancelled());
     }
 
     #[test]

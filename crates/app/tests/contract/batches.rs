@@ -215,6 +215,8 @@ async fn a_batch_of_hundreds_through_gateways_succeeds_whole() {
     let narrow = [
         ("PAYSTRATA__GATEWAYS__VELOCITY_PAY__IN_FLIGHT_MAX", "8"),
         ("PAYSTRATA__GATEWAYS__AUTHORIZE_NET__IN_FLIGHT_MAX", "8"),
+        // Half of it is what an item waits for a place: how slow the machine is should not decide.
+        ("PAYSTRATA__HTTP__REQUEST_TIMEOUT_MS", "240000"),
     ];
     let stage = Stage::start_with(&narrow).await;
     let (from, to) = accounts(&stage).await;

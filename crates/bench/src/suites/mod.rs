@@ -4,3 +4,4 @@
 pub mod cache;
 pub mod db;
 pub mod engine;
+pub mod failover;

@@ -3,11 +3,7 @@
 //! opaque numbers. Ends at the first reply that is none; never guesses where the next one begins.
 //! A caller who goes away leaves its replies to be read and dropped. Supervised by `server`.
 
-use std::{
-    io,
-    sync::atomic::{AtomicU32, Ordering},
-    time::Duration,
-};
+use std::{io, sync::Arc, time::Duration};
 
 use bytes::BytesMut;
 use tokio::{
@@ -22,16 +18,13 @@ use tokio::{
 };
 
 use super::wire::{Command, Garbage, Reply, decode, encode, line_end};
-use crate::{FLOOR_LIFE, YoungServer, tier::TierError};
+use crate::{FLOOR_LIFE, YoungServer, silence::Silence, tier::TierError};
 
 /// Calls that wait to be sent, and calls that wait for replies; over it, callers wait within their timeout.
 const CALLS_MAX: usize = 1_024;
 
 /// Bytes that are gathered into one write before it is made: beyond it a larger one is no cheaper.
 const WRITE_BYTES: usize = 64 * 1_024;
-
-/// Timeouts in a row after which the connection is given up: one may be bad luck.
-const TIMEOUTS_IN_A_ROW_MAX: u32 = 3;
 
 /// An item may be this large unless the server says otherwise.
 const ITEM_BYTES_DEFAULT: usize = 1_024 * 1_024;
@@ -43,7 +36,9 @@ const SETTINGS_BYTES_MAX: usize = 64 * 1_024;
 pub(super) struct Connection {
     calls: mpsc::Sender<Call>,
     task: AbortHandle,
-    timeouts_in_a_row: AtomicU32,
+    silence: Arc<Silence>,
+    /// Silence of so long, and the connection is given up.
+    silence_max: Duration,
     /// What the server takes as one item.
     pub(super) item_bytes_max: usize,
     /// Until when floors that should be there may have been lost with the process before this one.
@@ -90,6 +85,7 @@ impl Connection {
     pub(super) async fn establish(
         address: &str,
         limit: Duration,
+        silence_max: Duration,
         young_server: YoungServer,
     ) -> Result<Self, Broken> {
         let greeting = async {
@@ -100,7 +96,8 @@ impl Connection {
         };
         let (stream, greeting) = timeout(limit, greeting).await.map_err(|_| Broken::TimedOut)??;
         let (calls, queue) = mpsc::channel(CALLS_MAX);
-        let task: JoinHandle<()> = tokio::spawn(serve(stream, queue));
+        let silence = Arc::<Silence>::default();
+        let task: JoinHandle<()> = tokio::spawn(serve(stream, queue, Arc::clone(&silence)));
         let blind = match young_server {
             YoungServer::Blind => FLOOR_LIFE.saturating_sub(greeting.uptime),
             YoungServer::Trusted => Duration::ZERO,
@@ -108,7 +105,8 @@ impl Connection {
         Ok(Self {
             calls,
             task: task.abort_handle(),
-            timeouts_in_a_row: AtomicU32::new(0),
+            silence,
+            silence_max,
             item_bytes_max: greeting.item_bytes_max.unwrap_or(ITEM_BYTES_DEFAULT),
             blind_until: Instant::now() + blind,
         })
@@ -130,13 +128,9 @@ impl Connection {
             self.calls.send(Call { commands, answer }).await.map_err(|_| TierError::Down)?;
             replies.await.map_err(|_| TierError::Failed)
         };
-        let Ok(called) = timeout(limit, calling).await else {
-            if self.timeouts_in_a_row.fetch_add(1, Ordering::Relaxed) + 1 >= TIMEOUTS_IN_A_ROW_MAX {
-                self.task.abort();
-            }
-            return Err(TierError::TimedOut);
-        };
-        self.timeouts_in_a_row.store(0, Ordering::Relaxed);
+        let asking = self.silence.ask(self.silence_max, || self.task.abort());
+        let called = timeout(limit, calling).await.map_err(|_elapsed| TierError::TimedOut)?;
+        asking.answered();
         called
     }
 
@@ -157,12 +151,12 @@ impl Drop for Connection {
 }
 
 /// Reads and writes until either fails. Both run on one task, so that both end together.
-async fn serve(stream: TcpStream, queue: mpsc::Receiver<Call>) {
+async fn serve(stream: TcpStream, queue: mpsc::Receiver<Call>, silence: Arc<Silence>) {
     let (reader, writer) = stream.into_split();
     let (sent, awaiting) = mpsc::channel(CALLS_MAX);
     let broken = tokio::select! {
         written = write(writer, queue, sent) => written.err(),
-        read = read(reader, awaiting) => read.err(),
+        read = read(reader, awaiting, &silence) => read.err(),
     };
     if let Some(broken) = broken {
         tracing::debug!(%broken, "memcached connection ends");
@@ -205,7 +199,11 @@ async fn write(
     Ok(())
 }
 
-async fn read(mut reader: OwnedReadHalf, mut awaiting: mpsc::Receiver<Awaiting>) -> Result<(), Broken> {
+async fn read(
+    mut reader: OwnedReadHalf,
+    mut awaiting: mpsc::Receiver<Awaiting>,
+    silence: &Silence,
+) -> Result<(), Broken> {
     let mut opaque = 0;
     let mut input = BytesMut::new();
     loop {
@@ -227,8 +225,10 @@ async fn read(mut reader: OwnedReadHalf, mut awaiting: mpsc::Receiver<Awaiting>)
                 return Err(Broken::Closed);
             }
         }
-        // A caller who has gone needs no answer.
-        let _unheard = next.answer.send(replies);
+        // A caller who has gone needs no answer, but the connection lives.
+        if next.answer.send(replies).is_err() {
+            silence.hear();
+        }
         if !input.is_empty() && awaiting.is_empty() {
             return Err(Garbage.into());
         }

@@ -51,7 +51,8 @@ const PORT_DEFAULT: u16 = 11_211;
 pub struct MemcachedOptions {
     /// Goes before every key. Nodes that share entries share it. Default `paystrata`.
     pub namespace: String,
-    /// What one call may take before the next tier or the loader is asked instead. Default 100 ms.
+    /// What one call may take before the next tier or the loader is asked instead. One server may keep it waiting for half of
+    /// that, so that what the others answered is not lost with it. Default 80 ms: below the timeout of the tier.
     pub command_timeout: Duration,
     /// What connecting may take. Default 1 s.
     pub connect_timeout: Duration,
@@ -70,7 +71,7 @@ impl Default for MemcachedOptions {
     fn default() -> Self {
         Self {
             namespace: "paystrata".to_owned(),
-            command_timeout: Duration::from_millis(100),
+            command_timeout: Duration::from_millis(80),
             connect_timeout: Duration::from_secs(1),
             connections: 2,
             calls_max: 1_024,

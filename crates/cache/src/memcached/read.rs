@@ -1,6 +1,6 @@
 //! Reads, and claims what can be claimed. A key that is not there is claimed by the very read (`mg N`);
 //! one that is voided, or has a value to be claimed over, by a second exchange that the CAS number fences.
-//! Keys whose server is gone are simply absent, as long as any other answers. Called through `TierShare`.
+//! Called through `TierShare`.
 
 use bytes::Bytes;
 
@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     Version,
-    tier::{Claim, Found, Over, TierError},
+    tier::{Answers, Claim, Found, Over, TierError},
 };
 
 /// What a reply means for the key.
@@ -37,11 +37,11 @@ impl MemcachedShare {
         &self,
         keys: &[Bytes],
         claim: Option<Claim>,
-    ) -> Result<Vec<Found>, TierError> {
+    ) -> Result<Answers<Found>, TierError> {
         let turn = self.turn().await?;
         // Who keeps losing races is answered as by a race lost: somebody else has it, nothing is known.
         let lost = Found::Held { floor: Version::LATEST, fallback: None };
-        let mut answers: Vec<Result<Found, TierError>> = vec![Ok(lost); keys.len()];
+        let mut answers: Answers<Found> = vec![Ok(lost); keys.len()];
         let mut open: Vec<usize> = (0..keys.len()).collect();
         for _round in 0..ROUNDS_MAX {
             let targets: Vec<(usize, Target)> = open
@@ -62,10 +62,7 @@ impl MemcachedShare {
                 break;
             }
         }
-        if let (false, Some(Err(error))) = (answers.iter().any(Result::is_ok), answers.first()) {
-            return Err(*error);
-        }
-        Ok(answers.into_iter().map(|answer| answer.unwrap_or(Found::Nothing)).collect())
+        Ok(answers)
     }
 
     /// Reads each key, answers those that can be, and gives the rest with the claim that would be made.

@@ -21,14 +21,15 @@ pub(super) struct Server {
     pub(super) address: String,
     connections: Vec<ArcSwapOption<Connection>>,
     connect_timeout: Duration,
+    command_timeout: Duration,
     young_server: YoungServer,
 }
 
 impl Server {
     pub(super) fn new(address: String, options: &MemcachedOptions) -> Self {
         let connections = (0..options.connections.max(1)).map(|_| ArcSwapOption::empty()).collect();
-        let MemcachedOptions { connect_timeout, young_server, .. } = *options;
-        Self { address, connections, connect_timeout, young_server }
+        let MemcachedOptions { connect_timeout, command_timeout, young_server, .. } = *options;
+        Self { address, connections, connect_timeout, command_timeout, young_server }
     }
 
     pub(super) fn is_up(&self) -> bool {
@@ -52,7 +53,8 @@ impl Server {
         let slot = &self.connections[slot];
         let mut pause = RECONNECT_MIN;
         loop {
-            match Connection::establish(&self.address, self.connect_timeout, self.young_server).await {
+            let Self { address, connect_timeout, command_timeout, young_server, .. } = &*self;
+            match Connection::establish(address, *connect_timeout, *command_timeout, *young_server).await {
                 Ok(connection) => {
                     let connection = Arc::new(connection);
                     slot.store(Some(Arc::clone(&connection)));

@@ -12,7 +12,7 @@ use super::{
     share::{MemcachedShare, Target, store},
     wire::{Command, Reply, When},
 };
-use crate::tier::{Settlement, Stored, TierError, Token};
+use crate::tier::{Answers, Settlement, Stored, TierError, Token};
 
 /// A claim on its way.
 struct Settling<'a> {
@@ -44,9 +44,9 @@ impl MemcachedShare {
     pub(super) async fn exchange_claims(
         &self,
         claims: &[(Bytes, Token, Settlement)],
-    ) -> Result<Vec<Stored>, TierError> {
+    ) -> Result<Answers<Stored>, TierError> {
         let turn = self.turn().await?;
-        let mut stored = vec![Stored::Refused; claims.len()];
+        let mut stored = vec![Ok(Stored::Refused); claims.len()];
         let (mut first, mut commands) = (Vec::new(), Vec::new());
         for (index, (key, token, settlement)) in claims.iter().enumerate() {
             let key = self.name(key);
@@ -66,11 +66,11 @@ impl MemcachedShare {
                     commands.push(settling.via(command));
                     second.push(settling);
                 }
-                reply => stored[settling.index] = judge(&reply, settling.result)?,
+                reply => stored[settling.index] = judge(&reply, settling.result),
             }
         }
         for (settling, reply) in second.into_iter().zip(turn.exchange(commands).await) {
-            stored[settling.index] = judge(&reply, settling.result)?;
+            stored[settling.index] = judge(&reply, settling.result);
         }
         Ok(stored)
     }

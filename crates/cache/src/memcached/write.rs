@@ -9,13 +9,13 @@ use super::{
     share::{MemcachedShare, ROUNDS_MAX, Target, Turn, store},
     wire::{Command, Reply, When},
 };
-use crate::tier::{Put, Stored, TierError, Void, Voiding};
+use crate::tier::{Answers, Put, Stored, TierError, Void, Voiding};
 
 /// What became of one key.
 type Outcome = Result<Stored, TierError>;
 
 impl MemcachedShare {
-    pub(super) async fn end_all(&self, voidings: &[Voiding]) -> Result<(), TierError> {
+    pub(super) async fn end_all(&self, voidings: &[Voiding]) -> Result<Answers<()>, TierError> {
         let keys: Vec<_> = voidings.iter().map(|voiding| &voiding.key).collect();
         let change = |index: usize, _target: &Target, record: &mut Record| {
             let voiding: &Voiding = &voidings[index];
@@ -27,10 +27,11 @@ impl MemcachedShare {
             }
             Stored::Yes
         };
-        self.revise(&keys, change).await.map(|_stored| ())
+        let stored = self.revise(&keys, change).await?;
+        Ok(stored.into_iter().map(|outcome| outcome.map(drop)).collect())
     }
 
-    pub(super) async fn put_all(&self, values: &[Put]) -> Result<Vec<Stored>, TierError> {
+    pub(super) async fn put_all(&self, values: &[Put]) -> Result<Answers<Stored>, TierError> {
         let keys: Vec<_> = values.iter().map(|put| &put.key).collect();
         let change = |index: usize, target: &Target, record: &mut Record| {
             let put: &Put = &values[index];
@@ -60,7 +61,7 @@ impl MemcachedShare {
         &self,
         keys: &[&Bytes],
         change: impl Fn(usize, &Target, &mut Record) -> Stored,
-    ) -> Result<Vec<Stored>, TierError> {
+    ) -> Result<Answers<Stored>, TierError> {
         let turn = self.turn().await?;
         let mut outcomes: Vec<Outcome> = vec![Err(TierError::Failed); keys.len()];
         let mut open: Vec<usize> = (0..keys.len()).collect();
@@ -77,7 +78,7 @@ impl MemcachedShare {
                 break;
             }
         }
-        outcomes.into_iter().collect()
+        Ok(outcomes)
     }
 
     /// One round. Gives the keys that changed between being read and being written.

@@ -2,11 +2,7 @@
 //! pipelined, and each statement is a transaction of its own. Callers may go away at any time; what was
 //! sent is done or not, never in part. Supervised by `link`.
 
-use std::{
-    future::Future,
-    sync::atomic::{AtomicU32, Ordering},
-    time::Duration,
-};
+use std::{future::Future, time::Duration};
 
 use futures_util::StreamExt;
 use tokio::{task::AbortHandle, time::timeout};
@@ -16,16 +12,13 @@ use super::{
     dial::{Dial, Dialed},
     sql,
 };
-use crate::tier::TierError;
-
-/// Timeouts in a row after which the connection is given up: one may be bad luck.
-const TIMEOUTS_IN_A_ROW_MAX: u32 = 3;
+use crate::{silence::Silence, tier::TierError};
 
 pub(super) struct Session {
     client: Client,
     pub(super) statements: Statements,
     task: AbortHandle,
-    timeouts_in_a_row: AtomicU32,
+    silence: Silence,
 }
 
 /// Every statement there is, ready to run.
@@ -66,7 +59,7 @@ impl Session {
             client.batch_execute(&settings(command_timeout)).await?;
             let statements = Statements::prepare(&client, schema).await?;
             let task = task.keep().expect("it is kept once");
-            Ok(Self { client, statements, task, timeouts_in_a_row: AtomicU32::new(0) })
+            Ok(Self { client, statements, task, silence: Silence::default() })
         };
         timeout(connect_timeout, preparing).await.map_err(|_| Broken::TimedOut)?
     }
@@ -97,18 +90,10 @@ impl Session {
         limit: Duration,
         answer: impl Future<Output = Result<T, Error>>,
     ) -> Result<T, TierError> {
-        match timeout(limit, answer).await {
-            Ok(answered) => {
-                self.timeouts_in_a_row.store(0, Ordering::Relaxed);
-                answered.map_err(|error| self.judge(&error))
-            }
-            Err(_elapsed) => {
-                if self.timeouts_in_a_row.fetch_add(1, Ordering::Relaxed) + 1 >= TIMEOUTS_IN_A_ROW_MAX {
-                    self.task.abort();
-                }
-                Err(TierError::TimedOut)
-            }
-        }
+        let asking = self.silence.ask(limit, || self.task.abort());
+        let answered = timeout(limit, answer).await.map_err(|_elapsed| TierError::TimedOut)?;
+        asking.answered();
+        answered.map_err(|error| self.judge(&error))
     }
 
     fn judge(&self, error: &Error) -> TierError {

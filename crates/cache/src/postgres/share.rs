@@ -11,8 +11,8 @@ use super::Owner;
 use crate::{
     FLOOR_LIFE, Version,
     tier::{
-        Claim, Found, Over, Payload, Put, Settlement, Stored, TierError, TierFuture, TierShare, Token, Void,
-        Voiding,
+        Answers, Claim, Found, Over, Payload, Put, Settlement, Stored, TierError, TierFuture, TierShare,
+        Token, Void, Voiding,
     },
 };
 
@@ -184,24 +184,32 @@ impl TierShare for PostgresShare {
         self.owner.table.is_up()
     }
 
-    fn read<'a>(&'a self, keys: &'a [Bytes], claim: Option<Claim>) -> TierFuture<'a, Vec<Found>> {
+    fn read<'a>(&'a self, keys: &'a [Bytes], claim: Option<Claim>) -> TierFuture<'a, Answers<Found>> {
         match claim {
-            Some(claim) => Box::pin(self.read_or_claim(keys, claim)),
-            None => Box::pin(self.read_plain(keys)),
+            Some(claim) => Box::pin(async move { all(self.read_or_claim(keys, claim).await?) }),
+            None => Box::pin(async move { all(self.read_plain(keys).await?) }),
         }
     }
 
-    fn settle<'a>(&'a self, claims: &'a [(Bytes, Token, Settlement)]) -> TierFuture<'a, Vec<Stored>> {
-        Box::pin(self.settle_all(claims))
+    fn settle<'a>(&'a self, claims: &'a [(Bytes, Token, Settlement)]) -> TierFuture<'a, Answers<Stored>> {
+        Box::pin(async move { all(self.settle_all(claims).await?) })
     }
 
-    fn void<'a>(&'a self, keys: &'a [Voiding]) -> TierFuture<'a, ()> {
-        Box::pin(self.void_all(keys))
+    fn void<'a>(&'a self, keys: &'a [Voiding]) -> TierFuture<'a, Answers<()>> {
+        Box::pin(async move {
+            self.void_all(keys).await?;
+            all(vec![(); keys.len()])
+        })
     }
 
-    fn put<'a>(&'a self, values: &'a [Put]) -> TierFuture<'a, Vec<Stored>> {
-        Box::pin(self.put_all(values))
+    fn put<'a>(&'a self, values: &'a [Put]) -> TierFuture<'a, Answers<Stored>> {
+        Box::pin(async move { all(self.put_all(values).await?) })
     }
+}
+
+/// There is one server: it answers about every key or about none.
+fn all<T>(answers: Vec<T>) -> Result<Answers<T>, TierError> {
+    Ok(answers.into_iter().map(Ok).collect())
 }
 
 /// What a row of a read with a claim says. `None` if the key changed meanwhile.

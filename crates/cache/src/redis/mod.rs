@@ -58,7 +58,8 @@ const LIFETIME_MAX: Duration = Duration::from_secs(10 * 365 * 24 * 3_600);
 pub struct RedisOptions {
     /// Goes before every key and channel. Nodes that share entries share it. Default `paystrata`.
     pub namespace: String,
-    /// What one trip to a server may take. Default 100 ms.
+    /// What one trip to a server may take. Default 80 ms: below the timeout of the tier, so that a shard that hangs fails its
+    /// own keys and no others.
     pub command_timeout: Duration,
     /// What connecting may take. Default 1 s.
     pub connect_timeout: Duration,
@@ -75,7 +76,7 @@ impl Default for RedisOptions {
     fn default() -> Self {
         Self {
             namespace: "paystrata".to_owned(),
-            command_timeout: Duration::from_millis(100),
+            command_timeout: Duration::from_millis(80),
             connect_timeout: Duration::from_secs(1),
             heartbeat: Duration::from_millis(500),
             young_server: YoungServer::Blind,

@@ -14,7 +14,7 @@ use super::{
     writes::{Order, Write},
 };
 use crate::tier::{
-    Claim, Found, Over, Put, Settlement, Stored, TierError, TierFuture, TierShare, Token, Voiding,
+    Answers, Claim, Found, Over, Put, Settlement, Stored, TierError, TierFuture, TierShare, Token, Voiding,
 };
 
 /// Of a key without a value, when nothing was claimed.
@@ -44,7 +44,7 @@ impl RedisShare {
         Keys::new(&self.prefix, slots, keys.map(|key| &key[..]))
     }
 
-    async fn look(&self, keys: &Keys, otherwise: Claimed) -> Vec<Result<Claimed, TierError>> {
+    async fn look(&self, keys: &Keys, otherwise: Claimed) -> Answers<Claimed> {
         run(&self.owner.router, keys, &Look { keys, otherwise }).await
     }
 
@@ -53,7 +53,7 @@ impl RedisShare {
     /// Measured over loopback with 64 callers: single keys by `SET .. NX GET`, sent together, come at about
     /// the rate of bare `GET`. Of batches, both that and a script make half of what `MGET` makes; the cache reads
     /// a batch without a claim first.
-    async fn claim(&self, keys: &Keys, claim: Claim) -> Vec<Result<Claimed, TierError>> {
+    async fn claim(&self, keys: &Keys, claim: Claim) -> Answers<Claimed> {
         let script = &self.owner.scripts.claim;
         let take = Take { keys, claim, script, way: Way::Script };
         let mut claimed = run(&self.owner.router, keys, &take).await;
@@ -65,14 +65,13 @@ impl RedisShare {
         claimed
     }
 
-    async fn read(&self, keys: &[Bytes], claim: Option<Claim>) -> Result<Vec<Found>, TierError> {
+    async fn read(&self, keys: &[Bytes], claim: Option<Claim>) -> Answers<Found> {
         let keys = self.keys(keys.iter());
         let found = match claim {
             None => self.look(&keys, NOTHING).await,
             Some(claim) => self.claim(&keys, claim).await,
         };
-        // A shard that is down takes nothing from the others; its keys are as good as not there.
-        Ok(some(found, NOTHING)?.into_iter().map(found_by).collect())
+        found.into_iter().map(|found| found.map(found_by)).collect()
     }
 
     /// As `read`, of one key.
@@ -98,7 +97,7 @@ impl RedisShare {
         keys: Keys,
         orders: &[T],
         script: &super::scripts::Script,
-    ) -> Vec<Result<Stored, TierError>> {
+    ) -> Answers<Stored> {
         run(&self.owner.router, &keys, &Write { keys: &keys, orders, script }).await
     }
 }
@@ -122,23 +121,6 @@ fn without_room(keys: &Keys, claimed: &[Result<Claimed, TierError>]) -> Picked {
     Picked { keys: keys.select(&members), members }
 }
 
-/// What succeeded, with `otherwise` in place of what did not; the error if nothing did.
-fn some<T: Clone>(results: Vec<Result<T, TierError>>, otherwise: T) -> Result<Vec<T>, TierError> {
-    // Nothing was sent only if nothing was sent to any server.
-    let errors = || results.iter().filter_map(|result| result.as_ref().err());
-    let worst = errors().find(|error| **error != TierError::Down).or_else(|| errors().next());
-    let error = match worst {
-        Some(error) if results.iter().all(Result::is_err) => *error,
-        _ => {
-            return Ok(results
-                .into_iter()
-                .map(|result| result.unwrap_or_else(|_| otherwise.clone()))
-                .collect());
-        }
-    };
-    Err(error)
-}
-
 impl TierShare for RedisShare {
     fn kind(&self) -> &'static str {
         "redis"
@@ -148,35 +130,33 @@ impl TierShare for RedisShare {
         self.owner.router.is_up()
     }
 
-    fn read<'a>(&'a self, keys: &'a [Bytes], claim: Option<Claim>) -> TierFuture<'a, Vec<Found>> {
-        Box::pin(self.read(keys, claim))
+    fn read<'a>(&'a self, keys: &'a [Bytes], claim: Option<Claim>) -> TierFuture<'a, Answers<Found>> {
+        Box::pin(async move { Ok(self.read(keys, claim).await) })
     }
 
     fn read_one<'a>(&'a self, key: &'a Bytes, claim: Option<Claim>) -> TierFuture<'a, Found> {
         Box::pin(self.read_one(key, claim))
     }
 
-    fn settle<'a>(&'a self, claims: &'a [(Bytes, Token, Settlement)]) -> TierFuture<'a, Vec<Stored>> {
+    fn settle<'a>(&'a self, claims: &'a [(Bytes, Token, Settlement)]) -> TierFuture<'a, Answers<Stored>> {
         Box::pin(async move {
             let keys = self.keys(claims.iter().map(|(key, ..)| key));
-            let stored = self.write(keys, claims, &self.owner.scripts.settle).await;
-            // A claim that could not be exchanged runs out by itself.
-            some(stored, Stored::Refused)
+            Ok(self.write(keys, claims, &self.owner.scripts.settle).await)
         })
     }
 
-    fn void<'a>(&'a self, keys: &'a [Voiding]) -> TierFuture<'a, ()> {
+    fn void<'a>(&'a self, keys: &'a [Voiding]) -> TierFuture<'a, Answers<()>> {
         Box::pin(async move {
             let names = self.keys(keys.iter().map(|voiding| &voiding.key));
             let voided = self.write(names, keys, &self.owner.scripts.void).await;
-            voided.into_iter().try_for_each(|result| result.map(drop))
+            Ok(voided.into_iter().map(|result| result.map(drop)).collect())
         })
     }
 
-    fn put<'a>(&'a self, values: &'a [Put]) -> TierFuture<'a, Vec<Stored>> {
+    fn put<'a>(&'a self, values: &'a [Put]) -> TierFuture<'a, Answers<Stored>> {
         Box::pin(async move {
             let keys = self.keys(values.iter().map(|put| &put.key));
-            self.write(keys, values, &self.owner.scripts.put).await.into_iter().collect()
+            Ok(self.write(keys, values, &self.owner.scripts.put).await)
         })
     }
 }

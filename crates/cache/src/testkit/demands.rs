@@ -6,7 +6,7 @@ use std::{collections::HashMap, sync::Mutex};
 use tokio::time::Instant;
 
 use super::source::{Seen, tags};
-use crate::{CacheKey, Invalidation, backplane::Swath, flight::lock, tier::Void};
+use crate::{CacheKey, Invalidation, backplane::Swath, flight::lock, patterns, tier::Void};
 
 /// What must not be seen any more: versions below, and what was read at or before the tick.
 #[derive(Debug, Clone, Copy, Default)]
@@ -63,7 +63,9 @@ impl Changes {
 
 /// The keys that a sweep goes over, of those there are.
 pub(super) fn covered(swath: &Swath, keys: u64) -> Vec<u64> {
+    let glob = patterns::glob_of(swath);
     let is_covered = |key: &u64| match swath {
+        Swath::Tag(_) if glob.is_some() => glob.as_ref().is_some_and(|glob| glob.covers(&key.encode())),
         Swath::All => true,
         Swath::Prefix(prefix) => key.encode().starts_with(prefix),
         Swath::Tag(tag) => tags(*key).iter().any(|own| **own == **tag),

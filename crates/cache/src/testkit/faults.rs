@@ -1,6 +1,7 @@
 //! What can be wrong with one node's way to the servers, and the dice that decide when it strikes.
 
 use std::{
+    hash::{DefaultHasher, Hasher},
     sync::{
         Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
@@ -17,6 +18,8 @@ use crate::{flight::lock, tier::TierError};
 pub struct Faults {
     down: AtomicBool,
     tier_down: AtomicBool,
+    part_down: AtomicU64,
+    part_refusing: AtomicU64,
     lost_answers: AtomicU64,
     lost_messages: AtomicU64,
     swapped_messages: AtomicU64,
@@ -28,6 +31,8 @@ impl Faults {
         Self {
             down: AtomicBool::new(false),
             tier_down: AtomicBool::new(false),
+            part_down: AtomicU64::new(0),
+            part_refusing: AtomicU64::new(0),
             lost_answers: AtomicU64::new(0),
             lost_messages: AtomicU64::new(0),
             swapped_messages: AtomicU64::new(0),
@@ -43,6 +48,18 @@ impl Faults {
     /// No call gets through to the tier while this is set; the line is not affected.
     pub fn set_tier_down(&self, is_down: bool) {
         self.tier_down.store(is_down, SeqCst);
+    }
+
+    /// Out of 100 keys, so many are on a server that is away: the tier says so of them, and does the rest. Always the same
+    /// ones.
+    pub fn set_part_down(&self, percent: u64) {
+        self.part_down.store(percent, SeqCst);
+    }
+
+    /// Out of 100 keys, so many are on a server that refuses everything, as one without memory left does. Always the same
+    /// ones, the same as those of [`set_part_down`](Self::set_part_down) first.
+    pub fn set_part_refusing(&self, percent: u64) {
+        self.part_refusing.store(percent, SeqCst);
     }
 
     /// Out of 100 calls, so many are carried out and their answer is lost.
@@ -69,6 +86,8 @@ impl Faults {
     pub fn mend(&self) {
         self.set_down(false);
         self.set_tier_down(false);
+        self.set_part_down(0);
+        self.set_part_refusing(0);
         self.lose_answers(0);
         self.lose_messages(0);
         self.swap_messages(0);
@@ -80,6 +99,16 @@ impl Faults {
 
     pub(crate) fn is_tier_down(&self) -> bool {
         self.is_down() || self.tier_down.load(SeqCst)
+    }
+
+    /// What the server of this key says, if it is away or refuses.
+    pub(crate) fn of_key(&self, key: &[u8]) -> Option<TierError> {
+        let mut hasher = DefaultHasher::new();
+        hasher.write(key);
+        let place = hasher.finish() % 100;
+        let is_refused = place < self.part_refusing.load(SeqCst);
+        let is_away = place < self.part_down.load(SeqCst);
+        is_away.then_some(TierError::Down).or_else(|| is_refused.then_some(TierError::Failed))
     }
 
     pub(crate) fn loses_message(&self, dice: &Dice) -> bool {

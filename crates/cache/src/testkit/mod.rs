@@ -35,7 +35,7 @@ pub use line::{Overheard, Wire};
 pub use reads::Verbs;
 pub use simulator::{Report, Simulation};
 pub use source::{HonestLoader, Seen, SimulatedLoader, SimulationError, Source};
-pub use tier::Shelf;
+pub use tier::{Shelf, whole};
 
 use crate::{
     backplane::{Backplane, Line},

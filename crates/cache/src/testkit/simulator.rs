@@ -31,6 +31,7 @@ use crate::{
     Version,
     backplane::{Backplane, Line, Swath},
     flight::lock,
+    patterns,
     tier::Void,
 };
 
@@ -303,16 +304,19 @@ impl World {
         let version = self.source.commit(u64::MAX, Left::Something);
         let bar = Bar { version: 0, tick: self.source.tick() };
         lock(&self.changes).by_version.insert(version, (u64::MAX, bar));
-        let swath = match dice.random_range(0..5) {
+        let kinds = if self.plan.verbs == Verbs::All { 6 } else { 5 };
+        let swath = match dice.random_range(0..kinds) {
             0 => Swath::All,
             1 => Swath::Prefix(key.encode()),
             2 => Swath::Prefix(key.encode().slice(..7)),
             3 => Swath::Tag(Arc::from("even")),
+            5 => patterns::swath_of(&[b"*", &key.encode()[4..]].concat()),
             _ => Swath::Tag(Arc::from(format!("key:{key}"))),
         };
         let covering = match &swath {
             Swath::All => node.cache.prefix([]),
             Swath::Prefix(prefix) => node.cache.prefix(prefix),
+            // A pattern is one of a reserved name.
             Swath::Tag(tag) => node.cache.tag(tag),
         };
         let covering = covering.at(Version(version));
@@ -370,7 +374,7 @@ impl World {
             let Some(node) = self.nodes[dice.random_range(0..self.plan.nodes)].get() else { continue };
             let is_far = self.plan.tiers > 1 && dice.random_range(0..2) == 0;
             let (link, site) = if is_far { (&node.far, &self.far) } else { (&node.link, &self.site) };
-            let sides = if self.plan.verbs == Verbs::All { 12 } else { 11 };
+            let sides = if self.plan.verbs == Verbs::All { 13 } else { 11 };
             match dice.random_range(0..sides) {
                 0 => link.faults.set_down(true),
                 1 => link.deafen(),
@@ -382,6 +386,7 @@ impl World {
                 7 => self.site.wire.forget_log(),
                 8 => link.faults.set_tier_down(true),
                 11 => link.overflow(),
+                12 => link.faults.set_part_down(50),
                 _ => link.mend(),
             }
         }

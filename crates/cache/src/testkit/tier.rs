@@ -1,7 +1,7 @@
 //! A shared tier in memory: the states and moves that every tier has, on Tokio's clock.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
@@ -14,7 +14,8 @@ use crate::{
     FLOOR_LIFE, Version,
     flight::lock,
     tier::{
-        Claim, Found, Over, Payload, Put, Settlement, Stored, TierFuture, TierShare, Token, Void, Voiding,
+        Answers, Claim, Found, Over, Payload, Put, Settlement, Stored, TierError, TierFuture, TierShare,
+        Token, Void, Voiding,
     },
 };
 
@@ -197,6 +198,15 @@ impl Record {
     }
 }
 
+/// What a tier said of all keys: the first error, if any of them has one.
+///
+/// # Errors
+///
+/// That one.
+pub fn whole<T>(answers: Answers<T>) -> Result<Vec<T>, TierError> {
+    answers.into_iter().collect()
+}
+
 /// A hundred years are for ever, and fit an instant.
 fn end(now: Instant, lifetime: Duration) -> Instant {
     now + lifetime.min(Duration::from_secs(86_400 * 36_500))
@@ -211,14 +221,19 @@ impl Share {
         &self,
         keys: impl Iterator<Item = Bytes>,
         mut act: impl FnMut(usize, &mut Record, Option<Instant>, Instant) -> T,
-    ) -> Vec<T> {
+    ) -> Answers<T> {
         let now = Instant::now();
         let mut records = self.records();
         let forgetful_until = records.forgetful_until;
+        let mut named = HashSet::new();
         keys.enumerate()
             .map(|(index, key)| {
+                assert!(named.insert(key.clone()), "{key:?} is in one batch twice");
+                if let Some(error) = self.faults.of_key(&key) {
+                    return Err(error);
+                }
                 let record = records.by_key.entry((Arc::clone(&self.cache), key)).or_default();
-                act(index, record, forgetful_until, now)
+                Ok(act(index, record, forgetful_until, now))
             })
             .collect()
     }
@@ -233,13 +248,13 @@ impl TierShare for Share {
         !self.faults.is_tier_down()
     }
 
-    fn read<'a>(&'a self, keys: &'a [Bytes], claim: Option<Claim>) -> TierFuture<'a, Vec<Found>> {
+    fn read<'a>(&'a self, keys: &'a [Bytes], claim: Option<Claim>) -> TierFuture<'a, Answers<Found>> {
         Box::pin(self.faults.call_tier(&self.shelf.dice, move || {
             self.each(keys.iter().cloned(), |_, record, forgetful, now| record.read(claim, forgetful, now))
         }))
     }
 
-    fn settle<'a>(&'a self, claims: &'a [(Bytes, Token, Settlement)]) -> TierFuture<'a, Vec<Stored>> {
+    fn settle<'a>(&'a self, claims: &'a [(Bytes, Token, Settlement)]) -> TierFuture<'a, Answers<Stored>> {
         Box::pin(self.faults.call_tier(&self.shelf.dice, move || {
             let keys = claims.iter().map(|(key, _, _)| key.clone());
             self.each(keys, |index, record, _, now| {
@@ -249,14 +264,14 @@ impl TierShare for Share {
         }))
     }
 
-    fn void<'a>(&'a self, keys: &'a [Voiding]) -> TierFuture<'a, ()> {
+    fn void<'a>(&'a self, keys: &'a [Voiding]) -> TierFuture<'a, Answers<()>> {
         Box::pin(self.faults.call_tier(&self.shelf.dice, move || {
             let names = keys.iter().map(|voiding| voiding.key.clone());
-            self.each(names, |index, record, _, now| record.void(&keys[index], now));
+            self.each(names, |index, record, _, now| record.void(&keys[index], now))
         }))
     }
 
-    fn put<'a>(&'a self, values: &'a [Put]) -> TierFuture<'a, Vec<Stored>> {
+    fn put<'a>(&'a self, values: &'a [Put]) -> TierFuture<'a, Answers<Stored>> {
         Box::pin(self.faults.call_tier(&self.shelf.dice, move || {
             let keys = values.iter().map(|put| put.key.clone());
             self.each(keys, |index, record, forgetful, now| record.put(&values[index], forgetful, now))

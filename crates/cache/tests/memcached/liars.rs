@@ -12,6 +12,7 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use paystrata_cache::{
     memcached::{MemcachedOptions, MemcachedTier},
+    testkit::whole,
     tier::{Found, Tier, TierError},
 };
 use tokio::{
@@ -75,7 +76,7 @@ async fn after_an_answer_that_is_none_the_connection_is_closed_and_another_made(
         let share = tier.share("c");
         until(async || connections.load(Ordering::SeqCst) == 2 && share.is_up()).await;
         let keys = [Bytes::from_static(b"k")];
-        let found = share.read(&keys, None).await;
+        let found = share.read(&keys, None).await.and_then(whole);
         // Two answers to one question: the first counts, and then no more is believed.
         let expected =
             if answer.starts_with(b"EN") { Ok(vec![Found::Nothing]) } else { Err(TierError::Failed) };
@@ -97,9 +98,32 @@ async fn a_server_that_falls_silent_is_given_up() {
     until_up(&tier, &[true]).await;
     let keys = [Bytes::from_static(b"k")];
     for _ in 0..3 {
-        assert_eq!(share.read(&keys, None).await, Err(TierError::TimedOut));
+        assert_eq!(share.read(&keys, None).await.and_then(whole), Err(TierError::TimedOut));
     }
     until(async || connections.load(Ordering::SeqCst) > 1).await;
+}
+
+#[tokio::test]
+async fn a_silent_server_is_given_up_though_each_caller_goes_before_its_time() {
+    let (address, connections) = liar(b"", Then::Stay).await;
+    let options = MemcachedOptions {
+        command_timeout: Duration::from_millis(100),
+        connections: 1,
+        ..MemcachedOptions::default()
+    };
+    let tier = MemcachedTier::connect(&address, options).unwrap();
+    let share = tier.share("c");
+    until_up(&tier, &[true]).await;
+    let keys = [Bytes::from_static(b"k")];
+    until(async || {
+        let asked = share.read(&keys, None);
+        let gone =
+            tokio::time::timeout(Duration::from_millis(30), asked).await.map(|read| read.and_then(whole));
+        // In the end there is no connection, until there is another.
+        assert!(!matches!(gone, Ok(Ok(_) | Err(TierError::TimedOut))), "{gone:?}");
+        connections.load(Ordering::SeqCst) > 1
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -110,7 +134,7 @@ async fn a_connection_that_breaks_answers_everybody_who_waits() {
     until_up(&tier, &[true]).await;
     let calls = (0..500).map(|number| {
         let share = Arc::clone(&share);
-        async move { share.read(&[Bytes::from(format!("{number}"))], None).await }
+        async move { share.read(&[Bytes::from(format!("{number}"))], None).await.and_then(whole) }
     });
     let answers = tokio::time::timeout(LIMIT, join_all(calls)).await.expect("all are answered");
     assert!(answers.iter().all(|answer| matches!(answer, Err(TierError::Failed | TierError::Down))));

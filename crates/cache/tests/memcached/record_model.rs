@@ -8,6 +8,7 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use paystrata_cache::{
     Version,
+    testkit::whole,
     tier::{Claim, Found, Over, Put, Settlement, Stored, TierShare, Token, Void, Voiding},
 };
 use rand::{RngExt, SeedableRng, rngs::StdRng};
@@ -165,7 +166,7 @@ impl Run {
         }
         // Whatever was done: in the end all is as it should be.
         let all = self.keys.clone();
-        let found = self.share.read(&all, None).await.unwrap();
+        let found = self.share.read(&all, None).await.and_then(whole).unwrap();
         for (key, found) in all.iter().zip(found) {
             assert_eq!(Answer::from(found), self.record(key).read(None), "{key:?}");
         }
@@ -204,7 +205,7 @@ impl Run {
         if claim.is_some() {
             self.tokens.push(token);
         }
-        let found = self.share.read(&keys, claim).await.unwrap();
+        let found = self.share.read(&keys, claim).await.and_then(whole).unwrap();
         assert_eq!(found.len(), keys.len());
         for (key, found) in keys.iter().zip(found) {
             let expected = self.record(key).read(claim);
@@ -225,7 +226,7 @@ impl Run {
             };
             claims.push((key, token, settlement));
         }
-        let stored = self.share.settle(&claims).await.unwrap();
+        let stored = self.share.settle(&claims).await.and_then(whole).unwrap();
         assert_eq!(stored.len(), claims.len());
         for ((key, token, settlement), stored) in claims.iter().zip(stored) {
             let expected = self.record(key).settle(*token, settlement);
@@ -239,7 +240,7 @@ impl Run {
             let how = if self.random.random_bool(0.5) { Void::Remove } else { Void::Expire };
             voidings.push(Voiding { key, version: self.a_version(), how });
         }
-        self.share.void(&voidings).await.unwrap();
+        self.share.void(&voidings).await.and_then(whole).unwrap();
         for voiding in &voidings {
             self.record(&voiding.key).void(voiding);
         }
@@ -251,7 +252,7 @@ impl Run {
             let bytes = format!("put {step}").into();
             puts.push(Put { key, version: self.a_version(), bytes, lifetime: LIFE });
         }
-        let stored = self.share.put(&puts).await.unwrap();
+        let stored = self.share.put(&puts).await.and_then(whole).unwrap();
         for (put, stored) in puts.iter().zip(stored) {
             assert_eq!(stored, self.record(&put.key).put(put), "step {step}, {put:?}");
         }
@@ -272,7 +273,7 @@ pub(crate) async fn one_of_many_wins_a_claim(share: Arc<dyn TierShare>) {
             }
             async move {
                 let claim = Claim { token: Token::random(), lease: LEASE, over: Over::Nothing };
-                let found = share.read(&keys, Some(claim)).await.unwrap();
+                let found = share.read(&keys, Some(claim)).await.and_then(whole).unwrap();
                 let mut won = Vec::new();
                 for (key, found) in keys.into_iter().zip(found) {
                     match found {
@@ -288,7 +289,7 @@ pub(crate) async fn one_of_many_wins_a_claim(share: Arc<dyn TierShare>) {
         won.sort();
         let expected: Vec<_> = keys.iter().map(|key| (key.clone(), floor)).collect();
         assert_eq!(won, expected);
-        share.void(&keys.iter().map(void).collect::<Vec<_>>()).await.unwrap();
+        share.void(&keys.iter().map(void).collect::<Vec<_>>()).await.and_then(whole).unwrap();
     }
 }
 
@@ -300,12 +301,14 @@ pub(crate) async fn a_void_is_never_overtaken_by_a_load(share: Arc<dyn TierShare
         for _ in 0..300 {
             let token = Token::random();
             let claim = Claim { token, lease: LEASE, over: Over::Nothing };
-            if let Found::Claimed { .. } = share.read(&key, Some(claim)).await.unwrap().remove(0) {
+            if let Found::Claimed { .. } =
+                share.read(&key, Some(claim)).await.and_then(whole).unwrap().remove(0)
+            {
                 let seen = store.load(std::sync::atomic::Ordering::SeqCst);
                 tokio::task::yield_now().await;
                 let bytes = Bytes::copy_from_slice(&seen.to_be_bytes());
                 let settlement = Settlement::Value { bytes, lifetime: LIFE };
-                share.settle(&[(key[0].clone(), token, settlement)]).await.unwrap();
+                share.settle(&[(key[0].clone(), token, settlement)]).await.and_then(whole).unwrap();
             }
         }
     };
@@ -313,8 +316,8 @@ pub(crate) async fn a_void_is_never_overtaken_by_a_load(share: Arc<dyn TierShare
         for _ in 0..300 {
             let version = store.fetch_add(1, std::sync::atomic::Ordering::SeqCst) + 1;
             let voiding = Voiding { key: key[0].clone(), version: Version(version), how: Void::Remove };
-            share.void(&[voiding]).await.unwrap();
-            if let Found::Value(payload) = share.read(&key, None).await.unwrap().remove(0) {
+            share.void(&[voiding]).await.and_then(whole).unwrap();
+            if let Found::Value(payload) = share.read(&key, None).await.and_then(whole).unwrap().remove(0) {
                 let seen = u64::from_be_bytes(payload.bytes[..].try_into().unwrap());
                 assert!(seen >= version, "read {seen} after {version} was written and voided");
             }
@@ -332,7 +335,7 @@ pub(crate) async fn dropped_calls_leave_nothing_behind(share: Arc<dyn TierShare>
         lifetime: LIFE,
     };
     let puts: Vec<Put> = (0..50).map(put).collect();
-    share.put(&puts).await.unwrap();
+    share.put(&puts).await.and_then(whole).unwrap();
     for round in 0..200usize {
         let keys = [puts[round % 50].key.clone(), puts[(round + 7) % 50].key.clone()];
         let mut call = share.read(&keys, None);
@@ -344,7 +347,7 @@ pub(crate) async fn dropped_calls_leave_nothing_behind(share: Arc<dyn TierShare>
             tokio::task::yield_now().await;
         }
         drop(call);
-        let found = share.read(&keys[..1], None).await.unwrap();
+        let found = share.read(&keys[..1], None).await.and_then(whole).unwrap();
         assert!(matches!(&found[0], Found::Value(payload) if payload.bytes == puts[round % 50].bytes));
     }
 }

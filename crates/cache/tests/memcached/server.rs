@@ -54,6 +54,12 @@ impl Server {
         }
     }
 
+    /// It keeps its connections, and answers nobody any more.
+    pub(crate) fn hang(&self) {
+        let process = self.process.as_ref().expect("it runs").id().to_string();
+        assert!(Command::new("kill").args(["-STOP", &process]).status().unwrap().success());
+    }
+
     pub(crate) fn address(&self) -> String {
         format!("127.0.0.1:{}", self.port)
     }

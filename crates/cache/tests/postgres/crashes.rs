@@ -6,8 +6,12 @@ use bytes::Bytes;
 use paystrata_cache::{
     Version,
     backplane::{Announcement, Backplane, Interruption, Line, Mark, Swath},
+    postgres::{PostgresOptions, PostgresTier},
+    testkit::whole,
     tier::{Claim, Found, Over, Put, Settlement, Stored, Tier, Token, Void},
 };
+
+use tokio::time::timeout;
 
 use crate::{
     ear::{Note, Notebook},
@@ -52,9 +56,12 @@ async fn a_killed_server_comes_back_empty_and_in_another_incarnation() {
     let keys = [Bytes::from_static(b"value"), Bytes::from_static(b"claimed")];
     let put =
         Put { key: keys[0].clone(), version: Version(1), bytes: Bytes::from_static(b"v"), lifetime: LIFE };
-    assert_eq!(share.put(std::slice::from_ref(&put)).await, Ok(vec![Stored::Yes]));
+    assert_eq!(share.put(std::slice::from_ref(&put)).await.and_then(whole), Ok(vec![Stored::Yes]));
     let claim = Claim { token: Token::random(), lease: LIFE, over: Over::Nothing };
-    assert!(matches!(share.read(&keys, Some(claim)).await.unwrap()[1], Found::Claimed { .. }));
+    assert!(matches!(
+        share.read(&keys, Some(claim)).await.and_then(whole).unwrap()[1],
+        Found::Claimed { .. }
+    ));
 
     ear.forget();
     server.kill();
@@ -65,21 +72,27 @@ async fn a_killed_server_comes_back_empty_and_in_another_incarnation() {
 
     let mut found = None;
     until(async || {
-        found = share.read(&keys, None).await.ok();
+        found = share.read(&keys, None).await.and_then(whole).ok();
         found.is_some()
     })
     .await;
     assert_eq!(found, Some(vec![Found::Nothing, Found::Nothing]));
     let settlement = Settlement::Value { bytes: Bytes::from_static(b"stale"), lifetime: LIFE };
-    assert_eq!(share.settle(&[(keys[1].clone(), claim.token, settlement)]).await, Ok(vec![Stored::Refused]));
+    assert_eq!(
+        share.settle(&[(keys[1].clone(), claim.token, settlement)]).await.and_then(whole),
+        Ok(vec![Stored::Refused])
+    );
     // Floors went with the records: nothing is put that may have been overtaken, loads read the latest.
     let claim = Claim { token: Token::random(), ..claim };
     let claimed = Found::Claimed { floor: Version::LATEST, fallback: None };
-    assert_eq!(share.read(&keys[..1], Some(claim)).await, Ok(vec![claimed]));
+    assert_eq!(share.read(&keys[..1], Some(claim)).await.and_then(whole), Ok(vec![claimed]));
     let settlement = Settlement::Value { bytes: Bytes::from_static(b"loaded"), lifetime: LIFE };
-    assert_eq!(share.settle(&[(keys[0].clone(), claim.token, settlement)]).await, Ok(vec![Stored::Yes]));
-    assert_eq!(share.put(&[put]).await, Ok(vec![Stored::Refused]));
-    assert_eq!(share.read(&keys, None).await, Ok(vec![Found::Nothing, Found::Nothing]));
+    assert_eq!(
+        share.settle(&[(keys[0].clone(), claim.token, settlement)]).await.and_then(whole),
+        Ok(vec![Stored::Yes])
+    );
+    assert_eq!(share.put(&[put]).await.and_then(whole), Ok(vec![Stored::Refused]));
+    assert_eq!(share.read(&keys, None).await.and_then(whole), Ok(vec![Found::Nothing, Found::Nothing]));
     is_another_life(&*line, before).await;
 }
 
@@ -108,7 +121,7 @@ async fn a_restarted_server_keeps_its_records_and_begins_another_incarnation() {
     let before = swept(&*line).await;
     let key = Bytes::from_static(b"k");
     let put = Put { key: key.clone(), version: Version(1), bytes: key.clone(), lifetime: LIFE };
-    share.put(&[put]).await.unwrap();
+    share.put(&[put]).await.and_then(whole).unwrap();
     ear.forget();
     server.stop();
     server.run().await;
@@ -117,7 +130,7 @@ async fn a_restarted_server_keeps_its_records_and_begins_another_incarnation() {
         share
             .read(std::slice::from_ref(&key), None)
             .await
-            .is_ok_and(|found| matches!(found[0], Found::Value(_)))
+            .is_ok_and(|found| matches!(found[0], Ok(Found::Value(_))))
     })
     .await;
     is_another_life(&*line, before).await;
@@ -155,7 +168,7 @@ async fn a_replica_that_is_promoted_begins_another_incarnation_with_an_empty_tab
     let before = swept(&*line).await;
     let key = Bytes::from_static(b"k");
     let put = Put { key: key.clone(), version: Version(1), bytes: key.clone(), lifetime: LIFE };
-    share.put(&[put]).await.unwrap();
+    share.put(&[put]).await.and_then(whole).unwrap();
 
     let replica = primary.replica().await;
     let promoted = Bed { config: replica.config(), schema: bed.schema.clone() };
@@ -164,11 +177,31 @@ async fn a_replica_that_is_promoted_begins_another_incarnation_with_an_empty_tab
     let (share, line) = (there.share("c"), there.line("c"));
     // A replica takes no writes and hears nothing; neither tier nor line is of use on it.
     until(async || share.is_up()).await;
-    assert!(share.read(std::slice::from_ref(&key), None).await.is_err());
+    assert!(share.read(std::slice::from_ref(&key), None).await.and_then(whole).is_err());
     primary.kill();
     replica.promote();
     let ear = Notebook::on(&line).await;
     is_another_life(&*line, before).await;
     ear.announced(before.sequence + 1).await;
-    until(async || share.read(std::slice::from_ref(&key), None).await == Ok(vec![Found::Nothing])).await;
+    until(async || {
+        share.read(std::slice::from_ref(&key), None).await.and_then(whole) == Ok(vec![Found::Nothing])
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn sessions_that_fall_silent_are_given_up_though_each_caller_goes_before_its_time() {
+    let server = Private::start().await;
+    let bed = Bed::on(server.config()).await;
+    let options = PostgresOptions { schema: bed.schema.clone(), ..PostgresOptions::default() };
+    let tier = PostgresTier::connect(bed.config.clone(), options).unwrap();
+    let share = tier.share("c");
+    until(async || share.is_up()).await;
+    let keys = [Bytes::from_static(b"k")];
+    assert_eq!(share.read(&keys, None).await.and_then(whole), Ok(vec![Found::Nothing]));
+    assert!(server.stop_backends(&bed, true).await > 0);
+    let patience = Duration::from_millis(100);
+    until(async || matches!(timeout(patience, share.read(&keys, None)).await, Ok(Ok(_)))).await;
+    // So that the server can be stopped.
+    server.stop_backends(&bed, false).await;
 }

@@ -6,6 +6,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use paystrata_cache::{
     Version,
+    testkit::whole,
     tier::{Claim, Found, Over, Tier, TierShare, Token},
 };
 
@@ -29,7 +30,11 @@ async fn found_after(values: &str) -> (Found, Found, Arc<dyn TierShare>) {
     let reader = tokio::spawn({
         let share = Arc::clone(&share);
         async move {
-            share.read(&[Bytes::from_static(b"k"), Bytes::from_static(b"free")], Some(CLAIM)).await.unwrap()
+            share
+                .read(&[Bytes::from_static(b"k"), Bytes::from_static(b"free")], Some(CLAIM))
+                .await
+                .and_then(whole)
+                .unwrap()
         }
     });
     let waiting =
@@ -51,7 +56,7 @@ async fn a_claim_that_came_first_is_held_by_the_other() {
         found_after("-5, now() + interval '1 h', 9, now() + interval '1 h', false, NULL, NULL").await;
     assert_eq!(found, Found::Held { floor: Version((1 << 63) - 5), fallback: None });
     assert_eq!(other, free());
-    let again = share.read(&[Bytes::from_static(b"k")], Some(CLAIM)).await.unwrap();
+    let again = share.read(&[Bytes::from_static(b"k")], Some(CLAIM)).await.and_then(whole).unwrap();
     assert!(matches!(again[0], Found::Held { .. }));
 }
 

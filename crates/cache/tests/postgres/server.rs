@@ -192,6 +192,17 @@ impl Private {
         succeed(Command::new("kill").args(["-9", &pid.to_string()]));
     }
 
+    /// Has the processes that serve connections answer nothing more, or go on. Gives how many there are.
+    pub(crate) async fn stop_backends(&self, bed: &Bed, is_stopped: bool) -> usize {
+        let sql = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()";
+        let pids = bed.plain().await.client.query(sql, &[]).await.unwrap();
+        let signal = if is_stopped { "-STOP" } else { "-CONT" };
+        for row in &pids {
+            succeed(Command::new("kill").args([signal, &row.get::<_, i32>(0).to_string()]));
+        }
+        pids.len()
+    }
+
     /// Stops the server in good order; `run` starts it again.
     pub(crate) fn stop(&self) {
         let mut stop = self.command("pg_ctl");

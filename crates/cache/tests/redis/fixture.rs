@@ -9,6 +9,7 @@ use bytes::Bytes;
 use paystrata_cache::{
     RedisOptions, RedisServers, RedisTier, Version, YoungServer,
     backplane::{Announcement, Backplane, Heard, Interruption, Line, Listener, Mark, Swath},
+    testkit::whole,
     tier::{Claim, Found, Over, Payload, Put, Settlement, Stored, Tier, TierShare, Token, Void, Voiding},
 };
 
@@ -65,28 +66,38 @@ impl Node {
             lifetime: LIFE,
         };
         let puts: Vec<_> = (0..100).map(put).collect();
-        eventually("every shard answers", async || self.share.put(&puts).await.is_ok()).await;
+        eventually("every shard answers", async || self.share.put(&puts).await.and_then(whole).is_ok()).await;
     }
 
     pub(crate) async fn look(&self, key: &str) -> Found {
-        self.share.read(&[bytes(key)], None).await.unwrap().pop().unwrap()
+        self.share.read(&[bytes(key)], None).await.and_then(whole).unwrap().pop().unwrap()
     }
 
     pub(crate) async fn take(&self, key: &str, claim: Claim) -> Found {
-        self.share.read(&[bytes(key)], Some(claim)).await.unwrap().pop().unwrap()
+        self.share.read(&[bytes(key)], Some(claim)).await.and_then(whole).unwrap().pop().unwrap()
     }
 
     pub(crate) async fn settle(&self, key: &str, token: u64, settlement: Settlement) -> Stored {
-        self.share.settle(&[(bytes(key), Token(token), settlement)]).await.unwrap().pop().unwrap()
+        self.share
+            .settle(&[(bytes(key), Token(token), settlement)])
+            .await
+            .and_then(whole)
+            .unwrap()
+            .pop()
+            .unwrap()
     }
 
     pub(crate) async fn void(&self, key: &str, version: u64, how: Void) {
-        self.share.void(&[Voiding { key: bytes(key), version: Version(version), how }]).await.unwrap();
+        self.share
+            .void(&[Voiding { key: bytes(key), version: Version(version), how }])
+            .await
+            .and_then(whole)
+            .unwrap();
     }
 
     pub(crate) async fn put(&self, key: &str, version: u64, value: &str) -> Stored {
         let put = Put { key: bytes(key), version: Version(version), bytes: bytes(value), lifetime: LIFE };
-        self.share.put(&[put]).await.unwrap().pop().unwrap()
+        self.share.put(&[put]).await.and_then(whole).unwrap().pop().unwrap()
     }
 
     /// Claims and settles.

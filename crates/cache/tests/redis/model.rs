@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use bytes::Bytes;
 use paystrata_cache::{
     RedisServers, Version,
+    testkit::whole,
     tier::{Claim, Found, Over, Payload, Put, Settlement, Stored, Token, Void, Voiding},
 };
 use rand::{RngExt, SeedableRng, rngs::StdRng};
@@ -133,7 +134,7 @@ async fn step(
             let over = [Over::Nothing, Over::Ahead, Over::Value, Over::Poison][random.random_range(0..4)];
             let token = Token(random.random_range(1..4));
             let claim = random.random_bool(0.7).then_some(Claim { token, lease: LEASE, over });
-            let found = node.share.read(&keys, claim).await.unwrap();
+            let found = node.share.read(&keys, claim).await.and_then(whole).unwrap();
             for (key, found) in keys.iter().zip(found) {
                 model(key, &mut |model| {
                     assert_eq!(timeless(found.clone()), model.read(claim), "{key:?} {claim:?}");
@@ -151,7 +152,7 @@ async fn step(
                 (key.clone(), Token(random.random_range(1..4)), settlement)
             });
             let settlements: Vec<_> = settlements.collect();
-            let stored = node.share.settle(&settlements).await.unwrap();
+            let stored = node.share.settle(&settlements).await.and_then(whole).unwrap();
             for ((key, token, settlement), stored) in settlements.iter().zip(stored) {
                 model(key, &mut |model| {
                     assert_eq!(stored, model.settle(*token, settlement), "{key:?} {settlement:?}");
@@ -162,7 +163,7 @@ async fn step(
             let how = if random.random_bool(0.5) { Void::Remove } else { Void::Expire };
             let voidings = keys.iter().map(|key| Voiding { key: key.clone(), version: version(random), how });
             let voidings: Vec<_> = voidings.collect();
-            node.share.void(&voidings).await.unwrap();
+            node.share.void(&voidings).await.and_then(whole).unwrap();
             for voiding in &voidings {
                 model(&voiding.key, &mut |model| model.void(voiding.version, how));
             }
@@ -175,7 +176,7 @@ async fn step(
                 lifetime: LIFE,
             });
             let puts: Vec<_> = puts.collect();
-            let stored = node.share.put(&puts).await.unwrap();
+            let stored = node.share.put(&puts).await.and_then(whole).unwrap();
             for (put, stored) in puts.iter().zip(stored) {
                 model(&put.key, &mut |model| {
                     assert_eq!(stored, model.put(put.version, &put.bytes), "{put:?}");

@@ -12,6 +12,7 @@ use futures_util::{FutureExt, future::join_all, poll};
 use paystrata_cache::{
     RedisOptions, RedisServers, Version, YoungServer,
     backplane::{Interruption, Swath},
+    testkit::whole,
     tier::{Found, Stored, TierError, Void},
 };
 
@@ -44,7 +45,7 @@ async fn restarted_server_brings_nothing_old_back() {
     node.void("value", 9, Void::Remove).await;
     server.kill();
     eventually("the loss is noticed", async || !node.share.is_up()).await;
-    assert_eq!(node.share.read(&[bytes("value")], None).await, Err(TierError::Down));
+    assert_eq!(node.share.read(&[bytes("value")], None).await.and_then(whole), Err(TierError::Down));
     server.run().await;
     node.is_up().await;
     assert!(server.ask::<bool>("EXISTS test:numbers:value").await, "the old data is there");
@@ -89,9 +90,14 @@ async fn connection_lost_in_full_flight_answers_all_callers() {
         tokio::spawn(async move {
             let key = [bytes(&format!("key {number}"))];
             match number % 4 {
-                0 => node.share.read(&key, None).await.err(),
-                1 => node.share.read(&key, Some(claim(number))).await.err(),
-                2 => node.share.read(&[&key[..], &[bytes("k")]].concat(), Some(claim(number))).await.err(),
+                0 => node.share.read(&key, None).await.and_then(whole).err(),
+                1 => node.share.read(&key, Some(claim(number))).await.and_then(whole).err(),
+                2 => node
+                    .share
+                    .read(&[&key[..], &[bytes("k")]].concat(), Some(claim(number)))
+                    .await
+                    .and_then(whole)
+                    .err(),
                 _ => node.line.pulse(&key[0]).await.err(),
             }
         })
@@ -117,7 +123,7 @@ async fn server_that_hangs_is_left_alone_until_it_answers() {
     node.store("k", "v").await;
     proxy.commands.send_replace(Mode::HoldReplies);
     eventually("the breaker opens", async || {
-        let failed = node.share.read(&[bytes("k")], None).await;
+        let failed = node.share.read(&[bytes("k")], None).await.and_then(whole);
         assert!(
             matches!(failed, Err(TierError::TimedOut | TierError::Failed | TierError::Down)),
             "{failed:?}"
@@ -125,7 +131,7 @@ async fn server_that_hangs_is_left_alone_until_it_answers() {
         !node.share.is_up()
     })
     .await;
-    assert_eq!(node.share.read(&[bytes("k")], None).await, Err(TierError::Down));
+    assert_eq!(node.share.read(&[bytes("k")], None).await.and_then(whole), Err(TierError::Down));
     proxy.commands.send_replace(Mode::Pass);
     node.is_up().await;
     assert_eq!(timeless(node.look("k").await), Found::Value(payload("v")));
@@ -236,7 +242,7 @@ async fn future_dropped_at_any_point_leaves_nothing_behind() {
     // As many at once as there are turns: none was kept.
     let keys = [bytes("k")];
     let answers = join_all((0..2_000).map(|_| node.share.read(&keys, None))).await;
-    assert!(answers.into_iter().all(|answer| matches!(answer.unwrap()[0], Found::Value(_))));
+    assert!(answers.into_iter().all(|answer| matches!(answer.unwrap()[0], Ok(Found::Value(_)))));
     assert!(node.tier.is_up());
 }
 
@@ -247,7 +253,7 @@ async fn tasks_end_with_the_last_handle() {
     let ears = node.ears().await;
     let Node { tier, share, line } = node;
     drop((tier, line));
-    assert_eq!(share.read(&[bytes("k")], None).await.unwrap(), [Found::Nothing]);
+    assert_eq!(share.read(&[bytes("k")], None).await.and_then(whole).unwrap(), [Found::Nothing]);
     drop((share, ears));
     // The one that asks is there.
     eventually("the connections are closed", async || {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use paystrata_cache::{
     Version,
+    testkit::whole,
     tier::{Claim, Found, Over, Settlement, Stored, Token, Void},
 };
 
@@ -234,7 +235,7 @@ async fn bytes_that_are_no_record_are_nothing_and_are_written_over() {
     server.ask::<()>("RPUSH test:numbers:list x").await;
     node.void("list", 3, Void::Remove).await;
     let keys = ["list", "garbage"].map(bytes);
-    let found = node.share.read(&keys, Some(claim(4))).await.unwrap();
+    let found = node.share.read(&keys, Some(claim(4))).await.and_then(whole).unwrap();
     assert_eq!(timeless(found[0].clone()), claimed(3, None));
     assert!(node.tier.is_up());
 }
@@ -299,7 +300,7 @@ async fn keys_of_any_bytes_never_meet() {
     use paystrata_cache::tier::Tier;
     for other in ["numbers:", "numbers:a", "number", "Numbers", "", "{numbers}"] {
         let keys = odd.map(bytes);
-        let found = node.tier.share(other).read(&keys, None).await.unwrap();
+        let found = node.tier.share(other).read(&keys, None).await.and_then(whole).unwrap();
         assert!(found.iter().all(|found| *found == Found::Nothing), "{other}");
     }
 }
@@ -318,7 +319,7 @@ async fn batch_answers_in_order_and_like_single_calls() {
             _ => {}
         }
     }
-    let found = node.share.read(&keys, Some(claim(6))).await.unwrap();
+    let found = node.share.read(&keys, Some(claim(6))).await.and_then(whole).unwrap();
     for ((number, name), found) in names.iter().enumerate().zip(found) {
         let expected = match number % 4 {
             0 => Found::Value(payload(name)),
@@ -331,7 +332,7 @@ async fn batch_answers_in_order_and_like_single_calls() {
     }
     let settlements: Vec<_> =
         names.iter().map(|name| (bytes(name), Token(6), value(&format!("{name}!")))).collect();
-    let stored = node.share.settle(&settlements).await.unwrap();
+    let stored = node.share.settle(&settlements).await.and_then(whole).unwrap();
     let expected = |number| if matches!(number % 4, 1 | 3) { Stored::Yes } else { Stored::Refused };
     assert_eq!(stored, (0..300).map(expected).collect::<Vec<_>>());
 }

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use paystrata_cache::{Cache, Clock, Observer, Policy, TierCall, testkit::Site, tier::TierError};
+use paystrata_cache::{Cache, Clock, Observer, Policy, TierCall, Version, testkit::Site, tier::TierError};
 use tokio::time::{advance, sleep};
 
 use crate::kit::{Broken, Numbers, SECOND, Teller, alone, exact, node, settle, trips, wait_for};
@@ -153,4 +153,19 @@ async fn gap_is_counted_and_so_is_the_silence_of_the_line() {
     link.mend_hearing();
     wait_for(|| one.stats().gaps == 1).await;
     assert!(one.stats().backplane_silence.is_some_and(|silence| silence < 5 * SECOND));
+}
+
+#[tokio::test(start_paused = true)]
+async fn bytes_are_counted_where_they_go() {
+    let site = Site::new(71);
+    let ((one, _), (other, _)) = (node(&site, Policy::default()).await, node(&site, Policy::default()).await);
+    let teller = Teller::default();
+    teller.value(&one, "k", 1).await;
+    trips().await;
+    let written = one.stats().tiers[0].bytes_written;
+    assert!(written > 0 && one.stats().tiers[0].bytes_read == 0);
+    teller.value(&other, "k", 2).await;
+    assert_eq!((other.stats().tiers[0].bytes_read, other.stats().tiers[0].bytes_written), (written, 0));
+    one.set("k".to_owned(), 2, Version(2)).unwrap().await;
+    assert_eq!(one.stats().tiers[0].bytes_written, 2 * written);
 }

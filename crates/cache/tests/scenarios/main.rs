@@ -14,6 +14,7 @@ mod fleet;
 mod invalidation;
 mod kit;
 mod maintain;
+mod parts;
 mod refresh;
 mod reload;
 mod schedule;

@@ -42,6 +42,32 @@ async fn prefix_takes_the_keys_that_begin_so_and_no_others() {
     assert_eq!(cache.get("user:1"), Some(2));
 }
 
+#[tokio::test(start_paused = true)]
+async fn pattern_takes_the_keys_that_match_on_every_node_and_in_the_tiers_and_no_others() {
+    let site = Site::new(72);
+    let ((one, _), (other, _)) = (node(&site, Policy::default()).await, node(&site, Policy::default()).await);
+    let teller = Teller::default();
+    let keys = ["user:1:name", "user:12:name", "user:1:mail", "name"];
+    for key in keys {
+        teller.value(&one, key, 1).await;
+        trips().await;
+        teller.value(&other, key, 2).await;
+    }
+    assert_eq!(one.pattern("user:*:name").at(Version(5)).remove().await, Reach::Fleet);
+    trips().await;
+    let newcomer = node(&site, Policy::default()).await.0;
+    for cache in [&one, &other, &newcomer] {
+        let mut left = vec![];
+        for key in keys {
+            left.push(cache.read(key).await.and_then(|loaded| loaded.value));
+        }
+        assert_eq!(left, [None, None, Some(1), Some(1)]);
+    }
+    // What is loaded for a key that matches reflects the write.
+    let load = |context: LoadContext<u64>| async move { Ok::<_, Broken>(context.floor().0) };
+    assert!(other.get_or_load(keys[0], load).await.unwrap() >= Some(5));
+}
+
 // T41: a load that began before a sweep of its tag, of its prefix or of everything stores nothing that is read, and
 // who comes after the sweep does not get its value.
 async fn check_sweep_during_load(sweep: impl Fn(&Numbers)) {
@@ -64,6 +90,8 @@ async fn sweep_during_a_load_wins() {
     check_sweep_during_load(|cache| drop(cache.tag("t").remove())).await;
     check_sweep_during_load(|cache| drop(cache.tag("t").expire())).await;
     check_sweep_during_load(|cache| drop(cache.prefix("user:").remove())).await;
+    check_sweep_during_load(|cache| drop(cache.pattern("*:1").remove())).await;
+    check_sweep_during_load(|cache| drop(cache.pattern("user:?").expire())).await;
     check_sweep_during_load(|cache| drop(cache.clear())).await;
     check_sweep_during_load(|cache| drop(cache.expire_all())).await;
     check_sweep_during_load(|cache| drop(cache.invalidate_if(|key, _| key == "user:1"))).await;
@@ -122,7 +150,7 @@ fn graceful() -> Policy {
 #[tokio::test(start_paused = true)]
 async fn expired_swath_stays_a_fallback_and_a_removed_one_does_not() {
     for (expire, left) in [(true, Some(1)), (false, None)] {
-        for swath in ["tag", "prefix", "all", "key"] {
+        for swath in ["tag", "prefix", "pattern", "all", "key"] {
             let (cache, teller) = (alone(graceful()), Teller::default());
             load_tagged(&cache, "user:1", 1, &["t"]).await;
             match (swath, expire) {
@@ -130,6 +158,8 @@ async fn expired_swath_stays_a_fallback_and_a_removed_one_does_not() {
                 ("tag", false) => drop(cache.tag("t").remove()),
                 ("prefix", true) => drop(cache.prefix("user:").expire()),
                 ("prefix", false) => drop(cache.prefix("user:").remove()),
+                ("pattern", true) => drop(cache.pattern("u*1").expire()),
+                ("pattern", false) => drop(cache.pattern("u*1").remove()),
                 ("all", true) => drop(cache.expire_all()),
                 ("all", false) => drop(cache.clear()),
                 (_, true) => drop(cache.expire("user:1")),

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::future::join;
+use tokio_postgres::error::SqlState;
 
 use super::encode::{Chunk, Leading};
 use super::error::{BulkCause, Refusal, Rejected};
@@ -252,27 +253,48 @@ impl Writer {
         let mut parts = Vec::new();
         split(&mut parts, 0..chunk.len(), hint);
         let mut written = Written::default();
-        while let Some(part) = parts.pop() {
-            control(save.as_str()).await?;
-            match self.write(connection, chunk, part.clone()).await {
-                Ok(more) => {
-                    written.add(more);
-                    control(RELEASE).await?;
-                }
-                Err(error) if is_of_one_row(&error) => {
-                    control(GO_BACK).await?;
-                    // The savepoint undid it: the transaction is as good as before.
-                    connection.usage().forget_failure();
-                    let located = self.located(&error);
-                    if part.len() > 1 {
-                        let hint = located.map(|located| part.start + located.row);
-                        split(&mut parts, part, hint);
-                    } else {
-                        self.reject(chunk.place(part.start), &error, located, rejected)?;
+        // Rows that refer to what is not there, perhaps yet: it may be among the rows of a later part.
+        let mut orphans: Vec<(usize, Error)> = Vec::new();
+        loop {
+            let mut is_any_written = false;
+            while let Some(part) = parts.pop() {
+                control(save.as_str()).await?;
+                let error = match self.write(connection, chunk, part.clone()).await {
+                    Ok(more) => {
+                        written.add(more);
+                        is_any_written = true;
+                        control(RELEASE).await?;
+                        continue;
                     }
+                    Err(error) if is_of_one_row(&error) => error,
+                    Err(error) => return Err(Failed::Rows(error)),
+                };
+                control(GO_BACK).await?;
+                // The savepoint undid it: the transaction is as good as before.
+                connection.usage().forget_failure();
+                let located = self.located(&error);
+                if part.len() > 1 {
+                    let hint = located.map(|located| part.start + located.row);
+                    split(&mut parts, part, hint);
+                } else if error.sqlstate() == Some(&SqlState::FOREIGN_KEY_VIOLATION) {
+                    orphans.push((part.start, error));
+                } else {
+                    self.reject(chunk.place(part.start), &error, located, rejected)?;
                 }
-                Err(error) => return Err(Failed::Rows(error)),
             }
+            if orphans.is_empty() {
+                return Ok(written);
+            }
+            if !is_any_written {
+                break;
+            }
+            // In turns from the last and from the first on: most refer to rows of one side.
+            parts.extend(orphans.drain(..).map(|(row, _)| row..row + 1));
+        }
+        orphans.sort_by_key(|(row, _)| *row);
+        for (row, error) in orphans {
+            let located = self.located(&error);
+            self.reject(chunk.place(row), &error, located, rejected)?;
         }
         Ok(written)
     }

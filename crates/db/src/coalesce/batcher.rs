@@ -10,7 +10,7 @@ use futures_util::future::{BoxFuture, FutureExt as _};
 use tokio::sync::oneshot;
 
 use super::CoalesceOptions;
-use super::isolate::{SPLITS_MAX, may_be_of_one_row};
+use super::isolate::may_be_of_one_row;
 use super::queue::{Queue, Worker, submit};
 use crate::db::Db;
 use crate::error::Error;
@@ -197,7 +197,6 @@ impl<I: Send + Sync + 'static, O: Send + 'static> Inner<I, O> {
     async fn answer(&self, all: Arc<[I]>, answers: Vec<oneshot::Sender<Answer<O>>>) {
         let mut answers: Vec<Option<oneshot::Sender<Answer<O>>>> = answers.into_iter().map(Some).collect();
         let mut parts: Vec<Range<usize>> = std::iter::once(0..all.len()).collect();
-        let mut splits = 0;
         while let Some(range) = parts.pop() {
             if range.is_empty() {
                 continue;
@@ -206,10 +205,8 @@ impl<I: Send + Sync + 'static, O: Send + 'static> Inner<I, O> {
             let written = self.write(items).await;
             if let Err(error) = &written
                 && range.len() > 1
-                && splits < SPLITS_MAX
                 && is_of_one_row(error)
             {
-                splits += 1;
                 let middle = range.start + range.len() / 2;
                 // The earlier half is the next to be taken: the order of arrival holds.
                 parts.extend([middle..range.end, range.start..middle]);

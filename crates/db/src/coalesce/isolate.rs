@@ -1,10 +1,8 @@
 //! Whether a failed batch is worth trying again in parts: only when the server rejected a value, which may be one caller's
-//! alone. Any other failure would meet each part too.
+//! alone. Any other failure would meet each part too. Halved until each bad value stands alone, a batch costs at most twice
+//! the statements that its callers would have sent by themselves, however many of the values are bad.
 
 use crate::error::Error;
-
-/// How often one batch may be split. Twice as many statements are sent for it at most, beside the first.
-pub(super) const SPLITS_MAX: usize = 64;
 
 /// SQLSTATE classes of what a single row or value can cause: data exceptions, integrity violations, a view's check
 /// option, errors raised by functions.

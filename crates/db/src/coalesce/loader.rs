@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 use tokio_postgres::Row;
 
 use super::CoalesceOptions;
-use super::isolate::{SPLITS_MAX, may_be_of_one_row};
+use super::isolate::may_be_of_one_row;
 use super::queue::{Queue, Worker, submit};
 use crate::db::Db;
 use crate::error::Error;
@@ -205,7 +205,6 @@ where
     /// Reads all keys at once, and in halves when the server rejects one of them.
     async fn answer(&self, mut asking: HashMap<K, Vec<oneshot::Sender<Answer<V>>>>, after: Option<Token>) {
         let mut parts: Vec<Vec<K>> = vec![asking.keys().cloned().collect()];
-        let mut splits = 0;
         while let Some(keys) = parts.pop() {
             if keys.is_empty() {
                 continue;
@@ -213,10 +212,8 @@ where
             let mut found = self.read(&keys, after).await;
             if let Err(LoadError::Database(error)) = &found
                 && keys.len() > 1
-                && splits < SPLITS_MAX
                 && may_be_of_one_row(error)
             {
-                splits += 1;
                 let (left, right) = keys.split_at(keys.len() / 2);
                 parts.extend([left.to_vec(), right.to_vec()]);
                 continue;

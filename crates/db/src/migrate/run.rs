@@ -45,8 +45,12 @@ impl Migrator {
         let client = session.client();
         lock(client).await?;
         let outcome = self.up_locked(client).await;
-        client.execute_typed("SELECT pg_advisory_unlock($1)", &[(&LOCK_KEY, Type::INT8)]).await?;
-        guard.done();
+        // Where it cannot be given back it ends with the session; what a migration failed of is told all the same.
+        match client.execute_typed("SELECT pg_advisory_unlock($1)", &[(&LOCK_KEY, Type::INT8)]).await {
+            Ok(_) => guard.done(),
+            Err(error) if outcome.is_ok() => return Err(error.into()),
+            Err(_) => {}
+        }
         outcome
     }
 

@@ -67,10 +67,14 @@ static RECORD_ELSEWHERE: Statement = Statement::new(
 static TIMELINE: Statement =
     Statement::new("SELECT left(pg_walfile_name(pg_current_wal_insert_lsn()), 8)", &[]);
 
-/// Ends the server process that still holds the transaction open, and no other: a process id may be taken again.
+/// Ends the server process that still holds the transaction open, and no other: a process id may be taken again. Not one
+/// that may be waiting for a standby: that would only end the wait, and the record would say "committed" of what a
+/// failover loses.
 static TERMINATE: Statement = Statement::new(
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
-     WHERE pid = $1 AND backend_xid::text = ($2::text::xid8::xid)::text",
+     WHERE pid = $1 AND backend_xid::text = ($2::text::xid8::xid)::text \
+       AND wait_event IS DISTINCT FROM 'SyncRep' \
+       AND (current_setting('synchronous_standby_names') = '' OR state LIKE 'idle in transaction%')",
     &[Type::INT4, Type::TEXT],
 );
 
@@ -135,7 +139,8 @@ impl fmt::Display for CommitTicket {
 
 impl Db {
     /// Finds out how a commit ended whose connection was lost. It asks for up to ten seconds; a transaction that still
-    /// hangs on its lost connection after half a second is ended, so that the answer is final.
+    /// hangs on its lost connection after half a second is ended, so that the answer is final. One whose commit waits for a
+    /// synchronous standby is left to wait, and its outcome is unknown until the standby has it.
     pub async fn commit_outcome(&self, ticket: CommitTicket) -> CommitOutcome {
         let asked = timeout(OUTCOME_TIMEOUT, self.ask_until_known(ticket)).await;
         let outcome = asked.unwrap_or(CommitOutcome::Unknown);

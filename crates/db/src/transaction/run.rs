@@ -146,6 +146,8 @@ impl Db {
         let Worked { open, ticket, value } = worked;
         let connection = &open.connection;
         let xid = ticket.xid.to_string();
+        // Before the first byte of it.
+        connection.usage().set_in_transaction(Inside::Commit);
         let values: [&(dyn postgres_types::ToSql + Sync); 1] = [&xid];
         // One write: the record is asked for behind the commit, on the same connection. The driver throws away the
         // tag that tells COMMIT from ROLLBACK; the record says the same, and comes with the token.

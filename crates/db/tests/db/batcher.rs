@@ -133,6 +133,22 @@ fn what_the_server_refuses_fails_alone_at_once_or_at_the_commit() {
 }
 
 #[test]
+fn however_many_values_are_bad_each_good_one_is_written() {
+    with_database(|bed| async move {
+        let scene = Scene::open(&bed).await;
+        let notes = scene.batcher(of(256, 1, 1_000));
+        // Every other one: there is no half without one.
+        let bodies: Vec<i32> =
+            (0..256).map(|number| if number % 2 == 0 { number } else { -number }).collect();
+        let answers = join_all(bodies.iter().map(|body| notes.submit(*body))).await;
+        for (body, answer) in bodies.iter().zip(answers) {
+            if *body < 0 { assert_eq!(code(answer), "23514") } else { scene.check(*body, answer).await }
+        }
+        assert_eq!(count(&bed.admin().await, NOTES).await, 128);
+    });
+}
+
+#[test]
 fn a_failure_of_all_is_not_tried_in_parts() {
     with_database(|bed| async move {
         let scene = Scene::open(&bed).await;

@@ -65,6 +65,13 @@ impl Cluster {
         run(self.control(name).args(["-m", "immediate", "stop"]));
     }
 
+    /// Kills a server's first process. The others end when they notice, and none of them writes anything down.
+    pub(crate) fn kill(&self, name: &str) {
+        let file = std::fs::read_to_string(self.data(name).join("postmaster.pid")).expect("it runs");
+        let pid = file.lines().next().expect("its first line is the process");
+        run(Command::new("kill").args(["-9", pid]));
+    }
+
     /// Kills a process of the server, which makes the others recover as after a crash without a new start.
     pub(crate) async fn kill_one_process(&self, name: &str) {
         let admin = plain(&self.url(name)).await;

@@ -15,7 +15,8 @@ use crate::support::{LIMIT, config, connected, count, plain, until, url};
 static INSERT: Statement = Statement::new("INSERT INTO note VALUES ($1)", &[Type::INT8]);
 static NEWEST: Statement = Statement::new("SELECT coalesce(max(body), 0) FROM note", &[]);
 
-fn on_cluster<Fut: Future<Output = ()>>(test: impl FnOnce(Arc<Cluster>, Config) -> Fut) {
+/// Gives `test` servers of its own, and settings for both.
+pub(crate) fn on_cluster<Fut: Future<Output = ()>>(test: impl FnOnce(Arc<Cluster>, Config) -> Fut) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     runtime.expect("a runtime can be built").block_on(async {
         let cluster = Arc::new(Cluster::start());
@@ -162,6 +163,67 @@ fn writes_move_to_the_promoted_replica_and_the_old_primary_is_fenced() {
         until(&db, |status| status.nodes[1].state == NodeState::Down).await;
         let refused = db.status_when(LIMIT, |status| status.primary.is_none()).await.expect("nobody is left");
         assert_eq!(refused.nodes[0].state, NodeState::Up);
+    });
+}
+
+#[test]
+fn a_token_of_a_new_primary_is_honoured_by_a_process_that_has_not_heard_of_it() {
+    on_cluster(|cluster, config| async move {
+        let mut seldom = config.clone();
+        seldom.monitor_interval = LIMIT;
+        let behind = connected(seldom).await;
+        // The old primary goes on as before.
+        let same = Arc::clone(&cluster);
+        tokio::task::spawn_blocking(move || same.promote("replica")).await.expect("promote");
+        let ahead = connected(config).await;
+        until(&ahead, |status| status.primary.as_ref() == Some(&status.nodes[1].id)).await;
+        let token = insert(&ahead, 7).await;
+        assert_eq!(
+            behind.status().primary,
+            Some(behind.status().nodes[0].id.clone()),
+            "it takes the old one for it"
+        );
+        let row = behind.query_one(Some(token), &NEWEST, &[]).await.expect("query");
+        assert_eq!(row.get::<_, i64>(0), 7);
+        let connection = behind.read_after(token).await.expect("read");
+        assert_eq!(connection.query_one(&NEWEST, &[]).await.expect("newest").get::<_, i64>(0), 7);
+    });
+}
+
+#[test]
+fn a_commit_that_waits_for_a_standby_is_not_said_to_be_done_while_it_does() {
+    on_cluster(|cluster, config| async move {
+        cluster.stop("replica");
+        let settings = "ALTER SYSTEM SET synchronous_standby_names = '*'";
+        cluster.run_on("primary", settings).await;
+        cluster.run_on("primary", "SELECT pg_reload_conf()").await;
+        let admin = plain(&cluster.url("primary")).await;
+        let is_on = "SELECT (current_setting('synchronous_standby_names') = '*')::int::bigint";
+        while count(&admin, is_on).await == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let calm = config.clone();
+        let hasty = Config { statement_timeout: Duration::from_millis(300), ..config };
+        let db = Db::connect(hasty).await.expect("the primary is there");
+        let options = TransactionOptions { timeout: LIMIT, ..TransactionOptions::default() };
+        let ended = db.transaction(options, |tx| async move { tx.execute(&INSERT, &[&1_i64]).await }).await;
+        let error = ended.expect_err("no standby has it");
+        let TransactionError::OutcomeUnknown { ticket } = error else { panic!("{error}") };
+        let waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
+        assert_eq!(count(&admin, waits).await, 1, "the server still waits for the standby");
+        // A handle that is closed ends nothing of it either.
+        db.close().await;
+        assert_eq!(count(&admin, waits).await, 1);
+        cluster.boot("replica");
+        let db = connected(calm).await;
+        let known = async {
+            loop {
+                if let CommitOutcome::Committed(_) = db.commit_outcome(ticket).await {
+                    break;
+                }
+            }
+        };
+        tokio::time::timeout(LIMIT, known).await.expect("the standby has it now");
     });
 }
 

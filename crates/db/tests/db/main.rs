@@ -1,6 +1,7 @@
 //! The data layer against a real primary and replica, with faults made by a proxy in front of them.
 //! One binary, so that the support code is compiled once; every test works in a database of its own.
 
+mod balance;
 mod batcher;
 mod bouncer;
 mod bulk;
@@ -16,6 +17,7 @@ mod migrations;
 mod partitions;
 #[cfg(feature = "plans")]
 mod plans;
+mod plans_gone;
 mod pool;
 mod pooler;
 mod proxy;
@@ -24,6 +26,7 @@ mod routing;
 mod sessions;
 mod shared;
 mod support;
+mod switchovers;
 mod transactions;
 mod view_reads;
 mod views;

@@ -1,8 +1,9 @@
-//! A TCP proxy that fails on command: refuses, goes silent, or loses a commit or its answer.
+//! A TCP proxy that fails on command: refuses, goes silent or slow, garbles, or loses a commit or its answer.
 //! It knows of the protocol only how a COMMIT looks on the wire.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -26,9 +27,18 @@ pub(crate) enum Mode {
     LoseAnswer,
     /// As `LoseAnswer`, and refuses everything from then on.
     LoseAnswerAndRefuse,
+    /// Passes on what clients say late.
+    Slow,
+    /// Passes on one answer with a first byte that no message has, then forwards again.
+    GarbleKind,
+    /// Passes on one answer that says that it is far longer than it is, then forwards again.
+    GarbleLength,
     /// Neither passes on a COMMIT nor closes the connection; forwards the others.
     HoldCommit,
 }
+
+/// How late a slow server answers: many times as long as a read takes.
+const SLOWNESS: Duration = Duration::from_millis(20);
 
 /// How the simple protocol carries it.
 const COMMIT: &[u8] = b"COMMIT\0";
@@ -125,13 +135,26 @@ async fn relay(mut client: TcpStream, server: &str, mode: &watch::Sender<Mode>) 
                         mode.send_replace(Mode::Forward);
                         std::future::pending::<()>().await;
                     }
+                    Mode::Slow => {
+                        tokio::time::sleep(SLOWNESS).await;
+                        server.write_all(bytes).await?;
+                    }
                     _ => server.write_all(bytes).await?,
                 }
             }
             read = server.read(&mut from_server) => {
-                let bytes = &from_server[..read?];
+                let bytes = &mut from_server[..read?];
                 if bytes.is_empty() {
                     return Ok(());
+                }
+                match now {
+                    Mode::GarbleKind => bytes[0] = 0xff,
+                    // The four bytes behind the first say how long the message is.
+                    Mode::GarbleLength if bytes.len() >= 5 => bytes[1..5].copy_from_slice(&[0x3f; 4]),
+                    _ => {}
+                }
+                if matches!(now, Mode::GarbleKind | Mode::GarbleLength) {
+                    mode.send_replace(Mode::Forward);
                 }
                 client.write_all(bytes).await?;
             }

@@ -91,13 +91,32 @@ fn tokens_that_no_replica_has_reached_go_to_the_primary() {
     with_database(|bed| async move {
         let db = bed.replicated().await;
         let timeline = until(&db, |_| true).await.nodes[0].timeline.expect("the primary answers");
-        for token in [
-            Token { timeline, lsn: u64::MAX },
-            Token { timeline: timeline + 1, lsn: 1 },
-            Token { timeline: timeline - 1, lsn: 1 },
-        ] {
+        for token in [Token { timeline, lsn: u64::MAX }, Token { timeline: timeline - 1, lsn: 1 }] {
             assert_eq!(db.read_after(token).await.expect("read").role(), Role::Primary, "{token}");
         }
+    });
+}
+
+#[test]
+fn a_token_of_a_timeline_that_no_server_has_reached_is_refused() {
+    with_database(|bed| async move {
+        let mut config = bed.config();
+        config.replica_urls = vec![url(&bed.replica_url())];
+        config.acquire_timeout = Duration::from_millis(200);
+        let db = connected(config).await;
+        let timeline = until(&db, |_| true).await.nodes[0].timeline.expect("the primary answers");
+        let token = Token { timeline: timeline + 1, lsn: 1 };
+        let is_refused = |error: &Error| {
+            matches!(error, Error::NoPrimary { reason: NoPrimary::OlderThanToken, .. })
+                && error.is_retryable()
+        };
+        let refused = db.read_after(token).await.expect_err("the write is not there");
+        assert!(is_refused(&refused), "{refused}");
+        let refused = db.query_one(Some(token), &NEWEST, &[]).await.expect_err("nor through a lane");
+        assert!(is_refused(&refused), "{refused}");
+        // A token is a caller's word: it fences nobody.
+        assert_eq!(db.timeline(), timeline);
+        db.write().await.expect("write");
     });
 }
 
@@ -190,6 +209,27 @@ fn a_read_whose_replica_closes_is_rerun_on_the_primary() {
 #[test]
 fn a_read_whose_replica_goes_silent_is_rerun_on_the_primary() {
     with_database(|bed| check_rerun(bed, Mode::BlackHole));
+}
+
+#[test]
+fn a_read_that_swallowed_a_failure_is_rerun_whatever_it_made_of_it() {
+    with_database(|bed| async move {
+        static CONFLICT: Statement = Statement::new("SELECT conflict()", &[]);
+        let make = "CREATE FUNCTION conflict() RETURNS int8 LANGUAGE plpgsql AS \
+                    $$ BEGIN RAISE serialization_failure; END $$";
+        bed.admin().await.client.batch_execute(make).await.expect("make the function");
+        let db = connected(bed.config()).await;
+        let runs = std::sync::atomic::AtomicU32::new(0);
+        let read = db.read_with(None, |connection| {
+            let run = runs.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            async move {
+                let statement = if run == 0 { &CONFLICT } else { &ONE };
+                let rows = connection.query(statement, &[]).await.unwrap_or_default();
+                Ok::<_, Error>(rows.len())
+            }
+        });
+        assert_eq!(read.await.expect("the rerun succeeds"), 1);
+    });
 }
 
 #[test]

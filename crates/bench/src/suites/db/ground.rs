@@ -1,5 +1,6 @@
 //! The ground all sides stand on: a database of its own with pgbench's tables and one to write to, dropped at the end.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context as _, ensure};
@@ -7,6 +8,7 @@ use paystrata_db::{Config, Db};
 use tokio::task::JoinHandle;
 use tokio_postgres::{Client, NoTls};
 
+use super::rows;
 use crate::database;
 use crate::pgbench::Pgbench;
 use crate::suite;
@@ -25,7 +27,7 @@ pub(super) struct Ground {
     pub(super) settings: tokio_postgres::Config,
     pub(super) db: Db,
     pub(super) pgbench: Pgbench,
-    client: Client,
+    client: Arc<Client>,
     connection: JoinHandle<Result<(), tokio_postgres::Error>>,
     server: tokio_postgres::Config,
     name: String,
@@ -47,9 +49,10 @@ impl Ground {
         let (client, connection) = settings.connect(NoTls).await.context("connect to the new database")?;
         let connection = tokio::spawn(connection);
         client.batch_execute(TABLE).await.context("create the table")?;
+        client.batch_execute(rows::TABLES).await.context("create the tables of many rows")?;
         let url = database::connection_text(&settings)?.parse().context("read the connection settings")?;
         let db = Db::connect(Config::new(url)).await.context("connect the data layer")?;
-        let acknowledged = AtomicU64::new(0);
+        let (client, acknowledged) = (Arc::new(client), AtomicU64::new(0));
         Ok(Self { settings, db, pgbench, client, connection, server, name, acknowledged })
     }
 
@@ -57,6 +60,23 @@ impl Ground {
     pub(super) async fn settle(&self) -> anyhow::Result<()> {
         self.client.batch_execute("VACUUM (ANALYZE) event").await?;
         self.client.batch_execute("CHECKPOINT").await.context("settle")
+    }
+
+    /// Runs statements on the ground's own connection, and has the server write out what they left behind.
+    pub(super) async fn run(&self, sql: &str) -> anyhow::Result<()> {
+        self.client.batch_execute(sql).await.with_context(|| format!("run {sql}"))?;
+        self.client.batch_execute("CHECKPOINT").await.context("settle")
+    }
+
+    /// What a query for one number gives.
+    pub(super) async fn count(&self, sql: &str) -> anyhow::Result<u64> {
+        let count: i64 = self.client.query_one(sql, &[]).await.with_context(|| format!("run {sql}"))?.get(0);
+        Ok(u64::try_from(count)?)
+    }
+
+    /// The ground's own connection, outside of any pool.
+    pub(super) fn client(&self) -> Arc<Client> {
+        Arc::clone(&self.client)
     }
 
     /// Counts rows that were acknowledged.

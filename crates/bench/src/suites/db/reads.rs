@@ -15,7 +15,8 @@ use crate::measure::Contender;
 
 static MANY: Statement =
     Statement::new("SELECT aid, abalance FROM pgbench_accounts WHERE aid = ANY($1)", &[Type::INT4_ARRAY]);
-static ONE: Statement = Statement::new("SELECT abalance FROM pgbench_accounts WHERE aid = $1", &[Type::INT4]);
+pub(super) static ONE: Statement =
+    Statement::new("SELECT abalance FROM pgbench_accounts WHERE aid = $1", &[Type::INT4]);
 
 const CALLERS: u64 = 64;
 /// As many as `pgbench` has, and as `Db` opens at most.
@@ -61,6 +62,21 @@ where
             Ok(done.await?.per_second)
         })
     }
+}
+
+/// Reads by somebody else's means.
+#[cfg(feature = "peers")]
+pub(super) fn through<'run, R, Fut>(
+    name: &'static str,
+    read: R,
+    ground: &'run Ground,
+    sizes: Sizes,
+) -> Box<dyn Contender + 'run>
+where
+    R: Fn(i32) -> Fut + Clone + Send + Sync + 'static,
+    Fut: Future<Output = anyhow::Result<bool>> + Send + 'static,
+{
+    Box::new(Reads { name, read, ground, sizes })
 }
 
 /// Reads through one `Loader`.

@@ -124,6 +124,34 @@ fn what_is_checked_after_the_rows_is_found_in_halves() {
     });
 }
 
+struct Child {
+    id: i64,
+    parent: Option<i64>,
+}
+
+paystrata_db::row!(Child { id: INT8, parent: INT8 });
+
+#[test]
+fn a_row_that_refers_to_another_of_its_chunk_is_not_taken_for_a_bad_one() {
+    with_database(|bed| async move {
+        let make = "CREATE TABLE family (id int8 PRIMARY KEY, parent int8 REFERENCES family); \
+                    INSERT INTO family VALUES (1000)";
+        let (db, _) = made(&bed, make).await;
+        let table: Bulk<Child> = open(&db, "family").await;
+        // Children before their parents, parents before their children, and two bad rows that have the chunk taken apart.
+        let up = (0..50).map(|id| Child { id, parent: (id < 49).then_some(id + 1) });
+        let bad = [Child { id: 1000, parent: None }, Child { id: 500, parent: Some(5_000) }];
+        let down = (100..150).map(|id| Child { id, parent: Some(if id == 100 { 49 } else { id - 1 }) });
+        let options = with(BadRows::Report, chunks_of(1_000));
+        let report = table.insert_many(up.chain(bad).chain(down), &options).await.expect("load");
+        let rejected: Vec<_> =
+            report.rejected.iter().map(|one| (one.row, one.refusal.sqlstate.code())).collect();
+        assert_eq!(rejected, [(50, "23505"), (51, "23503")]);
+        assert_eq!(report.accepted, 100);
+        assert_eq!(count(&bed.admin().await, "SELECT count(*) FROM family").await, 101);
+    });
+}
+
 #[test]
 fn a_missing_value_is_named_by_its_column() {
     with_database(|bed| async move {

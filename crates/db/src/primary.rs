@@ -1,0 +1,103 @@
+//! Which server is the primary, for writes and for reads that must see one; and waiting for it through a short outage. The
+//! choice itself is `route`'s. Called by `db`, `read` and `share`.
+
+use std::time::{Duration, Instant};
+
+use tokio::time::timeout;
+
+use crate::db::{Member, Shared};
+use crate::error::Error;
+use crate::node::{NodeState, Observation};
+use crate::route::NoPrimary;
+use crate::token::Token;
+
+impl Shared {
+    /// The server to write to, or why there is none.
+    pub(crate) fn primary(&self) -> Result<&Member, Error> {
+        let seen = self.observations();
+        match self.fence.choose_primary(&seen) {
+            Ok(index) => Ok(&self.members[index]),
+            Err(reason) => Err(Error::NoPrimary { reason, detail: self.last_errors(&seen) }),
+        }
+    }
+
+    /// The primary, if what the token stands for can have happened on it or before it: one on an older timeline was replaced,
+    /// though this process may not have heard of it yet. Raises no fence: tokens come from callers.
+    pub(crate) fn primary_after(&self, token: Option<Token>) -> Result<&Member, Error> {
+        let primary = self.primary()?;
+        let timeline = primary.node.observation().facts.map_or(0, |facts| facts.timeline);
+        if token.is_some_and(|token| token.timeline > timeline) {
+            return Err(Error::NoPrimary { reason: NoPrimary::OlderThanToken, detail: String::new() });
+        }
+        Ok(primary)
+    }
+
+    fn last_errors(&self, seen: &[Observation]) -> String {
+        let errors = self.members.iter().zip(seen).filter(|(_, node)| node.state == NodeState::Down);
+        let errors = errors
+            .filter_map(|(member, node)| Some(format!("{}: {}", member.node.id, node.last_error.as_ref()?)));
+        let errors: Vec<String> = errors.collect();
+        if errors.is_empty() { String::new() } else { format!(" ({})", errors.join("; ")) }
+    }
+
+    /// At start: waits for a primary, but no longer than until every server has been heard of.
+    pub(crate) async fn first_primary(&self) -> Result<&Member, Error> {
+        let mut rounds = self.rounds.subscribe();
+        loop {
+            let primary = self.primary();
+            let all_heard = self.observations().iter().all(|seen| seen.state != NodeState::Unknown);
+            if primary.is_ok() || all_heard {
+                return primary;
+            }
+            let _changed = rounds.changed().await;
+        }
+    }
+
+    /// In operation: waits through a short outage, and for the primary that a token is of. In a long outage it refuses at once,
+    /// so that callers do not pile up behind a server that stays away.
+    pub(crate) async fn await_primary(
+        &self,
+        after: Option<Token>,
+        started: Instant,
+    ) -> Result<&Member, Error> {
+        let mut rounds = self.rounds.subscribe();
+        let mut is_asked = false;
+        loop {
+            if self.is_stopping() {
+                return Err(Error::Closed);
+            }
+            let error = match self.primary_after(after) {
+                Ok(member) => return Ok(member),
+                Err(error) => error,
+            };
+            if !is_asked && is_older_than_token(&error) {
+                self.members.iter().for_each(|member| member.node.poke.notify_one());
+                is_asked = true;
+            }
+            let patience = self.config.acquire_timeout;
+            let outage = self.outage(&error);
+            let Some(left) = patience.checked_sub(started.elapsed().max(outage)) else { return Err(error) };
+            if timeout(left, rounds.changed()).await.is_err() {
+                return Err(error);
+            }
+        }
+    }
+
+    /// For how long no server has changed its state while there is no primary.
+    fn outage(&self, error: &Error) -> Duration {
+        let hopeless =
+            matches!(error, Error::NoPrimary { reason: NoPrimary::SplitBrain | NoPrimary::OtherCluster, .. });
+        if hopeless {
+            return self.config.acquire_timeout;
+        }
+        if is_older_than_token(error) {
+            return Duration::ZERO;
+        }
+        let last_change = self.observations().into_iter().map(|seen| seen.since).max();
+        last_change.map_or(Duration::ZERO, |since| since.elapsed())
+    }
+}
+
+fn is_older_than_token(error: &Error) -> bool {
+    matches!(error, Error::NoPrimary { reason: NoPrimary::OlderThanToken, .. })
+}

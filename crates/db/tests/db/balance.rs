@@ -1,0 +1,131 @@
+//! Which server serves a read when one of several is slow, conflicts with its replay, or speaks garbage.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use paystrata_db::{Connection, Db, Error, NodeId, Role, Statement};
+use tokio::sync::Notify;
+
+use crate::failover::on_cluster;
+use crate::proxy::{Mode, Proxy};
+use crate::support::{Bed, LIMIT, ONE, connected, plain, url, with_database};
+
+static LOOK: Statement = Statement::new("SELECT count(*), pg_sleep(3600)::text FROM note", &[]);
+static NOTES: Statement = Statement::new("SELECT count(*) FROM note", &[]);
+
+const READERS: usize = 8;
+
+/// How many of the reads of eight readers `node` serves, in percent.
+async fn share(db: &Db, node: &NodeId, reads: usize) -> usize {
+    let read = async || {
+        let mut served = 0;
+        for _ in 0..reads / READERS {
+            let connection = db.read().await.expect("read");
+            connection.query_one(&ONE, &[]).await.expect("query");
+            served += usize::from(connection.node() == node);
+        }
+        served
+    };
+    join_all((0..READERS).map(|_| read())).await.iter().sum::<usize>() * 100 / reads
+}
+
+#[test]
+fn a_slow_replica_serves_few_reads_until_it_is_quick_again() {
+    with_database(|bed| async move {
+        let (quick, slow) =
+            (Proxy::before(&bed.replica_url()).await, Proxy::before(&bed.replica_url()).await);
+        let mut config = bed.config();
+        config.pool_size_max = READERS;
+        config.replica_urls = [&quick, &slow].map(|proxy| url(&proxy.url(&bed.replica_url()))).to_vec();
+        let db = connected(config).await;
+        let node = db.status().nodes[2].id.clone();
+        slow.set(Mode::Slow);
+        // It is found out by being used.
+        let found_out = async { while share(&db, &node, 800).await >= 10 {} };
+        tokio::time::timeout(2 * LIMIT, found_out).await.expect("it is asked less");
+        slow.set(Mode::Forward);
+        let recovered = async { while share(&db, &node, 80).await < 25 {} };
+        tokio::time::timeout(LIMIT, recovered).await.expect("it is asked again");
+    });
+}
+
+#[test]
+fn a_read_that_conflicts_with_its_replicas_replay_is_rerun() {
+    on_cluster(|cluster, config| async move {
+        cluster.run_on("primary", "INSERT INTO note SELECT generate_series(1, 1000)").await;
+        cluster.run_on("replica", "ALTER SYSTEM SET max_standby_streaming_delay = 0").await;
+        cluster.run_on("replica", "SELECT pg_reload_conf()").await;
+        let db = connected(config).await;
+        let (looking, runs) = (Notify::new(), AtomicU32::new(0));
+        let read = db.read_with(None, |connection: Arc<Connection>| {
+            let run = runs.fetch_add(1, Ordering::Relaxed);
+            let looking = &looking;
+            async move {
+                let role = connection.role();
+                if run == 0 {
+                    assert_eq!(role, Role::Replica);
+                    looking.notify_one();
+                    connection.query(&LOOK, &[]).await?;
+                }
+                let row = connection.query_one(&NOTES, &[]).await?;
+                Ok::<_, Error>(row.get::<_, i64>(0))
+            }
+        });
+        let conflict = async {
+            looking.notified().await;
+            let replica = plain(&cluster.url("replica")).await;
+            let looks = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(3600)%' AND wait_event = 'PgSleep'";
+            crate::support::until_count(&replica, looks, 1).await;
+            // What the look still sees is cleared away.
+            cluster.run_on("primary", "DELETE FROM note").await;
+            cluster.run_on("primary", "VACUUM note").await;
+        };
+        let both = Box::pin(async { tokio::join!(read, conflict).0 });
+        let notes = tokio::time::timeout(LIMIT, both).await.expect("it ends").expect("the rerun succeeds");
+        assert_eq!(notes, 0);
+        assert_eq!(runs.into_inner(), 2);
+    });
+}
+
+/// A server whose words are garbled on their way once is told from one that answers: the caller gets an error or the right
+/// answer, and everybody after it the right answer.
+async fn check_garbled(bed: Bed, fault: Mode) {
+    let proxy = Proxy::before(&bed.primary_url()).await;
+    let mut config = bed.config();
+    config.primary_url = url(&proxy.url(&bed.primary_url()));
+    config.statement_timeout = Duration::from_millis(500);
+    config.acquire_timeout = LIMIT;
+    let db = connected(config).await;
+    for round in 0..10 {
+        let is_alone = round % 2 == 0;
+        let connection = if is_alone { Some(db.write().await.expect("a connection")) } else { None };
+        proxy.set(fault);
+        let answer = match &connection {
+            Some(connection) => connection.query_one(&ONE, &[]).await,
+            None => db.query_one(None, &ONE, &[]).await,
+        };
+        // Whoever came first was struck: the statement, or the monitor beside it.
+        if let Ok(row) = answer {
+            assert_eq!(row.get::<_, i32>(0), 1);
+        }
+        drop(connection);
+        proxy.set(Mode::Forward);
+        let well = async {
+            while db.query_one(None, &ONE, &[]).await.is_err() {}
+            while db.write().await.expect("a connection").query_one(&ONE, &[]).await.is_err() {}
+        };
+        tokio::time::timeout(LIMIT, well).await.expect("the pool has others");
+    }
+}
+
+#[test]
+fn an_answer_of_no_known_kind_costs_its_connection_and_nothing_else() {
+    with_database(|bed| check_garbled(bed, Mode::GarbleKind));
+}
+
+#[test]
+fn an_answer_of_a_wrong_length_costs_its_connection_and_nothing_else() {
+    with_database(|bed| check_garbled(bed, Mode::GarbleLength));
+}
