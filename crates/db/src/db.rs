@@ -174,7 +174,7 @@ impl Db {
     #[must_use]
     pub fn history(&self) -> Option<History> {
         // Whoever only reads may not have chosen one since the last failover: choosing raises the fence.
-        let _seen_now = self.shared.fence.choose_primary(&self.shared.observations());
+        let _seen_now = self.shared.chosen_primary();
         self.shared.fence.history()
     }
 
@@ -185,12 +185,14 @@ impl Db {
     #[must_use]
     pub fn primary_life(&self) -> Option<PrimaryLife> {
         let shared = &self.shared;
-        let seen = shared.observations();
-        let primary = shared.fence.choose_primary(&seen).ok()?;
-        if shared.members[primary].node.is_suspect() {
+        let primary = &shared.members[shared.chosen_primary().ok()?.index].node;
+        let seen = primary.observation();
+        let is_primary =
+            seen.state == NodeState::Up && seen.facts.is_some_and(|facts| facts.role == Role::Primary);
+        if primary.is_suspect() || !is_primary {
             return None;
         }
-        seen[primary].life(Instant::now(), shared.config.monitor_interval)
+        seen.life(Instant::now(), shared.config.monitor_interval)
     }
 
     /// Waits until `wanted` holds for the status, looking again after every probe; for readiness checks and tests.

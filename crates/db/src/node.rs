@@ -62,10 +62,21 @@ pub(crate) struct Observation {
     pub(crate) last_error: Option<Arc<str>>,
 }
 
+/// As much of it as chooses the primary.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Standing {
+    pub(crate) state: NodeState,
+    pub(crate) facts: Option<Facts>,
+}
+
 /// What a server was seen to be longer ago says nothing of what it is, however seldom it is looked at.
 const LIFE_AGE_MAX: Duration = Duration::from_secs(2);
 
 impl Observation {
+    pub(crate) fn standing(&self) -> Standing {
+        Standing { state: self.state, facts: self.facts }
+    }
+
     /// The life that the server was seen to live, if that was a probe of `interval` and its answer ago, and not longer: this
     /// process may have been away.
     pub(crate) fn life(&self, now: Instant, interval: Duration) -> Option<PrimaryLife> {
@@ -137,6 +148,10 @@ impl Node {
 
     pub(crate) fn observation(&self) -> Observation {
         self.observation.borrow().clone()
+    }
+
+    pub(crate) fn standing(&self) -> Standing {
+        self.observation.borrow().standing()
     }
 
     pub(crate) fn subscribe(&self) -> watch::Receiver<Observation> {

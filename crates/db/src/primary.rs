@@ -8,28 +8,32 @@ use tokio::time::timeout;
 use crate::db::{Member, Shared};
 use crate::error::Error;
 use crate::node::{NodeState, Observation};
-use crate::route::NoPrimary;
+use crate::route::{NoPrimary, Primary};
 use crate::token::Token;
 
 impl Shared {
+    /// The server to write to among what was last seen of all.
+    pub(crate) fn chosen_primary(&self) -> Result<Primary, NoPrimary> {
+        self.fence.choose_primary(self.members.iter().map(|member| member.node.standing()))
+    }
+
     /// The server to write to, or why there is none.
     pub(crate) fn primary(&self) -> Result<&Member, Error> {
-        let seen = self.observations();
-        match self.fence.choose_primary(&seen) {
-            Ok(index) => Ok(&self.members[index]),
-            Err(reason) => Err(Error::NoPrimary { reason, detail: self.last_errors(&seen) }),
-        }
+        self.primary_after(None)
     }
 
     /// The primary, if what the token stands for can have happened on it or before it: one on an older timeline was replaced,
     /// though this process may not have heard of it yet. Raises no fence: tokens come from callers.
     pub(crate) fn primary_after(&self, token: Option<Token>) -> Result<&Member, Error> {
-        let primary = self.primary()?;
-        let timeline = primary.node.observation().facts.map_or(0, |facts| facts.timeline);
-        if token.is_some_and(|token| token.timeline > timeline) {
+        let primary = self.chosen_primary().map_err(|reason| self.no_primary(reason))?;
+        if token.is_some_and(|token| token.timeline > primary.facts.timeline) {
             return Err(Error::NoPrimary { reason: NoPrimary::OlderThanToken, detail: String::new() });
         }
-        Ok(primary)
+        Ok(&self.members[primary.index])
+    }
+
+    fn no_primary(&self, reason: NoPrimary) -> Error {
+        Error::NoPrimary { reason, detail: self.last_errors(&self.observations()) }
     }
 
     fn last_errors(&self, seen: &[Observation]) -> String {
@@ -60,6 +64,12 @@ impl Shared {
         after: Option<Token>,
         started: Instant,
     ) -> Result<&Member, Error> {
+        // As nearly always: nothing to wait for.
+        if !self.is_stopping()
+            && let Ok(member) = self.primary_after(after)
+        {
+            return Ok(member);
+        }
         let mut rounds = self.rounds.subscribe();
         let mut is_asked = false;
         loop {

@@ -93,17 +93,17 @@ impl Shared {
         except: Option<&NodeId>,
         asker: Asker,
     ) -> Result<Connection, Error> {
+        let started = Instant::now();
+        let left = || self.config.acquire_timeout.saturating_sub(started.elapsed());
         if let Some(replayed) = self.choose_replica(after, except).await {
-            let wait = self.config.acquire_timeout;
-            let taken = self.acquire(replayed.member, Role::Replica, wait, asker).await;
+            let taken = self.acquire_replica(replayed.member, left() / 2, asker).await;
             // Another incarnation may have come up in an older state than the one that was observed.
-            let usable =
-                taken.ok().filter(|taken| after.is_none() || taken.incarnation() == replayed.incarnation);
+            let usable = taken.filter(|taken| after.is_none() || taken.incarnation() == replayed.incarnation);
             if let Some(connection) = usable {
                 return Ok(connection);
             }
         }
-        let refused = match self.read_primary(after, asker).await {
+        let refused = match self.read_primary(after, started, asker).await {
             Ok(connection) => return Ok(connection),
             Err(error) => error,
         };
@@ -112,9 +112,20 @@ impl Shared {
             && matches!(refused, Error::NoPrimary { .. })
             && let Some(last) = self.any_replica()
         {
-            return self.acquire(last, Role::Replica, self.config.acquire_timeout, asker).await;
+            return self.acquire(last, Role::Replica, left(), asker).await;
         }
         Err(refused)
+    }
+
+    /// A connection to a replica, unless it goes down meanwhile. No phase of it, a dial into the void included, takes longer
+    /// than `limit`: the rest of the caller's patience is for the primary.
+    async fn acquire_replica(&self, replica: &Member, limit: Duration, asker: Asker) -> Option<Connection> {
+        let mut changes = replica.node.subscribe();
+        tokio::select! {
+            biased;
+            taken = timeout(limit, self.acquire(replica, Role::Replica, limit, asker)) => taken.ok()?.ok(),
+            _ = changes.wait_for(|seen| seen.state == NodeState::Down) => None,
+        }
     }
 
     /// The replica to read from, if one may serve; else it is for the primary.
@@ -129,8 +140,12 @@ impl Shared {
         }
     }
 
-    async fn read_primary(&self, after: Option<Token>, asker: Asker) -> Result<Connection, Error> {
-        let started = Instant::now();
+    async fn read_primary(
+        &self,
+        after: Option<Token>,
+        started: Instant,
+        asker: Asker,
+    ) -> Result<Connection, Error> {
         let primary = self.await_primary(after, started).await?;
         let wait = self.config.acquire_timeout;
         let left = || wait.saturating_sub(started.elapsed());
@@ -148,12 +163,8 @@ impl Shared {
 
     fn fresh_replica(&self, except: Option<&NodeId>) -> Option<Replayed<'_>> {
         let seen = self.observations();
-        let timeline = self
-            .fence
-            .choose_primary(&seen)
-            .ok()
-            .and_then(|index| seen[index].facts)
-            .map(|facts| facts.timeline);
+        let primary = self.fence.choose_primary(seen.iter().map(Observation::standing));
+        let timeline = primary.ok().map(|primary| primary.facts.timeline);
         let lag_max = self.config.replica_lag_max;
         self.cheapest(&seen, except, |observation| serves_reads(observation, timeline, lag_max))
     }

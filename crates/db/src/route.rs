@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::incarnation::History;
-use crate::node::{Node, NodeState, Observation, Role};
+use crate::node::{Facts, Node, NodeState, Observation, Role, Standing};
 use crate::token::Token;
 
 /// Why no server may be written to.
@@ -36,6 +36,14 @@ pub(crate) struct Fence {
     system_id: OnceLock<u64>,
 }
 
+/// The server to write to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Primary {
+    /// Among all servers.
+    pub(crate) index: usize,
+    pub(crate) facts: Facts,
+}
+
 /// A server that (re)appears gets a tenth of its share at first and the full share after this long, so that
 /// its cold cache is not met by full load.
 const RAMP: Duration = Duration::from_secs(30);
@@ -44,43 +52,47 @@ const RAMP_SHARE_MIN: f64 = 0.1;
 const LATENCY_FLOOR_MICROS: f64 = 50.0;
 
 impl Fence {
-    /// Finds the primary among `seen`, and raises the fence when it stands on a new timeline.
-    pub(crate) fn choose_primary(&self, seen: &[Observation]) -> Result<usize, NoPrimary> {
-        let mut refused = if seen.iter().any(|node| node.state == NodeState::Up) {
-            NoPrimary::OnlyReplicas
-        } else {
-            NoPrimary::AllDown
-        };
-        let mut best: Option<(usize, u32)> = None;
-        let mut split = Vec::new();
-        for (index, node) in seen.iter().enumerate() {
-            let Some(facts) =
-                node.facts.filter(|facts| node.state == NodeState::Up && facts.role == Role::Primary)
-            else {
+    /// Finds the primary among `seen`, which are in the order of the servers, and raises the fence when it stands on a new
+    /// timeline. Asked before every write, so it takes no memory.
+    pub(crate) fn choose_primary(
+        &self,
+        seen: impl IntoIterator<Item = Standing>,
+    ) -> Result<Primary, NoPrimary> {
+        let mut refused = NoPrimary::AllDown;
+        let mut best: Option<Primary> = None;
+        let mut is_split = false;
+        for (index, node) in seen.into_iter().enumerate() {
+            if node.state != NodeState::Up {
                 continue;
-            };
+            }
+            if refused == NoPrimary::AllDown {
+                refused = NoPrimary::OnlyReplicas;
+            }
+            let Some(facts) = node.facts.filter(|facts| facts.role == Role::Primary) else { continue };
             if self.system_id.get().is_some_and(|cluster| *cluster != facts.system_id) {
                 refused = NoPrimary::OtherCluster;
                 continue;
             }
-            match best {
-                Some((_, timeline)) if timeline > facts.timeline => {}
-                Some((_, timeline)) if timeline == facts.timeline => split.push(timeline),
-                _ => best = Some((index, facts.timeline)),
+            match &best {
+                Some(best) if best.facts.timeline > facts.timeline => {}
+                Some(best) if best.facts.timeline == facts.timeline => is_split = true,
+                _ => (best, is_split) = (Some(Primary { index, facts }), false),
             }
         }
-        let Some((index, timeline)) = best else { return Err(refused) };
-        if split.contains(&timeline) {
+        let best = best.ok_or(refused)?;
+        if is_split {
             return Err(NoPrimary::SplitBrain);
         }
-        let highest = self.timeline_highest.fetch_max(timeline, Ordering::AcqRel);
-        if timeline < highest {
+        let timeline = best.facts.timeline;
+        // Looked at before it is written: the line of memory stays shared among the cores.
+        let highest = self.timeline_highest.load(Ordering::Acquire);
+        if highest != timeline && self.timeline_highest.fetch_max(timeline, Ordering::AcqRel) > timeline {
             return Err(NoPrimary::Fenced);
         }
-        if let Some(facts) = seen[index].facts {
-            let _first_wins = self.system_id.set(facts.system_id);
+        if self.system_id.get().is_none() {
+            let _first_wins = self.system_id.set(best.facts.system_id);
         }
-        Ok(index)
+        Ok(best)
     }
 
     /// False of a server that is known to belong to another cluster than the primaries: nothing of what it says of positions
@@ -111,7 +123,7 @@ pub(crate) fn has_replayed(seen: &Observation, token: Token) -> bool {
     replica_facts(seen).is_some_and(|facts| facts.timeline == token.timeline && facts.lsn >= token.lsn)
 }
 
-fn replica_facts(seen: &Observation) -> Option<crate::node::Facts> {
+fn replica_facts(seen: &Observation) -> Option<Facts> {
     seen.facts.filter(|facts| seen.state == NodeState::Up && facts.role == Role::Replica)
 }
 

@@ -137,14 +137,14 @@ impl Proof<'_> {
     fn pay(&self, settings: &[Setting], children: &mut Children) -> Result<Paid> {
         let duration = Duration::from_secs(self.options.seconds.into());
         let mut load = self.generator.start(self.options)?;
-        let first = Instant::now() + FIRST_PAYMENT_LIMIT;
+        let begun = Instant::now();
+        let first = begun + FIRST_PAYMENT_LIMIT;
         while self.generator.acknowledged() == 0 {
             if Instant::now() > first {
                 bail!("no payment was acknowledged within {} s", FIRST_PAYMENT_LIMIT.as_secs());
             }
             watch(&mut load, children)?;
         }
-        let begun = Instant::now();
         let mut before_kill = None;
         if self.options.kill == Kill::InTheMiddle {
             while begun.elapsed() < duration / 2 {
@@ -158,7 +158,7 @@ impl Proof<'_> {
             if let Some(status) = load.ended()? {
                 return Ok(Paid { status, before_kill });
             }
-            if begun.elapsed() > duration + LAST_ANSWER_LIMIT {
+            if begun.elapsed() > FIRST_PAYMENT_LIMIT + duration + LAST_ANSWER_LIMIT {
                 bail!("the load generator does not end");
             }
             process::check_stop()?;

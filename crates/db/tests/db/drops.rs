@@ -8,7 +8,7 @@ use std::task::Poll;
 use paystrata_db::tokio_postgres::Row;
 use paystrata_db::{Batcher, CoalesceOptions, Db, Error, Loader, Statement, Token, TransactionOptions, Type};
 
-use crate::support::{Bed, LIMIT, ONE, Plain, config, count, until, until_count, with_database};
+use crate::support::{Bed, ONE, Plain, config, count, until, until_count, with_database};
 
 /// Several reads of the socket, and time on the server.
 static ROWS: Statement =
@@ -83,7 +83,6 @@ async fn ground(bed: &Bed) -> Db {
     let url = format!("{}?options=-c%20client_connection_check_interval%3D0", bed.primary_url());
     let mut config = config(&url);
     config.pool_size_max = SIZE;
-    config.acquire_timeout = LIMIT;
     let create = "CREATE TABLE note (body bigint)";
     bed.admin().await.client.batch_execute(create).await.expect("create the table");
     Db::connect(config).await.expect("connect")

@@ -22,7 +22,6 @@ pub(crate) fn on_cluster<Fut: Future<Output = ()>>(test: impl FnOnce(Arc<Cluster
         let cluster = Arc::new(Cluster::start());
         let mut config = config(&cluster.url("primary"));
         config.replica_urls = vec![url(&cluster.url("replica"))];
-        config.acquire_timeout = LIMIT;
         cluster.run_on("primary", "CREATE TABLE note (body bigint PRIMARY KEY)").await;
         test(cluster, config).await;
     });

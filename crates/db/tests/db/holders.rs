@@ -103,7 +103,6 @@ fn neighbours_in_one_task_take_turns() {
         static SHORT: Statement = Statement::new("SELECT 1 FROM pg_sleep(0.05)", &[]);
         let mut config = bed.config();
         config.pool_size_max = 2;
-        config.acquire_timeout = LIMIT;
         let db = Db::connect(config).await.expect("connect");
         let turns = (0..20).map(|_| async { db.write().await?.query_one(&SHORT, &[]).await });
         for turn in join_all(turns).await {

@@ -22,7 +22,6 @@ async fn single(bed: &Bed) -> Db {
     let url = format!("{}?options=-c%20client_connection_check_interval%3D0", bed.primary_url());
     let mut config = config(&url);
     config.pool_size_max = 1;
-    config.acquire_timeout = LIMIT;
     config.statement_timeout = 2 * LIMIT;
     Db::connect(config).await.expect("connect")
 }
@@ -191,7 +190,6 @@ fn connections_lost_in_a_black_hole_give_their_places_back() {
         config.pool_size_min = 2;
         config.pool_size_max = 2;
         config.statement_timeout = Duration::from_millis(100);
-        config.acquire_timeout = LIMIT;
         let db = Db::connect(config).await.expect("connect");
         for _ in 0..2 {
             // In flight on one, idle on the other.

@@ -82,7 +82,6 @@ fn pools_that_want_more_than_the_server_has_share_what_there_is() {
         let own_url = format!("postgres://{role}{}", &bed.primary_url()[before_host..]);
         let mut config = config(&own_url);
         config.pool_size_max = 10;
-        config.acquire_timeout = LIMIT;
         let pools = join_all((0..POOLS).map(|_| Db::connect(config.clone()))).await;
         let pools: Vec<Db> = pools.into_iter().collect::<Result<_, _>>().expect("there is room for one each");
         let callers = pools.iter().flat_map(|db| (0..10).map(move |_| db)).map(|db| async move {

@@ -40,9 +40,7 @@ fn fifty_readers_of_all_columns_notice_no_new_column() {
         let admin = bed.admin().await;
         let make = "CREATE TABLE card (a int); INSERT INTO card VALUES (1)";
         admin.client.batch_execute(make).await.expect("create");
-        let mut config = bed.config();
-        config.acquire_timeout = LIMIT;
-        let db = Db::connect(config).await.expect("connect");
+        let db = bed.primary_only().await;
         let (done, reads) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
         let reader = |_| {
             let (db, done, reads) = (db.clone(), Arc::clone(&done), Arc::clone(&reads));

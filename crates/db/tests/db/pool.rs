@@ -85,7 +85,6 @@ fn callers_are_served_in_the_order_they_came() {
     with_database_on(Builder::new_current_thread(), |bed| async move {
         let mut config = bed.config();
         config.pool_size_max = 1;
-        config.acquire_timeout = LIMIT;
         let db = Db::connect(config).await.expect("connect");
         let held = db.write().await.expect("the only one");
         let order = Arc::new(Mutex::new(Vec::new()));
@@ -133,7 +132,6 @@ fn a_hundred_dropped_queries_leave_a_working_pool() {
     with_database(|bed| async move {
         let mut config = config(&deaf(&bed.primary_url()));
         config.statement_timeout = 2 * LIMIT;
-        config.acquire_timeout = LIMIT;
         let db = Db::connect(config).await.expect("connect");
         let admin = bed.admin().await;
         for _ in 0..25 {

@@ -53,7 +53,6 @@ async fn pooled(server: &str, pooler: &str) -> Db {
     config.pooler_url = Some(url(pooler));
     config.pool_size_max = 40;
     // Nothing here measures time: a busy machine must not fail it.
-    config.acquire_timeout = LIMIT;
     config.statement_timeout = LIMIT;
     Db::connect(config).await.expect("connect through the pooler")
 }

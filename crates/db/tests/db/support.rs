@@ -121,11 +121,13 @@ pub(crate) fn url(text: &str) -> ConnectionUrl {
     text.parse().expect("a connection URL")
 }
 
-/// Small pools, because many tests share one server.
+/// Small pools, because many tests share one server, and time for a busy machine: who looks at a limit sets it.
 pub(crate) fn config(primary_url: &str) -> Config {
     let mut config = Config::new(url(primary_url));
     config.pool_size_min = 1;
     config.pool_size_max = 4;
+    config.acquire_timeout = LIMIT;
+    config.connect_timeout = LIMIT;
     config.monitor_interval = Duration::from_millis(20);
     config
 }
