@@ -5,30 +5,30 @@ use std::future::pending;
 use std::time::{Duration, Instant};
 
 use deadpool::managed::{PoolError, TimeoutType, Timeouts};
-use tokio::time::{sleep, timeout};
+use tokio::time::{sleep, timeout_at};
 use tokio_postgres::error::SqlState;
 
 use crate::config::{NESTED_PATIENCE, SERVER_FULL_PAUSE, SERVER_FULL_PAUSE_MAX};
 use crate::error::{AcquirePhase, Error};
 use crate::pool::{Pool, PoolObject, status};
 
-/// Takes a connection, waiting for a free one no longer than `wait`, and for all tests and dials together no
+/// Takes a connection, waiting for a free one no longer than `until`, and for all tests and dials together no
 /// longer than the connect timeout after that.
-pub(crate) async fn acquire(pool: &Pool, wait: Duration) -> Result<PoolObject, Error> {
+pub(crate) async fn acquire(pool: &Pool, until: Instant) -> Result<PoolObject, Error> {
     let started = Instant::now();
-    let (mut left, mut pause) = (wait, SERVER_FULL_PAUSE);
+    let (mut left, mut pause) = (until.saturating_duration_since(started), SERVER_FULL_PAUSE);
     loop {
-        let error = match once(pool, left, started).await {
+        let error = match once(pool, left, started, until).await {
             Ok(taken) => return Ok(taken),
             Err(error) => error,
         };
-        left = wait.saturating_sub(started.elapsed());
+        left = until.saturating_duration_since(Instant::now());
         if !is_server_full(&error) || left <= pause {
             return Err(error);
         }
         // Then another may have been given back, or the server has room. At random, so that those who met do not again.
         sleep(pause.mul_f64(0.5 + 0.5 * rand::random::<f64>())).await;
-        left = wait.saturating_sub(started.elapsed());
+        left = until.saturating_duration_since(Instant::now());
         pause = (pause * 2).min(SERVER_FULL_PAUSE_MAX);
     }
 }
@@ -38,7 +38,7 @@ pub(crate) fn is_server_full(error: &Error) -> bool {
     matches!(error, Error::Dial { .. }) && error.sqlstate() == Some(&SqlState::TOO_MANY_CONNECTIONS)
 }
 
-async fn once(pool: &Pool, wait: Duration, started: Instant) -> Result<PoolObject, Error> {
+async fn once(pool: &Pool, wait: Duration, started: Instant, until: Instant) -> Result<PoolObject, Error> {
     let maker = pool.manager();
     let timeouts = Timeouts { wait: Some(wait), ..pool.timeouts() };
     let timed_out = |phase| Error::AcquireTimeout {
@@ -49,10 +49,10 @@ async fn once(pool: &Pool, wait: Duration, started: Instant) -> Result<PoolObjec
         holders: maker.roster.holders(Instant::now()),
     };
     // Several dead connections in a row may have to be tested before one is good.
-    let all_phases = wait + maker.settings.connect_timeout;
+    let all_phases = until.max(started) + maker.settings.connect_timeout;
     let taken = tokio::select! {
         biased;
-        taken = timeout(all_phases, pool.timeout_get(&timeouts)) => taken,
+        taken = timeout_at(all_phases.into(), pool.timeout_get(&timeouts)) => taken,
         () = until_kept_by_itself(pool) => {
             let holders = maker.roster.holders(Instant::now());
             return Err(Error::NestedAcquire { node: maker.node.id.clone(), pool: status(pool), holders });

@@ -13,7 +13,7 @@ pub(crate) struct Bench {
 
 #[derive(Debug, Default)]
 struct Seats {
-    waiting: Vec<Pooled>,
+    waiting: Vec<Box<Pooled>>,
     is_closed: bool,
 }
 
@@ -21,19 +21,19 @@ impl Bench {
     /// Seats a connection if `has_room` says so of the number that sits there already; else gives it back to be closed.
     pub(crate) fn seat(
         &self,
-        pooled: Pooled,
+        pooled: Box<Pooled>,
         has_room: impl FnOnce(usize) -> bool,
     ) -> Result<(), Box<Pooled>> {
         let mut seats = self.lock();
         if seats.is_closed || !has_room(seats.waiting.len()) {
-            return Err(Box::new(pooled));
+            return Err(pooled);
         }
         seats.waiting.push(pooled);
         Ok(())
     }
 
     /// The one that sits there for longest.
-    pub(crate) fn take(&self) -> Option<Pooled> {
+    pub(crate) fn take(&self) -> Option<Box<Pooled>> {
         let mut seats = self.lock();
         if seats.waiting.is_empty() { None } else { Some(seats.waiting.remove(0)) }
     }
@@ -43,14 +43,14 @@ impl Bench {
     }
 
     /// Takes the first that is such.
-    pub(crate) fn take_if(&self, is_such: impl Fn(&Pooled) -> bool) -> Option<Pooled> {
+    pub(crate) fn take_if(&self, is_such: impl Fn(&Pooled) -> bool) -> Option<Box<Pooled>> {
         let mut seats = self.lock();
-        let index = seats.waiting.iter().position(is_such)?;
+        let index = seats.waiting.iter().position(|pooled| is_such(pooled))?;
         Some(seats.waiting.remove(index))
     }
 
     /// From now on nobody is seated; gives back who was, to be closed outside of the lock.
-    pub(crate) fn close(&self) -> Vec<Pooled> {
+    pub(crate) fn close(&self) -> Vec<Box<Pooled>> {
         let mut seats = self.lock();
         seats.is_closed = true;
         std::mem::take(&mut seats.waiting)

@@ -35,13 +35,13 @@ pub struct Connection {
     object: Option<PoolObject>,
     role: Role,
     usage: Arc<Usage>,
-    context: Context,
+    context: Arc<Context>,
     /// Of the bounds that it counts in.
     permits: Vec<OwnedSemaphorePermit>,
 }
 
-/// What a connection needs besides its socket.
-#[derive(Clone, Debug)]
+/// What the connections to one server need besides their sockets.
+#[derive(Debug)]
 pub(crate) struct Context {
     pub(crate) node: Arc<Node>,
     pub(crate) sweeper: Arc<Sweeper>,
@@ -59,7 +59,7 @@ impl Connection {
         object: PoolObject,
         role: Role,
         usage: Usage,
-        context: Context,
+        context: Arc<Context>,
         permits: Vec<OwnedSemaphorePermit>,
     ) -> Self {
         context.node.enter();

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use tokio::time::timeout;
+use tokio::time::{timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -68,6 +68,7 @@ pub(crate) struct Member {
     /// Bounds what background work and lanes may have of the pool.
     pub(crate) background: Arc<Semaphore>,
     url: ConnectionUrl,
+    context: Arc<Context>,
 }
 
 impl Db {
@@ -130,8 +131,8 @@ impl Db {
     pub(crate) async fn write_from(&self, asker: Asker) -> Result<Connection, Error> {
         let started = Instant::now();
         let primary = self.shared.await_primary(None, started).await?;
-        let left = self.shared.config.acquire_timeout.saturating_sub(started.elapsed());
-        self.shared.acquire(primary, Role::Primary, left, asker).await
+        let until = started + self.shared.config.acquire_timeout;
+        self.shared.acquire(primary, Role::Primary, until, asker).await
     }
 
     /// A dedicated connection to the present primary; `name` appears in `pg_stat_activity`.
@@ -236,14 +237,23 @@ impl Shared {
     fn new(config: Config, observer: Arc<dyn Observer>) -> Self {
         let now = Instant::now();
         let tasks = TaskTracker::new();
-        let members = members(&config, now);
+        let sweeper = Arc::new(Sweeper::new(tasks.clone(), Handle::current()));
+        let context = |node: &Arc<Node>| {
+            Arc::new(Context {
+                node: Arc::clone(node),
+                sweeper: Arc::clone(&sweeper),
+                observer: Arc::clone(&observer),
+                statement_timeout: config.statement_timeout,
+            })
+        };
+        let members = members(&config, now, context);
         Self {
             members,
             fence: Fence::default(),
             primary_reads: Arc::new(Semaphore::new(config.primary_read_permits())),
             background_reads: Arc::new(Semaphore::new(three_of_four(config.primary_read_permits()))),
             observer,
-            sweeper: Arc::new(Sweeper::new(tasks.clone(), Handle::current())),
+            sweeper,
             rounds: Arc::new(watch::Sender::new(0)),
             tasks,
             stop: CancellationToken::new(),
@@ -286,27 +296,25 @@ impl Shared {
         &self,
         member: &Member,
         role: Role,
-        wait: Duration,
+        until: Instant,
         asker: Asker,
     ) -> Result<Connection, Error> {
-        let started = Instant::now();
-        let admitted = self.admit(member, wait, asker).await?;
-        let left = wait.saturating_sub(started.elapsed());
-        self.acquire_admitted(member, role, left, asker, admitted).await
+        let admitted = self.admit(member, until, asker).await?;
+        self.acquire_admitted(member, role, until, asker, admitted).await
     }
 
     /// What must be held before a connection is asked for: a permit of each bound that holds for the errand.
     pub(crate) async fn admit(
         &self,
         member: &Member,
-        wait: Duration,
+        until: Instant,
         asker: Asker,
     ) -> Result<Vec<OwnedSemaphorePermit>, Error> {
         if asker.errand == Errand::Caller {
             return Ok(Vec::new());
         }
         let started = Instant::now();
-        let permit = timeout(wait, Arc::clone(&member.background).acquire_owned()).await;
+        let permit = timeout_at(until.into(), Arc::clone(&member.background).acquire_owned()).await;
         let permit = permit.map_err(|_| {
             let refused = member.refused(AcquirePhase::BackgroundPermit, started.elapsed());
             let failure = Some(refused.class());
@@ -321,17 +329,17 @@ impl Shared {
         &self,
         member: &Member,
         role: Role,
-        wait: Duration,
+        until: Instant,
         asker: Asker,
         permits: Vec<OwnedSemaphorePermit>,
     ) -> Result<Connection, Error> {
         let started = Instant::now();
-        let taken = acquire::acquire(&member.pool, wait).await;
+        let taken = acquire::acquire(&member.pool, until).await;
         let failure = taken.as_ref().err().map(Error::class);
         let now = Instant::now();
         let waited = now.saturating_duration_since(started);
         self.observer.acquire(&AcquireSeen { node: &member.node.id, waited, failure });
-        Ok(Connection::new(taken?, role, Usage::new(asker, now), self.context(member), permits))
+        Ok(Connection::new(taken?, role, Usage::new(asker, now), Arc::clone(&member.context), permits))
     }
 
     async fn all_released(&self) {
@@ -349,15 +357,6 @@ impl Shared {
             })
         });
         join_all(cancels).await;
-    }
-
-    pub(crate) fn context(&self, member: &Member) -> Context {
-        Context {
-            node: Arc::clone(&member.node),
-            sweeper: Arc::clone(&self.sweeper),
-            observer: Arc::clone(&self.observer),
-            statement_timeout: self.config.statement_timeout,
-        }
     }
 
     fn status(&self) -> Status {
@@ -383,13 +382,20 @@ impl Drop for Shared {
 }
 
 impl Member {
-    fn new(url: &ConnectionUrl, pooler: Option<&ConnectionUrl>, config: &Config, now: Instant) -> Self {
+    fn new(
+        url: &ConnectionUrl,
+        pooler: Option<&ConnectionUrl>,
+        config: &Config,
+        now: Instant,
+        context: impl FnOnce(&Arc<Node>) -> Arc<Context>,
+    ) -> Self {
         let node = Arc::new(Node::new(NodeId::new(url.endpoint()), now));
         let path = if pooler.is_some() { Path::Pooler } else { Path::Direct };
         let manager = ServerManager::new(Arc::clone(&node), pooler.unwrap_or(url).clone(), config, path);
         let lanes = Arc::new(Lanes::new(config, path));
         let background = Arc::new(Semaphore::new(three_of_four(config.pool_size_max)));
-        Self { node, pool: pool::build(manager, config), lanes, background, url: url.clone() }
+        let (pool, url, context) = (pool::build(manager, config), url.clone(), context(&node));
+        Self { node, pool, lanes, background, url, context }
     }
 
     /// What is said to one who waited for it in vain.
@@ -422,8 +428,12 @@ impl Member {
     }
 }
 
-fn members(config: &Config, now: Instant) -> Vec<Member> {
-    let primary = Member::new(&config.primary_url, config.pooler_url.as_ref(), config, now);
-    let replicas = config.replica_urls.iter().map(|url| Member::new(url, None, config, now));
+fn members(
+    config: &Config,
+    now: Instant,
+    context: impl Fn(&Arc<Node>) -> Arc<Context> + Copy,
+) -> Vec<Member> {
+    let primary = Member::new(&config.primary_url, config.pooler_url.as_ref(), config, now, context);
+    let replicas = config.replica_urls.iter().map(|url| Member::new(url, None, config, now, context));
     std::iter::once(primary).chain(replicas).collect()
 }

@@ -14,7 +14,7 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tracing::debug;
 
-use crate::acquire::is_server_full;
+use crate::acquire::{acquire, is_server_full};
 use crate::bench::Bench;
 use crate::config::{
     CLEANINGS_MAX, Config, DIALS_MAX, IDLE_TEST_AFTER, IDLE_TEST_TIMEOUT, LIFETIME_JITTER_PART, RENEW_PART,
@@ -95,7 +95,7 @@ impl ServerManager {
     }
 
     /// Makes a connection, statements prepared.
-    pub(crate) async fn connect(&self) -> Result<Pooled, Error> {
+    pub(crate) async fn connect(&self) -> Result<Box<Pooled>, Error> {
         if self.node.is_down() {
             return Err(Error::NodeDown { node: self.node.id.clone() });
         }
@@ -124,7 +124,8 @@ impl ServerManager {
         let replace_at = expires_at - self.lifetime_max.mul_f64(RENEW_PART);
         let presence = Presence::enter(&self.roster, tap, statements, replace_at, cancel);
         let (path, url) = (self.path, Arc::clone(&self.url));
-        Ok(Pooled { client, presence, path, url, incarnation, generation, expires_at, cleanings: 0 })
+        let cleanings = 0;
+        Ok(Box::new(Pooled { client, presence, path, url, incarnation, generation, expires_at, cleanings }))
     }
 
     async fn incarnation(&self, client: &ClientWrapper) -> Result<i64, Error> {
@@ -168,8 +169,8 @@ impl ServerManager {
         if is_quiet && !self.node.is_suspect() {
             return true;
         }
-        let is_alive =
-            matches!(timeout(IDLE_TEST_TIMEOUT, pooled.client.check_connection()).await, Ok(Ok(())));
+        let asked = Box::pin(pooled.client.check_connection());
+        let is_alive = matches!(timeout(IDLE_TEST_TIMEOUT, asked).await, Ok(Ok(())));
         if !is_alive {
             // The monitor looks at once: if the server is gone, all other connections go with it, untested.
             self.node.suspect();
@@ -178,7 +179,7 @@ impl ServerManager {
     }
 
     /// Exchanges a connection near its end for a fresh one that was made for that.
-    fn exchange(&self, pooled: &mut Pooled, now: Instant) {
+    fn exchange(&self, pooled: &mut Box<Pooled>, now: Instant) {
         if !self.claim_ahead() {
             return;
         }
@@ -238,10 +239,11 @@ fn lifetime(longest: Duration, random: f64) -> Duration {
 }
 
 impl managed::Manager for ServerManager {
-    type Type = Pooled;
+    /// In a box: it is moved several times at every checkout.
+    type Type = Box<Pooled>;
     type Error = Error;
 
-    async fn create(&self) -> Result<Pooled, Error> {
+    async fn create(&self) -> Result<Box<Pooled>, Error> {
         let _making = Making::begin(&self.making);
         while let Some(pooled) = self.bench.take() {
             let now = Instant::now();
@@ -249,14 +251,15 @@ impl managed::Manager for ServerManager {
                 return Ok(pooled);
             }
         }
-        self.connect().await.inspect_err(|error| {
+        // Seldom, and large: who finds a connection does not carry it.
+        Box::pin(self.connect()).await.inspect_err(|error| {
             if error.class().is_node_fault() && !is_server_full(error) {
                 self.node.suspect();
             }
         })
     }
 
-    async fn recycle(&self, pooled: &mut Pooled, _: &Metrics) -> RecycleResult<Error> {
+    async fn recycle(&self, pooled: &mut Box<Pooled>, _: &Metrics) -> RecycleResult<Error> {
         let now = Instant::now();
         if now >= pooled.presence.replace_at {
             self.exchange(pooled, now);
@@ -278,8 +281,8 @@ pub(crate) fn build(manager: ServerManager, config: &Config) -> Pool {
         .timeouts(Timeouts {
             wait: Some(config.acquire_timeout),
             create: Some(config.connect_timeout),
-            // The test limits itself; this only catches what it does not foresee.
-            recycle: Some(IDLE_TEST_TIMEOUT * 2),
+            // The test limits itself, and `acquire` all phases together.
+            recycle: None,
         })
         .runtime(Runtime::Tokio1)
         .build()
@@ -287,7 +290,7 @@ pub(crate) fn build(manager: ServerManager, config: &Config) -> Pool {
 }
 
 /// Takes back a connection that left the pool and was cleaned, unless the pool has no room for it any more.
-pub(crate) fn readmit(pool: &Pool, mut pooled: Pooled) -> bool {
+pub(crate) fn readmit(pool: &Pool, mut pooled: Box<Pooled>) -> bool {
     let maker = pool.manager();
     pooled.cleanings += 1;
     if pooled.cleanings >= CLEANINGS_MAX || maker.fault(&pooled, Instant::now()).is_some() {
@@ -307,7 +310,8 @@ pub(crate) async fn warm(pool: &Pool, size: usize, wait: Duration) -> Result<(),
     let _turn = pool.manager().warming.acquire().await.map_err(|_| Error::Closed)?;
     let missing = size.saturating_sub(status(pool).size);
     // Held together until all are made, or the pool would hand the first one out again.
-    let made = join_all((0..missing).map(|_| crate::acquire::acquire(pool, wait))).await;
+    let until = Instant::now() + wait;
+    let made = join_all((0..missing).map(|_| acquire(pool, until))).await;
     made.into_iter().try_for_each(|result| result.map(drop))
 }
 

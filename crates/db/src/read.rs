@@ -5,7 +5,7 @@ use std::panic::Location;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::time::timeout;
+use tokio::time::{timeout, timeout_at};
 
 use crate::config::FRESH_PROBE_TIMEOUT;
 use crate::connection::Connection;
@@ -94,9 +94,11 @@ impl Shared {
         asker: Asker,
     ) -> Result<Connection, Error> {
         let started = Instant::now();
-        let left = || self.config.acquire_timeout.saturating_sub(started.elapsed());
+        let until = started + self.config.acquire_timeout;
         if let Some(replayed) = self.choose_replica(after, except).await {
-            let taken = self.acquire_replica(replayed.member, left() / 2, asker).await;
+            // Half of it, and the rest for the primary.
+            let halfway = until - self.config.acquire_timeout / 2;
+            let taken = self.acquire_replica(replayed.member, halfway, asker).await;
             // Another incarnation may have come up in an older state than the one that was observed.
             let usable = taken.filter(|taken| after.is_none() || taken.incarnation() == replayed.incarnation);
             if let Some(connection) = usable {
@@ -112,18 +114,19 @@ impl Shared {
             && matches!(refused, Error::NoPrimary { .. })
             && let Some(last) = self.any_replica()
         {
-            return self.acquire(last, Role::Replica, left(), asker).await;
+            return self.acquire(last, Role::Replica, until, asker).await;
         }
         Err(refused)
     }
 
     /// A connection to a replica, unless it goes down meanwhile. No phase of it, a dial into the void included, takes longer
-    /// than `limit`: the rest of the caller's patience is for the primary.
-    async fn acquire_replica(&self, replica: &Member, limit: Duration, asker: Asker) -> Option<Connection> {
+    /// than `until`.
+    async fn acquire_replica(&self, replica: &Member, until: Instant, asker: Asker) -> Option<Connection> {
         let mut changes = replica.node.subscribe();
+        let acquired = timeout_at(until.into(), self.acquire(replica, Role::Replica, until, asker));
         tokio::select! {
             biased;
-            taken = timeout(limit, self.acquire(replica, Role::Replica, limit, asker)) => taken.ok()?.ok(),
+            taken = acquired => taken.ok()?.ok(),
             _ = changes.wait_for(|seen| seen.state == NodeState::Down) => None,
         }
     }
@@ -147,18 +150,17 @@ impl Shared {
         asker: Asker,
     ) -> Result<Connection, Error> {
         let primary = self.await_primary(after, started).await?;
-        let wait = self.config.acquire_timeout;
-        let left = || wait.saturating_sub(started.elapsed());
+        let until = started + self.config.acquire_timeout;
         // In this order: who waits for one of the few keeps none of those that all others want.
-        let mut permits = self.admit(primary, left(), asker).await?;
+        let mut permits = self.admit(primary, until, asker).await?;
         let is_background = asker.errand == Errand::Background;
         for bound in [is_background.then_some(&self.background_reads), Some(&self.primary_reads)] {
             let Some(bound) = bound else { continue };
-            let permit = timeout(left(), Arc::clone(bound).acquire_owned()).await;
+            let permit = timeout_at(until.into(), Arc::clone(bound).acquire_owned()).await;
             let permit = permit.map_err(|_| primary.refused(AcquirePhase::ReadPermit, started.elapsed()))?;
             permits.push(permit.map_err(|_| Error::Closed)?);
         }
-        self.acquire_admitted(primary, Role::Primary, left(), asker, permits).await
+        self.acquire_admitted(primary, Role::Primary, until, asker, permits).await
     }
 
     fn fresh_replica(&self, except: Option<&NodeId>) -> Option<Replayed<'_>> {

@@ -4,7 +4,7 @@
 
 use std::panic::Location;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio_postgres::Row;
 
@@ -162,7 +162,7 @@ impl Shared {
             return None;
         }
         let asker = Asker { place, errand: Errand::Lane };
-        let connection = self.acquire_admitted(member, role, Duration::ZERO, asker, permits).await.ok()?;
+        let connection = self.acquire_admitted(member, role, Instant::now(), asker, permits).await.ok()?;
         let lane = Arc::new(Lane::new(connection, Instant::now()));
         member.lanes.add(&lane);
         drop(opening);

@@ -58,7 +58,7 @@ impl Sweeper {
     }
 
     /// Takes over a connection that left its pool; without a pool there is nothing to go back to.
-    pub(crate) fn sweep(&self, pooled: Pooled, pool: Option<Pool>, left: Left) {
+    pub(crate) fn sweep(&self, pooled: Box<Pooled>, pool: Option<Pool>, left: Left) {
         if left.statement {
             self.swept.fetch_add(1, Ordering::Relaxed);
         }
