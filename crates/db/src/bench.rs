@@ -11,6 +11,7 @@ pub(crate) struct Bench {
     seats: Mutex<Seats>,
 }
 
+#[expect(clippy::vec_box, reason = "the pool takes it in its box")]
 #[derive(Debug, Default)]
 struct Seats {
     waiting: Vec<Box<Pooled>>,
@@ -50,6 +51,7 @@ impl Bench {
     }
 
     /// From now on nobody is seated; gives back who was, to be closed outside of the lock.
+    #[expect(clippy::vec_box, reason = "as it sits there")]
     pub(crate) fn close(&self) -> Vec<Box<Pooled>> {
         let mut seats = self.lock();
         seats.is_closed = true;

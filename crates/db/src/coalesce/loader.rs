@@ -4,6 +4,8 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::hash::Hash;
+use std::iter;
+use std::ops::Range;
 use std::sync::Arc;
 
 use futures_util::future::{BoxFuture, FutureExt as _};
@@ -162,7 +164,7 @@ where
 
     async fn ask(&self, key: K, after: Option<Token>) -> Answer<V> {
         let (request, answer) = request(key, after);
-        submit(&self.inner, std::iter::once(request)).await.map_err(|_| LoadError::Overloaded)?;
+        submit(&self.inner, iter::once(request)).await.map_err(|_| LoadError::Overloaded)?;
         answer.await.unwrap_or(Err(LoadError::GivenUp))
     }
 }
@@ -186,14 +188,48 @@ where
     fn run(self: Arc<Self>, batch: Vec<Self::Work>) -> BoxFuture<'static, ()> {
         let after = batch.iter().filter_map(|request| request.after).max();
         repeats::note_once_each(batch.iter().filter_map(|request| request.scope.as_ref()), self.statement);
-        let mut asking: HashMap<K, Vec<oneshot::Sender<Answer<V>>>> = HashMap::with_capacity(batch.len());
+        let asked = Asked::of(batch);
+        async move { self.answer(asked, after).await }.boxed()
+    }
+}
+
+/// What a batch asks for.
+struct Asked<K, V> {
+    /// Each once.
+    keys: Arc<[K]>,
+    /// Where each stands in `keys`.
+    places: HashMap<K, usize>,
+    /// Who waits for the key at a place, in the order of the places.
+    callers: Vec<(usize, oneshot::Sender<Answer<V>>)>,
+}
+
+impl<K: Hash + Eq + Clone, V: Clone> Asked<K, V> {
+    fn of(batch: Vec<Request<K, V>>) -> Self {
+        let (mut keys, mut callers) = (Vec::with_capacity(batch.len()), Vec::with_capacity(batch.len()));
+        let mut places = HashMap::with_capacity(batch.len());
         for Request { key, answer, .. } in batch {
             // Nobody waits for the answer any more.
-            if !answer.is_closed() {
-                asking.entry(key).or_default().push(answer);
+            if answer.is_closed() {
+                continue;
             }
+            let place = *places.entry(key).or_insert_with_key(|key: &K| {
+                keys.push(key.clone());
+                keys.len() - 1
+            });
+            callers.push((place, answer));
         }
-        async move { self.answer(asking, after).await }.boxed()
+        callers.sort_by_key(|(place, _)| *place);
+        Self { keys: keys.into(), places, callers }
+    }
+
+    /// Answers everybody who waits for the key at the last place that is not answered yet. Whoever left needs no answer.
+    fn tell_last(&mut self, place: usize, answer: Answer<V>) {
+        let is_theirs = |(of, _): &mut (usize, _)| *of == place;
+        let Some((_, first)) = self.callers.pop_if(is_theirs) else { return };
+        while let Some((_, other)) = self.callers.pop_if(is_theirs) {
+            let _left = other.send(answer.clone());
+        }
+        let _left = first.send(answer);
     }
 }
 
@@ -203,58 +239,50 @@ where
     V: Clone + Send + Sync + 'static,
 {
     /// Reads all keys at once, and in halves when the server rejects one of them.
-    async fn answer(&self, mut asking: HashMap<K, Vec<oneshot::Sender<Answer<V>>>>, after: Option<Token>) {
-        let mut parts: Vec<Vec<K>> = vec![asking.keys().cloned().collect()];
-        while let Some(keys) = parts.pop() {
-            if keys.is_empty() {
+    async fn answer(&self, mut asked: Asked<K, V>, after: Option<Token>) {
+        // What is last in it is read first: in `tell_last`'s order.
+        let mut parts: Vec<Range<usize>> = iter::once(0..asked.keys.len()).collect();
+        while let Some(part) = parts.pop() {
+            if part.is_empty() {
                 continue;
             }
-            let mut found = self.read(&keys, after).await;
+            let found = self.read(&asked, part.clone(), after).await;
             if let Err(LoadError::Database(error)) = &found
-                && keys.len() > 1
+                && part.len() > 1
                 && may_be_of_one_row(error)
             {
-                let (left, right) = keys.split_at(keys.len() / 2);
-                parts.extend([left.to_vec(), right.to_vec()]);
+                let middle = part.start + part.len() / 2;
+                parts.extend([part.start..middle, middle..part.end]);
                 continue;
             }
-            for (position, key) in keys.iter().enumerate() {
-                let answer = match &mut found {
-                    Ok(values) => Ok(values[position].take()),
-                    Err(error) => Err(error.clone()),
-                };
-                tell(asking.remove(key).unwrap_or_default(), answer);
+            match found {
+                Ok(values) => {
+                    part.zip(values).rev().for_each(|(place, value)| asked.tell_last(place, Ok(value)));
+                }
+                Err(error) => part.rev().for_each(|place| asked.tell_last(place, Err(error.clone()))),
             }
         }
     }
 
-    /// One value or none per key, in their order.
-    async fn read(&self, keys: &[K], after: Option<Token>) -> Result<Vec<Option<V>>, LoadError> {
-        let shared: Arc<[K]> = keys.into();
+    /// One value or none per key of the part, in their order.
+    async fn read(
+        &self,
+        asked: &Asked<K, V>,
+        part: Range<usize>,
+        after: Option<Token>,
+    ) -> Result<Vec<Option<V>>, LoadError> {
         let rows = self.db.read_with(after, |connection| {
-            let keys = Arc::clone(&shared);
-            async move { connection.query(self.statement, &[&&*keys]).await }
+            let (keys, part) = (Arc::clone(&asked.keys), part.clone());
+            async move { connection.query(self.statement, &[&&keys[part]]).await }
         });
         let rows = rows.await?;
-        let mut values = HashMap::with_capacity(rows.len());
+        let mut values: Vec<Option<V>> = iter::repeat_with(|| None).take(part.len()).collect();
         for row in &rows {
             let (key, value) = (self.decode)(row).map_err(|error| LoadError::Decode(Arc::new(error)))?;
-            if values.insert(key, value).is_some() {
-                return Err(LoadError::StrayRow);
-            }
+            let place = asked.places.get(&key).filter(|place| part.contains(place));
+            let empty = place.map(|place| &mut values[place - part.start]).filter(|seat| seat.is_none());
+            *empty.ok_or(LoadError::StrayRow)? = Some(value);
         }
-        let found = keys.iter().map(|key| values.remove(key)).collect();
-        if values.is_empty() { Ok(found) } else { Err(LoadError::StrayRow) }
-    }
-}
-
-/// Gives everybody the answer. Whoever left needs none.
-fn tell<V: Clone>(mut callers: Vec<oneshot::Sender<Answer<V>>>, answer: Answer<V>) {
-    let last = callers.pop();
-    for caller in callers {
-        let _left = caller.send(answer.clone());
-    }
-    if let Some(last) = last {
-        let _left = last.send(answer);
+        Ok(values)
     }
 }

@@ -125,11 +125,9 @@ async fn checkout_of(context: &Context, ground: &Ground, sizes: Sizes) -> anyhow
     let mut sides = Sides::new(context, sizes);
     let (ours, bare) = (sides.add(checkout::ours(ground)), sides.add(checkout::bare(ground)?));
     let of = sides.measure().await?;
-    let peer = ("deadpool-postgres", of(bare), 0.97);
-    let against = CaseReport { better: Better::Lower, ..case("checkout", "ns", of(ours), peer) };
-    let alone =
-        CaseReport { peers: vec![], target: Some(Target::FigureAtMost(CHECKOUT_MAX)), ..against.clone() };
-    Ok(vec![against, alone])
+    let peer = ("deadpool-postgres", of(bare));
+    let target = Some(Target::FigureAtMost(CHECKOUT_MAX));
+    Ok(vec![CaseReport { better: Better::Lower, target, ..factor("checkout", "ns", of(ours), peer) }])
 }
 
 async fn writes_of(context: &Context, ground: &Ground, sizes: Sizes) -> anyhow::Result<Vec<CaseReport>> {
