@@ -29,7 +29,7 @@ use crate::{
 };
 
 /// Keys in one batch: one script call of about a millisecond on the server, which serves nobody else then.
-const BATCH_KEYS_MAX: usize = 512;
+pub(crate) const BATCH_KEYS_MAX: usize = 512;
 
 /// Keys that are shown in one round: between two rounds there is a pulse.
 const ROUND_KEYS_MAX: usize = 4 * BATCH_KEYS_MAX;
@@ -235,14 +235,15 @@ impl Outbox {
         fresh.chain(late).filter(|number| !state.is_replaced(*number, up_to)).collect()
     }
 
-    /// The first of these orders, as many as may go together, as they are now. They are taken off `numbers`.
-    pub(crate) fn orders(&self, numbers: &mut VecDeque<u64>) -> Vec<Shown> {
+    /// The first of these orders, as many as may go together and at most `keys_max`, as they are now. They are taken off
+    /// `numbers`.
+    pub(crate) fn orders(&self, numbers: &mut VecDeque<u64>, keys_max: usize) -> Vec<Shown> {
         let state = lock(&self.state);
         let (mut orders, mut bytes) = (Vec::new(), 0);
         while let Some(number) = numbers.front().copied() {
             if let Some((key, pending)) = state.pending_at(number) {
                 bytes += weight(key, pending.put.as_ref());
-                if orders.len() == BATCH_KEYS_MAX || (bytes > BATCH_BYTES_MAX && !orders.is_empty()) {
+                if orders.len() == keys_max || (bytes > BATCH_BYTES_MAX && !orders.is_empty()) {
                     break;
                 }
                 let earlier = state.earlier_than(number);

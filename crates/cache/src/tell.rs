@@ -7,7 +7,7 @@ use std::collections::{BTreeSet, VecDeque};
 
 use crate::{
     fleet::Fleet,
-    outbox::Shown,
+    outbox::{BATCH_KEYS_MAX, Shown},
     stats::count,
     tier::{Answers, Put, Stored, TierError, Voiding},
     tier_side::TierSide,
@@ -31,7 +31,7 @@ pub(crate) struct Telling {
 }
 
 /// What one tier has yet to be told.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Debt {
     /// Orders up to this number were tried.
     tried_to: u64,
@@ -41,9 +41,15 @@ struct Debt {
     late_from: u64,
     /// It did not answer last time.
     is_out: bool,
+    /// So many it is told at once: half as many whenever it was not done in time, for what lies there may be large.
+    keys_max: usize,
 }
 
 impl Debt {
+    fn new() -> Self {
+        Self { tried_to: 0, late: BTreeSet::new(), late_from: 0, is_out: false, keys_max: BATCH_KEYS_MAX }
+    }
+
     fn is_told(&self, number: u64) -> bool {
         number <= self.tried_to && !self.late.contains(&number)
     }
@@ -51,7 +57,7 @@ impl Debt {
 
 impl Telling {
     pub(crate) fn new(tiers: usize) -> Self {
-        Self { debts: (0..tiers).map(|_| Debt::default()).collect(), news: BTreeSet::new() }
+        Self { debts: (0..tiers).map(|_| Debt::new()).collect(), news: BTreeSet::new() }
     }
 
     /// True if no tier has yet to be told of this order.
@@ -104,7 +110,7 @@ async fn tell_tier(
     let mut told = Vec::new();
     debt.is_out = false;
     loop {
-        let shown = fleet.outbox.orders(&mut numbers);
+        let shown = fleet.outbox.orders(&mut numbers, debt.keys_max);
         if shown.is_empty() {
             return told;
         }
@@ -122,6 +128,11 @@ async fn tell_tier(
                     debt.late.insert(*number);
                 }
             }
+        }
+        if answers.iter().all(Result::is_ok) {
+            debt.keys_max = (debt.keys_max * 2).min(BATCH_KEYS_MAX);
+        } else if answers.contains(&Err(TierError::TimedOut)) {
+            debt.keys_max = (shown.len() / 2).max(1);
         }
         // Where only the servers of these keys are away the others' are told: it costs no time.
         let is_away = |answer: &Result<(), TierError>| *answer == Err(TierError::Down);

@@ -33,7 +33,7 @@ pub struct Config {
     /// How long one statement may run. The server stops it then; should the server be silent as well, the
     /// client gives up one second later.
     pub statement_timeout: Duration,
-    /// A replica further behind than this serves no reads.
+    /// A replica further behind than this serves no reads, until it is no further behind than half of it.
     pub replica_lag_max: Duration,
     /// The pause between two probes of a healthy server.
     pub monitor_interval: Duration,

@@ -389,7 +389,7 @@ impl Member {
         now: Instant,
         context: impl FnOnce(&Arc<Node>) -> Arc<Context>,
     ) -> Self {
-        let node = Arc::new(Node::new(NodeId::new(url.endpoint()), now));
+        let node = Arc::new(Node::new(NodeId::new(url.endpoint()), config.replica_lag_max, now));
         let path = if pooler.is_some() { Path::Pooler } else { Path::Direct };
         let manager = ServerManager::new(Arc::clone(&node), pooler.unwrap_or(url).clone(), config, path);
         let lanes = Arc::new(Lanes::new(config, path));

@@ -55,6 +55,8 @@ pub(crate) struct Observation {
     /// Of the last successful probe; meaningful only while `state` is `Up`.
     pub(crate) facts: Option<Facts>,
     pub(crate) lag: Option<Duration>,
+    /// It fell further behind than a replica may, and has not caught up by half of that yet.
+    pub(crate) is_behind: bool,
     /// When `state` was entered.
     pub(crate) since: Instant,
     /// When the probe was sent that it last answered.
@@ -90,6 +92,8 @@ impl Observation {
 #[derive(Debug)]
 pub(crate) struct Node {
     pub(crate) id: NodeId,
+    /// How far behind a replica may be that serves reads.
+    lag_max: Duration,
     observation: watch::Sender<Observation>,
     /// Wakes the monitor before its interval is over.
     pub(crate) poke: Notify,
@@ -125,17 +129,19 @@ impl fmt::Display for NodeId {
 }
 
 impl Node {
-    pub(crate) fn new(id: NodeId, now: Instant) -> Self {
+    pub(crate) fn new(id: NodeId, lag_max: Duration, now: Instant) -> Self {
         let unseen = Observation {
             state: NodeState::Unknown,
             facts: None,
             lag: None,
+            is_behind: false,
             since: now,
             probed_at: None,
             last_error: None,
         };
         Self {
             id,
+            lag_max,
             observation: watch::Sender::new(unseen),
             poke: Notify::new(),
             suspicions: AtomicU64::new(0),
@@ -186,6 +192,9 @@ impl Node {
             seen.state = NodeState::Up;
             seen.facts = Some(facts);
             seen.lag = lag;
+            // One that hovers at the limit would come and go with every probe.
+            let limit = if seen.is_behind { self.lag_max / 2 } else { self.lag_max };
+            seen.is_behind = lag.is_some_and(|lag| lag > limit);
             seen.probed_at = Some(probed);
         });
         change
@@ -202,6 +211,7 @@ impl Node {
             }
             seen.state = NodeState::Down;
             seen.lag = None;
+            seen.is_behind = false;
             seen.last_error = Some(error.into());
         });
         change
@@ -278,7 +288,7 @@ mod tests {
     use super::*;
 
     fn node(now: Instant) -> Node {
-        Node::new(NodeId::new("db1:5432"), now)
+        Node::new(NodeId::new("db1:5432"), Duration::from_secs(1), now)
     }
 
     fn facts(incarnation: i64) -> Facts {
@@ -294,6 +304,29 @@ mod tests {
         let before = node.generation();
         assert_eq!(node.record_facts(facts(2), None, now, now), Change::Entered(NodeState::Up));
         assert_ne!(node.generation(), before);
+    }
+
+    #[test]
+    fn a_replica_that_fell_behind_is_back_once_it_has_made_up_half() {
+        let now = Instant::now();
+        let node = node(now);
+        let lags = [
+            (900, false),
+            (1_000, false),
+            (1_100, true),
+            (900, true),
+            (501, true),
+            (500, false),
+            (900, false),
+        ];
+        for (lag, is_behind) in lags {
+            node.record_facts(facts(1), Some(Duration::from_millis(lag)), now, now);
+            assert_eq!(node.observation().is_behind, is_behind, "{lag} ms");
+        }
+        node.record_facts(facts(1), Some(Duration::from_secs(2)), now, now);
+        node.record_failure("gone", now);
+        node.record_facts(facts(1), Some(Duration::from_millis(900)), now, now);
+        assert!(!node.observation().is_behind, "it is seen anew");
     }
 
     #[test]

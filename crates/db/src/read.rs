@@ -3,7 +3,7 @@
 
 use std::panic::Location;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::time::{timeout, timeout_at};
 
@@ -167,8 +167,7 @@ impl Shared {
         let seen = self.observations();
         let primary = self.fence.choose_primary(seen.iter().map(Observation::standing));
         let timeline = primary.ok().map(|primary| primary.facts.timeline);
-        let lag_max = self.config.replica_lag_max;
-        self.cheapest(&seen, except, |observation| serves_reads(observation, timeline, lag_max))
+        self.cheapest(&seen, except, |observation| serves_reads(observation, timeline))
     }
 
     async fn replica_at(&self, token: Token, except: Option<&NodeId>) -> Option<Replayed<'_>> {
@@ -223,7 +222,7 @@ impl Shared {
 
     fn any_replica(&self) -> Option<&Member> {
         let seen = self.observations();
-        let found = self.cheapest(&seen, None, |observation| serves_reads(observation, None, Duration::MAX));
+        let found = self.cheapest(&seen, None, |observation| serves_reads(observation, None));
         found.map(|replayed| replayed.member)
     }
 

@@ -24,6 +24,8 @@ use crate::statement::Statement;
 
 tokio::task_local! {
     static SCOPE: Scope;
+    /// What runs here was counted.
+    static COUNTED: ();
 }
 
 /// Statements of one request that are told apart; more are not counted.
@@ -92,8 +94,17 @@ pub fn carried<F: Future>(future: F) -> impl Future<Output = F::Output> {
     }
 }
 
+/// Runs what may send a statement more than once for one who asked once, and counts it once.
+pub(crate) async fn as_one_run<F: Future>(statement: &Statement, tries: F) -> F::Output {
+    note(statement);
+    COUNTED.scope((), tries).await
+}
+
 /// Counts one run for the present request, if it is watched.
 pub(crate) fn note(statement: &Statement) {
+    if COUNTED.try_with(|()| ()).is_ok() {
+        return;
+    }
     // Without a watch there is nothing to count.
     let _watched = SCOPE.try_with(|scope| scope.note(statement));
 }

@@ -111,11 +111,9 @@ impl Fence {
 
 /// May this replica serve reads that carry no token? `primary_timeline` is None while there is no primary:
 /// then any replica is better than none.
-pub(crate) fn serves_reads(seen: &Observation, primary_timeline: Option<u32>, lag_max: Duration) -> bool {
+pub(crate) fn serves_reads(seen: &Observation, primary_timeline: Option<u32>) -> bool {
     let Some(facts) = replica_facts(seen) else { return false };
-    let same_history = primary_timeline.is_none_or(|timeline| timeline == facts.timeline);
-    let fresh = primary_timeline.is_none() || seen.lag.is_none_or(|lag| lag <= lag_max);
-    same_history && fresh
+    primary_timeline.is_none_or(|timeline| timeline == facts.timeline && !seen.is_behind)
 }
 
 /// Has this replica replayed the write that the token stands for?

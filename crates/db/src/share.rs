@@ -14,6 +14,7 @@ use crate::error::Error;
 use crate::lanes::{DEPTH, DEPTH_MAX, Lane, Lanes, Opening};
 use crate::node::Role;
 use crate::pool;
+use crate::repeats;
 use crate::statement::Statement;
 use crate::token::Token;
 use crate::usage::{Asker, Errand, Place};
@@ -78,17 +79,21 @@ impl Db {
         values: Values<'_>,
         place: Place,
     ) -> Result<Vec<Row>, Error> {
-        if !statement.leaves_session_state()
-            && let Some((lanes, lane)) = self.lane(after, statement, place).await
-        {
-            match lanes.run(&lane, statement, values).await {
-                Some(Err(error)) if error.class().is_read_retryable() => {}
-                Some(outcome) => return outcome,
-                None => {}
+        repeats::as_one_run(statement, async {
+            if !statement.leaves_session_state()
+                && let Some((lanes, lane)) = self.lane(after, statement, place).await
+            {
+                match lanes.run(&lane, statement, values).await {
+                    Some(Err(error)) if error.class().is_read_retryable() => {}
+                    Some(outcome) => return outcome,
+                    None => {}
+                }
             }
-        }
-        let alone = |connection: Arc<Connection>| async move { connection.query(statement, values).await };
-        self.read_with_from(after, alone, self.asker(place)).await
+            let alone =
+                |connection: Arc<Connection>| async move { connection.query(statement, values).await };
+            self.read_with_from(after, alone, self.asker(place)).await
+        })
+        .await
     }
 
     /// A lane to the server that is to be read from; none if there is none to be had at once.

@@ -175,15 +175,18 @@ fn tier_is_shown_what_is_new_and_what_it_was_told_late_as_it_is_now() {
     push(&outbox, &sweeps, &[key(1), key(2)], 5);
     let mut late = BTreeSet::new();
     let mut numbers = outbox.numbers((0, outbox.show()), &mut late, 0);
-    let shown = outbox.orders(&mut numbers);
+    let shown = outbox.orders(&mut numbers, BATCH_KEYS_MAX);
     assert_eq!(shown.iter().map(|shown| shown.order.key.clone()).collect::<Vec<_>>(), [key(1), key(2)]);
     let last = shown[1].number;
     // The first has failed; the second is given again, with a value.
     late.insert(shown[0].number);
     push(&outbox, &sweeps, &[key(2)], 6);
     let mut numbers = outbox.numbers((last, outbox.show()), &mut late, 0);
-    let again: Vec<_> =
-        outbox.orders(&mut numbers).into_iter().map(|shown| (shown.order.key, shown.order.version)).collect();
+    let again: Vec<_> = outbox
+        .orders(&mut numbers, BATCH_KEYS_MAX)
+        .into_iter()
+        .map(|shown| (shown.order.key, shown.order.version))
+        .collect();
     assert_eq!(again, [(key(2), Version(6)), (key(1), Version(5))]);
     // What is confirmed is shown to nobody.
     let up_to = outbox.show();
@@ -202,7 +205,7 @@ async fn key_is_shown_once_and_who_is_told_it_as_it_is_has_been_told_what_it_was
     let (second, _) = push(&outbox, &sweeps, &[key(1)], 6);
     let up_to = outbox.show();
     let mut numbers = outbox.numbers((shown_to, up_to), &mut late, 0);
-    let shown = outbox.orders(&mut numbers);
+    let shown = outbox.orders(&mut numbers, BATCH_KEYS_MAX);
     let [Shown { number, earlier: Some(earlier), order, .. }] = &shown[..] else { panic!("{shown:?}") };
     assert_eq!((*earlier, *number, order.version), (first, second, Version(6)));
     let waiting = tokio::spawn({

@@ -12,6 +12,7 @@ use redis::{Cmd, Value};
 use super::{
     failure::{Redirect, Turn},
     keys::Keys,
+    lane::Wish,
     link::{Link, Live},
     router::Router,
     scripts::By,
@@ -24,7 +25,7 @@ use crate::tier::TierError;
 const ROUNDS_MAX: u32 = 5;
 
 /// Keys in one command: a script over this many holds the server for about a millisecond.
-const GROUP_MAX: usize = 128;
+pub(super) const GROUP_MAX: usize = 128;
 
 /// What is done to keys.
 pub(super) trait Operation: Sync {
@@ -33,6 +34,11 @@ pub(super) trait Operation: Sync {
 
     /// The command for the keys of these numbers, which may go together.
     fn command(&self, members: &[usize], live: &Live, by: By) -> Cmd;
+
+    /// What is wanted of the key of this number, alone.
+    fn wish(&self, member: usize, live: &Live) -> Wish {
+        Wish::Command(self.command(&[member], live, By::Hash))
+    }
 
     /// Reads the answer, one for each.
     fn answers(&self, members: &[usize], live: &Live, value: Value) -> Option<Vec<Self::Answer>>;
@@ -155,7 +161,7 @@ async fn try_shortest<O: Operation>(
 ) -> Option<Result<O::Answer, TierError>> {
     let link = router.link(slot)?;
     let live = link.live()?;
-    let value = match link.one(&live, operation.command(&[0], &live, By::Hash)).await {
+    let value = match link.one(&live, operation.wish(0, &live)).await {
         Ok(value) => value,
         Err(error) => return Some(Err(error)),
     };

@@ -27,7 +27,8 @@ use tokio::{
 use super::{
     RedisOptions,
     failure::{Failure, is_unfit},
-    lane::Lane,
+    keys::Slots,
+    lane::{Lane, Wish},
     lock,
     origin::Origin,
     witness::{Claiming, ServerId, Witness, local_ms},
@@ -54,6 +55,9 @@ const PIPELINE_MAX: usize = 1_024;
 /// Pipelines of single commands on their way at once: while the server works on one, the answers of the
 /// other are handed out and the next is made.
 const PIPELINES_IN_FLIGHT: usize = 2;
+
+/// Calls on their way from which on a read does not bring its claim along.
+const CROWD: usize = 8;
 
 /// A connection to a server that is known.
 pub(super) struct Live {
@@ -96,6 +100,7 @@ struct Known {
 
 pub(super) struct Link {
     origin: Origin,
+    slots: Slots,
     live: ArcSwapOption<Live>,
     known: Mutex<Option<Known>>,
     timeouts_in_a_row: AtomicU32,
@@ -110,9 +115,10 @@ pub(super) struct Link {
 
 impl Link {
     /// Prepares the link; nothing is connected yet.
-    pub(super) fn new(origin: Origin, options: &RedisOptions, changed: Arc<Notify>) -> Self {
+    pub(super) fn new(origin: Origin, slots: Slots, options: &RedisOptions, changed: Arc<Notify>) -> Self {
         Self {
             origin,
+            slots,
             live: ArcSwapOption::empty(),
             known: Mutex::default(),
             timeouts_in_a_row: AtomicU32::new(0),
@@ -134,9 +140,14 @@ impl Link {
     }
 
     /// One command, together with those of other callers.
-    pub(super) async fn one(&self, live: &Live, command: Cmd) -> Result<Value, TierError> {
+    pub(super) async fn one(&self, live: &Live, wish: Wish) -> Result<Value, TierError> {
         let _turn = self.turn().await?;
-        live.lane.call(command).await
+        live.lane.call(wish).await
+    }
+
+    /// So many calls are on their way that one more trip for some of them is less than a command of its own for each.
+    pub(super) fn is_crowded(&self) -> bool {
+        self.turns.available_permits() + CROWD <= PIPELINE_MAX
     }
 
     /// Several commands, as a pipeline of their own. Errors of single commands are among the values.
@@ -289,7 +300,7 @@ impl Link {
             info,
             offset_ms: AtomicU64::new(witness.offset_ms),
             blind_until: self.blind_until(&witness),
-            lane: Lane::default(),
+            lane: Lane::new(self.slots),
         })
     }
 

@@ -7,6 +7,7 @@ use redis::{Cmd, Value};
 use super::{
     exec::Operation,
     keys::Keys,
+    lane::{Wish, read_command},
     link::Live,
     milliseconds,
     record::{Record, version},
@@ -29,13 +30,11 @@ impl Operation for Look<'_> {
     type Answer = Claimed;
 
     fn command(&self, members: &[usize], _live: &Live, _by: By) -> Cmd {
-        let bytes = members.iter().map(|member| self.keys.get(*member).len()).sum::<usize>();
-        let mut command = Cmd::with_capacity(members.len() + 1, bytes + "MGET".len());
-        command.arg(if members.len() == 1 { "GET" } else { "MGET" });
-        for member in members {
-            command.arg(self.keys.get(*member));
-        }
-        command
+        read_command(members.iter().map(|member| self.keys.get(*member)))
+    }
+
+    fn wish(&self, member: usize, _live: &Live) -> Wish {
+        Wish::Read(self.keys.get(member).into())
     }
 
     fn answers(&self, members: &[usize], live: &Live, value: Value) -> Option<Vec<Claimed>> {

@@ -17,6 +17,7 @@ use tokio::{
 
 use super::{
     RedisOptions,
+    keys::Slots,
     link::Link,
     origin::{Origin, at},
     slots::{Place, SlotMap},
@@ -52,7 +53,7 @@ struct Chart {
 
 impl Router {
     pub(super) fn one(origin: Origin, options: &RedisOptions) -> Self {
-        Self::One(Arc::new(Link::new(origin, options, Arc::default())))
+        Self::One(Arc::new(Link::new(origin, Slots::Unused, options, Arc::default())))
     }
 
     pub(super) fn cluster(seeds: Vec<ConnectionInfo>, options: &RedisOptions) -> Self {
@@ -96,6 +97,11 @@ impl Router {
     /// Commands of several slots may not go together.
     pub(super) fn is_cluster(&self) -> bool {
         matches!(self, Self::Cluster(_))
+    }
+
+    /// Reads wait for one server in such a number that they had better go together.
+    pub(super) fn is_crowded(&self) -> bool {
+        matches!(self, Self::One(link) if link.is_crowded())
     }
 
     /// Has the map looked at soon.
@@ -168,7 +174,7 @@ impl Cluster {
         let links = map.primaries.iter().map(|place| {
             let (link, _) = kept.links.entry(place.clone()).or_insert_with(|| {
                 let origin = Origin::Fixed(at(&self.seeds[0], &place.0, place.1));
-                let link = Arc::new(Link::new(origin, &self.options, Arc::clone(&self.amiss)));
+                let link = Arc::new(Link::new(origin, Slots::Needed, &self.options, Arc::clone(&self.amiss)));
                 let task = kept.tasks.spawn(Arc::clone(&link).supervise());
                 (link, task)
             });

@@ -81,6 +81,13 @@ impl RedisShare {
         let Some(claim) = claim else { return run_one(router, &keys, &look).await.map(found_by) };
         let script = &self.owner.scripts.claim;
         let take = |way| Take { keys: &keys, claim, script, way };
+        // Many look with one command, and those who find nothing claim then.
+        if claim.over == Over::Nothing && router.is_crowded() {
+            let found = run_one(router, &keys, &look).await?;
+            if let Claimed::Found(Found::Value(_)) = found {
+                return Ok(found_by(found));
+            }
+        }
         let way = if claim.over == Over::Nothing { Way::Shortest } else { Way::Script };
         let mut claimed = run_one(router, &keys, &take(way)).await?;
         if claimed == Claimed::Again {

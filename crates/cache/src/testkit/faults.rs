@@ -20,6 +20,7 @@ pub struct Faults {
     tier_down: AtomicBool,
     part_down: AtomicU64,
     part_refusing: AtomicU64,
+    voids_max: AtomicU64,
     lost_answers: AtomicU64,
     lost_messages: AtomicU64,
     swapped_messages: AtomicU64,
@@ -33,6 +34,7 @@ impl Faults {
             tier_down: AtomicBool::new(false),
             part_down: AtomicU64::new(0),
             part_refusing: AtomicU64::new(0),
+            voids_max: AtomicU64::new(u64::MAX),
             lost_answers: AtomicU64::new(0),
             lost_messages: AtomicU64::new(0),
             swapped_messages: AtomicU64::new(0),
@@ -62,6 +64,12 @@ impl Faults {
         self.part_refusing.store(percent, SeqCst);
     }
 
+    /// A call that voids more keys than this takes longer than anybody waits: as where a tier has to read what it voids, and
+    /// each is large.
+    pub fn set_voids_max(&self, keys: u64) {
+        self.voids_max.store(keys, SeqCst);
+    }
+
     /// Out of 100 calls, so many are carried out and their answer is lost.
     pub fn lose_answers(&self, percent: u64) {
         self.lost_answers.store(percent, SeqCst);
@@ -88,6 +96,7 @@ impl Faults {
         self.set_tier_down(false);
         self.set_part_down(0);
         self.set_part_refusing(0);
+        self.set_voids_max(u64::MAX);
         self.lose_answers(0);
         self.lose_messages(0);
         self.swap_messages(0);
@@ -109,6 +118,13 @@ impl Faults {
         let is_refused = place < self.part_refusing.load(SeqCst);
         let is_away = place < self.part_down.load(SeqCst);
         is_away.then_some(TierError::Down).or_else(|| is_refused.then_some(TierError::Failed))
+    }
+
+    /// Comes back only from a void of no more keys than can be done.
+    pub(crate) async fn carry_voids(&self, keys: usize) {
+        if keys as u64 > self.voids_max.load(SeqCst) {
+            std::future::pending::<()>().await;
+        }
     }
 
     pub(crate) fn loses_message(&self, dice: &Dice) -> bool {

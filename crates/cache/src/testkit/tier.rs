@@ -265,10 +265,14 @@ impl TierShare for Share {
     }
 
     fn void<'a>(&'a self, keys: &'a [Voiding]) -> TierFuture<'a, Answers<()>> {
-        Box::pin(self.faults.call_tier(&self.shelf.dice, move || {
+        let void = move || {
             let names = keys.iter().map(|voiding| voiding.key.clone());
             self.each(names, |index, record, _, now| record.void(&keys[index], now))
-        }))
+        };
+        Box::pin(async move {
+            self.faults.carry_voids(keys.len()).await;
+            self.faults.call_tier(&self.shelf.dice, void).await
+        })
     }
 
     fn put<'a>(&'a self, values: &'a [Put]) -> TierFuture<'a, Answers<Stored>> {

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test, in shared functions too")]
 
 mod clusters;
+mod crowds;
 mod fixture;
 mod lines;
 mod model;

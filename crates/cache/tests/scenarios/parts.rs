@@ -215,3 +215,27 @@ async fn cache_that_closes_tells_all_of_its_changes_to_the_tier_that_is_there() 
     writer.close().await;
     assert_eq!(teller.value(&deaf(&[&near.link()]), keys.last().expect("many"), 3).await, 3);
 }
+
+#[tokio::test(start_paused = true)]
+async fn tier_that_needs_long_for_each_key_is_told_of_fewer_at_once() {
+    let (site, teller) = (Site::new(69), Teller::default());
+    let link = site.link();
+    let (writer, reader) = (deaf(&[&link]), deaf(&[&site.link()]));
+    let keys: Vec<String> = (0..300).map(|number| format!("k{number}")).collect();
+    for key in &keys {
+        teller.value(&writer, key, 1).await;
+    }
+    trips().await;
+    link.faults.set_voids_max(20);
+    let _reach = writer.invalidate_many(keys.iter().map(String::as_str), Version(1));
+    tokio::time::sleep(60 * SECOND).await;
+    assert_eq!(writer.stats().pending_invalidations, 0);
+    for key in &keys {
+        assert_eq!(teller.value(&reader, key, 2).await, 2, "{key}");
+    }
+    // And of more again.
+    link.faults.mend();
+    let _reach = writer.invalidate_many(keys.iter().map(String::as_str), Version(2));
+    tokio::time::sleep(SECOND).await;
+    assert_eq!(writer.stats().pending_invalidations, 0);
+}

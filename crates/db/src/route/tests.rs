@@ -11,6 +11,7 @@ fn seen(state: NodeState, role: Role, timeline: u32, lsn: u64) -> Observation {
         state,
         facts: Some(facts),
         lag: Some(Duration::ZERO),
+        is_behind: false,
         since: Instant::now(),
         probed_at: None,
         last_error: None,
@@ -71,15 +72,14 @@ fn a_primary_of_another_cluster_is_refused() {
 
 #[test]
 fn a_late_replica_serves_no_reads_unless_there_is_no_primary() {
-    let lag_max = Duration::from_secs(1);
     let mut late = replica(1, 90);
-    late.lag = Some(Duration::from_secs(2));
-    assert!(!serves_reads(&late, Some(1), lag_max));
-    assert!(serves_reads(&late, None, lag_max));
-    assert!(serves_reads(&replica(1, 90), Some(1), lag_max));
-    assert!(!serves_reads(&replica(1, 90), Some(2), lag_max), "it follows the old history");
-    assert!(!serves_reads(&primary(1), Some(1), lag_max));
-    assert!(!serves_reads(&seen(NodeState::Down, Role::Replica, 1, 90), None, lag_max));
+    late.is_behind = true;
+    assert!(!serves_reads(&late, Some(1)));
+    assert!(serves_reads(&late, None));
+    assert!(serves_reads(&replica(1, 90), Some(1)));
+    assert!(!serves_reads(&replica(1, 90), Some(2)), "it follows the old history");
+    assert!(!serves_reads(&primary(1), Some(1)));
+    assert!(!serves_reads(&seen(NodeState::Down, Role::Replica, 1, 90), None));
 }
 
 #[test]
@@ -114,7 +114,7 @@ fn of_two_different_draws_the_cheaper_wins() {
 fn load_latency_and_youth_raise_the_price() {
     let start = Instant::now();
     let later = start + Duration::from_secs(60);
-    let node = Node::new(NodeId::new("a:1"), start);
+    let node = Node::new(NodeId::new("a:1"), Duration::from_secs(1), start);
     let mut observed = replica(1, 90);
     observed.since = start;
     let calm = score(&node, &observed, later);

@@ -86,6 +86,13 @@ pub enum ViewError {
         /// The limit.
         after: Duration,
     },
+    /// The commit of the refresh was sent and not answered: it may be there or not. Reads tell: the age that they give is that of what
+    /// is there.
+    #[error("whether view {view} was refreshed is not known: its commit was not answered")]
+    CommitUnknown {
+        /// The view.
+        view: String,
+    },
     /// Nobody has refreshed it yet, so that nobody knows how old it is.
     #[error("view {view} was never refreshed")]
     NeverRefreshed {

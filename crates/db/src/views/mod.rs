@@ -29,8 +29,10 @@
 //! - **One refresher.** A refresh holds a transaction's advisory lock: of all processes that ask at once one refreshes, and the
 //!   others are told so at once. The lock ends with the transaction, also when its connection or its process is killed.
 //! - **An age is never too young.** It counts from a moment before the refresh began to read, or from that of the oldest
-//!   view that it is made from.
+//!   view that it is made from. A read counts it by the clock of the server that answers: a replica whose clock is behind
+//!   the primary's takes the view for younger by so much.
 //! - **A failure stays where it is.** Views that are not made from the failed one are refreshed all the same; those that are, are not.
+//! - **A refresh that fails leaves nothing.** Of one whose commit was not answered it is said that nobody knows.
 //! - **A dropped refresh leaves nothing**: its connection closes, the server notices within a second and rolls back.
 //!
 //! # What it costs

@@ -7,6 +7,7 @@
 //!             └─ busy ─┴─ done since, young enough ┴─ unchanged ──> skipped, with the last success
 //! ```
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use postgres_types::{ToSql, Type};
@@ -21,6 +22,7 @@ use super::{Entry, Refresh, View, When};
 use crate::db::Db;
 use crate::error::Error;
 use crate::session::Session;
+use crate::sqlstate::Class;
 use crate::token::Token;
 
 /// How a refresh ended that did not fail.
@@ -93,10 +95,13 @@ impl Entry {
     pub(super) async fn refresh(&self, db: &Db, ask: Ask) -> Result<Ended, ViewError> {
         let view = &self.view;
         let asked = Instant::now();
+        let is_committing = AtomicBool::new(false);
         // On the heap: it is large, and whoever waits for it should not be.
-        let ended = timeout(view.timeout, Box::pin(attempt(db, view, ask, asked))).await;
-        let ended = ended
-            .unwrap_or_else(|_| Err(ViewError::Timeout { view: view.name.clone(), after: view.timeout }));
+        let ended = timeout(view.timeout, Box::pin(attempt(db, view, ask, asked, &is_committing))).await;
+        let ended = ended.unwrap_or_else(|_| match is_committing.into_inner() {
+            true => Err(ViewError::CommitUnknown { view: view.name.clone() }),
+            false => Err(ViewError::Timeout { view: view.name.clone(), after: view.timeout }),
+        });
         if let Err(failure) = &ended {
             note_failure(db, view, failure).await;
         }
@@ -104,7 +109,13 @@ impl Entry {
     }
 }
 
-async fn attempt(db: &Db, view: &View, ask: Ask, asked: Instant) -> Result<Ended, ViewError> {
+async fn attempt(
+    db: &Db,
+    view: &View,
+    ask: Ask,
+    asked: Instant,
+    is_committing: &AtomicBool,
+) -> Result<Ended, ViewError> {
     let session = db.session(&format!("view-{}", view.name)).await.map_err(|error| view.failed(error))?;
     let run = Run { session: &session, view };
     run.begin().await?;
@@ -137,7 +148,13 @@ async fn attempt(db: &Db, view: &View, ask: Ask, asked: Instant) -> Result<Ended
         changes_seen: changes,
     };
     run.note_success(&success).await?;
-    let token = run.commit().await?;
+    is_committing.store(true, Ordering::Relaxed);
+    let token = run.commit().await.map_err(|error| match error {
+        ViewError::Database { view, source } if source.class() == Class::OutcomeUnknown => {
+            ViewError::CommitUnknown { view }
+        }
+        refused => refused,
+    })?;
     Ok(Ended::Refreshed { as_of, took: asked.elapsed(), rows_written: written.rows, token })
 }
 

@@ -50,6 +50,21 @@ fn a_look_up_per_row_is_named_with_its_number_and_its_places() {
 }
 
 #[test]
+fn a_read_that_is_sent_again_for_a_slow_neighbour_counts_once() {
+    static LONG: Statement = Statement::new("SELECT 1 FROM pg_sleep(0.3)", &[]);
+    with_database(|bed| async move {
+        let (db, _) = scene(&bed).await;
+        let request = async {
+            let names = (0..20_i64).map(async |visit| db.query_one(None, &NAME, &[&(visit % 5)]).await);
+            // In front of them, on the connection that they share.
+            tokio::join!(db.query(None, &LONG, &[]), try_join_all(names))
+        };
+        let (long, names) = at_most(20, request).await.expect("each once");
+        assert_eq!((long.expect("a row").len(), names.expect("names").len()), (1, 20));
+    });
+}
+
+#[test]
 fn the_same_through_a_loader_is_two_statements() {
     with_database(|bed| async move {
         let (db, names) = scene(&bed).await;

@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use paystrata_db::Db;
 use paystrata_db::views::{Ended, Refresh, Report, SCHEMA_SQL, Skipped, View, ViewError, Views, When};
 
-use crate::support::{Bed, LIMIT, Plain, count, until_count, with_database};
+use crate::failover::on_cluster;
+use crate::support::{Bed, LIMIT, Plain, count, plain, until_count, with_database};
 
 /// Refreshes that have begun to compute, from a sequence that the view draws from.
 const RUNS: &str = "SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM runs";
@@ -21,6 +23,11 @@ const BLOCKED: &str = "SELECT count(*) FROM pg_stat_activity WHERE datname = cur
 /// Ten cities, and a view of one row over them that has never been refreshed.
 pub(crate) async fn cities(bed: &Bed) -> Plain {
     let admin = bed.admin().await;
+    make_cities(&admin).await;
+    admin
+}
+
+async fn make_cities(admin: &Plain) {
     let tables = "CREATE TABLE city (id int8 PRIMARY KEY, country text NOT NULL, size int8 NOT NULL); \
          INSERT INTO city SELECT id, 'country ' || id % 3, id FROM generate_series(1, 10) id; \
          CREATE SEQUENCE runs; \
@@ -29,7 +36,6 @@ pub(crate) async fn cities(bed: &Bed) -> Plain {
          CREATE UNIQUE INDEX ON totals (one)";
     admin.client.batch_execute(tables).await.expect("make the tables");
     admin.client.batch_execute(SCHEMA_SQL).await.expect("make the table of refreshes");
-    admin
 }
 
 /// With more time than any test waits for: what ends sooner was ended by something else.
@@ -390,5 +396,29 @@ fn the_keeper_refreshes_what_is_due_until_it_is_dropped() {
         keeper.abort();
         assert!(keeper.await.is_err_and(|end| end.is_cancelled()));
         until_count(&admin, LOCKS, 0).await;
+    });
+}
+
+#[test]
+fn a_refresh_whose_commit_is_not_answered_is_not_said_to_have_failed() {
+    on_cluster(|cluster, mut config| async move {
+        let admin = plain(&cluster.url("primary")).await;
+        make_cities(&admin).await;
+        cluster.stop("replica");
+        cluster.run_on("primary", "ALTER SYSTEM SET synchronous_standby_names = '*'").await;
+        cluster.run_on("primary", "SELECT pg_reload_conf()").await;
+        until_count(&admin, "SELECT (current_setting('synchronous_standby_names') = '*')::int::bigint", 1)
+            .await;
+        // What is noted of it waits for the standby too.
+        config.statement_timeout = Duration::from_millis(300);
+        let db = Db::connect(config).await.expect("the primary is there");
+        let view = View { timeout: Duration::from_secs(3), ..totals() };
+        let views = Views::new(&db, vec![view]).expect("a registry");
+        let ended = views.refresh("totals").await;
+        assert!(matches!(ended, Err(ViewError::CommitUnknown { .. })), "{ended:?}");
+        // It was done, and shows once nobody is waited for.
+        cluster.run_on("primary", "ALTER SYSTEM RESET synchronous_standby_names").await;
+        cluster.run_on("primary", "SELECT pg_reload_conf()").await;
+        until_count(&admin, "SELECT count(*) FROM view_refreshes WHERE refreshed_at IS NOT NULL", 1).await;
     });
 }

@@ -41,7 +41,7 @@ section! {
         /// A statement that takes so long is slow. Once a minute the log names those that were, one line each, with how often, their
         /// percentiles and, if the server makes one without values, their plan.
         slow_query: Duration = "slow_query_ms" milliseconds(1, 3_600_000), Fixed("200");
-        /// A replica that is further behind than this serves no reads.
+        /// A replica that is further behind than this serves no reads, until it is no further behind than half of it.
         replica_lag_max: Duration = "replica_lag_max_ms" milliseconds(1, REPLICA_LAG_CEILING_MS), Fixed("10000");
         /// Time between two looks at a healthy node's role and position.
         monitor_interval: Duration = "monitor_interval_ms" milliseconds(10, 60_000), Fixed("100");
