@@ -41,7 +41,7 @@ struct Debt {
     late_from: u64,
     /// It did not answer last time.
     is_out: bool,
-    /// So many it is told at once: half as many whenever it was not done in time, for what lies there may be large.
+    /// So many it is told at once: half as many whenever none of them was done in time, for what lies there may be large.
     keys_max: usize,
 }
 
@@ -129,9 +129,10 @@ async fn tell_tier(
                 }
             }
         }
-        if answers.iter().all(Result::is_ok) {
-            debt.keys_max = (debt.keys_max * 2).min(BATCH_KEYS_MAX);
-        } else if answers.contains(&Err(TierError::TimedOut)) {
+        if answers.iter().all(Result::is_ok) && shown.len() == debt.keys_max {
+            // Slower than it shrinks: a batch that is too large costs a whole timeout.
+            debt.keys_max = (debt.keys_max + debt.keys_max.div_ceil(8)).min(BATCH_KEYS_MAX);
+        } else if answers.iter().all(Result::is_err) && answers.contains(&Err(TierError::TimedOut)) {
             debt.keys_max = (shown.len() / 2).max(1);
         }
         // Where only the servers of these keys are away the others' are told: it costs no time.

@@ -211,7 +211,6 @@ impl Node {
             }
             seen.state = NodeState::Down;
             seen.lag = None;
-            seen.is_behind = false;
             seen.last_error = Some(error.into());
         });
         change
@@ -326,7 +325,7 @@ mod tests {
         node.record_facts(facts(1), Some(Duration::from_secs(2)), now, now);
         node.record_failure("gone", now);
         node.record_facts(facts(1), Some(Duration::from_millis(900)), now, now);
-        assert!(!node.observation().is_behind, "it is seen anew");
+        assert!(node.observation().is_behind, "a probe that failed is no progress");
     }
 
     #[test]

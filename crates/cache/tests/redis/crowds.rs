@@ -74,6 +74,30 @@ async fn a_crowd_finds_its_values_and_claims_each_missing_key_once() {
 }
 
 #[tokio::test]
+async fn a_crowd_that_would_claim_looks_together_first() {
+    let server = Server::start().await;
+    let node = Node::on(&server).await;
+    stored(&node).await;
+    server.ask::<()>("CONFIG RESETSTAT").await;
+    let answers = join_all((0..READERS).map(async |reader| {
+        (reader % VALUES, read_one(&node, &format!("v{}", reader % VALUES), Some(claim(reader + 1))).await)
+    }))
+    .await;
+    for (number, answer) in answers {
+        assert_eq!(answer, Ok(found(number)));
+    }
+    let calls = calls_of(&server, "set").await + calls_of(&server, "mget").await;
+    assert!(calls < READERS / 4, "{calls} commands for {READERS} reads");
+}
+
+/// How often a command ran.
+async fn calls_of(server: &Server, command: &str) -> u64 {
+    let stats: String = server.ask("INFO commandstats").await;
+    let line = stats.lines().find_map(|line| line.strip_prefix(&format!("cmdstat_{command}:calls=")));
+    line.and_then(|rest| rest.split(',').next()).map_or(0, |calls| calls.parse().unwrap())
+}
+
+#[tokio::test]
 async fn what_is_refused_as_a_whole_fails_for_each_and_for_nobody_later() {
     let server = Server::start().await;
     let node = Node::on(&server).await;

@@ -102,7 +102,10 @@ impl Entry {
             true => Err(ViewError::CommitUnknown { view: view.name.clone() }),
             false => Err(ViewError::Timeout { view: view.name.clone(), after: view.timeout }),
         });
-        if let Err(failure) = &ended {
+        // What may have succeeded is not written over.
+        if let Err(failure) = &ended
+            && !matches!(failure, ViewError::CommitUnknown { .. })
+        {
             note_failure(db, view, failure).await;
         }
         ended
@@ -149,12 +152,12 @@ async fn attempt(
     };
     run.note_success(&success).await?;
     is_committing.store(true, Ordering::Relaxed);
-    let token = run.commit().await.map_err(|error| match error {
-        ViewError::Database { view, source } if source.class() == Class::OutcomeUnknown => {
-            ViewError::CommitUnknown { view }
-        }
+    let unknown = || ViewError::CommitUnknown { view: view.name.clone() };
+    run.control("COMMIT").await.map_err(|error| match error {
+        ViewError::Database { source, .. } if source.class() == Class::OutcomeUnknown => unknown(),
         refused => refused,
     })?;
+    let token = session.token().await.map_err(|_| unknown())?;
     Ok(Ended::Refreshed { as_of, took: asked.elapsed(), rows_written: written.rows, token })
 }
 

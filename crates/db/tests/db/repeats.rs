@@ -54,6 +54,7 @@ fn a_read_that_is_sent_again_for_a_slow_neighbour_counts_once() {
     static LONG: Statement = Statement::new("SELECT 1 FROM pg_sleep(0.3)", &[]);
     with_database(|bed| async move {
         let (db, _) = scene(&bed).await;
+        db.query_one(None, &NAME, &[&0_i64]).await.expect("a connection to share");
         let request = async {
             let names = (0..20_i64).map(async |visit| db.query_one(None, &NAME, &[&(visit % 5)]).await);
             // In front of them, on the connection that they share.
