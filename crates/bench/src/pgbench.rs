@@ -27,13 +27,7 @@ pub(crate) struct Counted {
 
 impl Pgbench {
     pub(crate) fn new(postgres_bin: &Path, database: &tokio_postgres::Config) -> anyhow::Result<Self> {
-        let program = postgres_bin.join("pgbench");
-        ensure!(
-            program.is_file(),
-            "{} is missing: --pg-bin must be PostgreSQL's own directory",
-            program.display()
-        );
-        Ok(Self { program, environment: environment(database)? })
+        Ok(Self { program: program(postgres_bin, "pgbench")?, environment: environment(database)? })
     }
 
     /// Makes and fills pgbench's own tables: 100,000 accounts per unit of scale.
@@ -64,6 +58,17 @@ impl Pgbench {
         ensure!(output.status.success(), "pgbench failed ({}): {}", output.status, stderr.trim());
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
+}
+
+/// One of PostgreSQL's programs.
+pub(crate) fn program(postgres_bin: &Path, name: &str) -> anyhow::Result<PathBuf> {
+    let program = postgres_bin.join(name);
+    ensure!(
+        program.is_file(),
+        "{} is missing: --pg-bin must be PostgreSQL's own directory",
+        program.display()
+    );
+    Ok(program)
 }
 
 /// Through the environment, because arguments are seen by everybody on the machine.

@@ -9,7 +9,7 @@ use anyhow::{Context as _, ensure};
 use tokio::process::Command;
 use tokio::time::timeout;
 
-use crate::pgbench::environment;
+use crate::pgbench::{environment, program};
 
 /// A command that takes longer is stuck.
 const LIMIT: Duration = Duration::from_secs(120);
@@ -23,13 +23,7 @@ pub(crate) struct Psql {
 
 impl Psql {
     pub(crate) fn new(postgres_bin: &Path, database: &tokio_postgres::Config) -> anyhow::Result<Self> {
-        let program = postgres_bin.join("psql");
-        ensure!(
-            program.is_file(),
-            "{} is missing: --pg-bin must be PostgreSQL's own directory",
-            program.display()
-        );
-        Ok(Self { program, environment: environment(database)? })
+        Ok(Self { program: program(postgres_bin, "psql")?, environment: environment(database)? })
     }
 
     /// Runs one command, and gives the time that it took by `psql`'s own clock.

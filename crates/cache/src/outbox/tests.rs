@@ -26,6 +26,12 @@ fn sent(outbox: &Outbox) -> Vec<(Bytes, Version)> {
     keys.map(|announced| (announced.order.key.clone(), announced.order.version)).collect()
 }
 
+/// Who waits until an order is done.
+fn waiting(outbox: &Arc<Outbox>, number: u64) -> tokio::task::JoinHandle<()> {
+    let outbox = Arc::clone(outbox);
+    tokio::spawn(async move { outbox.done(number).await })
+}
+
 #[test]
 fn values_over_the_bound_are_dropped_and_no_key_is_given_up_for_them() {
     let (outbox, sweeps) = (Outbox::new(1_000), Sweeps::default());
@@ -115,10 +121,7 @@ async fn waiter_wakes_when_its_order_is_done_and_not_before() {
     push(&outbox, &sweeps, &[key(1)], 5);
     let first = next(&outbox).unwrap();
     let (number, _) = push(&outbox, &sweeps, &[key(2)], 5);
-    let waiting = tokio::spawn({
-        let outbox = Arc::clone(&outbox);
-        async move { outbox.done(number).await }
-    });
+    let waiting = waiting(&outbox, number);
     tokio::task::yield_now().await;
     outbox.confirm(&first);
     tokio::task::yield_now().await;
@@ -133,10 +136,7 @@ async fn waiter_of_a_key_that_was_given_up_wakes_with_the_sweep_and_not_before()
     let first = next(&outbox).unwrap();
     let (number, _) = push(&outbox, &sweeps, &[key(2)], 5);
     assert_eq!(push(&outbox, &sweeps, &[key(3)], 5).1, Pushed::Overflowed);
-    let waiting = tokio::spawn({
-        let outbox = Arc::clone(&outbox);
-        async move { outbox.done(number).await }
-    });
+    let waiting = waiting(&outbox, number);
     outbox.confirm(&first);
     tokio::task::yield_now().await;
     assert!(!waiting.is_finished());
@@ -208,10 +208,7 @@ async fn key_is_shown_once_and_who_is_told_it_as_it_is_has_been_told_what_it_was
     let shown = outbox.orders(&mut numbers, BATCH_KEYS_MAX);
     let [Shown { number, earlier: Some(earlier), order, .. }] = &shown[..] else { panic!("{shown:?}") };
     assert_eq!((*earlier, *number, order.version), (first, second, Version(6)));
-    let waiting = tokio::spawn({
-        let outbox = Arc::clone(&outbox);
-        async move { outbox.done(first).await }
-    });
+    let waiting = waiting(&outbox, first);
     // It is given again once more before that is confirmed: what it was has been told all the same.
     let (third, _) = push(&outbox, &sweeps, &[key(1)], 7);
     assert_eq!(outbox.confirm_told(&[first, second], up_to), []);
@@ -309,10 +306,7 @@ fn rounds_and_what_is_announced_in_them_are_bounded() {
 async fn batch_that_is_given_back_is_announced_again_as_it_is_by_then() {
     let (outbox, sweeps) = (Arc::new(Outbox::new(10)), Sweeps::default());
     let (number, _) = push(&outbox, &sweeps, &[key(1), key(2)], 5);
-    let waiting = tokio::spawn({
-        let outbox = Arc::clone(&outbox);
-        async move { outbox.done(number).await }
-    });
+    let waiting = waiting(&outbox, number);
     let batch = next(&outbox).unwrap();
     push(&outbox, &sweeps, &[key(1)], 6);
     outbox.give_back(&batch);
@@ -330,10 +324,7 @@ async fn batch_that_is_given_back_is_announced_again_as_it_is_by_then() {
 async fn batch_whose_keys_were_given_up_meanwhile_gives_back_its_waiters() {
     let (outbox, sweeps) = (Arc::new(Outbox::new(2)), Sweeps::default());
     let (first, _) = push(&outbox, &sweeps, &[key(1), key(2)], 5);
-    let waiting = tokio::spawn({
-        let outbox = Arc::clone(&outbox);
-        async move { outbox.done(first).await }
-    });
+    let waiting = waiting(&outbox, first);
     let batch = next(&outbox).unwrap();
     let (number, pushed) = push(&outbox, &sweeps, &[key(3)], 7);
     assert_eq!(pushed, Pushed::Overflowed);

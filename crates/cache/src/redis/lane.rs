@@ -186,15 +186,12 @@ impl Callers {
                     let _gone = caller.send(Ok(value));
                 }
             }
-            // Refused as a whole.
-            (Self::Each(callers), error @ Value::ServerError(_)) => {
+            // Refused as a whole, or no answer to what was asked.
+            (Self::Each(callers), value) => {
+                let is_refusal = matches!(value, Value::ServerError(_));
+                let answer = if is_refusal { Ok(value) } else { Err(TierError::Failed) };
                 for caller in callers {
-                    let _gone = caller.send(Ok(error.clone()));
-                }
-            }
-            (Self::Each(callers), _) => {
-                for caller in callers {
-                    let _gone = caller.send(Err(TierError::Failed));
+                    let _gone = caller.send(answer.clone());
                 }
             }
         }

@@ -13,7 +13,7 @@ use futures_util::future::join_all;
 use paystrata_cache::{
     memcached::{MemcachedOptions, MemcachedTier},
     testkit::whole,
-    tier::{Found, Tier, TierError},
+    tier::{Found, Tier, TierError, TierShare},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -85,17 +85,19 @@ async fn after_an_answer_that_is_none_the_connection_is_closed_and_another_made(
     }
 }
 
-#[tokio::test]
-async fn a_server_that_falls_silent_is_given_up() {
+/// A cache's share, over one connection to a server that never answers, and the number of connections that it has had.
+async fn silent(command_timeout: Duration) -> (Arc<dyn TierShare>, Arc<AtomicUsize>) {
     let (address, connections) = liar(b"", Then::Stay).await;
-    let options = MemcachedOptions {
-        command_timeout: Duration::from_millis(20),
-        connections: 1,
-        ..MemcachedOptions::default()
-    };
+    let options = MemcachedOptions { command_timeout, connections: 1, ..MemcachedOptions::default() };
     let tier = MemcachedTier::connect(&address, options).unwrap();
     let share = tier.share("c");
     until_up(&tier, &[true]).await;
+    (share, connections)
+}
+
+#[tokio::test]
+async fn a_server_that_falls_silent_is_given_up() {
+    let (share, connections) = silent(Duration::from_millis(20)).await;
     let keys = [Bytes::from_static(b"k")];
     for _ in 0..3 {
         assert_eq!(share.read(&keys, None).await.and_then(whole), Err(TierError::TimedOut));
@@ -105,15 +107,7 @@ async fn a_server_that_falls_silent_is_given_up() {
 
 #[tokio::test]
 async fn a_silent_server_is_given_up_though_each_caller_goes_before_its_time() {
-    let (address, connections) = liar(b"", Then::Stay).await;
-    let options = MemcachedOptions {
-        command_timeout: Duration::from_millis(100),
-        connections: 1,
-        ..MemcachedOptions::default()
-    };
-    let tier = MemcachedTier::connect(&address, options).unwrap();
-    let share = tier.share("c");
-    until_up(&tier, &[true]).await;
+    let (share, connections) = silent(Duration::from_millis(100)).await;
     let keys = [Bytes::from_static(b"k")];
     until(async || {
         let asked = share.read(&keys, None);
