@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::join;
+use paystrata_cache::memcached::MemcachedTier;
 use paystrata_cache::{
     Cache, CacheError, CacheKey, LoadContext, Observer, Policy, Reach, RedisTier, Stats, Version,
 };
@@ -74,6 +75,15 @@ impl Document {
     }
 }
 
+/// What nodes share in front of the database.
+#[derive(Clone, Debug)]
+pub struct SharedTiers {
+    /// Read first, and the line on which nodes tell each other what is void.
+    pub redis: RedisTier,
+    /// Read for what Redis does not have.
+    pub memcached: Option<MemcachedTier>,
+}
+
 /// How documents are cached.
 #[derive(Clone, Debug)]
 pub struct DocumentsConfig {
@@ -118,19 +128,19 @@ impl Timeline {
 }
 
 impl Documents {
-    /// Caches in process, and in Redis when a tier is given, of what `db` has.
+    /// Caches in process, and in the tiers that are given, of what `db` has.
     #[must_use]
     pub fn new(
         config: &DocumentsConfig,
         db: &Db,
-        redis: Option<&RedisTier>,
+        tiers: Option<&SharedTiers>,
         observer: impl Fn(&str) -> Arc<dyn Observer>,
     ) -> Self {
         Self {
-            accounts: build("accounts", config, redis, observer("accounts")),
-            payments: build("payments", config, redis, observer("payments")),
+            accounts: build("accounts", config, tiers, observer("accounts")),
+            payments: build("payments", config, tiers, observer("payments")),
             timeline: Arc::new(Timeline { db: db.clone(), committed: AtomicU32::new(0) }),
-            told: Told::by(redis),
+            told: Told::by(tiers),
             owed: Mutex::default(),
         }
     }
@@ -264,16 +274,19 @@ where
 fn build<K: CacheKey>(
     name: &str,
     config: &DocumentsConfig,
-    redis: Option<&RedisTier>,
+    tiers: Option<&SharedTiers>,
     observer: Arc<dyn Observer>,
 ) -> Cache<K, Arc<Document>> {
-    let policy = policy(config, Told::by(redis));
+    let policy = policy(config, Told::by(tiers));
     let builder =
         Cache::builder(name).policy(policy).observer(observer).maintain_every(MAINTENANCE).weigher(
             |_, document: &Arc<Document>| document.body.len() + document.etag.len() + OVERHEAD_BYTES,
         );
-    match redis {
-        Some(tier) => builder.redis(tier).build(),
+    match tiers {
+        Some(SharedTiers { redis, memcached: None }) => builder.redis(redis).build(),
+        Some(SharedTiers { redis, memcached: Some(memcached) }) => {
+            builder.redis(redis).tier(Arc::new(memcached.clone())).build()
+        }
         None => builder.build(),
     }
 }
@@ -286,8 +299,8 @@ enum Told {
 }
 
 impl Told {
-    fn by(redis: Option<&RedisTier>) -> Self {
-        redis.map_or(Self::Nothing, |_| Self::OfOthers)
+    fn by(tiers: Option<&SharedTiers>) -> Self {
+        tiers.map_or(Self::Nothing, |_| Self::OfOthers)
     }
 }
 

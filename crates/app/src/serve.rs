@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use paystrata_cache::memcached::{MemcachedOptions, MemcachedTier};
 use paystrata_cache::{RedisOptions, RedisTier};
 use paystrata_db::plans::{SlowLog, SlowLogOptions};
 use paystrata_db::{ConnectionUrl, Db, Observer};
@@ -24,9 +25,9 @@ use uuid::Uuid;
 
 use crate::app::App;
 use crate::bodies::Budget;
-use crate::config::{Config, DatabaseConfig, SecretUrl};
+use crate::config::{CacheConfig, Config, DatabaseConfig, SecretUrl};
 use crate::descriptors::Descriptors;
-use crate::documents::{Documents, DocumentsConfig};
+use crate::documents::{Documents, DocumentsConfig, SharedTiers};
 use crate::engine::{Engine, EngineConfig, EngineObserver, Notices, Render};
 use crate::fraud::{Fraud, FraudConfig, Switch};
 use crate::gateways::Gateways;
@@ -255,15 +256,25 @@ async fn prepare(db: &Db, config: &Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn compose(config: Config, db: Db, monitor: Monitor, slow_log: Arc<SlowLog>) -> anyhow::Result<App> {
-    let redis = match config.cache.redis_url.as_ref().filter(|_| config.cache.enabled) {
-        Some(url) => {
-            let options =
-                RedisOptions { command_timeout: config.cache.command_timeout, ..RedisOptions::default() };
-            Some(RedisTier::connect(url.expose(), options).context("read cache.redis_url")?)
+/// What nodes share in front of the database, if they share anything.
+fn shared_tiers(config: &CacheConfig) -> anyhow::Result<Option<SharedTiers>> {
+    let Some(url) = config.redis_url.as_ref().filter(|_| config.enabled) else { return Ok(None) };
+    let command_timeout = config.command_timeout;
+    let options = RedisOptions { command_timeout, ..RedisOptions::default() };
+    let redis = RedisTier::connect(url.expose(), options).context("read cache.redis_url")?;
+    let memcached = match &config.memcached_hosts[..] {
+        [] => None,
+        hosts => {
+            let options = MemcachedOptions { command_timeout, ..MemcachedOptions::default() };
+            let tier = MemcachedTier::connect(&hosts.join(","), options);
+            Some(tier.context("read cache.memcached_hosts")?)
         }
-        None => None,
     };
+    Ok(Some(SharedTiers { redis, memcached }))
+}
+
+fn compose(config: Config, db: Db, monitor: Monitor, slow_log: Arc<SlowLog>) -> anyhow::Result<App> {
+    let tiers = shared_tiers(&config.cache)?;
     let ttl = if config.cache.enabled { config.cache.ttl } else { Duration::ZERO };
     let replies_bytes_max = config.cache.memory_bytes_max / REPLIES_SHARE;
     let documents_config = DocumentsConfig {
@@ -272,7 +283,7 @@ fn compose(config: Config, db: Db, monitor: Monitor, slow_log: Arc<SlowLog>) -> 
         max_stale: config.cache.max_stale,
     };
     let observed = |cache: &str| CacheObserver::of(&monitor, cache);
-    let documents = Arc::new(Documents::new(&documents_config, &db, redis.as_ref(), observed));
+    let documents = Arc::new(Documents::new(&documents_config, &db, tiers.as_ref(), observed));
     let replies = Replies::new(replies_bytes_max, ttl, &db, observed("replies"));
     let observer: Arc<dyn EngineObserver> = Arc::new(CommitObserver::new(Arc::clone(&documents), &monitor));
     let notices = if documents.are_shared() { Notices::Kept } else { Notices::Without };

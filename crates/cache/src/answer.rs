@@ -22,7 +22,8 @@ pub struct Loaded<V> {
     pub value: Option<V>,
     /// Where it comes from.
     pub origin: Origin,
-    /// How long ago its load began, as far as this process knows: since it was read from a tier, if it was.
+    /// How long ago its load began, or since it was found unchanged. Of a value from a shared tier, by what the tier has left
+    /// of its lifetime: to the millisecond (memcached: the second), and too little if the load took long.
     pub age: Duration,
     /// True if it is past its lifetime and was served because the load failed, is slow, or is somebody else's;
     /// or because the backplane has been silent.

@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// Keys of one round through the tiers and the loader. More are taken in several rounds, side by side.
-const ROUND_MAX: usize = 512;
+pub(crate) const ROUND_MAX: usize = 512;
 
 /// One key's answer.
 type Answered<V, E> = Result<Answer<V>, CacheError<E>>;
@@ -173,28 +173,11 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
                 let loading = async move { load_all(&store, leads, next_tier, &load).await };
                 drop(tokio::spawn(loading.in_current_span()));
             }
+            waiting.leads.iter().for_each(Lead::take_in_hand);
             let verdicts = consult(&mut waiting.leads, next_tier).await;
-            let mut to_load = Vec::new();
-            let leads = std::mem::take(&mut waiting.leads).into_iter().zip(waiting.places.drain(..));
-            for ((mut lead, place), verdict) in leads.zip(verdicts) {
-                match verdict {
-                    Verdict::Found(answer) => {
-                        lead.settle(answer.clone(), Storing::Yes);
-                        done.push((place, Ok(answer)));
-                    }
-                    Verdict::Stale(answer) => {
-                        let answer = store.serve_stale(answer);
-                        lead.settle(answer.clone(), Storing::No);
-                        done.push((place, Ok(answer)));
-                    }
-                    Verdict::Load(plan) => {
-                        waiting.waiters.push((place, lead.key.clone(), lead.waiter()));
-                        loaded.insert(place);
-                        lead.offer_fallback(&plan);
-                        to_load.push((lead, plan));
-                    }
-                }
-            }
+            let to_load = self.settle_all(&mut waiting, verdicts, &mut done);
+            loaded.extend(to_load.iter().map(|(place, ..)| *place));
+            let to_load: Vec<_> = to_load.into_iter().map(|(_, lead, plan)| (lead, plan)).collect();
             if !to_load.is_empty() {
                 let span = spans::load(&store.name, Purpose::Read, to_load.len());
                 let (store, load) = (Arc::clone(store), load.clone());
@@ -219,11 +202,49 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
         done
     }
 
+    /// Ends the loads that the tiers have answered, and those for which there is no seat. Gives the others, which are waited for.
+    fn settle_all<E>(
+        &self,
+        waiting: &mut Waiting<K, V>,
+        verdicts: Vec<Verdict<V>>,
+        done: &mut Vec<(usize, Answered<V, E>)>,
+    ) -> Vec<(usize, Lead<K, V>, Plan<V>)> {
+        let store = &self.store;
+        let (mut to_load, mut seat) = (Vec::new(), None);
+        let leads = std::mem::take(&mut waiting.leads).into_iter().zip(waiting.places.drain(..));
+        for ((mut lead, place), verdict) in leads.zip(verdicts) {
+            match verdict {
+                Verdict::Found(answer) => {
+                    lead.settle(answer.clone(), Storing::Yes);
+                    done.push((place, Ok(answer)));
+                }
+                Verdict::Stale(answer) => {
+                    let answer = store.serve_stale(answer);
+                    lead.settle(answer.clone(), Storing::No);
+                    done.push((place, Ok(answer)));
+                }
+                Verdict::Load(plan) if !lead.is_seated(&mut seat) => {
+                    let fallback = lead.turn_away(plan);
+                    let answer = fallback.map(|answer| store.serve_stale(answer));
+                    done.push((place, answer.ok_or(CacheError::Overloaded)));
+                }
+                Verdict::Load(plan) => {
+                    lead.hand_over();
+                    lead.offer_fallback(&plan);
+                    waiting.waiters.push((place, lead.key.clone(), lead.waiter()));
+                    to_load.push((place, lead, plan));
+                }
+            }
+        }
+        to_load
+    }
+
     /// Joins and leads; what is answered by then goes to `done`.
     fn board_all<E>(&self, wanted: &[(usize, K)], done: &mut Vec<(usize, Answered<V, E>)>) -> Waiting<K, V> {
         let store = &self.store;
         let mut waiting = Waiting { leads: Vec::new(), places: Vec::new(), waiters: Vec::new() };
-        let seat = store.flights.take_seat();
+        // With tiers, one is taken if they do not have everything.
+        let seat = if store.fleet.tiers.is_empty() { store.flights.take_seat() } else { None };
         for (place, key) in wanted {
             match store.board(key, &self.policy, Purpose::Read, seat.as_ref()) {
                 Boarding::Found(look) => match store.settled_by(look) {
@@ -296,7 +317,7 @@ async fn load_all<K, V, F, Fut, A, E>(
 {
     let Some(purpose) = leads.first().map(|lead| lead.purpose) else { return };
     let verdicts = consult(&mut leads, first_tier).await;
-    let mut to_load = Vec::new();
+    let (mut to_load, mut seat) = (Vec::new(), None);
     for (mut lead, verdict) in leads.into_iter().zip(verdicts) {
         match verdict {
             Verdict::Found(answer) => drop(lead.settle(answer, Storing::Yes)),
@@ -304,6 +325,7 @@ async fn load_all<K, V, F, Fut, A, E>(
             Verdict::Stale(answer) => {
                 lead.settle(Answer { is_stale: true, ..answer }, Storing::No);
             }
+            Verdict::Load(plan) if !lead.is_seated(&mut seat) => drop(lead.turn_away(plan)),
             Verdict::Load(plan) => {
                 lead.offer_fallback(&plan);
                 to_load.push((lead, plan));

@@ -16,7 +16,7 @@ use crate::{
     clock::micros,
     codec::Codec,
     courier::{self, Ward},
-    explain::Chronicle,
+    explain::{Chronicle, SweepLog},
     extend::Extensions,
     fleet::Fleet,
     flight::Flights,
@@ -26,7 +26,7 @@ use crate::{
     life::ENDLESS,
     local::Local,
     maintain,
-    observer::Silent,
+    observer::{Guarded, Silent},
     outbox::Outbox,
     stats::Counters,
     store::{Store, Weigher},
@@ -119,7 +119,7 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> CacheBuilder<K, V> {
     /// Sets who is told of what happens.
     #[must_use]
     pub fn observer(mut self, observer: Arc<dyn Observer>) -> Self {
-        self.observer = observer;
+        self.observer = Arc::new(Guarded(observer));
         self
     }
 
@@ -331,6 +331,7 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> CacheBuilder<K, V> {
                 .map(|(writer, options)| Arc::new(WriteQueue::new(writer, options, Arc::clone(&fleet)))),
             fleet,
             chronicle: Chronicle::new(),
+            sweep_log: SweepLog::default(),
             heat: Heat::new(),
             keeper: self.renewal.map(|renewal| Keeper::new(renewal, turns)),
             policy: Arc::new(self.policy),

@@ -15,7 +15,7 @@ use crate::{
     flight::lock,
     hash::Probe,
     packed::Packed,
-    read::answer_of_hit,
+    read::{answer_of_absence, answer_of_hit},
     stats::count,
     store::{KeyForm, Look, Moment, Standing, Store},
     write_behind::{Unwritten, WriteQueue},
@@ -57,7 +57,8 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
         let has_courier = fleet.is_shared() || store.writes.is_some();
         let unwritten =
             store.writes.as_ref().map(|writes| Arc::<WriteQueue<K, V>>::clone(writes) as Arc<dyn Unwritten>);
-        let owner = Owner { fleet, has_courier, unwritten, tasks: Mutex::new(tasks) };
+        let tasks = Mutex::new(tasks);
+        let owner = Owner { fleet, has_courier, unwritten, tasks, closing: tokio::sync::Mutex::default() };
         Self { store, policy, owner: Arc::new(owner) }
     }
 
@@ -85,12 +86,9 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
     #[inline]
     pub fn get<Q: KeyForm<K> + ?Sized>(&self, key: &Q) -> Option<V> {
         let (probe, moment) = (Probe::of(key), self.store.moment());
-        match self.read_copy(&probe, &moment, V::clone) {
-            Ok(value) => Some(value),
-            Err(_) => match self.read_entry(&probe, &moment) {
-                Some(value) => Some(value),
-                None => self.looked_at(&probe).and_then(|answer| answer.value),
-            },
+        match self.hit(&probe, &moment) {
+            Some(value) => Some(value),
+            None => self.looked_at(&probe).and_then(|answer| answer.value),
         }
     }
 
@@ -105,6 +103,15 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
                 Some(value) => Some(f(&value)),
                 None => self.looked_at(&probe).and_then(|answer| answer.value).map(|value| f(&value)),
             },
+        }
+    }
+
+    /// A value that needs no second look, counted as a hit; a miss is not counted.
+    #[inline]
+    pub(crate) fn hit<Q: KeyForm<K> + ?Sized>(&self, probe: &Probe<'_, Q>, moment: &Moment) -> Option<V> {
+        match self.read_copy(probe, moment, V::clone) {
+            Ok(value) => Some(value),
+            Err(_) => self.read_entry(probe, moment),
         }
     }
 
@@ -174,17 +181,6 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
         keys.into_iter().map(|key| self.get(key)).collect()
     }
 
-    /// The value of `key` from L1, from a load that is under way, or from the shared tiers. Calls no loader; `None` if
-    /// nobody knows of a value.
-    pub async fn read<Q: KeyForm<K> + ?Sized>(&self, key: &Q) -> Option<Loaded<V>> {
-        let probe = Probe::of(key);
-        if let Some(answer) = self.looked_at(&probe) {
-            return Some(self.loaded(answer));
-        }
-        let answer = Box::pin(self.store.peek_slow(key.to_owned(), &self.policy)).await?;
-        Some(self.loaded(answer))
-    }
-
     /// The value of `key`: from L1, or from a load that is under way, or from the shared tiers, or from `load`, which
     /// gives `Ok(None)` to say that there is no such thing.
     ///
@@ -207,14 +203,13 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
         E: Send + Sync + 'static,
     {
         let (probe, moment) = (Probe::of(key), self.store.moment());
-        if let Ok(value) = self.read_copy(&probe, &moment, V::clone) {
+        if let Some(value) = self.hit(&probe, &moment) {
             return Ok(Some(value));
         }
-        if let Some(value) = self.read_entry(&probe, &moment) {
-            return Ok(Some(value));
+        match self.at_once(&probe) {
+            Ok(answer) => Ok(answer.value),
+            Err(look) => Box::pin(self.answer(key, look, load)).await.map(|answer| answer.value),
         }
-        let look = self.store.look(&probe);
-        Box::pin(self.answer(key, look, load)).await.map(|answer| answer.value)
     }
 
     /// As [`get_or_load`](Self::get_or_load), and tells where the answer comes from, how old it is, and whether it is
@@ -235,9 +230,26 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
         A: Into<Load<V>> + Send + 'static,
         E: Send + Sync + 'static,
     {
-        let look = self.store.look(&Probe::of(key));
-        let answer = Box::pin(self.answer(key, look, load)).await?;
+        let answer = match self.at_once(&Probe::of(key)) {
+            Ok(answer) => answer,
+            Err(look) => Box::pin(self.answer(key, look, load)).await?,
+        };
         Ok(self.loaded(answer))
+    }
+
+    /// The answer that nothing has to be done for, counted: a value, or that there is none.
+    fn at_once<Q: KeyForm<K> + ?Sized>(&self, probe: &Probe<'_, Q>) -> Result<Answer<V>, Look<V>> {
+        match self.store.look(probe) {
+            Look::Hit(entry) => {
+                self.count_hit(probe);
+                Ok(answer_of_hit(entry))
+            }
+            Look::Absent(entry) => {
+                count(&self.store.counters.absent_hits);
+                Ok(answer_of_absence(entry))
+            }
+            look => Err(look),
+        }
     }
 
     /// The answer for somebody who can load.
@@ -356,7 +368,8 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
     /// [`pending_writes`](Stats::pending_writes). Reads go on working; invalidations no longer reach other nodes, and under
     /// [`Write::Behind`](crate::Write::Behind) nothing can be set.
     ///
-    /// A cache that is dropped without it writes nothing more, and tells what is lost in the same ways.
+    /// Who drops this before it ends, or the cache without it, writes nothing more, and what is lost is told in the same ways once the
+    /// last handle is gone. Closed twice at once, both wait for the same end.
     pub async fn close(&self) {
         if let Some(writes) = &self.store.writes {
             writes.close();
@@ -373,21 +386,26 @@ pub(crate) struct Owner {
     unwritten: Option<Arc<dyn Unwritten>>,
     /// The courier first, if there is one.
     pub(crate) tasks: Mutex<Vec<JoinHandle<()>>>,
+    /// Held while the tasks are being ended.
+    closing: tokio::sync::Mutex<()>,
 }
 
 impl Owner {
     async fn close(&self) {
-        let mut tasks = std::mem::take(&mut *lock(&self.tasks));
-        if tasks.is_empty() {
+        let _turn = self.closing.lock().await;
+        let mut ending = Ending { owner: self, tasks: std::mem::take(&mut *lock(&self.tasks)) };
+        if ending.tasks.is_empty() {
             return;
         }
-        let courier = self.has_courier.then(|| tasks.remove(0));
-        tasks.iter().for_each(JoinHandle::abort);
-        let Some(mut courier) = courier else { return };
-        self.fleet.stop.notify_one();
-        if tokio::time::timeout(self.fleet.confirmation, &mut courier).await.is_err() {
-            courier.abort();
+        let others = usize::from(self.has_courier);
+        ending.tasks[others..].iter().for_each(JoinHandle::abort);
+        if let Some(courier) = ending.tasks[..others].first_mut() {
+            self.fleet.stop.notify_one();
+            if tokio::time::timeout(self.fleet.confirmation, &mut *courier).await.is_err() {
+                courier.abort();
+            }
         }
+        ending.tasks.clear();
         self.report_lost();
     }
 
@@ -402,6 +420,18 @@ impl Owner {
         if pending > 0 {
             tracing::warn!(cache = %self.fleet.cache, pending, "other nodes were not told of all invalidations");
         }
+    }
+}
+
+/// Tasks that are about to end. Whoever is dropped before they have leaves them to the next one who closes the cache, or drops it.
+struct Ending<'a> {
+    owner: &'a Owner,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        lock(&self.owner.tasks).append(&mut self.tasks);
     }
 }
 

@@ -6,6 +6,9 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
+/// When a clock is made it says this: a thousand days.
+const BEFORE_US: u64 = 1_000 * 86_400 * 1_000_000;
+
 /// Where a cache takes the time from. Cheap to copy.
 #[derive(Debug, Clone, Copy)]
 pub struct Clock {
@@ -29,8 +32,7 @@ impl Default for Clock {
 impl Clock {
     /// The system's monotonic clock. What caches use unless they are told otherwise.
     pub fn system() -> Self {
-        // Counts from one second before now, so that no instant of a cache is zero.
-        Self { source: Source::System(system_us().saturating_sub(1_000_000)) }
+        Self { source: Source::System(system_us()) }
     }
 
     /// Tokio's clock: with `start_paused` or `tokio::time::pause` a test moves it, timers and all.
@@ -38,11 +40,11 @@ impl Clock {
         Self { source: Source::Tokio(Instant::now()) }
     }
 
-    /// Microseconds since the clock was made.
+    /// Microseconds from long before the clock was made: something older than this process has an instant too.
     #[inline]
     pub(crate) fn now_us(self) -> u64 {
         match self.source {
-            Source::System(base_us) => system_us() - base_us,
+            Source::System(made_us) => system_us() - made_us + BEFORE_US,
             Source::Tokio(base) => tokio_us(base),
         }
     }
@@ -50,7 +52,7 @@ impl Clock {
 
 #[cold]
 fn tokio_us(base: Instant) -> u64 {
-    1_000_000 + micros(base.elapsed())
+    BEFORE_US + micros(base.elapsed())
 }
 
 #[cfg(target_os = "linux")]

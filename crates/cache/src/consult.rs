@@ -121,9 +121,12 @@ const LIFE_SLACK: f64 = 0.125;
 /// given another life by chance.
 pub(crate) fn is_later<V>(policy: &Policy, found: &Answer<V>, known: Option<&Answer<V>>) -> bool {
     let part = policy.jitter.clamp(0.0, 1.0) * 2.0 + LIFE_SLACK;
-    let slack = policy.l1_ttl.min(policy.ttl).as_secs_f64() * part;
+    let Some(known) = known else { return true };
+    // Its own life may be much shorter than the policy's: the loader says so.
+    let own = Duration::from_micros(known.life.expires_us.saturating_sub(known.life.loaded_us));
+    let slack = policy.l1_ttl.min(policy.ttl).min(own).as_secs_f64() * part;
     let slack_us = micros(Duration::try_from_secs_f64(slack).unwrap_or(Duration::MAX));
-    known.is_none_or(|known| found.life.expires_us > known.life.expires_us.saturating_add(slack_us))
+    found.life.expires_us > known.life.expires_us.saturating_add(slack_us)
 }
 
 impl<V: Clone> Quest<V> {

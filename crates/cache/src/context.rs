@@ -62,6 +62,8 @@ pub(crate) enum Keep {
     #[default]
     Yes,
     No,
+    /// It has more tags than an entry may have.
+    Overtagged,
 }
 
 /// Tags of one entry. More of them make every check of it dearer; over it the last ones are refused with the
@@ -108,7 +110,8 @@ impl<V> LoadContext<V> {
         self.edit(|edits| edits.grace = Some(grace))
     }
 
-    /// Puts a tag on this answer. At most 64; an answer with more is not stored.
+    /// Puts a tag on this answer. At most 64; an answer with more is not stored. One of over 256 bytes keeps it out of the shared
+    /// tiers. Both are counted ([`Stats::unstorable`](crate::Stats::unstorable)).
     pub fn tag(&self, tag: impl AsRef<str>) -> &Self {
         self.edit(|edits| edits.add_tag(tag.as_ref()))
     }
@@ -118,7 +121,8 @@ impl<V> LoadContext<V> {
         self.edit(|edits| edits.version = version)
     }
 
-    /// Keeps what the source wants to be asked with next time: an ETag, a Last-Modified date.
+    /// Keeps what the source wants to be asked with next time: an ETag, a Last-Modified date. More than 1 KiB keeps the answer
+    /// out of the shared tiers.
     pub fn validator(&self, validator: impl AsRef<str>) -> &Self {
         self.edit(|edits| edits.validator = Some(Arc::from(validator.as_ref())))
     }
@@ -159,8 +163,8 @@ impl Edits {
             self.version = of_all.version;
         }
         self.validator = self.validator.or_else(|| of_all.validator.clone());
-        if of_all.keep == Keep::No {
-            self.keep = Keep::No;
+        if of_all.keep != Keep::Yes {
+            self.keep = of_all.keep;
         }
         self
     }
@@ -170,7 +174,7 @@ impl Edits {
             return;
         }
         if self.tags.len() >= TAGS_PER_ENTRY_MAX {
-            self.keep = Keep::No;
+            self.keep = Keep::Overtagged;
         } else {
             self.tags.push(Arc::from(tag));
         }
@@ -228,6 +232,6 @@ mod tests {
         (0..40).for_each(|number| drop(context.tag(format!("a{number}")).clone()));
         assert_eq!(context.edits_of(0).keep, Keep::Yes);
         (0..40).for_each(|number| drop(context.of(0).tag(format!("b{number}")).clone()));
-        assert_eq!(context.edits_of(0).keep, Keep::No);
+        assert_eq!(context.edits_of(0).keep, Keep::Overtagged);
     }
 }

@@ -2,6 +2,7 @@
 //! to the other nodes, and who voided it last. Changes nothing and claims nothing.
 
 use std::{
+    collections::VecDeque,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -10,12 +11,13 @@ use bytes::Bytes;
 
 use crate::{
     Cache, CacheKey, Version,
-    backplane::Mark,
+    backplane::{Mark, Swath},
     epoch::Left,
     flight::lock,
     hash::Probe,
     life::Life,
     local::Traits,
+    patterns::glob_of,
     store::{KeyForm, Standing, Store},
     tier::{Found, Void},
     tier_side::TierSide,
@@ -37,6 +39,9 @@ pub struct Explanation {
     pub floor: Version,
     /// The last invalidation of this key by name that this node knows of (or of one that shares its slot of 1,024).
     pub invalidated: Option<LastInvalidation>,
+    /// The last sweep that went over this key, of the last 64 that this node knows of. By tag: as far as the tags of what
+    /// it or a tier still has of the key tell.
+    pub swept: Option<LastSweep>,
     /// How far this node has heard.
     pub mark: Mark,
 }
@@ -95,6 +100,68 @@ pub struct LastInvalidation {
     pub ago: Duration,
 }
 
+/// A sweep over one key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LastSweep {
+    /// What it went over: `everything`, or a `tag`, `prefix` or `pattern` with its name.
+    pub swath: String,
+    /// What it left.
+    pub how: Void,
+    /// Of the write behind it, if that was said.
+    pub version: Version,
+    /// How long ago this node did its part.
+    pub ago: Duration,
+}
+
+/// The last sweeps, oldest first.
+#[derive(Debug, Default)]
+pub(crate) struct SweepLog(Mutex<VecDeque<SweepNote>>);
+
+#[derive(Debug)]
+struct SweepNote {
+    swath: Swath,
+    how: Void,
+    version: Version,
+    at_us: u64,
+}
+
+const SWEEPS_MAX: usize = 64;
+
+impl SweepLog {
+    pub(crate) fn note(&self, swath: &Swath, how: Void, version: Version, at_us: u64) {
+        let mut notes = lock(&self.0);
+        if notes.len() == SWEEPS_MAX {
+            notes.pop_front();
+        }
+        notes.push_back(SweepNote { swath: swath.clone(), how, version, at_us });
+    }
+
+    fn last(&self, key: &[u8], tags: &[Arc<str>], now_us: u64) -> Option<LastSweep> {
+        let notes = lock(&self.0);
+        let note = notes.iter().rev().find(|note| goes_over(&note.swath, key, tags))?;
+        let ago = Duration::from_micros(now_us.saturating_sub(note.at_us));
+        Some(LastSweep { swath: spelled(&note.swath), how: note.how, version: note.version, ago })
+    }
+}
+
+fn goes_over(swath: &Swath, key: &[u8], tags: &[Arc<str>]) -> bool {
+    match (swath, glob_of(swath)) {
+        (_, Some(glob)) => glob.covers(key),
+        (Swath::All, _) => true,
+        (Swath::Prefix(prefix), _) => key.starts_with(prefix),
+        (Swath::Tag(tag), _) => tags.contains(tag),
+    }
+}
+
+fn spelled(swath: &Swath) -> String {
+    match (swath, glob_of(swath)) {
+        (_, Some(glob)) => format!("pattern {}", glob.pattern().escape_ascii()),
+        (Swath::All, _) => "everything".to_owned(),
+        (Swath::Prefix(prefix), _) => format!("prefix {}", prefix.escape_ascii()),
+        (Swath::Tag(tag), _) => format!("tag {tag}"),
+    }
+}
+
 /// The last invalidations, by slots that keys share by hash.
 #[derive(Debug)]
 pub(crate) struct Chronicle(Box<[Mutex<Option<Note>>]>);
@@ -146,9 +213,13 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
         for tier in &store.fleet.tiers {
             tiers.push(store.tier_state(tier, &bytes).await);
         }
+        let in_tiers = tiers.iter().flat_map(|tier| &tier.tags);
+        let tags: Vec<_> = local.iter().flat_map(|local| &local.tags).chain(in_tiers).cloned().collect();
+        let swept = store.sweep_log.last(&bytes, &tags, now_us);
         Explanation {
             local,
             tiers,
+            swept,
             is_loading: store.flights.lock(probe.hash).find(&key, now_us).is_some(),
             is_pending: store.fleet.outbox.blocks(&bytes) || store.fleet.sweeps.is_pending_over(&bytes),
             floor: store.floors.floor(probe.hash, now_us),

@@ -23,6 +23,7 @@ use crate::{
     epoch::Left,
     flight::lock,
     hash::Probe,
+    key::decoded,
     life::{Life, Span, State},
     local::{Displaced, Traits},
     stats::count,
@@ -150,7 +151,7 @@ impl Extended {
 impl<K: CacheKey, V: Clone> Store<K, V> {
     /// Lets what is here live on, if it is what the extension is about and nothing has made it void.
     pub(crate) fn extend(&self, extension: &Extension) {
-        let Some(key) = K::decode(&extension.key) else { return };
+        let Some(key) = decoded::<K>(&extension.key) else { return };
         let probe = Probe::of(&key);
         let now_us = self.clock.now_us();
         let mut displaced = Displaced::default();

@@ -35,6 +35,8 @@ pub(crate) enum Outcome<V> {
     Unanswered,
     /// The tiers have nothing, and the one who asked them has no loader.
     NotLoaded,
+    /// The tiers have nothing, and there are as many loads as there may be.
+    Overloaded,
     /// Whoever had the lead went away before a loader ran: somebody else takes it.
     Vacant,
     /// The task was dropped before it came to an end.
@@ -42,9 +44,12 @@ pub(crate) enum Outcome<V> {
 }
 
 impl<V> Outcome<V> {
-    /// True if a loader was called and gave nothing.
+    /// True if a loader was called, or was to be called, and gave nothing.
     pub(crate) fn is_failure(&self) -> bool {
-        matches!(self, Self::Failed(_) | Self::TimedOut | Self::Panicked | Self::Unanswered)
+        matches!(
+            self,
+            Self::Failed(_) | Self::TimedOut | Self::Panicked | Self::Unanswered | Self::Overloaded
+        )
     }
 }
 
@@ -57,6 +62,7 @@ impl<V: Clone> Clone for Outcome<V> {
             Self::Panicked => Self::Panicked,
             Self::Unanswered => Self::Unanswered,
             Self::NotLoaded => Self::NotLoaded,
+            Self::Overloaded => Self::Overloaded,
             Self::Vacant => Self::Vacant,
             Self::Stopped => Self::Stopped,
         }
@@ -70,6 +76,8 @@ pub(crate) struct Flight<V> {
     told: Notify,
     /// Written only under the lock of the key's shard.
     voided: AtomicBool,
+    /// Whoever has the lead asks the tiers in a future of its caller's, which may not be polled for as long as that one likes.
+    is_in_hand: AtomicBool,
     /// The last sweep that this load is sure to reflect.
     pub(crate) stamp: u64,
     pub(crate) begun_us: u64,
@@ -120,6 +128,7 @@ impl<V> Flight<V> {
             outcome: OnceLock::new(),
             told: Notify::new(),
             voided: AtomicBool::new(false),
+            is_in_hand: AtomicBool::new(false),
             stamp,
             begun_us,
             fallback: OnceLock::new(),
@@ -146,6 +155,14 @@ impl<V> Flight<V> {
 
     pub(crate) fn fallback(&self) -> Option<&Answer<V>> {
         self.fallback.get()
+    }
+
+    pub(crate) fn take_in_hand(&self, is_in_hand: bool) {
+        self.is_in_hand.store(is_in_hand, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_in_hand(&self) -> bool {
+        self.is_in_hand.load(Ordering::Relaxed)
     }
 
     /// True once an invalidation has overtaken this load. Certain only under the shard lock.
@@ -217,6 +234,13 @@ impl<K: Clone + Eq + Hash, V> Shard<K, V> {
         }) {
             let Some((key, oldest)) = self.remembered.pop_front() else { break };
             self.end(&key.0, &oldest);
+        }
+    }
+
+    /// Leaves `flight` to those who have joined it, and lets the next reader begin a new one, unless that has been done.
+    pub(crate) fn leave(&mut self, key: &K, flight: &Arc<Flight<V>>) {
+        if self.flights.get(&Stored(key.clone())).is_some_and(|present| Arc::ptr_eq(present, flight)) {
+            self.void(key);
         }
     }
 

@@ -6,14 +6,16 @@
 //! raises the number after the change and before returning: a copy that was taken before the change is then no longer
 //! believed, and one taken after it is right.
 
-use std::{
-    array::from_fn,
-    sync::atomic::{AtomicU64, Ordering::SeqCst},
-};
+use std::array::from_fn;
 
 use quick_cache::Equivalent;
 
-use crate::{hash::Probe, lane::PerLane, packed::Packed};
+use crate::{
+    hash::Probe,
+    lane::PerLane,
+    packed::Packed,
+    sync::atomic::{AtomicU64, Ordering::SeqCst},
+};
 
 /// Places for copies in one thread: as many hot keys as fit the processor's second cache with their values.
 const PLACES: usize = 2_048;
@@ -21,8 +23,8 @@ const PLACES: usize = 2_048;
 const WINDOW: usize = 8;
 /// Hits remembered of what has no copy.
 const SEEN: usize = 8_192;
-/// Groups of keys whose changes are told apart.
-const GROUPS: usize = 1_024;
+/// Groups of keys whose changes are told apart. A scheduler's numbers are dear, and it looks at one key.
+const GROUPS: usize = if cfg!(feature = "shuttle") { 4 } else { 1_024 };
 /// Reads after which a thread judges whether copies are of use to it, by an eighth of them.
 const TRIAL: u32 = 4_096;
 /// For how many reads it goes without them if they are not: twice as many each time, up to the second.

@@ -13,6 +13,8 @@ use crate::{
     cutoffs,
     extend::Extended,
     horizon::Step,
+    invalidation::SweepOrder,
+    key::decoded,
     stats::count,
     store::Store,
     tier::Void,
@@ -51,11 +53,15 @@ where
     V: Clone + Send + Sync + 'static,
 {
     fn announced(&self, mark: Mark, body: &Bytes) {
-        let mut is_read = true;
-        let step = self.fleet.horizon.announced(mark, body, || is_read = self.apply(mark, body));
+        let mut applied = Applied::Nothing;
+        let step = self.fleet.horizon.announced(mark, body, || applied = self.apply(mark, body));
         // Foreign code, after the order's lock is given back.
-        if !is_read {
-            self.observer.gap_noticed(&self.name, GapCause::Unreadable);
+        match applied {
+            Applied::Nothing => {}
+            Applied::OfAnother { keys, sweeps } => {
+                self.observer.voided_elsewhere(&self.name, keys, sweeps);
+            }
+            Applied::Unreadable => self.observer.gap_noticed(&self.name, GapCause::Unreadable),
         }
         match step {
             Step::Apply | Step::Known => {}
@@ -73,7 +79,9 @@ where
         let is_news =
             |sequence: u64| known.incarnation != snapshot.mark.incarnation || sequence > known.sequence;
         let newest = snapshot.sweeps.iter().map(|sweep| sweep.sequence).max().unwrap_or(0);
-        if newest > 0 && is_news(newest) {
+        // A store that has forgotten its order may have forgotten what it was told of keys as well.
+        let is_another = fleet.horizon.is_another(snapshot.mark.incarnation);
+        if is_another || (newest > 0 && is_news(newest)) {
             // Of which write they are is not kept, and no tier knows.
             self.floors.go_blind_to_sweeps(self.clock.now_us());
         }
@@ -132,14 +140,15 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
         }
     }
 
-    /// Does what an announcement says; false if it cannot be read.
-    fn apply(&self, mark: Mark, body: &Bytes) -> bool {
+    /// Does what an announcement says.
+    fn apply(&self, mark: Mark, body: &Bytes) -> Applied {
         let Ok(change) = Invalidation::decode(body) else {
             // Another release may have written it. It voids something: it may be anything.
             count(&self.counters.unreadable);
+            count(&self.counters.gaps);
             self.fleet.sweeps.sweep_there(&Swath::All, Void::Remove, mark.sequence);
             self.sweep(&Swath::All, Void::Remove, Version::LATEST);
-            return false;
+            return Applied::Unreadable;
         };
         let is_own = change.origin == self.fleet.origin;
         for order in &change.sweeps {
@@ -156,14 +165,29 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
         let others = if is_own { &[][..] } else { &change.keys[..] };
         for order in others {
             count(&self.counters.remote_invalidations);
-            match K::decode(&order.key) {
+            match decoded::<K>(&order.key) {
                 Some(key) => self.void(&key, order.how, order.version, change.origin),
                 // A key of another release's shape: some key of ours may be meant.
                 None => self.sweep(&Swath::All, Void::Remove, order.version),
             }
         }
-        true
+        if is_own {
+            return Applied::Nothing;
+        }
+        let is_of_keys = |order: &&SweepOrder| cutoffs::digest_of(&order.swath).is_none();
+        Applied::OfAnother { keys: others.len(), sweeps: change.sweeps.iter().filter(is_of_keys).count() }
     }
+}
+
+/// What an announcement was.
+enum Applied {
+    /// This node's own, or one that is known.
+    Nothing,
+    OfAnother {
+        keys: usize,
+        sweeps: usize,
+    },
+    Unreadable,
 }
 
 /// The listener of a store, for the line.

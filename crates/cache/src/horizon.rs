@@ -35,6 +35,8 @@ pub(crate) struct Horizon {
     mark: Mutex<Mark>,
     /// That of `mark`, without the lock.
     incarnation: AtomicU64,
+    /// The last one that was known: `mark` may have none for a while.
+    last_incarnation: AtomicU64,
     /// How often what sweeps are judged by was taken from a snapshot.
     adoptions: AtomicU64,
     /// Every announcement made before this instant has been applied here.
@@ -85,6 +87,7 @@ impl Horizon {
             heard: Mutex::new(Heard { mark, ..Heard::default() }),
             mark: Mutex::new(mark),
             incarnation: AtomicU64::new(mark.incarnation),
+            last_incarnation: AtomicU64::new(mark.incarnation),
             adoptions: AtomicU64::new(0),
             vouched_us: AtomicU64::new(0),
             trusted_until_us: AtomicU64::new(trusted_until_us),
@@ -102,6 +105,15 @@ impl Horizon {
         let mut known = lock(&self.mark);
         *known = mark;
         self.incarnation.store(mark.incarnation, SeqCst);
+        if mark.incarnation != 0 {
+            self.last_incarnation.store(mark.incarnation, Relaxed);
+        }
+    }
+
+    /// True if this node has known another order than this one.
+    pub(crate) fn is_another(&self, incarnation: u64) -> bool {
+        let last = self.last_incarnation.load(Relaxed);
+        last != 0 && last != incarnation
     }
 
     /// What a judgement of a shared tier's record is good for: if it gives the same before and after, and the record is of

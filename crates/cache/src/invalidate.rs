@@ -15,6 +15,7 @@ use crate::{
     fleet::Fleet,
     hash::Probe,
     invalidation::{KeyOrder, SweepOrder},
+    key::decoded,
     life::{Life, Span},
     outbox::Putting,
     patterns,
@@ -195,6 +196,14 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
         let span = spans::invalidate(&self.store.name, change.keys.len(), change.sweeps.len());
         // Other nodes are to take it for this node's: it does its own part here.
         let keys = change.keys.iter().map(|order| (order.clone(), None)).collect();
+        // Floors first of all: a load that begins once others are told must find them.
+        let now_us = self.store.clock.now_us();
+        for order in &change.keys {
+            if let Some(key) = decoded::<K>(&order.key) {
+                self.store.floors.raise(Probe::of(&key).hash, order.version, now_us);
+            }
+        }
+        change.sweeps.iter().for_each(|order| self.store.raise_for_sweep(&order.swath, order.version));
         // The tiers are voided by this: nothing need be cut off.
         let sweeps = change.sweeps.iter().filter(|order| cutoffs::digest_of(&order.swath).is_none());
         let number = self.store.fleet.order(keys, sweeps.cloned().collect());
@@ -267,7 +276,7 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
                 version,
                 grace: span.grace,
                 tags: &tags,
-                validator: None,
+                ..SealedFields::default()
             };
             self.sealed(&fields, &value, span)
         });
@@ -302,23 +311,18 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
 
     /// As it is put into shared tiers, if it can be.
     fn sealed(&self, fields: &SealedFields<'_>, value: &V, span: Span) -> Option<Putting> {
-        let codec = self.store.codec.as_ref().filter(|_| !span.shared.is_zero())?;
-        let tiers = &self.store.fleet.tiers;
-        match codec.seal(fields, Some(value)) {
-            // Nobody would take it, and on its way it would take the room of others.
-            Ok(bytes) if tiers.iter().all(|tier| bytes.len() > tier.options.value_bytes_max) => {
-                tiers.iter().for_each(|tier| count(&tier.counters.oversize));
-                None
-            }
-            Ok(bytes) => {
-                let (lifetime, set_us) = (span.shared.saturating_add(span.grace), self.store.clock.now_us());
-                Some(Putting { bytes, lifetime, grace: span.grace, set_us })
-            }
-            Err(error) => {
-                tracing::warn!(cache = %self.store.name, %error, "a value that was set is kept in process only");
-                None
-            }
+        if span.shared.is_zero() {
+            return None;
         }
+        let lifetime = span.shared.saturating_add(span.grace);
+        let bytes = self.store.seal(&SealedFields { lifetime: Some(lifetime), ..*fields }, Some(value))?;
+        let tiers = &self.store.fleet.tiers;
+        // Nobody would take it, and on its way it would take the room of others.
+        if tiers.iter().all(|tier| bytes.len() > tier.options.value_bytes_max) {
+            tiers.iter().for_each(|tier| count(&tier.counters.oversize));
+            return None;
+        }
+        Some(Putting { bytes, lifetime, grace: span.grace, set_us: self.store.clock.now_us() })
     }
 
     fn void_keys(&self, keys: &[K], how: Void, version: Version) -> Confirmation {
@@ -341,6 +345,8 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
         let store = &*self.store;
         let span = spans::invalidate(&store.name, 0, 1);
         let order = SweepOrder { swath: swath.clone(), how, version };
+        // Floors first of all, as of keys.
+        store.raise_for_sweep(swath, version);
         let number = store.fleet.order(vec![], vec![order]);
         store.sweep(swath, how, version);
         Confirmation::of(self, number, span)

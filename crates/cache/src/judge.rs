@@ -45,6 +45,9 @@ pub(crate) enum Judged<V> {
     Void,
 }
 
+/// Of values that are given more than this nobody knows how old they are: memcached keeps none for longer than 30 days.
+const AGE_MAX: Duration = Duration::from_secs(29 * 86_400);
+
 /// Judges what a tier gave. `idle` is that of the entry in process.
 pub(crate) fn judge<K: CacheKey, V: Clone + Send + Sync + 'static>(
     store: &Store<K, V>,
@@ -59,8 +62,10 @@ pub(crate) fn judge<K: CacheKey, V: Clone + Send + Sync + 'static>(
     let tags: Box<[_]> = opened.tags.iter().map(|tag| sweeps.tags.intern(tag)).collect();
     let left = sweeps.left_there(asker.key, &tags, opened.stamp);
     // By then they may be those of another order, or half of them, which says nothing of this value.
-    let is_ours = (asker.mark.incarnation, order) == (opened.incarnation, horizon.order())
-        && opened.incarnation == order.1;
+    let is_of_one_order = (asker.mark.incarnation, order) == (order.1, horizon.order());
+    // Without a line each node is its own order: one that has swept nothing believes them all.
+    let has_swept_nothing = store.fleet.line.is_none() && order.1 == 0;
+    let is_ours = is_of_one_order && (opened.incarnation == order.1 || has_swept_nothing);
     let left = if is_ours { left } else { Left::Nothing };
     if left == Left::Nothing {
         return Judged::Swept;
@@ -69,10 +74,16 @@ pub(crate) fn judge<K: CacheKey, V: Clone + Send + Sync + 'static>(
     let fresh_left = payload.remaining.saturating_sub(opened.grace);
     let is_fresh = left == Left::Whole && !fresh_left.is_zero();
     let life = life_of(asker, &opened, fresh_left, payload.remaining);
+    // What the tier took of its lifetime may be less than it was given: by its options, or because it keeps nothing for so long.
+    let options = &store.fleet.tiers[asker.tier].options;
+    let lifetime = opened.lifetime.map(|given| given.min(options.ttl.saturating_add(opened.grace)));
+    let lifetime = lifetime.filter(|lifetime| *lifetime <= AGE_MAX);
+    let age_us = lifetime.map_or(0, |lifetime| micros(lifetime.saturating_sub(payload.remaining)));
+    let loaded_us = asker.asked_us.saturating_sub(age_us);
     // It was judged by what had been announced when the line was heard last.
     let loaded_us = match &store.fleet.line {
-        Some(_) => life.loaded_us.min(horizon.vouched_us()),
-        None => life.loaded_us,
+        Some(_) => loaded_us.min(horizon.vouched_us()),
+        None => loaded_us,
     };
     let life = Life { loaded_us, ..life };
     let life = if is_fresh { life } else { life.as_fallback(0) };

@@ -88,6 +88,6 @@ impl<Q: ?Sized> Hash for Seen<'_, '_, Q> {
 
 impl<K, V, Q: Equivalent<K> + ?Sized> Equivalent<Kept<K, V>> for Seen<'_, '_, Q> {
     fn equivalent(&self, kept: &Kept<K, V>) -> bool {
-        self.probe.key.equivalent(&kept.key) && kept.packed.life() == *self.life
+        self.probe.key.equivalent(&kept.key) && kept.packed.life().is_that(self.life)
     }
 }

@@ -2,7 +2,7 @@
 //! Refuses nothing itself; a key that cannot be read back from a message makes the cache drop L1.
 //! Implemented by callers for their own id types.
 
-use std::hash::Hash;
+use std::{hash::Hash, panic::catch_unwind};
 
 use bytes::Bytes;
 
@@ -18,6 +18,12 @@ pub trait CacheKey: Clone + Eq + Hash + Send + Sync + 'static {
 
     /// The key that [`encode`](Self::encode) spelled so, or `None` if no key is spelled so.
     fn decode(bytes: &[u8]) -> Option<Self>;
+}
+
+/// The key that is spelled so. Bytes of another release, or of a stranger, must not end the task that reads them: a `decode` that
+/// panics knows no such key.
+pub(crate) fn decoded<K: CacheKey>(bytes: &[u8]) -> Option<K> {
+    catch_unwind(|| K::decode(bytes)).ok().flatten()
 }
 
 impl CacheKey for String {

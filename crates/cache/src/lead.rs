@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use crate::{
     CacheKey, Policy,
-    answer::Answer,
+    answer::{Answer, Origin},
     backplane::Mark,
     clock::micros,
     consult::Plan,
@@ -18,6 +18,7 @@ use crate::{
     life::Life,
     local::{Displaced, Idle},
     read::answer_of_hit,
+    stats::count,
     store::{Look, Standing, Store},
     tier::{Settlement, Token},
     write_back::{Writing, write_back},
@@ -89,7 +90,7 @@ pub(crate) struct Lead<K: CacheKey, V: Clone> {
     /// Asked for, and no answer will come: whether they stand is not known.
     pub(crate) doubtful: Vec<Held>,
     settled: bool,
-    /// Shared by the loads of one batch.
+    /// Shared by the loads of one batch; taken at the latest before the loader is called.
     seat: Option<Arc<Seat>>,
 }
 
@@ -119,15 +120,14 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
         {
             return Boarding::Joined(flight.waiter(stamp));
         }
-        let Some(seat) = seat.map(Arc::clone).or_else(|| self.flights.take_seat()) else {
+        // No loader is called, or only if the tiers have nothing: then one is taken.
+        let is_seated_later =
+            purpose == Purpose::Peek || (purpose == Purpose::Read && !self.fleet.tiers.is_empty());
+        let seat = if is_seated_later { None } else { seat.cloned().or_else(|| self.flights.take_seat()) };
+        if seat.is_none() && !is_seated_later {
             drop(shard);
-            return match fallback {
-                Some(answer) if purpose != Purpose::Reload => {
-                    Boarding::Found(Look::Doubt(answer, Standing::Resting))
-                }
-                _ => Boarding::Full,
-            };
-        };
+            return unseated(fallback, purpose);
+        }
         if purpose == Purpose::Reload {
             // A load that is under way may have read before this was asked for.
             shard.void(key);
@@ -160,8 +160,16 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
             asked: None,
             doubtful: Vec::new(),
             settled: false,
-            seat: Some(seat),
+            seat,
         })
+    }
+}
+
+/// What there is to fall back on, for want of a seat.
+fn unseated<K: CacheKey, V: Clone>(fallback: Option<Answer<V>>, purpose: Purpose) -> Boarding<K, V> {
+    match fallback {
+        Some(answer) if purpose != Purpose::Reload => Boarding::Found(Look::Doubt(answer, Standing::Resting)),
+        _ => Boarding::Full,
     }
 }
 
@@ -176,6 +184,25 @@ fn to_load<V>(look: Look<V>, purpose: Purpose) -> Result<Option<Answer<V>>, Look
         Look::Doubt(answer, Standing::Due) if purpose.is_ahead() => Ok(Some(answer)),
         Look::Doubt(answer, _) if purpose == Purpose::Reload => Ok(Some(answer)),
         found => Err(found),
+    }
+}
+
+impl<K: CacheKey, V: Clone + Send + Sync + 'static> Lead<K, V> {
+    /// Ends a load for which there was no seat: with what there is to fall back on, or with a refusal.
+    pub(crate) fn turn_away(mut self, plan: Plan<V>) -> Option<Answer<V>> {
+        let store = Arc::clone(&self.store);
+        count(&store.counters.overloads);
+        match plan.fallback.filter(|answer| store.is_usable(&self.key, answer)) {
+            Some(answer) => {
+                let answer = Answer { is_stale: true, ..answer };
+                self.settle(answer.clone(), Storing::No);
+                Some(answer)
+            }
+            None => {
+                self.fail(Outcome::Overloaded, Duration::ZERO);
+                None
+            }
+        }
     }
 }
 
@@ -196,25 +223,56 @@ impl<K: CacheKey, V: Clone> Lead<K, V> {
         patience.min(policy.load_timeout) < self.store.fleet.trips_max(policy.lease_wait)
     }
 
+    /// Takes a seat for the loader's call, that of the batch if it has one. False if there is none left.
+    pub(crate) fn is_seated(&mut self, of_batch: &mut Option<Arc<Seat>>) -> bool {
+        if self.seat.is_none() {
+            if of_batch.is_none() {
+                *of_batch = self.store.flights.take_seat();
+            }
+            self.seat = of_batch.clone();
+        }
+        self.seat.is_some()
+    }
+
+    /// The caller asks the tiers itself: should nobody poll it, those who wait for it need not wait for that.
+    pub(crate) fn take_in_hand(&self) {
+        self.flight.take_in_hand(true);
+    }
+
+    /// A task goes on with it.
+    pub(crate) fn hand_over(&self) {
+        self.flight.take_in_hand(false);
+    }
+
     pub(crate) fn waiter(&self) -> Waiter<V> {
         self.flight.waiter(self.flight.stamp)
     }
 
-    /// Stores what was loaded, if it has a life and nothing has overtaken it, and tells the waiters. True if it may
-    /// be stored in shared tiers too.
+    /// Stores what was loaded, if it has a life and nothing has overtaken it, and tells the waiters. What was there before is not
+    /// served any more either way: it is older. True if it may be stored in shared tiers too.
     pub(crate) fn settle(&mut self, answer: Answer<V>, keep: Storing) -> bool {
         let store = &self.store;
         let now_us = store.clock.now_us();
         // Foreign code (clone, weigher) runs before the lock is taken.
         let stored = if keep == Storing::Yes { store.storable(&self.key, &answer) } else { None };
+        // Of what a tier has, nothing was there before if nothing was offered when the load began.
+        let is_news =
+            keep != Storing::No && (answer.origin == Origin::Loader || self.flight.fallback().is_some());
         let probe = Probe { key: &self.key, hash: self.hash };
         let mut displaced = Displaced::default();
         let mut shard = store.flights.lock(self.hash);
         let is_voided = self.flight.is_voided();
         let mut is_kept = false;
-        if let (Some((found, life, traits)), false) = (stored, is_voided) {
-            is_kept = found.is_some() && keeps(self.policy.refresh_every);
-            store.local.install(&probe, found, life, traits, &mut displaced);
+        match stored {
+            _ if is_voided => {}
+            Some((found, life, traits)) => {
+                is_kept = found.is_some() && keeps(self.policy.refresh_every);
+                store.local.install(&probe, found, life, traits, &mut displaced);
+            }
+            None if !is_news => {}
+            // As in the tiers: what is not stored makes a fallback of what was there, unless it is that there is nothing.
+            None if answer.value.is_some() => store.local.outdate(&probe, &mut displaced),
+            None => store.local.remove(&probe, &mut displaced),
         }
         shard.end(&self.key, &self.flight);
         drop(shard);
@@ -258,7 +316,10 @@ impl<K: CacheKey, V: Clone> Lead<K, V> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Storing {
     Yes,
+    /// It is no news: what is there stays.
     No,
+    /// It is not to be stored, and what is there is older.
+    Nothing,
 }
 
 impl<K: CacheKey, V: Clone> Drop for Lead<K, V> {

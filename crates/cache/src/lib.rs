@@ -159,6 +159,7 @@ mod observer;
 mod outbox;
 mod packed;
 mod patterns;
+mod peek;
 mod policy;
 #[cfg(feature = "postgres")]
 pub mod postgres;
@@ -199,7 +200,7 @@ pub use clock::Clock;
 pub use context::{Load, LoadContext, Stale};
 pub use coupling::{Coupled, TransactionOutbox};
 pub use error::{CacheError, SetRefused};
-pub use explain::{Explanation, LastInvalidation, LocalState, TierState};
+pub use explain::{Explanation, LastInvalidation, LastSweep, LocalState, TierState};
 pub use fleet::LineOptions;
 pub use floors::FLOOR_LIFE;
 pub use histogram::Histogram;

@@ -47,13 +47,19 @@ impl Span {
         let ttl = ttl.unwrap_or(policy.ttl);
         let spread = Spread::roll(policy.jitter);
         let local = spread.over(policy.l1_ttl.min(ttl));
-        Self { local, shared: spread.over(ttl), grace: policy.grace }
+        let shared = spread.over(ttl).min(SHARED_MAX);
+        Self { local, shared, grace: policy.grace.min(GRACE_MAX) }
+    }
+
+    /// The same with another grace.
+    pub(crate) fn with_grace(self, grace: Duration) -> Self {
+        Self { grace: grace.min(GRACE_MAX), ..self }
     }
 
     /// Of the knowledge that nothing is there, which is no fallback for anything.
     pub(crate) fn of_nothing(policy: &Policy, ttl: Option<Duration>) -> Self {
         let lifetime = Spread::roll(policy.jitter).over(ttl.unwrap_or(policy.negative_ttl));
-        Self { local: lifetime, shared: lifetime, grace: Duration::ZERO }
+        Self { local: lifetime, shared: lifetime.min(SHARED_MAX), grace: Duration::ZERO }
     }
 
     /// The same with no more left of it than a shared tier says.
@@ -90,6 +96,11 @@ impl Life {
         self.check_us > self.loaded_us && now_us >= self.check_us
     }
 
+    /// True if it is the same life, whatever sweeps it was judged by since.
+    pub(crate) fn is_that(&self, other: &Self) -> bool {
+        Self { stamp: other.stamp, ..*self } == *other
+    }
+
     /// What comes after its time to live.
     pub(crate) fn grace(&self) -> Duration {
         Duration::from_micros(self.grace_ends_us.saturating_sub(self.expires_us))
@@ -108,6 +119,11 @@ impl Life {
 
 /// Beyond this a lifetime counts as endless: no float arithmetic on it.
 pub(crate) const ENDLESS: Duration = Duration::from_secs(86_400 * 36_500);
+
+/// No shared tier is given a value for longer, and a grace beyond it for longer than that: no tier keeps anything for ever, and
+/// what it cuts off must not be the part in which a value is fresh.
+const SHARED_MAX: Duration = Duration::from_secs(86_400 * 365 * 8);
+const GRACE_MAX: Duration = Duration::from_secs(86_400 * 365);
 
 /// By how much lifetimes are lengthened.
 #[derive(Debug, Clone, Copy)]

@@ -12,7 +12,7 @@ use crate::{
     CacheKey, Load, LoadContext, LoadEnd, Stale, Version,
     answer::{Answer, Origin},
     clock::micros,
-    codec::SealedFields,
+    codec::{CodecError, SealedFields},
     consult::{Plan, Record},
     context::{Edits, Keep},
     extend::Extension,
@@ -58,6 +58,7 @@ where
     E: Send + Sync + 'static,
 {
     let waiter = lead.waiter();
+    lead.hand_over();
     lead.offer_fallback(&plan);
     let span = spans::load(&lead.store.name, lead.purpose, 1);
     drop(tokio::spawn(run(lead, plan, span, load)));
@@ -173,9 +174,18 @@ pub(crate) fn finish<K: CacheKey, V: Clone + Send + Sync + 'static>(
     let old = plan.fallback.as_ref().filter(|_| !is_modified).and_then(|old| old.traits.as_deref());
     let span = span_of(lead, edits, value.as_ref());
     let answer = answer(lead, edits, old, value, span, begun_us);
-    let storing = if edits.keep == Keep::Yes { Storing::Yes } else { Storing::No };
-    let sealed = seal(lead, &answer, span, plan.lies_in.filter(|_| !is_modified));
-    let extension = old.filter(|old| is_as_it_was(old, answer.traits.as_deref()));
+    let storing = match edits.keep {
+        Keep::Yes => Storing::Yes,
+        Keep::No => Storing::Nothing,
+        Keep::Overtagged => {
+            store.unstorable(&CodecError::TooManyTags);
+            Storing::Nothing
+        }
+    };
+    // With other tags, or another version, the record that lies in a tier is not what was answered.
+    let is_as_it_was = !is_modified && says_the_same(old, answer.traits.as_deref());
+    let sealed = seal(lead, &answer, span, plan.lies_in.filter(|_| is_as_it_was));
+    let extension = old.filter(|_| is_as_it_was);
     let extension = extension.and_then(|old| Extension::of(&lead.key_bytes, Some(old), span));
     // The waiters first: the shared tiers' trip is none of their business.
     let version = answer.version();
@@ -197,12 +207,12 @@ fn void_unclaimed<K: CacheKey, V: Clone + Send + Sync + 'static>(lead: &Lead<K, 
     }
 }
 
-/// True if nodes that hold the value have all that its loader says of it.
-fn is_as_it_was(old: &Traits, new: Option<&Traits>) -> bool {
+/// True if whoever has the one has all that a loader says with the other.
+fn says_the_same(old: Option<&Traits>, new: Option<&Traits>) -> bool {
+    let nothing = Traits::default();
+    let (old, new) = (old.unwrap_or(&nothing), new.unwrap_or(&nothing));
     let names = |traits: &Traits| traits.tags.iter().map(|tag| Arc::clone(&tag.name)).collect::<Vec<_>>();
-    new.is_some_and(|new| {
-        new.version == old.version && new.validator == old.validator && names(new) == names(old)
-    })
+    new.version == old.version && new.validator == old.validator && names(new) == names(old)
 }
 
 fn span_of<K: CacheKey, V: Clone>(lead: &Lead<K, V>, edits: &Edits, value: Option<&V>) -> Span {
@@ -211,7 +221,7 @@ fn span_of<K: CacheKey, V: Clone>(lead: &Lead<K, V>, edits: &Edits, value: Optio
         None => Span::of_nothing(&lead.policy, edits.ttl),
     };
     match (value, edits.grace) {
-        (Some(_), Some(grace)) => Span { grace, ..span },
+        (Some(_), Some(grace)) => span.with_grace(grace),
         _ => span,
     }
 }
@@ -241,6 +251,9 @@ fn answer<K: CacheKey, V: Clone>(
     Answer { value, life, traits: traits.shared(), origin: Origin::Loader, is_stale: false }
 }
 
+/// For how long a tier is told at least that there is nothing.
+const GONE: Duration = Duration::from_millis(1);
+
 /// What the shared tiers are to store, if anything.
 fn seal<K: CacheKey, V: Clone>(
     lead: &Lead<K, V>,
@@ -248,10 +261,12 @@ fn seal<K: CacheKey, V: Clone>(
     span: Span,
     lies_in: Option<Record>,
 ) -> Option<Settlement> {
-    if lead.held.is_empty() || span.shared.is_zero() {
+    // That there is nothing replaces what was there, though nobody is to remember it.
+    let shared = if answer.value.is_none() { span.shared.max(GONE) } else { span.shared };
+    if lead.held.is_empty() || shared.is_zero() {
         return None;
     }
-    let lifetime = span.shared.saturating_add(span.grace);
+    let lifetime = shared.saturating_add(span.grace);
     // Of what another tier has under its claim nothing is known; and how much of its life is grace stands in the record.
     let needs_only_life = |record: Record| {
         let has_grace = record.grace.as_millis() == span.grace.as_millis();
@@ -269,11 +284,11 @@ fn seal<K: CacheKey, V: Clone>(
         stamp: lead.mark.sequence,
         version: answer.version(),
         grace: span.grace,
+        lifetime: Some(lifetime),
         tags: &tags,
         validator: traits.and_then(|traits| traits.validator.as_deref()),
     };
-    let codec = lead.store.codec.as_ref()?;
-    let bytes = codec.seal(&fields, answer.value.as_ref()).ok()?;
+    let bytes = lead.store.seal(&fields, answer.value.as_ref())?;
     Some(Settlement::Value { bytes, lifetime })
 }
 
@@ -293,8 +308,8 @@ fn failed<K: CacheKey, V: Clone + Send + Sync + 'static>(
     }
     let usable = plan.fallback.as_ref().filter(|answer| store.is_usable(&lead.key, answer));
     match usable {
-        // It was not due yet, and goes on being served as it is.
-        Some(answer) if lead.purpose.is_ahead() && !answer.is_stale => {
+        // It goes on being served as it is.
+        Some(answer) if lead.purpose.is_ahead() && store.is_good_still(&lead.key, answer) => {
             lead.settle(answer.clone(), Storing::No);
         }
         Some(answer) => {

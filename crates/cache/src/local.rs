@@ -23,7 +23,7 @@ use crate::{
     hash::{BuildAsGiven, Probe, Stored},
     keeper::keeps,
     kept::{Kept, Reading, Seen},
-    life::{ENDLESS, Life},
+    life::{ENDLESS, Life, State},
     packed::Packed,
     tags::Tag,
 };
@@ -260,6 +260,17 @@ impl<K: Clone + Eq + Hash, V: Clone> Local<K, V> {
         reading.found.into_inner()
     }
 
+    /// No sweep up to `newest` means the entry that was `judged`, if it is still there: reads need not look closer again.
+    pub(crate) fn restamp<Q: Equivalent<K> + ?Sized>(
+        &self,
+        probe: &Probe<'_, Q>,
+        judged: &Entry<V>,
+        newest: u64,
+    ) {
+        let restamp = |packed: &Packed<V>| packed.restamp(judged, newest);
+        self.values.peek(&Reading { probe, read: restamp, found: Cell::new(None) });
+    }
+
     #[inline]
     pub(crate) fn absence<Q: Equivalent<K> + ?Sized>(&self, probe: &Probe<'_, Q>) -> Option<Entry<()>> {
         self.absences.get(probe)
@@ -299,7 +310,7 @@ impl<K: Clone + Eq + Hash, V: Clone> Local<K, V> {
     /// Gives the entry of a value another life, if it is still the one that had `known`. The caller sees to it that
     /// nothing is installed for the key meanwhile.
     pub(crate) fn relive(&self, probe: &Probe<'_, K>, known: &Life, life: Life, out: &mut Displaced<K, V>) {
-        if let Some(mut entry) = self.value(probe).filter(|entry| entry.life == *known) {
+        if let Some(mut entry) = self.value(probe).filter(|entry| entry.life.is_that(known)) {
             entry.life = life;
             let kept = Kept { key: probe.key.clone(), packed: Packed::of(entry) };
             // Refused if it was pushed out meanwhile: then there is nothing to give another life.
@@ -309,6 +320,17 @@ impl<K: Clone + Eq + Hash, V: Clone> Local<K, V> {
         }
         // Also where L1 has let go of it: a thread may have a copy.
         self.fronts.changed(probe.hash);
+    }
+
+    /// Makes the entry of a value a fallback, if it has a grace; takes it off otherwise.
+    pub(crate) fn outdate(&self, probe: &Probe<'_, K>, out: &mut Displaced<K, V>) {
+        let kept = self.value(probe).filter(|entry| {
+            entry.life.state == State::Fallback || entry.life.grace_ends_us > entry.life.expires_us
+        });
+        match kept {
+            Some(entry) => self.relive(probe, &entry.life, entry.life.as_fallback(0), out),
+            None => self.remove(probe, out),
+        }
     }
 
     pub(crate) fn remove<Q: Equivalent<K> + ?Sized>(&self, probe: &Probe<'_, Q>, out: &mut Displaced<K, V>) {
@@ -381,6 +403,22 @@ mod tests {
         (0..1_000).for_each(|key| put(&local, key, Some((key, 1_000))));
         assert!(local.bytes() <= 64 << 10, "{}", local.bytes());
         assert_eq!(local.entries() + local.evictions(), 1_000);
+    }
+
+    #[test]
+    fn entry_that_was_judged_by_later_sweeps_is_still_the_same_to_whoever_has_seen_it_before() {
+        let (local, probe) = (local(1 << 20), Probe::of(&1));
+        put(&local, 1, Some((11, 0)));
+        let seen = local.value(&probe).unwrap();
+        local.restamp(&probe, &seen, 5);
+        local.restamp(&probe, &seen, 4);
+        assert_eq!(local.value(&probe).unwrap().life.stamp, 5, "what was judged had another stamp");
+        local.relive(&probe, &seen.life, seen.life.as_fallback(0), &mut Displaced::default());
+        assert_eq!(local.value(&probe).unwrap().life.state, State::Fallback);
+        let fallback = local.value(&probe).unwrap();
+        local.restamp(&probe, &seen, 9);
+        assert_eq!(local.value(&probe).unwrap().life.stamp, fallback.life.stamp, "it is another by now");
+        assert!(local.reap(&probe, &Life { stamp: 9, ..fallback.life }).is_some());
     }
 
     #[test]

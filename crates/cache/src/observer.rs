@@ -2,9 +2,14 @@
 //! nothing. Never called on an L1 hit, and never under a lock.
 //! Implemented by the service that owns the cache, to feed its own metrics.
 
-use std::{fmt, time::Duration};
+use std::{
+    fmt,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    time::Duration,
+};
 
-use crate::tier::TierError;
+use crate::{codec::CodecError, tier::TierError};
 
 /// How one call of a loader ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,7 +91,7 @@ pub enum GapCause {
     SilentPeer,
 }
 
-/// Listens to a cache. Methods must return quickly: they run on the task that did the work.
+/// Listens to a cache. Methods must return quickly: they run on the task that did the work. One that panics has not listened.
 pub trait Observer: Send + Sync + fmt::Debug {
     /// A loader was called and ended so after `elapsed`.
     fn load_ended(&self, cache: &str, end: LoadEnd, elapsed: Duration) {
@@ -101,6 +106,27 @@ pub trait Observer: Send + Sync + fmt::Debug {
     /// A read of a shared tier failed; the loader was asked instead.
     fn tier_failed(&self, cache: &str, kind: &'static str) {
         let _ = (cache, kind);
+    }
+
+    /// A tier has failed too often: it is left alone for [`TierOptions::breaker_pause`](crate::TierOptions::breaker_pause),
+    /// then tried with one call at a time.
+    fn tier_opened(&self, cache: &str, kind: &'static str) {
+        let _ = (cache, kind);
+    }
+
+    /// A tier that was left alone has answered, and is asked again.
+    fn tier_closed(&self, cache: &str, kind: &'static str) {
+        let _ = (cache, kind);
+    }
+
+    /// A value was not stored because it has too many tags, or stays in this process because the codec cannot take it.
+    fn unstorable(&self, cache: &str, error: &CodecError) {
+        let _ = (cache, error);
+    }
+
+    /// Another node has announced changes of so many keys and so many sweeps, and this one has done its part.
+    fn voided_elsewhere(&self, cache: &str, keys: usize, sweeps: usize) {
+        let _ = (cache, keys, sweeps);
     }
 
     /// A shared tier was called. Calls that were not made because it is left alone are none.
@@ -141,3 +167,34 @@ pub trait Observer: Send + Sync + fmt::Debug {
 pub(crate) struct Silent;
 
 impl Observer for Silent {}
+
+/// Another observer, whose panics end none of the tasks that tell it something.
+#[derive(Debug)]
+pub(crate) struct Guarded(pub(crate) Arc<dyn Observer>);
+
+macro_rules! guarded {
+    ($($method:ident($($argument:ident: $kind:ty),*);)*) => {
+        impl Observer for Guarded {
+            $(fn $method(&self, cache: &str, $($argument: $kind),*) {
+                // The panic hook has reported it.
+                let _panicked = catch_unwind(AssertUnwindSafe(|| self.0.$method(cache, $($argument),*)));
+            })*
+        }
+    };
+}
+
+guarded! {
+    load_ended(end: LoadEnd, elapsed: Duration);
+    stale_set_refused();
+    tier_failed(kind: &'static str);
+    tier_opened(kind: &'static str);
+    tier_closed(kind: &'static str);
+    unstorable(error: &CodecError);
+    voided_elsewhere(keys: usize, sweeps: usize);
+    tier_called(call: &TierCall);
+    maintained(done: &Maintenance);
+    stale_served();
+    gap_noticed(cause: GapCause);
+    writes_lost(values: usize);
+    pending_overflowed();
+}

@@ -2,7 +2,10 @@
 //! after the load, of 26 significant bits: exact to the microsecond up to 67 seconds, and longer ones by less than one part in
 //! thirty million too long. Called by `local`, `kept` and `front`.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering::Relaxed},
+};
 
 use crate::{
     life::{Life, State},
@@ -13,7 +16,7 @@ use crate::{
 #[derive(Debug, Clone)]
 pub(crate) struct Packed<V> {
     value: V,
-    stamp: u64,
+    stamp: Stamp,
     loaded_us: u64,
     traits: Option<Arc<Traits>>,
     check: Short,
@@ -24,6 +27,17 @@ pub(crate) struct Packed<V> {
 }
 
 const FALLBACK: u32 = 1 << 31;
+
+/// The number of a sweep that, like all before it, does not mean the entry. It rises in place, whatever is done with the entry
+/// at that moment: it says only what is true of it.
+#[derive(Debug)]
+struct Stamp(AtomicU64);
+
+impl Clone for Stamp {
+    fn clone(&self) -> Self {
+        Self(AtomicU64::new(self.0.load(Relaxed)))
+    }
+}
 
 /// A span of microseconds, as a number and by how many bits it is shifted.
 #[derive(Debug, Clone, Copy)]
@@ -66,7 +80,7 @@ impl<V> Packed<V> {
         let weight = u32::try_from(entry.weight()).unwrap_or(u32::MAX).min(FALLBACK - 1);
         let state = if state == State::Fallback { FALLBACK } else { 0 };
         Self {
-            stamp,
+            stamp: Stamp(AtomicU64::new(stamp)),
             loaded_us,
             check: after(check_us),
             expires: after(expires_us),
@@ -84,7 +98,16 @@ impl<V> Packed<V> {
 
     #[inline]
     pub(crate) fn stamp(&self) -> u64 {
-        self.stamp
+        self.stamp.0.load(Relaxed)
+    }
+
+    /// Takes note that no sweep up to `newest` means the entry, if it is the one that was `judged`.
+    pub(crate) fn restamp(&self, judged: &Entry<V>, newest: u64) {
+        let traits = [&self.traits, &judged.traits].map(|traits| traits.as_ref().map(Arc::as_ptr));
+        if traits[0] == traits[1] && self.life() == judged.life {
+            // Of two that were judged at once it may keep the lower one, and is looked at once more.
+            let _raised = self.stamp.0.compare_exchange(judged.life.stamp, newest, Relaxed, Relaxed);
+        }
     }
 
     #[inline]
@@ -112,7 +135,7 @@ impl<V> Packed<V> {
             expires_us: at(self.expires),
             grace_ends_us: at(self.grace_ends),
             loaded_us: self.loaded_us,
-            stamp: self.stamp,
+            stamp: self.stamp(),
             state: if self.weight & FALLBACK == 0 { State::Good } else { State::Fallback },
         }
     }

@@ -32,6 +32,11 @@ pub(crate) fn glob_of(swath: &Swath) -> Option<Glob> {
 }
 
 impl Glob {
+    /// As it was given.
+    pub(crate) fn pattern(&self) -> &[u8] {
+        &self.0
+    }
+
     /// What every key that matches begins with.
     pub(crate) fn literal(&self) -> Bytes {
         split(&self.0).0

@@ -32,7 +32,7 @@ pub struct Policy {
     pub negative_entries_max: usize,
 
     /// Fail-safe: for how long after its lifetime a value is kept as a fallback for loads that fail or are
-    /// slow. Must be set when the value is stored. Zero (default): not at all.
+    /// slow. Must be set when the value is stored; a year at most counts. Zero (default): not at all.
     pub grace: Duration,
     /// After a failed load: how long the fallback is served before the loader is asked again. Default 10 s.
     pub grace_backoff: Duration,

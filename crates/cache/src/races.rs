@@ -24,6 +24,7 @@ use crate::{
     consult::{Verdict, consult_one},
     context::Edits,
     flight::Outcome,
+    hash::Probe,
     lead::{Boarding, Lead, Purpose},
     load::{Called, Ending, finish},
     read::Landed,
@@ -89,15 +90,28 @@ impl World {
     fn read(&self, source: Source) {
         let removed = self.removed.load(SeqCst);
         let expired = self.expired.load(SeqCst).max(removed);
-        let Some(answer) = self.get_or_load(source) else { return };
-        let version = answer.value.expect("no loader says that there is none");
-        let least = if answer.is_stale { removed } else { expired };
-        assert!(version >= least, "a read that began after {least} was told saw {version} ({answer:?})");
+        let (version, is_stale) = match self.hit() {
+            Some(version) => (version, false),
+            None => match self.get_or_load(source) {
+                Some(answer) => (answer.value.expect("no loader says that there is none"), answer.is_stale),
+                None => return,
+            },
+        };
+        let least = if is_stale { removed } else { expired };
+        assert!(
+            version >= least,
+            "a read that began after {least} was told saw {version} (stale: {is_stale})"
+        );
+    }
+
+    /// What a read comes to that need look no further.
+    fn hit(&self) -> Option<u64> {
+        self.cache.hit(&Probe::of(&KEY), &self.cache.store.moment())
     }
 
     fn get_or_load(&self, source: Source) -> Option<Answer<u64>> {
         let (store, policy) = (&self.cache.store, &self.cache.policy);
-        if let Some(answer) = self.cache.looked_at(&crate::hash::Probe::of(&KEY)) {
+        if let Some(answer) = self.cache.looked_at(&Probe::of(&KEY)) {
             return Some(answer);
         }
         loop {
@@ -238,6 +252,45 @@ fn sweep_of_a_tag_beats_every_load_that_began_before_it() {
     check_reads_against(|world| {
         world.write(Change::Remove(|cache, version| drop(cache.tag("tag").at(version).remove())));
     });
+}
+
+/// A value that was judged by one sweep is not looked at closer again until the next, also where two are made at once.
+#[test]
+fn sweep_is_missed_by_no_value_that_another_sweep_leaves() {
+    let reader: fn(&World) = |world| world.read(Source::Primary);
+    let of_another: fn(&World) = |world| drop(world.cache.tag("another").remove());
+    let sweep: fn(&World) = |world| {
+        world.write(Change::Remove(|cache, version| drop(cache.tag("tag").at(version).remove())));
+    };
+    explore(&Policy::default(), reader, &[reader, of_another, sweep], Source::Primary);
+    explore(
+        &Policy::default(),
+        reader,
+        &[|world| (0..4).for_each(|_| world.read(Source::Primary)), sweep, of_another],
+        Source::Primary,
+    );
+}
+
+#[test]
+fn expiry_meets_a_value_that_is_judged_meanwhile() {
+    let reader: fn(&World) = |world| world.read(Source::Primary);
+    let of_another: fn(&World) = |world| drop(world.cache.tag("another").remove());
+    let expiry: fn(&World) = |world| world.write(EXPIRE);
+    explore(&Policy::default(), reader, &[reader, of_another, expiry], Source::Primary);
+}
+
+/// Reads often enough that the thread has a copy.
+#[test]
+fn change_is_seen_by_whoever_reads_a_copy_of_its_own() {
+    let often: fn(&World) = |world| (0..4).for_each(|_| world.read(Source::Primary));
+    for write in [
+        (|world| world.write(REMOVE)) as fn(&World),
+        |world| world.write(EXPIRE),
+        |world| world.write(SET),
+        |world| world.write(Change::Remove(|cache, version| drop(cache.tag("tag").at(version).remove()))),
+    ] {
+        explore(&Policy::default(), often, &[often, write, often], Source::Primary);
+    }
 }
 
 #[test]

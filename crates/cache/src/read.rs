@@ -3,6 +3,7 @@
 
 use std::{
     any::Any,
+    pin::pin,
     sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
@@ -15,6 +16,7 @@ use crate::{
     answer::{Answer, Origin},
     consult::{Verdict, consult_one},
     flight::{Outcome, Waiter},
+    hash::Probe,
     lead::{Boarding, Lead, Purpose, Storing},
     load,
     local::Entry,
@@ -123,7 +125,7 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
                     drop(tokio::spawn(loading.in_current_span()));
                     waiter
                 }
-                Boarding::Lead(mut lead) => match consult_one(&mut lead).await {
+                Boarding::Lead(mut lead) => match self.asked_tiers(&mut lead).await {
                     Verdict::Found(answer) => {
                         lead.settle(answer.clone(), Storing::Yes);
                         return Ok(answer);
@@ -132,6 +134,10 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
                         let answer = self.serve_stale(answer);
                         lead.settle(answer.clone(), Storing::No);
                         return Ok(answer);
+                    }
+                    Verdict::Load(plan) if !lead.is_seated(&mut None) => {
+                        let fallback = lead.turn_away(plan);
+                        return fallback.map(|answer| self.serve_stale(answer)).ok_or(CacheError::Overloaded);
                     }
                     Verdict::Load(plan) => {
                         let load = load.take().expect("a load that was led to its task is not left");
@@ -149,37 +155,12 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
         }
     }
 
-    /// Reads `key` in L1, loads under way and the shared tiers; calls no loader.
-    pub(crate) async fn peek_slow(self: &Arc<Self>, key: K, policy: &Arc<Policy>) -> Option<Answer<V>> {
-        let span = spans::read(&self.name, 1);
-        self.peek_past(key, policy).instrument(span).await
-    }
-
-    async fn peek_past(self: &Arc<Self>, key: K, policy: &Arc<Policy>) -> Option<Answer<V>> {
-        loop {
-            let waiter = match self.board(&key, policy, Purpose::Peek, None) {
-                Boarding::Found(look) => return self.settled_by(look).map(|(answer, _)| answer),
-                Boarding::Full => return None,
-                Boarding::Joined(waiter) => waiter,
-                Boarding::Lead(mut lead) => {
-                    return match consult_one(&mut lead).await {
-                        Verdict::Found(answer) => {
-                            lead.settle(answer.clone(), Storing::Yes);
-                            Some(answer)
-                        }
-                        _ => {
-                            lead.fail(Outcome::NotLoaded, Duration::ZERO);
-                            None
-                        }
-                    };
-                }
-            };
-            match self.landed::<()>(&key, policy, waiter).await {
-                Landed::Answered(answer) => return Some(answer),
-                Landed::Refused(_) | Landed::Nothing => return None,
-                Landed::Again => {}
-            }
+    /// What the tiers say, asked by the caller itself.
+    pub(crate) async fn asked_tiers(&self, lead: &mut Lead<K, V>) -> Verdict<V> {
+        if !self.fleet.tiers.is_empty() {
+            lead.take_in_hand();
         }
+        consult_one(lead).await
     }
 
     /// Loads `key` anew in the background, if nobody does so yet. What is there is served meanwhile.
@@ -206,6 +187,7 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
     {
         match consult_one(&mut lead).await {
             Verdict::Found(answer) => drop(lead.settle(answer, Storing::Yes)),
+            Verdict::Load(plan) if !lead.is_seated(&mut None) => drop(lead.turn_away(plan)),
             Verdict::Load(plan) => {
                 lead.offer_fallback(&plan);
                 let span = spans::load(&self.name, lead.purpose, 1);
@@ -218,8 +200,30 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
         }
     }
 
-    /// Waits for a load, until it ends or the policy says that it has taken too long.
+    /// Waits for a load, until it ends or the policy says that it has taken too long. Where it is a caller who asks the tiers, and
+    /// has not been polled for so long that they must have answered, somebody else begins anew.
     pub(crate) async fn landed<E: Send + Sync + 'static>(
+        &self,
+        key: &K,
+        policy: &Policy,
+        waiter: Waiter<V>,
+    ) -> Landed<V, E> {
+        let flight = Arc::clone(&waiter.flight);
+        let mut landing = pin!(self.landed_in_time(key, policy, waiter));
+        if self.fleet.tiers.is_empty() {
+            return landing.await;
+        }
+        match timeout(self.fleet.trips_max(policy.lease_wait), landing.as_mut()).await {
+            Ok(landed) => landed,
+            Err(_elapsed) if flight.is_in_hand() => {
+                self.flights.lock(Probe::of(key).hash).leave(key, &flight);
+                Landed::Again
+            }
+            Err(_elapsed) => landing.await,
+        }
+    }
+
+    async fn landed_in_time<E: Send + Sync + 'static>(
         &self,
         key: &K,
         policy: &Policy,
@@ -273,6 +277,7 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
             Outcome::Panicked => CacheError::Panicked,
             Outcome::Unanswered => CacheError::Unanswered,
             Outcome::Stopped => CacheError::Stopped,
+            Outcome::Overloaded => CacheError::Overloaded,
         };
         Landed::Refused(error)
     }

@@ -2,6 +2,7 @@
 //! Hits are counted in stripes, because they are the one thing that every reader does at once.
 
 use std::{
+    hash::Hash,
     sync::atomic::{AtomicU64, Ordering::Relaxed},
     time::Duration,
 };
@@ -10,6 +11,8 @@ use crate::{
     Histogram,
     histogram::Recorder,
     lane::{self, OWN_STRIPES},
+    store::Store,
+    tier_side::TierSide,
 };
 
 /// The figures of one cache at one moment. All count from when it was built, unless they say "now".
@@ -51,6 +54,9 @@ pub struct Stats {
     pub evictions: u64,
     /// Values too large for L1.
     pub oversize: u64,
+    /// Values that were not stored because they have too many tags, or that stay in this process because the codec cannot
+    /// take them: they are too large for it, have too long a tag or validator, or its encoding fails.
+    pub unstorable: u64,
     /// Values in L1 now.
     pub entries: u64,
     /// Bytes in L1 now, as the weigher counts them.
@@ -65,7 +71,8 @@ pub struct Stats {
     pub gaps: u64,
     /// Times that missed announcements were asked for and came.
     pub replays: u64,
-    /// Announcements that could not be read; they were taken to void everything.
+    /// Messages of other nodes that could not be read. Nothing is done of what they say; an announcement voids something, which may
+    /// be anything, and is taken to void everything.
     pub unreadable: u64,
     /// Changes that the other nodes have not been told yet, now.
     pub pending_invalidations: u64,
@@ -167,6 +174,7 @@ pub(crate) struct Counters {
     pub(crate) cut_off: AtomicU64,
     pub(crate) refused_stale_sets: AtomicU64,
     pub(crate) oversize: AtomicU64,
+    pub(crate) unstorable: AtomicU64,
     pub(crate) invalidations: AtomicU64,
     pub(crate) remote_invalidations: AtomicU64,
     pub(crate) sweeps: AtomicU64,
@@ -202,6 +210,7 @@ impl Counters {
             cut_off: self.cut_off.load(Relaxed),
             refused_stale_sets: self.refused_stale_sets.load(Relaxed),
             oversize: self.oversize.load(Relaxed),
+            unstorable: self.unstorable.load(Relaxed),
             invalidations: self.invalidations.load(Relaxed),
             remote_invalidations: self.remote_invalidations.load(Relaxed),
             sweeps: self.sweeps.load(Relaxed),
@@ -248,6 +257,52 @@ impl Striped {
     fn sum(&self) -> u64 {
         let stripes = self.own.iter().chain([&self.shared]);
         stripes.map(|stripe| stripe.0.load(Relaxed)).sum()
+    }
+}
+
+impl<K: Clone + Eq + Hash, V: Clone> Store<K, V> {
+    pub(crate) fn stats(&self) -> Stats {
+        let (fleet, now_us) = (&self.fleet, self.clock.now_us());
+        let vouched_us = fleet.horizon.vouched_us();
+        let silence = Duration::from_micros(now_us.saturating_sub(vouched_us));
+        Stats {
+            evictions: self.local.evictions(),
+            entries: self.local.entries(),
+            bytes: self.local.bytes(),
+            pending_invalidations: fleet.outbox.pending() as u64,
+            pending_overflows: fleet.outbox.overflows() as u64,
+            backplane_silence: (vouched_us > 0).then_some(silence),
+            pending_writes: self.writes.as_ref().map_or(0, |writes| writes.pending() as u64),
+            kept_keys: self.keeper.as_ref().map_or(0, |keeper| keeper.len() as u64),
+            tiers: fleet.tiers.iter().map(tier_stats).collect(),
+            ..self.counters.snapshot()
+        }
+    }
+}
+
+fn tier_stats(tier: &TierSide) -> TierStats {
+    let counters = &tier.counters;
+    let trip_times = counters.trip_times.snapshot();
+    TierStats {
+        kind: tier.kind(),
+        is_up: tier.is_up(),
+        hits: counters.hits.load(Relaxed),
+        absent_hits: counters.absent_hits.load(Relaxed),
+        misses: counters.misses.load(Relaxed),
+        stale: counters.stale.load(Relaxed),
+        swept: counters.swept.load(Relaxed),
+        held: counters.held.load(Relaxed),
+        errors: counters.errors.load(Relaxed),
+        bypassed: counters.bypassed.load(Relaxed),
+        poisoned: counters.poisoned.load(Relaxed),
+        stored: counters.stored.load(Relaxed),
+        refused: counters.refused.load(Relaxed),
+        oversize: counters.oversize.load(Relaxed),
+        bytes_read: counters.bytes_read.load(Relaxed),
+        bytes_written: counters.bytes_written.load(Relaxed),
+        round_trips: trip_times.count(),
+        trip_times,
+        opened: counters.opened.load(Relaxed),
     }
 }
 

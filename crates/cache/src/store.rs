@@ -4,8 +4,8 @@
 
 use std::{
     hash::Hash,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, atomic::Ordering::Relaxed},
-    time::Duration,
 };
 
 use bytes::Bytes;
@@ -13,13 +13,13 @@ use quick_cache::Equivalent;
 use tokio::sync::Semaphore;
 
 use crate::{
-    CacheKey, Observer, Policy, SetRefused, Silence, Stats, TierStats, Version,
+    CacheKey, Observer, Policy, SetRefused, Silence, Version,
     answer::{Answer, Origin},
     backplane::Swath,
     clock::Clock,
-    codec::{Codec, TAGS_MAX},
+    codec::{Codec, CodecError, SealedFields, TAGS_MAX},
     epoch::Left,
-    explain::Chronicle,
+    explain::{Chronicle, SweepLog},
     fleet::Fleet,
     flight::Flights,
     floors::Floors,
@@ -34,7 +34,6 @@ use crate::{
     stats::{Counters, count},
     tags::Tag,
     tier::Void,
-    tier_side::TierSide,
     warm::Heat,
     write_behind::{Room, Waiting, WriteQueue},
 };
@@ -61,6 +60,7 @@ pub(crate) struct Store<K, V> {
     pub(crate) fleet: Arc<Fleet>,
     pub(crate) writes: Option<Arc<WriteQueue<K, V>>>,
     pub(crate) chronicle: Chronicle,
+    pub(crate) sweep_log: SweepLog,
     pub(crate) heat: Heat,
     pub(crate) keeper: Option<Keeper<K, V>>,
 }
@@ -179,12 +179,19 @@ impl<K: CacheKey, V: Clone> Store<K, V> {
         reap: Reap,
     ) -> Look<V> {
         let key = || probe.key.to_owned().encode();
+        // Before it is judged: whatever is up to it is judged then.
+        let newest = self.fleet.sweeps.newest();
         let standing = self.standing(key, &entry.life, entry.traits.as_deref());
         if reap == Reap::Yes && standing != Standing::Over {
             entry.touch(self.clock.now_us());
         }
         match standing {
-            Standing::Fresh => Look::Hit(entry),
+            Standing::Fresh => {
+                if entry.life.stamp < newest {
+                    self.local.restamp(probe, &entry, newest);
+                }
+                Look::Hit(entry)
+            }
             Standing::Over => {
                 // Judged again under the lock: a fresh value may have come in between.
                 let life = entry.life;
@@ -268,6 +275,12 @@ impl<K: CacheKey, V: Clone> Store<K, V> {
         !matches!(standing, Standing::Over | Standing::Silent)
     }
 
+    /// True if `answer` is within its lifetime, and nothing has made it less than it was.
+    pub(crate) fn is_good_still(&self, key: &K, answer: &Answer<V>) -> bool {
+        let standing = self.standing(|| key.encode(), &answer.life, answer.traits.as_deref());
+        !answer.is_stale && matches!(standing, Standing::Fresh | Standing::Due | Standing::Unvouched)
+    }
+
     /// Takes `key` off L1 and forbids loads that have begun to store it, here or remotely.
     ///
     /// Where the shared tiers have not been told yet, the caller has ordered it before, so that a load begun after
@@ -280,29 +293,27 @@ impl<K: CacheKey, V: Clone> Store<K, V> {
         let mut displaced = Displaced::default();
         let mut shard = self.flights.lock(probe.hash);
         shard.void(key);
-        let kept = match how {
-            Void::Remove => None,
-            Void::Expire => self.local.value(&probe).filter(|entry| {
-                entry.life.state == State::Fallback || entry.life.grace_ends_us > entry.life.expires_us
-            }),
-        };
-        match kept {
-            Some(entry) => {
-                self.local.relive(&probe, &entry.life, entry.life.as_fallback(0), &mut displaced);
-            }
-            None => self.local.remove(&probe, &mut displaced),
+        match how {
+            Void::Remove => self.local.remove(&probe, &mut displaced),
+            Void::Expire => self.local.outdate(&probe, &mut displaced),
         }
         drop(shard);
     }
 
-    /// Voids what this node holds of the swath. As with `void`, the caller has ordered it before.
-    pub(crate) fn sweep(&self, swath: &Swath, how: Void, version: Version) {
-        count(&self.counters.sweeps);
+    /// What loads must reflect, and what is set must not be older than, because of a sweep.
+    pub(crate) fn raise_for_sweep(&self, swath: &Swath, version: Version) {
         if version != Version::NONE {
             let now_us = self.clock.now_us();
             self.floors.raise_all(version, now_us);
             self.fleet.sweeps.note_write(swath, version, now_us);
         }
+    }
+
+    /// Voids what this node holds of the swath. As with `void`, the caller has ordered it before.
+    pub(crate) fn sweep(&self, swath: &Swath, how: Void, version: Version) {
+        count(&self.counters.sweeps);
+        self.sweep_log.note(swath, how, version, self.clock.now_us());
+        self.raise_for_sweep(swath, version);
         self.fleet.sweeps.sweep_here(swath, how);
         match swath {
             // Whatever tags a load will come back with, `settle` and `landed` judge them.
@@ -330,6 +341,19 @@ impl<K: CacheKey, V: Clone> Store<K, V> {
         self.fleet.sweeps.sweep_here(&Swath::All, Void::Remove);
         self.flights.void_where(|_| true);
         self.local.clear();
+    }
+
+    /// The bytes for the shared tiers, if there are any and the codec can take the value.
+    pub(crate) fn seal(&self, fields: &SealedFields<'_>, value: Option<&V>) -> Option<Bytes> {
+        let sealed = self.codec.as_ref()?.seal(fields, value);
+        sealed.inspect_err(|error| self.unstorable(error)).ok()
+    }
+
+    /// Takes note of a value that is not stored everywhere as it should be.
+    pub(crate) fn unstorable(&self, error: &CodecError) {
+        count(&self.counters.unstorable);
+        tracing::debug!(cache = %self.name, %error, "a value is not stored, or in process only");
+        self.observer.unstorable(&self.name, error);
     }
 
     /// True if nothing is known of the key that is newer than this version, or that may be.
@@ -420,12 +444,17 @@ impl<K: CacheKey, V: Clone> Store<K, V> {
     }
 
     pub(crate) fn heap_bytes(&self, key: &K, value: &V) -> u64 {
-        (self.weigher)(key, value) as u64
+        self.weighed(key, value) as u64
+    }
+
+    /// One that panics says that there is no room for it.
+    fn weighed(&self, key: &K, value: &V) -> usize {
+        catch_unwind(AssertUnwindSafe(|| (self.weigher)(key, value))).unwrap_or(usize::MAX)
     }
 
     /// What L1 counts for them.
     pub(crate) fn weight(&self, key: &K, value: &V) -> usize {
-        (self.weigher)(key, value).saturating_add(slot_bytes::<K, V>())
+        self.weighed(key, value).saturating_add(slot_bytes::<K, V>())
     }
 }
 
@@ -437,52 +466,6 @@ fn answer_of<V>(entry: Entry<V>, standing: Standing) -> Answer<V> {
         traits: entry.traits,
         origin: Origin::Local,
         is_stale,
-    }
-}
-
-impl<K: Clone + Eq + Hash, V: Clone> Store<K, V> {
-    pub(crate) fn stats(&self) -> Stats {
-        let (fleet, now_us) = (&self.fleet, self.clock.now_us());
-        let vouched_us = fleet.horizon.vouched_us();
-        let silence = Duration::from_micros(now_us.saturating_sub(vouched_us));
-        Stats {
-            evictions: self.local.evictions(),
-            entries: self.local.entries(),
-            bytes: self.local.bytes(),
-            pending_invalidations: fleet.outbox.pending() as u64,
-            pending_overflows: fleet.outbox.overflows() as u64,
-            backplane_silence: (vouched_us > 0).then_some(silence),
-            pending_writes: self.writes.as_ref().map_or(0, |writes| writes.pending() as u64),
-            kept_keys: self.keeper.as_ref().map_or(0, |keeper| keeper.len() as u64),
-            tiers: fleet.tiers.iter().map(tier_stats).collect(),
-            ..self.counters.snapshot()
-        }
-    }
-}
-
-fn tier_stats(tier: &TierSide) -> TierStats {
-    let counters = &tier.counters;
-    let trip_times = counters.trip_times.snapshot();
-    TierStats {
-        kind: tier.kind(),
-        is_up: tier.is_up(),
-        hits: counters.hits.load(Relaxed),
-        absent_hits: counters.absent_hits.load(Relaxed),
-        misses: counters.misses.load(Relaxed),
-        stale: counters.stale.load(Relaxed),
-        swept: counters.swept.load(Relaxed),
-        held: counters.held.load(Relaxed),
-        errors: counters.errors.load(Relaxed),
-        bypassed: counters.bypassed.load(Relaxed),
-        poisoned: counters.poisoned.load(Relaxed),
-        stored: counters.stored.load(Relaxed),
-        refused: counters.refused.load(Relaxed),
-        oversize: counters.oversize.load(Relaxed),
-        bytes_read: counters.bytes_read.load(Relaxed),
-        bytes_written: counters.bytes_written.load(Relaxed),
-        round_trips: trip_times.count(),
-        trip_times,
-        opened: counters.opened.load(Relaxed),
     }
 }
 

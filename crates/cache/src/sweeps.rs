@@ -69,7 +69,9 @@ enum Took {
 pub(crate) struct Sweeps {
     /// The number of the last sweep in this node's order.
     last: AtomicU64,
-    /// As `last`, once the epoch has been raised: an entry with a lower stamp may be void.
+    /// Held by a sweep of what this node holds, from its number to `newest`.
+    in_order: Mutex<()>,
+    /// As `last`, once the epoch has been raised: an entry with a lower stamp may be void. Whatever is up to it is in the epochs.
     newest: AtomicU64,
     /// As `newest`, for entries without tags.
     newest_wide: AtomicU64,
@@ -118,6 +120,9 @@ impl Sweeps {
 
     /// Voids what this node holds of the swath: whatever was loaded before this returns.
     pub(crate) fn sweep_here(&self, swath: &Swath, how: Void) {
+        // One after another: an entry that is judged whole gets `newest` as its stamp, and no sweep with a lower number may be
+        // missing then.
+        let _in_order = lock(&self.in_order);
         let number = self.last.fetch_add(1, SeqCst) + 1;
         self.with_epoch(swath, |epoch| epoch.raise_local(how, number));
         if !matches!(swath, Swath::Tag(_)) || glob_of(swath).is_some() {

@@ -242,7 +242,9 @@ impl TierSide {
         match &ended {
             Ok(_) => {
                 self.failures.store(0, Relaxed);
-                self.open_until_us.store(0, Relaxed);
+                if self.open_until_us.load(Relaxed) != 0 && self.open_until_us.swap(0, Relaxed) != 0 {
+                    self.observer.tier_closed(&self.cache, self.kind());
+                }
             }
             Err(error) => {
                 spans::failed(&told.span, *error);
@@ -277,6 +279,7 @@ impl TierSide {
             let until_us = self.clock.now_us().saturating_add(micros(self.options.breaker_pause));
             if self.open_until_us.swap(until_us, Relaxed) == 0 {
                 count(&self.counters.opened);
+                self.observer.tier_opened(&self.cache, self.kind());
             }
         }
     }

@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc};
 
 use futures_util::future::{BoxFuture, FutureExt};
 
-use crate::{Cache, CacheError, CacheKey, Load, LoadContext, Loaded, Policy};
+use crate::{Cache, CacheError, CacheKey, Load, LoadContext, Loaded, Policy, hash::Probe};
 
 type Function<K, V, E> = dyn Fn(K, LoadContext<V>) -> BoxFuture<'static, Result<Load<V>, E>> + Send + Sync;
 
@@ -123,6 +123,10 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static, E: Send + Sync + 'static> Ca
     ///
     /// As [`Cache::get_or_load`].
     pub async fn call(&self, key: K) -> Result<Option<V>, CacheError<E>> {
+        // Before there is anything to load with: that copies the key, and pointers that all threads share.
+        if let Some(value) = self.cache.hit(&Probe::of(&key), &self.cache.store.moment()) {
+            return Ok(Some(value));
+        }
         let load = self.loader(&key);
         self.cache.get_or_load(&key, load).await
     }

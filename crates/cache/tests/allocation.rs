@@ -12,7 +12,7 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use paystrata_cache::Cache;
+use paystrata_cache::{Cache, LoadContext, Version};
 
 thread_local! {
     static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
@@ -63,6 +63,60 @@ async fn hit_allocates_nothing_and_is_ready_at_once() {
     });
     assert_eq!(loaded, 0, "get_or_load");
     assert!(allocations(|| drop(black_box(Box::new(1)))) > 0, "the allocator counts");
+}
+
+/// Counts what polling a future once takes, which must be ready then.
+fn allocations_of<T>(read: impl Future<Output = T>) -> usize {
+    let read = std::pin::pin!(read);
+    allocations(|| {
+        let mut context = Context::from_waker(Waker::noop());
+        assert!(black_box(read.poll(&mut context)).is_ready());
+    })
+}
+
+#[tokio::test]
+async fn hit_allocates_nothing_after_sweeps_over_others_whatever_the_entry_carries() {
+    let cache: Cache<String, Arc<String>> = Cache::builder("values").build();
+    let load = |context: LoadContext<Arc<String>>| async move {
+        context.tag("kept").version(Version(7));
+        Ok::<_, Infallible>(Some(Arc::new("value".to_owned())))
+    };
+    let nothing = |_| async { Ok::<_, Infallible>(None::<Arc<String>>) };
+    cache.get_or_load("key", load).await.unwrap();
+    cache.get_or_load("nothing", nothing).await.unwrap();
+    for sweep in 0..3 {
+        match sweep {
+            0 => drop(cache.tag("other").remove()),
+            1 => drop(cache.prefix("other").expire()),
+            _ => drop(cache.pattern("*other*").remove()),
+        }
+        // The first look after each spells the key, and finds that it is not meant; the next ones make the thread's copy.
+        (0..3).for_each(|_| assert!(black_box(cache.get("key")).is_some()));
+        for (what, taken) in [
+            ("get", allocations(|| assert!(black_box(cache.get("key")).is_some()))),
+            ("get_or_load", allocations_of(cache.get_or_load("key", load))),
+        ] {
+            assert_eq!(taken, 0, "{what} after sweep {sweep}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn other_ways_to_a_hit_allocate_nothing_either() {
+    let cache: Cache<u64, Arc<String>> = Cache::builder("values").build();
+    let load = |_| async { Ok::<_, Infallible>(Some(Arc::new("value".to_owned()))) };
+    let nothing = |_| async { Ok::<_, Infallible>(None::<Arc<String>>) };
+    cache.get_or_load(&1, load).await.unwrap();
+    cache.get_or_load(&2, nothing).await.unwrap();
+    (0..3).for_each(|_| assert!(black_box(cache.get(&1)).is_some()));
+    // A thread that looks closer for the first time takes a place for it.
+    black_box(cache.lookup(&2));
+    assert_eq!(allocations_of(cache.get_or_load_entry(&1, load)), 0, "get_or_load_entry");
+    assert_eq!(allocations_of(cache.get_or_load(&2, nothing)), 0, "that there is none");
+    let function = cache.wrap(|key: u64, _: LoadContext<Arc<String>>| async move {
+        Ok::<_, Infallible>(Some(Arc::new(key.to_string())))
+    });
+    assert_eq!(allocations_of(function.call(1)), 0, "a cached function");
 }
 
 /// Of what the first hits of a thread make: its places, and its stripe of the counters.

@@ -3,6 +3,7 @@
 //! Refuses to coerce: text is no number, a fraction is no integer. Knows one setting at a time; what must hold
 //! between two stands in `rules`.
 
+use paystrata_cache::memcached::{MemcachedOptions, MemcachedTier};
 use paystrata_gateway::check_endpoint;
 use tracing_subscriber::EnvFilter;
 
@@ -38,7 +39,7 @@ pub(crate) fn check(kind: Kind, literal: &Literal) -> Result<Value, Refusal> {
         },
         (Kind::Blocklist, Literal::List(entries)) => return check_blocklist(kind, entries),
         (Kind::DatabaseUrls, Literal::List(entries)) => check_replicas(entries),
-        (Kind::NotBuilt, Literal::List(entries)) => entries.is_empty().then(|| Value::Text(String::new())),
+        (Kind::MemcachedHosts, Literal::List(entries)) => check_hosts(entries),
         (_, Literal::Text(text)) => check_text(kind, text),
         _ => None,
     };
@@ -101,6 +102,14 @@ fn check_replicas(entries: &[String]) -> Option<Value> {
         return None;
     }
     entries.iter().map(|entry| SecretUrl::parse_database(entry)).collect::<Option<Vec<_>>>().map(Value::Urls)
+}
+
+fn check_hosts(entries: &[String]) -> Option<Value> {
+    let repeated = entries.iter().enumerate().any(|(index, entry)| entries[..index].contains(entry));
+    let is_host = |entry: &String| {
+        !entry.contains(',') && MemcachedTier::connect(entry, MemcachedOptions::default()).is_ok()
+    };
+    (!repeated && entries.iter().all(is_host)).then(|| Value::Hosts(entries.to_vec()))
 }
 
 fn check_blocklist(kind: Kind, entries: &[String]) -> Result<Value, Refusal> {

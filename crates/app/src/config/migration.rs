@@ -30,7 +30,7 @@ pub(crate) const FOREIGN: &[Foreign] = &[
     foreign(
         "CACHE_MEMCACHED_HOSTS",
         "cache.memcached_hosts",
-        "not built yet: leave it out, a value is refused",
+        "the same list, separated by commas; it needs cache.redis_url",
     ),
     foreign("CACHE_TTL_SECONDS", "cache.ttl_seconds", SAME),
     foreign("DB_POOL_MIN_SIZE", "db.pool_size_min", SAME),

@@ -60,11 +60,11 @@ fn toml(kind: Kind, value: &Value) -> String {
             _ => unreachable!("only a span setting has a span value"),
         },
         Value::Address(address) => quoted(&address.to_string()),
-        Value::Text(_) if kind.is_list() => "[]".to_owned(),
         Value::Text(text) => quoted(text),
         Value::Secret(_) => quoted(REDACTED),
         Value::Url(url) => quoted(&url.as_ref().map(ToString::to_string).unwrap_or_default()),
         Value::Urls(urls) => list(urls.iter().map(ToString::to_string)),
+        Value::Hosts(hosts) => list(hosts.iter().cloned()),
         Value::Blocklist(entries) => list(entries.iter().map(BlocklistEntry::to_string)),
     }
 }

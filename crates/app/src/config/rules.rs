@@ -72,6 +72,7 @@ pub(crate) fn apply(values: &Checked, profile: Profile, problems: &mut Vec<Probl
     problems.extend(sections::all().filter_map(|setting| missing(values, setting)));
     problems.extend(ORDERS.iter().filter_map(|order| out_of_order(values, order)));
     problems.extend(same_listener(values));
+    problems.extend(untold_tier(values));
     if profile == Profile::Production {
         problems.extend(sections::all().filter_map(|setting| known_secret(values, setting)));
         problems.extend(short_retention(values));
@@ -132,6 +133,20 @@ fn same_listener(values: &Checked) -> Option<Problem> {
         right: described(values, LISTENERS.1),
         reason: "the operator listener would meet the public one, and must not be public itself",
     })
+}
+
+/// What one node changes the others hear through Redis; without it they would read old copies out of memcached.
+fn untold_tier(values: &Checked) -> Option<Problem> {
+    let (hosts, redis) = ("cache.memcached_hosts", "cache.redis_url");
+    match (values.value(hosts)?, values.value(redis)?) {
+        (Value::Hosts(named), Value::Url(None)) if !named.is_empty() => Some(Problem::Conflict {
+            left: described(values, hosts),
+            relation: "needs a value of",
+            right: described(values, redis),
+            reason: "nodes tell each other through Redis what is void",
+        }),
+        _ => None,
+    }
 }
 
 /// A secret that stands in this program's source is none.

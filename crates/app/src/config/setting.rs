@@ -87,8 +87,8 @@ pub(crate) enum Kind {
         characters_max: usize,
     },
     Blocklist,
-    /// Named so that a migration meets a clear answer; any value is refused.
-    NotBuilt,
+    /// A list of servers; an empty one means none.
+    MemcachedHosts,
 }
 
 /// Whether empty text is a value.
@@ -147,7 +147,7 @@ impl Kind {
 
     /// Whether the environment gives it as a comma separated list.
     pub(crate) fn is_list(self) -> bool {
-        matches!(self, Self::DatabaseUrls | Self::Blocklist | Self::NotBuilt)
+        matches!(self, Self::DatabaseUrls | Self::Blocklist | Self::MemcachedHosts)
     }
 
     /// Unit for the reference page; empty when the value has none.
@@ -192,7 +192,7 @@ impl Kind {
             Self::Blocklist => {
                 "a list of entries such as account:acc_.. (32 hexadecimal digits) or bin:411111 (6 digits)".into()
             }
-            Self::NotBuilt => "no value: this tier is not built yet".into(),
+            Self::MemcachedHosts => "a list of different servers such as cache-1:11211, without a scheme".into(),
         }
     }
 }

@@ -22,6 +22,7 @@ pub(crate) enum Value {
     Secret(Secret),
     Url(Option<SecretUrl>),
     Urls(Vec<SecretUrl>),
+    Hosts(Vec<String>),
     Blocklist(Vec<BlocklistEntry>),
 }
 
@@ -88,6 +89,7 @@ take! {
     SecretUrl: Value::Url(Some(url)) => url.clone();
     Option<SecretUrl>: Value::Url(url) => url.clone();
     Vec<SecretUrl>: Value::Urls(urls) => urls.clone();
+    Vec<String>: Value::Hosts(hosts) => hosts.clone();
     Vec<BlocklistEntry>: Value::Blocklist(entries) => entries.clone();
     Option<String>: Value::Text(text) => (!text.is_empty()).then(|| text.clone());
     i64: Value::Integer(number) => *number;

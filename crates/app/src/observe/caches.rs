@@ -152,6 +152,18 @@ impl Export<'_> {
                 before.unreadable,
             ),
             (
+                "cache.unstorable",
+                "Values with too many tags, or that the codec could not take.",
+                now.unstorable,
+                before.unstorable,
+            ),
+            (
+                "cache.cut_off",
+                "Batches of changes announced although a shared tier could not be told of them.",
+                now.cut_off,
+                before.cut_off,
+            ),
+            (
                 "cache.pending.overflows",
                 "Times that more changes were pending than there is room for.",
                 now.pending_overflows,
@@ -189,6 +201,9 @@ impl Export<'_> {
         ] {
             self.add(name, help, &labels(outcome), now, before);
         }
+        let (name, help) = ("cache.tier.bytes", "Bytes of values, by the way they went.");
+        self.add(name, help, &labels("read"), now.bytes_read, before.bytes_read);
+        self.add(name, help, &labels("written"), now.bytes_written, before.bytes_written);
         let name = "cache.tier.writes";
         let help = "Values for a shared tier, by what became of them.";
         for (outcome, now, before) in [

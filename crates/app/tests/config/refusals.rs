@@ -280,10 +280,18 @@ fn both_listeners_may_take_free_ports() {
 }
 
 #[test]
-fn memcached_is_refused_by_name() {
-    let refusals = refusals(&[DEVELOPMENT, PRIMARY, ("PAYSTRATA__CACHE__MEMCACHED_HOSTS", "a:11211")]);
-    assert!(only(&refusals).contains("not built yet"), "{refusals:?}");
-    load(&[DEVELOPMENT, PRIMARY, ("PAYSTRATA__CACHE__MEMCACHED_HOSTS", "")]).unwrap();
+fn memcached_servers_are_named_once_each_and_need_redis() {
+    const HOSTS: &str = "PAYSTRATA__CACHE__MEMCACHED_HOSTS";
+    const REDIS: (&str, &str) = ("PAYSTRATA__CACHE__REDIS_URL", "redis://127.0.0.1");
+    let alone = refusals(&[DEVELOPMENT, PRIMARY, (HOSTS, "a:11211")]);
+    assert!(only(&alone).contains("needs a value of cache.redis_url"), "{alone:?}");
+    for wrong in ["a,a", "memcached://a", "a:port", "a b", "::1"] {
+        let refused = refusals(&[DEVELOPMENT, PRIMARY, REDIS, (HOSTS, wrong)]);
+        assert!(only(&refused).contains("expected a list of different servers"), "{refused:?}");
+    }
+    let config = load(&[DEVELOPMENT, PRIMARY, REDIS, (HOSTS, "a:11211, b,[::1]:5")]).unwrap();
+    assert_eq!(config.cache.memcached_hosts, ["a:11211", "b", "[::1]:5"]);
+    assert!(load(&[DEVELOPMENT, PRIMARY, (HOSTS, "")]).unwrap().cache.memcached_hosts.is_empty());
 }
 
 #[test]

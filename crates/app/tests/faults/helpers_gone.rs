@@ -9,21 +9,35 @@ use crate::binary::{Running, verify};
 use crate::caller::{Caller, new_key, text};
 use crate::ground::{Ground, rows, seeded, until};
 use crate::load::{Crowd, OnTrouble, Plan, Told, prove};
+use crate::memcached::Memcached;
 use crate::proxy::{Mode, Proxy};
 use crate::stage::Reply;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_redis_that_vanishes_hangs_and_returns_changes_no_answer() {
-    let mut random = seeded();
-    let ground = Ground::new().await;
     let redis_url = crate::stage::service_url("PAYSTRATA_TEST_REDIS_URL");
     let proxy = Proxy::before(&redis_url).await;
-    let through = proxy.url(&redis_url);
-    let cache = [
-        ("CACHE__REDIS_URL", through.as_str()),
-        ("CACHE__TTL_SECONDS", "600"),
-        ("CACHE__MAX_STALE_MS", "1000"),
-    ];
+    changes_no_answer(&proxy, &[("CACHE__REDIS_URL", &proxy.url(&redis_url))]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_memcached_that_vanishes_hangs_and_returns_changes_no_answer() {
+    let redis_url = crate::stage::service_url("PAYSTRATA_TEST_REDIS_URL");
+    let memcached = Memcached::start().await;
+    let proxy = Proxy::before(&format!("memcached://{}/", memcached.address())).await;
+    let hosts = proxy.url("memcached://host/");
+    let hosts = hosts.trim_start_matches("memcached://").trim_end_matches('/');
+    let sets = memcached.stores().await;
+    changes_no_answer(&proxy, &[("CACHE__REDIS_URL", &redis_url), ("CACHE__MEMCACHED_HOSTS", hosts)]).await;
+    assert!(memcached.stores().await > sets, "it was used");
+}
+
+/// Two nodes pay and read while what is behind the proxy comes and goes.
+async fn changes_no_answer(proxy: &Proxy, tiers: &[(&str, &str)]) {
+    let mut random = seeded();
+    let ground = Ground::new().await;
+    let lives = [("CACHE__TTL_SECONDS", "600"), ("CACHE__MAX_STALE_MS", "1000")];
+    let cache = [tiers, &lives].concat();
     let (writer, reader) = (ground.serve(&cache).await, ground.serve(&cache).await);
     let crowd_accounts = writer.caller.accounts(6, 100_000).await;
     let plan =
@@ -47,7 +61,7 @@ async fn a_redis_that_vanishes_hangs_and_returns_changes_no_answer() {
     let asked = crowd.end().await;
     assert!(
         asked.iter().all(|one| matches!(one.told, Told::Done(_))),
-        "Redis is no reason to refuse a payment"
+        "a cache is no reason to refuse a payment"
     );
     let mut all = asked;
     // The payments of this test itself carry references, too: they are not part of the crowd's proof.

@@ -9,6 +9,7 @@ mod cluster;
 mod frontend;
 mod ground;
 mod load;
+mod memcached;
 mod proxy;
 #[path = "../stage/mod.rs"]
 #[expect(dead_code, reason = "the stage is shared with other tests; this binary runs some of it itself")]

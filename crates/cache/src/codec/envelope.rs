@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! 0 'P'   1 format   2 codec   3 flags   4..8 schema   8..16 incarnation
-//! ~stamp  ~version  ~grace_ms  tags: count (1 byte), each ~length and UTF-8
+//! ~stamp  ~version  ~grace_ms  [~lifetime_ms]  tags: count (1 byte), each ~length and UTF-8
 //! [validator: ~length and UTF-8]   [size before compression: ~]   payload ..   last 8: XXH3-64
 //! ```
 //! The checksum covers the key as well, so that a value under another key's name is noticed. It is
@@ -36,6 +36,7 @@ const VALUE: u8 = 1;
 const VALIDATOR: u8 = 1 << 1;
 const LZ4: u8 = 1 << 2;
 const ZSTD: u8 = 1 << 3;
+const LIFETIME: u8 = 1 << 4;
 
 /// What is sealed beside a value.
 #[derive(Debug, Clone, Copy)]
@@ -50,6 +51,9 @@ pub struct SealedFields<'a> {
     pub version: Version,
     /// How long after its end of life the value may stand in for a load that fails. Whole milliseconds.
     pub grace: Duration,
+    /// What the tier is given for it, its grace included: with what is left of it, the tier tells how old the value is. Whole
+    /// milliseconds.
+    pub lifetime: Option<Duration>,
     /// At most [`TAGS_MAX`], each of at most [`TAG_BYTES_MAX`].
     pub tags: &'a [Arc<str>],
     /// What the store calls this state of the value; at most [`VALIDATOR_BYTES_MAX`].
@@ -64,6 +68,7 @@ impl Default for SealedFields<'_> {
             stamp: 0,
             version: Version(0),
             grace: Duration::ZERO,
+            lifetime: None,
             tags: &[],
             validator: None,
         }
@@ -79,14 +84,15 @@ pub struct Opened<V> {
     pub stamp: u64,
     pub version: Version,
     pub grace: Duration,
+    pub lifetime: Option<Duration>,
     pub tags: Vec<Arc<str>>,
     pub validator: Option<Arc<str>>,
 }
 
 impl Opened<()> {
     pub(super) fn with_value<V>(self, value: Option<V>) -> Opened<V> {
-        let Self { value: _, incarnation, stamp, version, grace, tags, validator } = self;
-        Opened { value, incarnation, stamp, version, grace, tags, validator }
+        let Self { value: _, incarnation, stamp, version, grace, lifetime, tags, validator } = self;
+        Opened { value, incarnation, stamp, version, grace, lifetime, tags, validator }
     }
 }
 
@@ -108,11 +114,13 @@ impl Envelope {
             return Err(CodecError::ValidatorTooLong);
         }
         let mut out = Vec::with_capacity(USUAL_BYTES);
-        out.extend([MAGIC, FORMAT, codec, if fields.validator.is_some() { VALIDATOR } else { 0 }]);
+        let flag = |flag: u8, is_set: bool| if is_set { flag } else { 0 };
+        let flags = flag(VALIDATOR, fields.validator.is_some()) | flag(LIFETIME, fields.lifetime.is_some());
+        out.extend([MAGIC, FORMAT, codec, flags]);
         out.extend(schema.to_be_bytes());
         out.extend(fields.incarnation.to_be_bytes());
-        let grace_ms = u64::try_from(fields.grace.as_millis()).unwrap_or(u64::MAX);
-        for number in [fields.stamp, fields.version.0, grace_ms] {
+        let numbers = [fields.stamp, fields.version.0, milliseconds(fields.grace)];
+        for number in numbers.into_iter().chain(fields.lifetime.map(milliseconds)) {
             write_number(&mut out, number);
         }
         out.push(tag_count);
@@ -192,6 +200,10 @@ fn size(length: usize) -> u64 {
     u64::try_from(length).expect("lengths of slices fit into 64 bits")
 }
 
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
 fn write_number(out: &mut Vec<u8>, mut number: u64) {
     while number > 0x7f {
         let [low, ..] = number.to_le_bytes();
@@ -213,6 +225,10 @@ impl<'a> Reader<'a> {
         let stamp = self.number()?;
         let version = Version(self.number()?);
         let grace = Duration::from_millis(self.number()?);
+        let lifetime = match flags & LIFETIME {
+            0 => None,
+            _ => Some(Duration::from_millis(self.number()?)),
+        };
         let [tag_count] = self.array()?;
         let tag_count = Some(usize::from(tag_count)).filter(|count| *count <= TAGS_MAX)?;
         let tags = (0..tag_count).map(|_| self.text(TAG_BYTES_MAX)).collect::<Option<_>>()?;
@@ -220,8 +236,8 @@ impl<'a> Reader<'a> {
             0 => None,
             _ => Some(self.text(VALIDATOR_BYTES_MAX)?),
         };
-        let payload = self.payload(flags & !VALIDATOR)?;
-        let opened = Opened { value: None, incarnation, stamp, version, grace, tags, validator };
+        let payload = self.payload(flags & !(VALIDATOR | LIFETIME))?;
+        let opened = Opened { value: None, incarnation, stamp, version, grace, lifetime, tags, validator };
         Some((Head { codec, schema, payload }, opened))
     }
 

@@ -9,6 +9,7 @@
 //! | to read many keys at once, and to fill the cache before it is needed | [`batches`] |
 //! | to remember that there is no such thing, and to survive who asks for made-up things | [`absence`] |
 //! | answers while the source is slow or down, and none who ever waits for a refresh | [`staleness`] |
+//! | Redis as one server, with sentinels or as a cluster; memcached; a table; how values lie there | [`tiers`] |
 //! | several processes, with Redis, memcached or Postgres between them | [`nodes`] |
 //! | to test what you build on it, faults and races included | [`testing`] |
 //! | to watch it: figures, spans, alarms, and why a read gave what it gave | [`operating`] |
@@ -35,6 +36,9 @@ pub mod absence {}
 
 #[doc = include_str!("staleness.md")]
 pub mod staleness {}
+
+#[doc = include_str!("tiers.md")]
+pub mod tiers {}
 
 #[doc = include_str!("nodes.md")]
 pub mod nodes {}

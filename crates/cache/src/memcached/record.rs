@@ -28,6 +28,7 @@ pub(super) const HEADER_BYTES: usize = 2 + 1 + 1 + 8 + 8 + 3 * 4;
 
 /// What memcached takes as a life; more would be read as a date.
 const LIFE_S_MAX: u32 = 30 * 24 * 3_600;
+const LIFE_MAX: Duration = Duration::from_secs(LIFE_S_MAX as u64);
 
 /// How far the server's clock may be off what it tells.
 const SECOND_MS: i64 = 1_000;
@@ -90,8 +91,12 @@ impl Record {
         }
         let (state, _reserved) = (bytes.get_u8(), bytes.get_u8());
         let (token, version) = (Token(bytes.get_u64()), Version(bytes.get_u64()));
-        let mut left_ms = || i64::from(item.left_s) * SECOND_MS - i64::from(bytes.get_u32());
-        let (kept_ms, floor_ms, lease_ms) = (left_ms() - SECOND_MS, left_ms(), left_ms());
+        let kept_ms = if state & IS_BEYOND == 0 {
+            left_ms_of(item, &mut bytes) - SECOND_MS
+        } else {
+            (i64::from(item.left_s) + i64::from(bytes.get_u32()) - 1) * SECOND_MS
+        };
+        let (floor_ms, lease_ms) = (left_ms_of(item, &mut bytes), left_ms_of(item, &mut bytes));
         let role = if state & IS_VALUE == 0 { Role::Fallback } else { Role::Value };
         let stands = |flag: u8, left_ms: i64| state & flag != 0 && left_ms > 0;
         Self {
@@ -119,14 +124,21 @@ impl Record {
         if self.kept.as_ref().is_some_and(|kept| kept.role == Role::Value) {
             state |= IS_VALUE;
         }
+        // memcached forgets it earlier, and until then it is as good as it says.
+        let is_beyond = deadlines[0].is_some_and(|kept_ms| kept_ms > end_ms);
+        state |= if is_beyond { IS_BEYOND } else { 0 };
         header.put_u16(MAGIC);
         header.put_u8(state);
         header.put_u8(0);
         header.put_u64(self.claim.map_or(0, |lease| lease.token.0));
         header.put_u64(self.floor().0);
-        for deadline in deadlines {
+        for (place, deadline) in deadlines.into_iter().enumerate() {
             let before_end_ms = end_ms - deadline.unwrap_or(0);
-            header.put_u32(u32::try_from(before_end_ms.max(0)).unwrap_or(u32::MAX));
+            if place == 0 && is_beyond {
+                header.put_u32(u32::try_from(-before_end_ms / SECOND_MS).unwrap_or(u32::MAX));
+            } else {
+                header.put_u32(u32::try_from(before_end_ms.max(0)).unwrap_or(u32::MAX));
+            }
         }
         let payload = self.kept.as_ref().map(|kept| kept.bytes.clone()).unwrap_or_default();
         Some(Sealed { header: header.freeze(), payload, life_s })
@@ -155,7 +167,7 @@ impl Record {
     /// What was put last is remembered for as long as it may be there. LATEST is no number.
     pub(super) fn keep_floor_for(&mut self, lifetime: Duration) {
         if let Some(floor) = self.floor.as_mut().filter(|floor| floor.version != Version::LATEST) {
-            floor.left_ms = floor.left_ms.max(milliseconds(lifetime));
+            floor.left_ms = floor.left_ms.max(milliseconds(lifetime.min(LIFE_MAX)));
         }
     }
 
@@ -165,7 +177,7 @@ impl Record {
             self.degrade();
         }
         let Claim { token, lease, .. } = claim;
-        self.claim = Some(Lease { token, left_ms: milliseconds(lease) + SECOND_MS });
+        self.claim = Some(Lease { token, left_ms: milliseconds(lease.min(LIFE_MAX)) + SECOND_MS });
     }
 
     /// A value no longer is one.
@@ -187,6 +199,8 @@ const HAS_PAYLOAD: u8 = 1;
 const IS_VALUE: u8 = 2;
 const HAS_FLOOR: u8 = 4;
 const HAS_CLAIM: u8 = 8;
+/// The payload's deadline counts whole seconds from the item's end on.
+const IS_BEYOND: u8 = 16;
 
 impl Kept {
     fn payload(&self) -> Payload {
@@ -195,9 +209,13 @@ impl Kept {
     }
 }
 
-/// A duration within what memcached can count.
 fn milliseconds(duration: Duration) -> i64 {
-    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX).min(i64::from(LIFE_S_MAX) * SECOND_MS)
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX / 2)
+}
+
+/// The next deadline of the header.
+fn left_ms_of(item: &Item, header: &mut Bytes) -> i64 {
+    i64::from(item.left_s) * SECOND_MS - i64::from(header.get_u32())
 }
 
 /// A lease in whole seconds that is at no moment shorter than asked for.
@@ -256,6 +274,10 @@ mod tests {
         let sealed = record.seal().expect("a value");
         assert_eq!(sealed.life_s, LIFE_S_MAX);
         assert!(stored(&record, 1).value().is_some());
+        let days = |days: u64| Duration::from_secs(days * 86_400);
+        record.fill(Bytes::from_static(b"value"), days(60));
+        let left = stored(&record, 3).value().map(|payload| payload.remaining);
+        assert_eq!(left, Some(days(60) - Duration::from_secs(4)), "it is not nearer to its end than it is");
         record.fill(Bytes::from_static(b"value"), Duration::ZERO);
         assert!(record.seal().is_none());
     }

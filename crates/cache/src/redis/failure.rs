@@ -20,6 +20,8 @@ pub(super) enum Failure {
     NotPrimary,
     /// No one says where the primary is.
     Nowhere,
+    /// The server reads its data from disk.
+    Loading,
 }
 
 impl From<RedisError> for Failure {
@@ -36,6 +38,7 @@ impl fmt::Display for Failure {
             Self::Unreadable => "unreadable answer",
             Self::NotPrimary => "not a primary",
             Self::Nowhere => "no primary known",
+            Self::Loading => "still reading its data",
         })
     }
 }
@@ -47,7 +50,7 @@ impl Failure {
             Self::Redis(error) if error.is_timeout() => TierError::TimedOut,
             Self::Slow => TierError::TimedOut,
             Self::Redis(_) | Self::Unreadable => TierError::Failed,
-            Self::NotPrimary | Self::Nowhere => TierError::Down,
+            Self::NotPrimary | Self::Nowhere | Self::Loading => TierError::Down,
         }
     }
 
@@ -65,7 +68,7 @@ impl Failure {
                     || error.is_connection_dropped()
                     || error.is_unrecoverable_error()
             }
-            Self::NotPrimary => true,
+            Self::NotPrimary | Self::Loading => true,
             Self::Slow | Self::Unreadable | Self::Nowhere => false,
         }
     }

@@ -79,9 +79,11 @@ impl Operation for Call<'_> {
 
 impl RedisLine {
     /// `name` is that of namespace and cache, escaped.
-    pub(super) fn new(owner: Arc<Owner>, name: &str) -> Self {
+    pub(super) fn new(owner: Arc<Owner>, name: &str, database: i64) -> Self {
         let keys = ["line", "tags", "prefixes", "log"].map(|kind| format!("{{{name}}}:{kind}"));
-        Self { owner, channel: name.to_owned(), slot: slot_of(keys[0].as_bytes()), keys }
+        // Keys are a database's own, channels are the server's: without it caches of two databases would hear each other.
+        let channel = if database == 0 { name.to_owned() } else { format!("{name}:{database}") };
+        Self { owner, channel, slot: slot_of(keys[0].as_bytes()), keys }
     }
 
     async fn call(&self, script: &Script, arguments: Vec<&[u8]>) -> Result<Value, TierError> {

@@ -103,6 +103,7 @@ struct Owner {
 /// The tasks of a tier, begun with the first cache, and what they keep up.
 struct Tasks {
     namespace: String,
+    database: i64,
     router: Arc<router::Router>,
     subscription: Arc<subscription::Subscription>,
     running: Mutex<Vec<JoinHandle<()>>>,
@@ -141,11 +142,13 @@ impl RedisTier {
     ///
     /// If a URL cannot be parsed, or if there is none.
     pub fn open(servers: &RedisServers, options: RedisOptions) -> Result<Self, RedisTierError> {
-        let router = Arc::new(servers.router(&options)?);
+        let (router, database) = (Arc::new(servers.router(&options)?), servers.database());
         let subscription = Arc::new(subscription::Subscription::new(Arc::clone(&router), &options));
         let RedisOptions { namespace, .. } = options;
         let namespace = escaped(&namespace);
-        Ok(Self { tasks: Arc::new(Tasks { namespace, router, subscription, running: Mutex::default() }) })
+        Ok(Self {
+            tasks: Arc::new(Tasks { namespace, database, router, subscription, running: Mutex::default() }),
+        })
     }
 
     /// True while commands are sent to Redis; false while loads go straight to their source.
@@ -183,7 +186,7 @@ impl Tier for RedisTier {
 
 impl Backplane for RedisTier {
     fn line(&self, cache: &str) -> Arc<dyn Line> {
-        Arc::new(line::RedisLine::new(self.owner(), &self.name(cache)))
+        Arc::new(line::RedisLine::new(self.owner(), &self.name(cache), self.tasks.database))
     }
 }
 

@@ -79,6 +79,16 @@ impl RedisServers {
             Self::Cluster { seeds } => Router::cluster(all_parsed(seeds)?, options),
         })
     }
+
+    /// The number of the database that is used.
+    pub(super) fn database(&self) -> i64 {
+        let url = match self {
+            Self::Single { url } => url,
+            Self::Sentinel { login, .. } => login,
+            Self::Cluster { .. } => return 0,
+        };
+        parsed(url).map_or(0, |info| info.redis_settings().db())
+    }
 }
 
 fn all_parsed(urls: &[String]) -> Result<Vec<ConnectionInfo>, RedisTierError> {

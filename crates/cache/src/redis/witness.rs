@@ -68,12 +68,20 @@ impl Witness {
     ///
     /// If there is no answer, or if this is no primary that is ready to serve.
     pub(super) async fn ask(connection: &mut MultiplexedConnection) -> Result<Self, Failure> {
-        let mut questions = Pipeline::with_capacity(3);
-        questions.cmd("TIME").cmd("INFO").arg("server").cmd("INFO").arg("replication");
+        let mut questions = Pipeline::with_capacity(4);
+        questions.cmd("TIME");
+        for section in ["server", "replication", "persistence"] {
+            questions.cmd("INFO").arg(section);
+        }
         // The server reads its clock later than this, so that the sum is never too early.
         let sent_ms = local_ms();
-        let answers = connection.req_packed_commands(&questions, 0, 3).await?;
-        let [time, server, replication] = <[Value; 3]>::try_from(answers).map_err(|_| Failure::Unreadable)?;
+        let answers = connection.req_packed_commands(&questions, 0, 4).await?;
+        let [time, server, replication, persistence] =
+            <[Value; 4]>::try_from(answers).map_err(|_| Failure::Unreadable)?;
+        if fact(&text(persistence), "loading").is_some_and(|loading| loading != "0") {
+            // It answers this much, and nothing else.
+            return Err(Failure::Loading);
+        }
         let server_ms = server_ms(time).ok_or(Failure::Unreadable)?;
         Self::from_facts(&text(server), &text(replication), server_ms.saturating_sub(sent_ms))
     }

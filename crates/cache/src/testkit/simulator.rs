@@ -38,7 +38,9 @@ use crate::{
 /// A simulation to be run.
 #[derive(Debug, Clone)]
 pub struct Simulation {
-    /// Everything is drawn from it.
+    /// Every step, wait and fault is drawn from it. Three things are the process's own, and another in each: which keys share a slot or
+    /// a group (hashes of keys are seeded by chance), the tokens of claims, and the names of nodes. A seed that failed fails again unless it
+    /// takes one of those.
     pub seed: u64,
     /// How many caches.
     pub nodes: usize,

@@ -258,6 +258,32 @@ async fn reads_see_what_waits_to_be_written_before_they_ask_the_loader() {
     wait_for(|| cache.stats().pending_writes == 0).await;
 }
 
+/// Whoever closes a cache may have no patience for it.
+#[tokio::test(start_paused = true)]
+async fn close_that_is_dropped_half_way_is_made_again_and_loses_nothing_in_silence() {
+    for polls in 1..40 {
+        let table = Arc::<Table>::default();
+        let (cache, lost) = behind(&table, WriterOptions { flush: SECOND, ..WriterOptions::default() });
+        table.fails.store(true, SeqCst);
+        assert_eq!(set(&cache, "k", 1, Version(1)), None);
+        let mut closing = Box::pin(cache.close());
+        for _ in 0..polls {
+            if (&mut closing).now_or_never().is_some() {
+                break;
+            }
+            sleep(SECOND / 20).await;
+        }
+        drop(closing);
+        if polls % 2 == 0 {
+            // Two at once end together, and it is told once.
+            tokio::join!(cache.close(), cache.close());
+        }
+        drop(cache);
+        settle().await;
+        assert_eq!((lost.0.load(SeqCst), table.values().len()), (1, 0), "after {polls} polls");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn once_it_is_written_other_nodes_forget_what_they_loaded_from_before() {
     let (site, table) = (Site::new(1), Arc::<Table>::default());

@@ -10,7 +10,7 @@ use std::{
 
 use futures_util::future::{BoxFuture, FutureExt};
 use paystrata_cache::{
-    Cache, Clock, Policy, Reach, Silence, Version, WriteFailed, Writer,
+    Cache, Clock, Origin, Policy, Reach, Silence, Version, WriteFailed, Writer,
     testkit::{Link, Site},
 };
 use tokio::time::sleep;
@@ -296,6 +296,16 @@ async fn caches_of_two_names_on_one_site_do_not_mix() {
     numbers.clear().await;
     trips().await;
     assert_eq!((numbers.get("k"), others.get("k")), (None, Some(2)));
+    let link = Arc::new(site.link());
+    let fresh: Numbers =
+        Cache::builder("others").clock(Clock::tokio()).tier(link.clone()).backplane(link).build();
+    wait_for(|| fresh.stats().backplane_silence.is_some()).await;
+    let found = teller.read(&fresh, "k", Ok(Some(3))).await.unwrap();
+    assert_eq!(
+        (found.value, found.origin),
+        (Some(2), Origin::Tier(0)),
+        "its record in the tier stands as well"
+    );
 }
 
 // T78

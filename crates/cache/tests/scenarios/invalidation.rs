@@ -1,6 +1,6 @@
 //! Invalidation of keys against loads under way, and invalidation that travels with a commit of the caller's store.
 
-use paystrata_cache::{Invalidation, Policy, Version, testkit::Site};
+use paystrata_cache::{Invalidation, LoadContext, Policy, Version, testkit::Site, tier::Void};
 use tokio::time::advance;
 
 use crate::kit::{Broken, Gate, SECOND, Teller, alone, node, settle, trips};
@@ -89,4 +89,32 @@ async fn explanation_tells_what_is_known_of_a_key_everywhere() {
     let told = cache.explain("k").await;
     assert_eq!((told.local, told.tiers[0].state), (None, "nothing"));
     assert_eq!(told.invalidated.unwrap().version, Version(7));
+    assert_eq!(told.swept, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn explanation_names_the_sweep_that_voided_the_key_on_any_node() {
+    let site = Site::new(3);
+    let ((one, _), (other, _)) = (node(&site, Policy::default()).await, node(&site, Policy::default()).await);
+    let load = |context: LoadContext<u64>| async move {
+        context.tag("org:7");
+        Ok::<_, Broken>(Some(1))
+    };
+    other.get_or_load("user:1", load).await.unwrap();
+    trips().await;
+    one.tag("org:8").remove().await;
+    one.tag("org:7").at(Version(9)).expire().await;
+    one.prefix("account:").remove().await;
+    trips().await;
+    let swept = other.explain("user:1").await.swept.unwrap();
+    assert_eq!((&*swept.swath, swept.how, swept.version), ("tag org:7", Void::Expire, Version(9)));
+    one.pattern("us*:1").remove().await;
+    trips().await;
+    assert_eq!(other.explain("user:1").await.swept.unwrap().swath, "pattern us*:1");
+    assert_eq!(other.explain("account:1").await.swept.unwrap().swath, "prefix account:");
+    one.clear().await;
+    trips().await;
+    for cache in [&one, &other] {
+        assert_eq!(cache.explain("user:1").await.swept.unwrap().swath, "everything");
+    }
 }

@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test, in shared functions too")]
 
+mod ages;
 mod batch;
 mod behind;
 mod claims;
@@ -17,7 +18,9 @@ mod maintain;
 mod parts;
 mod refresh;
 mod reload;
+mod replaced;
 mod schedule;
+mod strangers;
 mod sweeps;
 mod table;
 mod tiers;

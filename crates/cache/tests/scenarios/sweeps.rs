@@ -1,7 +1,16 @@
 //! Invalidation of many at once: by tag, by prefix, of everything; removed or expired.
 
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use futures_util::future::join_all;
 use paystrata_cache::{LoadContext, Policy, Reach, Version, testkit::Site};
-use tokio::time::advance;
+use tokio::time::{advance, sleep};
 
 use crate::kit::{Broken, Gate, Numbers, SECOND, Teller, alone, node, settle, trips};
 
@@ -198,20 +207,18 @@ async fn loads_after_a_sweep_of_many_keys_stay_within_the_bound() {
     assert_eq!(cache.stats().entries, 50_000);
     drop(cache.tag("t").remove());
     assert!(keys.iter().all(|key| cache.get(key.as_str()).is_none()));
-    let gate = Gate::default();
-    let readers: Vec<_> =
-        (0..1_000).map(|key: u64| gate.read(&cache, &key.to_string(), Ok(Some(key)))).collect();
-    settle().await;
-    assert_eq!(gate.calls(), 4);
-    for _ in 0..1_000 {
-        gate.go.notify_one();
-        tokio::task::yield_now().await;
-    }
-    for reader in readers {
-        while !reader.is_finished() {
-            gate.go.notify_one();
-            tokio::task::yield_now().await;
-        }
-        reader.await.unwrap().unwrap();
-    }
+    let (running, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let readers = keys[..5_000].iter().map(|key| {
+        let (running, most) = (Arc::clone(&running), Arc::clone(&most));
+        let load = move |_| async move {
+            most.fetch_max(running.fetch_add(1, SeqCst) + 1, SeqCst);
+            sleep(Duration::from_millis(1)).await;
+            running.fetch_sub(1, SeqCst);
+            Ok::<_, Broken>(Some(7))
+        };
+        cache.get_or_load(key.as_str(), load)
+    });
+    let read = join_all(readers).await;
+    assert!(read.iter().all(|read| matches!(read, Ok(Some(7)))));
+    assert_eq!((most.load(SeqCst), cache.stats().loads), (4, 5_000 + 98));
 }

@@ -7,7 +7,7 @@ use paystrata_cache::{
     Cache, Clock, Load, LoadContext, Origin, Policy, TierOptions, Version,
     testkit::{Link, Site},
 };
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use crate::kit::{Broken, Gate, Numbers, SECOND, Teller, exact, node, node_over_two, trips, wait_for};
 
@@ -19,7 +19,7 @@ async fn tier_that_hangs_costs_its_time_limit_a_few_times_and_is_then_left_alone
     teller.value(&cache, "hit", 1).await;
     // Slower than any time limit; the line too, but within `max_stale`.
     link.faults.delay(3_600 * SECOND);
-    let begun = tokio::time::Instant::now();
+    let begun = Instant::now();
     for key in 0..6 {
         teller.value(&cache, &key.to_string(), key).await;
     }
@@ -146,6 +146,44 @@ async fn either_tier_can_be_lost_and_what_one_has_is_taken_up_by_the_one_above()
     assert_eq!(teller.value(&cache, "k", 3).await, 3);
     other.faults.set_down(false);
     wait_for(|| cache.stats().pending_invalidations == 0).await;
+}
+
+// T57
+#[tokio::test(start_paused = true)]
+async fn near_tier_that_hangs_or_is_away_leaves_what_the_far_one_has() {
+    for hangs in [true, false] {
+        let (near, far) = (Site::new(36), Site::new(37));
+        let (one, other) = (near.link(), far.link());
+        // The line is the far site's: that of the near one would be gone as well.
+        let cache: Numbers = Cache::builder("numbers")
+            .policy(exact(Policy { l1_ttl: SECOND, ..Policy::default() }))
+            .clock(Clock::tokio())
+            .tier(Arc::new(one.clone()))
+            .tier(Arc::new(other.clone()))
+            .backplane(Arc::new(other.clone()))
+            .build();
+        let teller = Teller::default();
+        wait_for(|| cache.stats().backplane_silence.is_some()).await;
+        teller.value(&cache, "k", 1).await;
+        trips().await;
+        if hangs {
+            one.faults.delay(3_600 * SECOND);
+        } else {
+            one.faults.set_down(true);
+        }
+        let mut slowest = Duration::ZERO;
+        for round in 0..20 {
+            sleep(2 * SECOND).await;
+            let begun = Instant::now();
+            let found = teller.read(&cache, "k", Ok(Some(2))).await.unwrap();
+            assert_eq!((found.value, found.origin), (Some(1), Origin::Tier(1)), "round {round}");
+            slowest = slowest.max(begun.elapsed());
+        }
+        let limit = 4 * TierOptions::default().timeout;
+        assert!(slowest < limit, "{slowest:?}");
+        assert!(!hangs || cache.stats().tiers[0].opened > 0, "it is left alone after a few times");
+        assert_eq!(teller.calls(), 1);
+    }
 }
 
 // T50 in shared tiers, H21

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::config::secret::SecretUrl;
-use crate::config::setting::{DefaultValue::Fixed, Kind, Section, Setting, bytes, milliseconds, seconds};
+use crate::config::setting::{DefaultValue::Fixed, Kind, bytes, milliseconds, seconds};
 
 section! {
     /// The tiers in front of the database.
@@ -14,23 +14,13 @@ section! {
         memory_bytes_max: u64 = "memory_bytes_max" bytes(1024 * 1024, 1024 * 1024 * 1024 * 1024), Fixed("67108864");
         /// Redis of the shared tier, through which nodes also tell each other what is void; empty means neither. TLS is not in this version.
         redis_url: Option<SecretUrl> = "redis_url" Kind::RedisUrl, Fixed("");
+        /// memcached servers of a tier behind Redis, `host` or `host:port` each; none means no such tier. All nodes must name the same ones.
+        memcached_hosts: Vec<String> = "memcached_hosts" Kind::MemcachedHosts, Fixed("");
         /// Time to live of an entry; without `cache.redis_url`, `cache.max_stale_ms` where that is shorter.
         ttl: Duration = "ttl_seconds" seconds(1, 604_800), Fixed("60");
         /// Longest time that entries are served while invalidations of other nodes may be missed. Without `cache.redis_url` none is ever heard: then no entry lives longer than this, whatever `cache.ttl_seconds` says. A read from a replica may be `db.replica_lag_max_ms` older.
         max_stale: Duration = "max_stale_ms" milliseconds(100, 600_000), Fixed("5000");
-        /// Longest wait for the shared tier before the database is asked.
+        /// Longest wait for a shared tier before the next one, or the database, is asked.
         command_timeout: Duration = "command_timeout_ms" milliseconds(1, 10_000), Fixed("50");
     }
 }
-
-/// Names that exist elsewhere and are not built here. They have no field: the check lets no value through.
-pub(crate) const NOT_BUILT: Section = Section {
-    name: "cache",
-    about: "",
-    settings: &[Setting {
-        key: "cache.memcached_hosts",
-        kind: Kind::NotBuilt,
-        default: Fixed(""),
-        meaning: " Not built yet: a value is refused, so that nobody relies on a tier that is not there.",
-    }],
-};

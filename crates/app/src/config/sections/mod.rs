@@ -33,7 +33,6 @@ pub(crate) const SECTIONS: &[&Section] = &[
     &HttpConfig::SECTION,
     &DatabaseConfig::SECTION,
     &CacheConfig::SECTION,
-    &cache::NOT_BUILT,
     &EngineConfig::SECTION,
     &AuthorizeNetConfig::SECTION,
     &VelocityPayConfig::SECTION,

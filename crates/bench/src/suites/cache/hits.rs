@@ -13,7 +13,7 @@ use super::sides::{
     hitbox::Hitbox,
     moka::{MokaFuture, MokaSync, MokaTtl},
     multi_tier::MultiTier,
-    ours::{Loading, Ours},
+    ours::{Loading, Ours, Swept},
     quick::Quick,
 };
 use crate::measure::{Contender, interleave};
@@ -60,8 +60,11 @@ pub(super) async fn measure(
         let readers = text_readers(&values).await?;
         compare(context, sizes, &readers, &format!("String, {where_}"), &mut cases, notes).await?;
     }
+    let readers = swept_readers().await?;
+    cases
+        .push(against_quick(context, sizes, &readers, 1, "get, u64, tagged and swept, 1 thread", 0.8).await?);
     let readers = hot_readers().await?;
-    cases.push(hot(context, sizes, &readers).await?);
+    cases.push(against_quick(context, sizes, &readers, 2, "get, one hot key, 2 threads", 1.0).await?);
     Ok(cases)
 }
 
@@ -198,6 +201,19 @@ fn allocations_of_peers(what: &str, readers: &Readers, figures: &[f64]) -> Strin
     format!("{what}: allocations per read: {}", each.join(", "))
 }
 
+/// Entries that carry something, after sweeps that did not mean them.
+async fn swept_readers() -> anyhow::Result<Readers> {
+    let values = values(SMALL);
+    let book = Arc::new(<u64 as Key>::book(&shuffled(values.len(), SEED)));
+    let ours = Swept::<u64>::build(SMALL * AMPLE)?;
+    fill(&ours, &values).await;
+    ours.sweep_others();
+    Ok(vec![
+        Box::new(Filled::<u64, _>::new(ours, Arc::clone(&book), values.len())),
+        reader::<u64, Quick<u64>>(&values, &book).await?,
+    ])
+}
+
 /// One key, read by all.
 async fn hot_readers() -> anyhow::Result<Readers> {
     let values = values(SMALL);
@@ -212,16 +228,25 @@ async fn hot_readers() -> anyhow::Result<Readers> {
     ])
 }
 
-async fn hot(context: &Context, sizes: Sizes, readers: &Readers) -> anyhow::Result<CaseReport> {
+/// Ours and bare quick_cache, and nobody else.
+async fn against_quick(
+    context: &Context,
+    sizes: Sizes,
+    readers: &Readers,
+    threads: u8,
+    case: &str,
+    ratio: f64,
+) -> anyhow::Result<CaseReport> {
     let mut allocations = [0.0; 2];
-    let mut summaries = run(context, sizes.rounds, sizes.turn, readers, 2, &mut allocations).await?;
-    let peers = vec![PeerFigures { name: QUICK.names[0], figures: summaries.remove(1) }];
+    let mut summaries = run(context, sizes.rounds, sizes.turn, readers, threads, &mut allocations).await?;
+    let peer = QUICK.names[0];
+    let peers = vec![PeerFigures { name: peer, figures: summaries.remove(1) }];
     Ok(CaseReport {
-        case: "get, one hot key, 2 threads".to_owned(),
+        case: case.to_owned(),
         unit: UNIT,
         better: Better::Lower,
         ours: summaries.remove(0),
         peers,
-        target: Some(Target::RatioAtLeast { peer: QUICK.names[0], ratio: 1.0 }),
+        target: Some(Target::RatioAtLeast { peer, ratio }),
     })
 }

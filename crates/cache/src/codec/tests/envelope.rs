@@ -35,6 +35,7 @@ fn every_field_is_read_back_with_every_codec() {
                 stamp: 300,
                 version: Version(0x01_8d50_60a0),
                 grace: Duration::from_secs(90),
+                lifetime: None,
                 tags: tags.to_vec(),
                 validator: Some("W/\"5\"".into()),
             };
@@ -59,6 +60,7 @@ fn largest_fields_are_read_back() {
         stamp: u64::MAX,
         version: Version::LATEST,
         grace: Duration::MAX,
+        lifetime: Some(Duration::MAX),
         tags: &tags,
         validator: Some(&validator),
     };
@@ -66,6 +68,7 @@ fn largest_fields_are_read_back() {
     let opened = codec.open(KEY, &codec.seal(&fields, Some(&Bytes::new())).unwrap()).unwrap();
     assert_eq!((opened.incarnation, opened.stamp, opened.version), (u64::MAX, u64::MAX, Version::LATEST));
     assert_eq!(opened.grace, Duration::from_millis(u64::MAX));
+    assert_eq!(opened.lifetime, Some(Duration::from_millis(u64::MAX)));
     assert_eq!((opened.tags, opened.validator.as_deref()), (tags, Some(&*validator)));
     assert_eq!(opened.value, Some(Bytes::new()), "an empty value is not nothing");
 }

@@ -18,18 +18,29 @@ fn hex_of(bytes: &[u8]) -> String {
 
 /// Both ways: this release writes these bytes, and reads them.
 fn check<V: PartialEq + std::fmt::Debug + Clone>(codec: &Codec<V>, value: Option<V>, hex: &str) {
-    let tags = tags();
-    let sealed = codec.seal(&fields(&tags), value.as_ref()).unwrap();
+    check_fields(codec, value, &fields(&tags()), hex);
+}
+
+fn check_fields<V>(codec: &Codec<V>, value: Option<V>, fields: &SealedFields<'_>, hex: &str)
+where
+    V: PartialEq + std::fmt::Debug + Clone,
+{
+    let sealed = codec.seal(fields, value.as_ref()).unwrap();
     assert_eq!(hex_of(&sealed), hex_of(&bytes_of(hex)));
-    check_read(codec, value, hex);
+    check_read_fields(codec, value, fields, hex);
 }
 
 fn check_read<V: PartialEq + std::fmt::Debug>(codec: &Codec<V>, value: Option<V>, hex: &str) {
-    let tags = tags();
-    let SealedFields { key, incarnation, stamp, version, grace, tags, validator } = fields(&tags);
-    let tags = tags.to_vec();
-    let expected =
-        Opened { value, incarnation, stamp, version, grace, tags, validator: validator.map(Into::into) };
+    check_read_fields(codec, value, &fields(&tags()), hex);
+}
+
+fn check_read_fields<V>(codec: &Codec<V>, value: Option<V>, fields: &SealedFields<'_>, hex: &str)
+where
+    V: PartialEq + std::fmt::Debug,
+{
+    let SealedFields { key, incarnation, stamp, version, grace, lifetime, tags, validator } = *fields;
+    let (tags, validator) = (tags.to_vec(), validator.map(Into::into));
+    let expected = Opened { value, incarnation, stamp, version, grace, lifetime, tags, validator };
     assert_eq!(codec.open(key, &bytes_of(hex)), Ok(expected));
 }
 
@@ -76,6 +87,19 @@ fn format_1_nothing() {
         None,
         "50010302883214730102030405060708ac02a0c1c1ea1890bf0502056f72673a3705c3a974c3a905 \
          572f22352284486c4fd4f8ad69",
+    );
+}
+
+/// Since values tell how long they were given: said by a flag, so that those that do not are read as before.
+#[test]
+fn format_1_lifetime() {
+    let tags = tags();
+    check_fields(
+        &Codec::raw(),
+        Some(Bytes::from_static(b"bytes")),
+        &SealedFields { lifetime: Some(std::time::Duration::from_secs(150)), ..fields(&tags) },
+        "50010313883214730102030405060708ac02a0c1c1ea1890bf05f0930902056f72673a3705c3a974 \
+         c3a905572f22352262797465739a8554ea39495467",
     );
 }
 

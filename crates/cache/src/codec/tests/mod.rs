@@ -49,6 +49,7 @@ fn fields(tags: &[Arc<str>]) -> SealedFields<'_> {
         stamp: 300,
         version: Version(0x01_8d50_60a0),
         grace: Duration::from_secs(90),
+        lifetime: None,
         tags,
         validator: Some("W/\"5\""),
     }

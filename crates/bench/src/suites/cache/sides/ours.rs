@@ -22,6 +22,36 @@ pub(in crate::suites::cache) struct Loading<K> {
     cache: Cache<K, Value>,
 }
 
+/// The same, with entries that have a tag and a version, after sweeps over others.
+pub(in crate::suites::cache) struct Swept<K>(Ours<K>);
+
+impl<K: MapKey> Swept<K> {
+    /// Of another tag, of a prefix and of a pattern that no key has.
+    pub(in crate::suites::cache) fn sweep_others(&self) {
+        let cache = &self.0.cache;
+        drop(cache.tag("another").remove());
+        drop(cache.prefix("no key begins so").expire());
+        drop(cache.pattern("*nor looks so*").remove());
+    }
+}
+
+impl<K: MapKey> Side<K> for Swept<K> {
+    const NAME: &'static str = "paystrata get, swept";
+
+    fn build(entries_max: usize) -> anyhow::Result<Self> {
+        Ours::build(entries_max).map(Self)
+    }
+
+    async fn insert(&self, key: K, value: Value) {
+        drop(self.0.cache.set_tagged(key, value, Version(1), &["kept"]));
+    }
+
+    #[inline]
+    async fn read(&self, probe: &K::Probe) -> bool {
+        self.0.read(probe).await
+    }
+}
+
 impl<K: MapKey> Ours<K> {
     pub(in crate::suites::cache) fn loading(&self) -> Loading<K> {
         Loading { cache: self.cache.clone() }
