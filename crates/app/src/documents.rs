@@ -11,7 +11,7 @@ use std::time::Duration;
 use futures_util::future::join;
 use paystrata_cache::memcached::MemcachedTier;
 use paystrata_cache::{
-    Cache, CacheError, CacheKey, LoadContext, Observer, Policy, Reach, RedisTier, Stats, Version,
+    Cache, CacheError, CacheKey, LoadContext, Observer, Policy, Reach, RedisTier, Stats, TierOptions, Version,
 };
 use paystrata_db::{Db, History, Token};
 use serde::{Deserialize, Serialize};
@@ -82,6 +82,8 @@ pub struct SharedTiers {
     pub redis: RedisTier,
     /// Read for what Redis does not have.
     pub memcached: Option<MemcachedTier>,
+    /// What one call of either may take, the wait for its turn included.
+    pub timeout: Duration,
 }
 
 /// How documents are cached.
@@ -282,11 +284,12 @@ fn build<K: CacheKey>(
         Cache::builder(name).policy(policy).observer(observer).maintain_every(MAINTENANCE).weigher(
             |_, document: &Arc<Document>| document.body.len() + document.etag.len() + OVERHEAD_BYTES,
         );
-    match tiers {
-        Some(SharedTiers { redis, memcached: None }) => builder.redis(redis).build(),
-        Some(SharedTiers { redis, memcached: Some(memcached) }) => {
-            builder.redis(redis).tier(Arc::new(memcached.clone())).build()
-        }
+    let Some(SharedTiers { redis, memcached, timeout }) = tiers else { return builder.build() };
+    let options = TierOptions { timeout: *timeout, ..TierOptions::default() };
+    let redis = Arc::new(redis.clone());
+    let builder = builder.tier_with(Arc::<RedisTier>::clone(&redis), options.clone()).backplane(redis);
+    match memcached {
+        Some(memcached) => builder.tier_with(Arc::new(memcached.clone()), options).build(),
         None => builder.build(),
     }
 }

@@ -270,7 +270,7 @@ fn shared_tiers(config: &CacheConfig) -> anyhow::Result<Option<SharedTiers>> {
             Some(tier.context("read cache.memcached_hosts")?)
         }
     };
-    Ok(Some(SharedTiers { redis, memcached }))
+    Ok(Some(SharedTiers { redis, memcached, timeout: command_timeout * 2 }))
 }
 
 fn compose(config: Config, db: Db, monitor: Monitor, slow_log: Arc<SlowLog>) -> anyhow::Result<App> {

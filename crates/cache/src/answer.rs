@@ -23,7 +23,8 @@ pub struct Loaded<V> {
     /// Where it comes from.
     pub origin: Origin,
     /// How long ago its load began, or since it was found unchanged. Of a value from a shared tier, by what the tier has left
-    /// of its lifetime: to the millisecond (memcached: the second), and too little if the load took long.
+    /// of its lifetime: to the millisecond (memcached: the second), too little if the load took long, and off by up to the policy's
+    /// `jitter` where it was found unchanged.
     pub age: Duration,
     /// True if it is past its lifetime and was served because the load failed, is slow, or is somebody else's;
     /// or because the backplane has been silent.

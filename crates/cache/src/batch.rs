@@ -164,11 +164,9 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
         while !wanted.is_empty() {
             let mut waiting = self.board_all(&wanted, &mut done);
             if waiting.leads.iter().any(Lead::may_try_patience) {
-                let leads = std::mem::take(&mut waiting.leads);
-                for (lead, place) in leads.iter().zip(waiting.places.drain(..)) {
-                    waiting.waiters.push((place, lead.key.clone(), lead.waiter()));
-                    loaded.insert(place);
-                }
+                let leads = self.seat_all(&mut waiting, &mut done);
+                loaded.extend(leads.iter().map(|(place, _)| *place));
+                let leads = leads.into_iter().map(|(_, lead)| lead).collect();
                 let (store, load) = (Arc::clone(store), load.clone());
                 let loading = async move { load_all(&store, leads, next_tier, &load).await };
                 drop(tokio::spawn(loading.in_current_span()));
@@ -224,9 +222,7 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
                     done.push((place, Ok(answer)));
                 }
                 Verdict::Load(plan) if !lead.is_seated(&mut seat) => {
-                    let fallback = lead.turn_away(plan);
-                    let answer = fallback.map(|answer| store.serve_stale(answer));
-                    done.push((place, answer.ok_or(CacheError::Overloaded)));
+                    done.push((place, store.turned_away(lead, plan.fallback)));
                 }
                 Verdict::Load(plan) => {
                     lead.hand_over();
@@ -237,6 +233,25 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
             }
         }
         to_load
+    }
+
+    /// The loads that a task is to see to from the beginning, and who waits for each; those for which there is no seat have ended.
+    fn seat_all<E>(
+        &self,
+        waiting: &mut Waiting<K, V>,
+        done: &mut Vec<(usize, Answered<V, E>)>,
+    ) -> Vec<(usize, Lead<K, V>)> {
+        let (mut seated, mut seat) = (Vec::new(), None);
+        for (mut lead, place) in std::mem::take(&mut waiting.leads).into_iter().zip(waiting.places.drain(..))
+        {
+            if lead.is_seated(&mut seat) {
+                waiting.waiters.push((place, lead.key.clone(), lead.waiter()));
+                seated.push((place, lead));
+            } else {
+                done.push((place, self.store.turned_away(lead, None)));
+            }
+        }
+        seated
     }
 
     /// Joins and leads; what is answered by then goes to `done`.
@@ -325,7 +340,7 @@ async fn load_all<K, V, F, Fut, A, E>(
             Verdict::Stale(answer) => {
                 lead.settle(Answer { is_stale: true, ..answer }, Storing::No);
             }
-            Verdict::Load(plan) if !lead.is_seated(&mut seat) => drop(lead.turn_away(plan)),
+            Verdict::Load(plan) if !lead.is_seated(&mut seat) => drop(lead.turn_away(plan.fallback)),
             Verdict::Load(plan) => {
                 lead.offer_fallback(&plan);
                 to_load.push((lead, plan));

@@ -7,6 +7,7 @@ use std::{
 };
 
 use tokio::task::JoinHandle;
+use tracing::Instrument;
 
 use crate::{
     CacheBuilder, CacheError, CacheKey, Load, LoadContext, Loaded, Lookup, Policy, Stats,
@@ -57,8 +58,8 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
         let has_courier = fleet.is_shared() || store.writes.is_some();
         let unwritten =
             store.writes.as_ref().map(|writes| Arc::<WriteQueue<K, V>>::clone(writes) as Arc<dyn Unwritten>);
-        let tasks = Mutex::new(tasks);
-        let owner = Owner { fleet, has_courier, unwritten, tasks, closing: tokio::sync::Mutex::default() };
+        let (closing, has_tasks) = (tokio::sync::Mutex::default(), !tasks.is_empty());
+        let owner = Owner { fleet, has_courier, unwritten, has_tasks, tasks: Mutex::new(tasks), closing };
         Self { store, policy, owner: Arc::new(owner) }
     }
 
@@ -368,14 +369,28 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
     /// [`pending_writes`](Stats::pending_writes). Reads go on working; invalidations no longer reach other nodes, and under
     /// [`Write::Behind`](crate::Write::Behind) nothing can be set.
     ///
-    /// Who drops this before it ends, or the cache without it, writes nothing more, and what is lost is told in the same ways once the
-    /// last handle is gone. Closed twice at once, both wait for the same end.
+    /// Goes on in the background if this is dropped, or not polled. Who drops the cache without it writes nothing more, and what is
+    /// lost is told in the same ways once the last handle is gone. Closed twice at once, both wait for the same end.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a Tokio runtime, if the cache has tasks.
     pub async fn close(&self) {
         if let Some(writes) = &self.store.writes {
             writes.close();
-            writes.flush().await;
         }
-        self.owner.close().await;
+        if !self.owner.has_tasks {
+            return;
+        }
+        let (writes, owner) = (self.store.writes.clone(), Arc::clone(&self.owner));
+        let ending = async move {
+            if let Some(writes) = writes {
+                writes.flush().await;
+            }
+            owner.end().await;
+        };
+        // A task, so that nobody who stops polling keeps the cache, or others who close it, from the end.
+        let _ended = tokio::spawn(ending.in_current_span()).await;
     }
 }
 
@@ -384,14 +399,16 @@ pub(crate) struct Owner {
     fleet: Arc<Fleet>,
     has_courier: bool,
     unwritten: Option<Arc<dyn Unwritten>>,
+    /// From the beginning.
+    has_tasks: bool,
     /// The courier first, if there is one.
     pub(crate) tasks: Mutex<Vec<JoinHandle<()>>>,
-    /// Held while the tasks are being ended.
+    /// Held while the tasks are being ended, by a task.
     closing: tokio::sync::Mutex<()>,
 }
 
 impl Owner {
-    async fn close(&self) {
+    async fn end(&self) {
         let _turn = self.closing.lock().await;
         let mut ending = Ending { owner: self, tasks: std::mem::take(&mut *lock(&self.tasks)) };
         if ending.tasks.is_empty() {
@@ -423,7 +440,7 @@ impl Owner {
     }
 }
 
-/// Tasks that are about to end. Whoever is dropped before they have leaves them to the next one who closes the cache, or drops it.
+/// Tasks that are about to end. If the runtime ends before they have, they are left to who closes the cache next, or drops it.
 struct Ending<'a> {
     owner: &'a Owner,
     tasks: Vec<JoinHandle<()>>,

@@ -12,7 +12,7 @@ use crate::{
     CacheKey, Policy, Version,
     answer::Answer,
     clock::micros,
-    judge::{Asker, Judged, judge},
+    judge::{Asker, Judged, Terms, judge},
     lead::{Held, Lead, Purpose},
     stats::count,
     store::Store,
@@ -46,8 +46,7 @@ pub(crate) struct Plan<V> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Record {
     pub(crate) tier: usize,
-    /// As its envelope says: another cannot be given to it where it lies.
-    pub(crate) grace: Duration,
+    pub(crate) terms: Terms,
 }
 
 /// What is known of one key on the way down the tiers.
@@ -234,7 +233,7 @@ async fn ask_tier<K: CacheKey, V: Clone + Send + Sync + 'static>(
         if is_waiting {
             let patience = patience.get_or_insert(Patience::of(&leads[0].policy));
             // Nobody who starts to read now will get a voided load's result: no point in waiting.
-            again.retain(|at| !quests[*at].is_held || !leads[*at].flight.is_voided());
+            again.retain(|at| !quests[*at].is_held || !leads[*at].flight.is_overtaken());
             if !patience.pause().await {
                 again.retain(|at| !quests[*at].is_held);
             }
@@ -274,7 +273,7 @@ async fn ask_one<K: CacheKey, V: Clone + Send + Sync + 'static>(
         }
         let is_waiting = index == 0 && quest.is_held;
         // Nobody who starts to read now will get a voided load's result: no point in waiting.
-        if is_waiting && lead.flight.is_voided() {
+        if is_waiting && lead.flight.is_overtaken() {
             return;
         }
         let patience = patience.get_or_insert(Patience::of(&lead.policy));
@@ -391,21 +390,21 @@ fn take_answer<K: CacheKey, V: Clone + Send + Sync + 'static>(
     match found {
         Found::Value(payload) => match asked.judge(lead, &payload) {
             // It could not be claimed, and will not do.
-            Judged::Fresh(_) if matches!(lead.purpose, Purpose::Reload | Purpose::Renew) => Next::GoOn,
-            Judged::Fresh(answer)
+            Judged::Fresh(..) if matches!(lead.purpose, Purpose::Reload | Purpose::Renew) => Next::GoOn,
+            Judged::Fresh(answer, _)
                 if lead.purpose == Purpose::Refresh
                     && !is_later(&lead.policy, &answer, quest.fallback.as_ref()) =>
             {
                 quest.reclaim(Over::Ahead, may_claim)
             }
-            Judged::Fresh(answer) => {
+            Judged::Fresh(answer, _) => {
                 counters.hit(answer.value.as_ref());
                 quest.found = Some((answer, payload));
                 Next::GoOn
             }
-            Judged::Fallback(answer, grace) => {
+            Judged::Fallback(answer, terms) => {
                 count(&counters.stale);
-                quest.fall_back_on(answer, grace.map(|grace| Record { tier: asked.index, grace }));
+                quest.fall_back_on(answer, terms.map(|terms| Record { tier: asked.index, terms }));
                 quest.reclaim(Over::Value, may_claim)
             }
             Judged::Poison => {
@@ -457,21 +456,20 @@ fn learn<K: CacheKey, V: Clone + Send + Sync + 'static>(
     quest.floor = quest.floor.max(floor);
     quest.is_aided = true;
     let Some(payload) = fallback else { return };
-    let (answer, grace) = match asked.judge(lead, &payload) {
+    let (answer, terms) = match asked.judge(lead, &payload) {
         // It is as good as it was, but somebody has found that it is to be loaded anew.
-        Judged::Fresh(answer)
+        Judged::Fresh(answer, terms)
             if answer.value.is_some() && answer.life.grace_ends_us > answer.life.expires_us =>
         {
-            let grace = answer.life.grace();
-            (Answer { life: answer.life.as_fallback(0), is_stale: true, ..answer }, Some(grace))
+            (Answer { life: answer.life.as_fallback(0), is_stale: true, ..answer }, Some(terms))
         }
-        Judged::Fallback(answer, grace) => (answer, grace),
+        Judged::Fallback(answer, terms) => (answer, terms),
         Judged::Poison => return count(&asked.tier.counters.poisoned),
         Judged::Swept => return count(&asked.tier.counters.swept),
-        Judged::Fresh(_) | Judged::Void => return,
+        Judged::Fresh(..) | Judged::Void => return,
     };
     if quest.fallback.is_none() {
-        quest.fall_back_on(answer, grace.map(|grace| Record { tier: asked.index, grace }));
+        quest.fall_back_on(answer, terms.map(|terms| Record { tier: asked.index, terms }));
     }
 }
 

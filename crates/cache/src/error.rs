@@ -77,7 +77,8 @@ pub enum SetRefused {
     /// Over 64 tags. It was an invalidation instead.
     #[error("more tags than an entry may have")]
     TooManyTags,
-    /// Under [`Write::Behind`](crate::Write::Behind): as many values, or as heavy ones, wait to be written as may. Nothing was done.
+    /// Under [`Write::Behind`](crate::Write::Behind): as many values, or as heavy ones, wait to be written as may, or the weigher
+    /// could not weigh this one. Nothing was done.
     #[error("too many values wait to be written")]
     Full,
     /// Under [`Write::Behind`](crate::Write::Behind): the cache was closed. Nothing was done.

@@ -39,7 +39,8 @@ pub struct Explanation {
     pub floor: Version,
     /// The last invalidation of this key by name that this node knows of (or of one that shares its slot of 1,024).
     pub invalidated: Option<LastInvalidation>,
-    /// The last sweep that went over this key, of the last 64 that this node knows of. By tag: as far as the tags of what
+    /// The last sweep that went over this key, of the last 64 that this node has made or heard: those from before it joined the others
+    /// are not among them. By tag: as far as the tags of what
     /// it or a tier still has of the key tell.
     pub swept: Option<LastSweep>,
     /// How far this node has heard.
@@ -276,11 +277,8 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
         };
         let opened = self.codec.as_ref().map(|codec| codec.open(key, &payload.bytes));
         let Some(Ok(opened)) = opened else { return state("unreadable") };
-        let sweeps = &self.fleet.sweeps;
-        let tags: Vec<_> = opened.tags.iter().map(|tag| sweeps.tags.intern(tag)).collect();
-        let is_ours = opened.incarnation == mark.incarnation;
-        let left = if is_ours { sweeps.left_there(key, &tags, opened.stamp) } else { Left::Nothing };
-        let stands = match left {
+        let tags: Vec<_> = opened.tags.iter().map(|tag| self.fleet.sweeps.tags.intern(tag)).collect();
+        let stands = match self.fleet.left_of(key, &tags, &opened, mark) {
             Left::Nothing | Left::Fallback => "swept",
             Left::Whole if payload.remaining <= opened.grace => "past its lifetime",
             Left::Whole => "fresh",

@@ -9,6 +9,7 @@ use std::{
     convert::Infallible,
     hash::Hash,
     sync::{Arc, OnceLock},
+    time::Duration,
 };
 
 use tokio::sync::Notify;
@@ -76,6 +77,8 @@ pub(crate) struct Flight<V> {
     told: Notify,
     /// Written only under the lock of the key's shard.
     voided: AtomicBool,
+    /// As `voided`, because nobody waits for it any longer: somebody else loads what it was to load.
+    left: AtomicBool,
     /// Whoever has the lead asks the tiers in a future of its caller's, which may not be polled for as long as that one likes.
     is_in_hand: AtomicBool,
     /// The last sweep that this load is sure to reflect.
@@ -128,6 +131,7 @@ impl<V> Flight<V> {
             outcome: OnceLock::new(),
             told: Notify::new(),
             voided: AtomicBool::new(false),
+            left: AtomicBool::new(false),
             is_in_hand: AtomicBool::new(false),
             stamp,
             begun_us,
@@ -161,13 +165,24 @@ impl<V> Flight<V> {
         self.is_in_hand.store(is_in_hand, Ordering::Relaxed);
     }
 
+    /// How long it has been under way.
+    pub(crate) fn age(&self, now_us: u64) -> Duration {
+        Duration::from_micros(now_us.saturating_sub(self.begun_us))
+    }
+
+    /// True if its end waits for a caller to be polled.
     pub(crate) fn is_in_hand(&self) -> bool {
-        self.is_in_hand.load(Ordering::Relaxed)
+        self.is_in_hand.load(Ordering::Relaxed) && self.outcome.get().is_none()
     }
 
     /// True once an invalidation has overtaken this load. Certain only under the shard lock.
     pub(crate) fn is_voided(&self) -> bool {
         self.voided.load(Ordering::Relaxed)
+    }
+
+    /// True once it may not store anything. Certain only under the shard lock.
+    pub(crate) fn is_overtaken(&self) -> bool {
+        self.is_voided() || self.left.load(Ordering::Relaxed)
     }
 }
 
@@ -237,11 +252,10 @@ impl<K: Clone + Eq + Hash, V> Shard<K, V> {
         }
     }
 
-    /// Leaves `flight` to those who have joined it, and lets the next reader begin a new one, unless that has been done.
+    /// Leaves `flight` to those who have joined it, and lets the next reader begin a new one: what it finds is not stored.
     pub(crate) fn leave(&mut self, key: &K, flight: &Arc<Flight<V>>) {
-        if self.flights.get(&Stored(key.clone())).is_some_and(|present| Arc::ptr_eq(present, flight)) {
-            self.void(key);
-        }
+        flight.left.store(true, Ordering::Relaxed);
+        self.end(key, flight);
     }
 
     /// True if no key of this shard was voided since that many had been.

@@ -2,7 +2,7 @@
 //! Never writes to a shared tier: whoever announces a change has made it there already.
 //! Called by the line (on its task) and by the courier.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering::Relaxed};
 
 use bytes::Bytes;
 
@@ -53,22 +53,18 @@ where
     V: Clone + Send + Sync + 'static,
 {
     fn announced(&self, mark: Mark, body: &Bytes) {
-        let mut applied = Applied::Nothing;
-        let step = self.fleet.horizon.announced(mark, body, || applied = self.apply(mark, body));
+        let applied = self.take(mark, body);
         // Foreign code, after the order's lock is given back.
         match applied {
             Applied::Nothing => {}
             Applied::OfAnother { keys, sweeps } => {
+                self.counters.remote_invalidations.fetch_add(keys as u64, Relaxed);
                 self.observer.voided_elsewhere(&self.name, keys, sweeps);
             }
-            Applied::Unreadable => self.observer.gap_noticed(&self.name, GapCause::Unreadable),
-        }
-        match step {
-            Step::Apply | Step::Known => {}
-            Step::Gap => self.wake(),
-            Step::OrderLost => {
-                self.gap(GapCause::OrderLost);
-                self.wake();
+            Applied::Unreadable => {
+                count(&self.counters.unreadable);
+                count(&self.counters.gaps);
+                self.observer.gap_noticed(&self.name, GapCause::Unreadable);
             }
         }
     }
@@ -88,7 +84,8 @@ where
         let meanwhile = fleet.horizon.attached(snapshot.mark, || fleet.sweeps.adopt(snapshot));
         self.start_afresh();
         for (mark, body) in meanwhile {
-            self.announced(mark, &body);
+            // It was counted and told when it was heard.
+            let _again = self.take(mark, &body);
         }
         fleet.pulse.notify_one();
     }
@@ -140,12 +137,24 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
         }
     }
 
+    /// Takes an announcement in its place in the order.
+    fn take(&self, mark: Mark, body: &Bytes) -> Applied {
+        let mut applied = Applied::Nothing;
+        match self.fleet.horizon.announced(mark, body, || applied = self.apply(mark, body)) {
+            Step::Apply | Step::Known => {}
+            Step::Gap => self.wake(),
+            Step::OrderLost => {
+                self.gap(GapCause::OrderLost);
+                self.wake();
+            }
+        }
+        applied
+    }
+
     /// Does what an announcement says.
     fn apply(&self, mark: Mark, body: &Bytes) -> Applied {
         let Ok(change) = Invalidation::decode(body) else {
             // Another release may have written it. It voids something: it may be anything.
-            count(&self.counters.unreadable);
-            count(&self.counters.gaps);
             self.fleet.sweeps.sweep_there(&Swath::All, Void::Remove, mark.sequence);
             self.sweep(&Swath::All, Void::Remove, Version::LATEST);
             return Applied::Unreadable;
@@ -164,7 +173,6 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
         }
         let others = if is_own { &[][..] } else { &change.keys[..] };
         for order in others {
-            count(&self.counters.remote_invalidations);
             match decoded::<K>(&order.key) {
                 Some(key) => self.void(&key, order.how, order.version, change.origin),
                 // A key of another release's shape: some key of ours may be meant.

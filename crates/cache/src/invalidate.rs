@@ -296,7 +296,10 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
     /// Room for the value among those that are to be written, if it is to be.
     fn room(&self, key: &K, value: &V) -> Result<Option<Room<K, V>>, SetRefused> {
         match (self.policy.write, &self.store.writes) {
-            (Write::Behind, Some(writes)) => writes.room(key, self.store.weight(key, value)).map(Some),
+            (Write::Behind, Some(writes)) => {
+                let bytes = self.store.weight(key, value).ok_or(SetRefused::Full)?;
+                writes.room(key, bytes).map(Some)
+            }
             (Write::Behind, None) => Err(SetRefused::NoWriter),
             (Write::Through | Write::Void, _) => Ok(None),
         }

@@ -12,13 +12,12 @@ use crate::{
     backplane::Mark,
     clock::micros,
     consult::Plan,
-    flight::{Flight, Outcome, Seat, Waiter},
+    flight::{Flight, Outcome, Seat, Shard, Waiter},
     hash::Probe,
     keeper::keeps,
     life::Life,
     local::{Displaced, Idle},
     read::answer_of_hit,
-    stats::count,
     store::{Look, Standing, Store},
     tier::{Settlement, Token},
     write_back::{Writing, write_back},
@@ -116,7 +115,7 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
         };
         let stamp = self.fleet.sweeps.stamp();
         if purpose != Purpose::Reload
-            && let Some(flight) = shard.find(key, now_us)
+            && let Some(flight) = self.joinable(&mut shard, key, policy, now_us)
         {
             return Boarding::Joined(flight.waiter(stamp));
         }
@@ -165,6 +164,26 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
     }
 }
 
+impl<K: CacheKey, V: Clone> Store<K, V> {
+    /// The load of `key` on its way. One that waits for a caller to be polled, for longer than the tiers take or this policy has anybody
+    /// wait, is left to that caller.
+    fn joinable(
+        &self,
+        shard: &mut Shard<K, V>,
+        key: &K,
+        policy: &Policy,
+        now_us: u64,
+    ) -> Option<Arc<Flight<V>>> {
+        let flight = shard.find(key, now_us)?;
+        let patience = self.fleet.trips_max(policy.lease_wait).min(policy.load_timeout);
+        if !flight.is_in_hand() || flight.age(now_us) < patience {
+            return Some(flight);
+        }
+        shard.leave(key, &flight);
+        None
+    }
+}
+
 /// What there is to fall back on, for want of a seat.
 fn unseated<K: CacheKey, V: Clone>(fallback: Option<Answer<V>>, purpose: Purpose) -> Boarding<K, V> {
     match fallback {
@@ -188,11 +207,11 @@ fn to_load<V>(look: Look<V>, purpose: Purpose) -> Result<Option<Answer<V>>, Look
 }
 
 impl<K: CacheKey, V: Clone + Send + Sync + 'static> Lead<K, V> {
-    /// Ends a load for which there was no seat: with what there is to fall back on, or with a refusal.
-    pub(crate) fn turn_away(mut self, plan: Plan<V>) -> Option<Answer<V>> {
+    /// Ends a load for which there was no seat: with what there is to fall back on, or with a refusal, which each of those who
+    /// get it counts.
+    pub(crate) fn turn_away(mut self, fallback: Option<Answer<V>>) -> Option<Answer<V>> {
         let store = Arc::clone(&self.store);
-        count(&store.counters.overloads);
-        match plan.fallback.filter(|answer| store.is_usable(&self.key, answer)) {
+        match fallback.filter(|answer| store.is_usable(&self.key, answer)) {
             Some(answer) => {
                 let answer = Answer { is_stale: true, ..answer };
                 self.settle(answer.clone(), Storing::No);
@@ -249,7 +268,7 @@ impl<K: CacheKey, V: Clone> Lead<K, V> {
     }
 
     /// Stores what was loaded, if it has a life and nothing has overtaken it, and tells the waiters. What was there before is not
-    /// served any more either way: it is older. True if it may be stored in shared tiers too.
+    /// served any more either way: it is older. True if nothing has overtaken it: then it may take its place in shared tiers too.
     pub(crate) fn settle(&mut self, answer: Answer<V>, keep: Storing) -> bool {
         let store = &self.store;
         let now_us = store.clock.now_us();
@@ -261,10 +280,10 @@ impl<K: CacheKey, V: Clone> Lead<K, V> {
         let probe = Probe { key: &self.key, hash: self.hash };
         let mut displaced = Displaced::default();
         let mut shard = store.flights.lock(self.hash);
-        let is_voided = self.flight.is_voided();
+        let (is_voided, is_overtaken) = (self.flight.is_voided(), self.flight.is_overtaken());
         let mut is_kept = false;
         match stored {
-            _ if is_voided => {}
+            _ if is_overtaken => {}
             Some((found, life, traits)) => {
                 is_kept = found.is_some() && keeps(self.policy.refresh_every);
                 store.local.install(&probe, found, life, traits, &mut displaced);
@@ -283,7 +302,7 @@ impl<K: CacheKey, V: Clone> Lead<K, V> {
             store.refuse_stale_set();
         }
         self.land(Outcome::Loaded(answer));
-        keep == Storing::Yes && !is_voided
+        !is_overtaken
     }
 
     /// Tells the waiters that there is no answer; whoever asks until then is told the same.

@@ -56,6 +56,11 @@ impl Span {
         Self { grace: grace.min(GRACE_MAX), ..self }
     }
 
+    /// The same, stored in no shared tier.
+    pub(crate) fn unshared(self) -> Self {
+        Self { shared: Duration::ZERO, ..self }
+    }
+
     /// Of the knowledge that nothing is there, which is no fallback for anything.
     pub(crate) fn of_nothing(policy: &Policy, ttl: Option<Duration>) -> Self {
         let lifetime = Spread::roll(policy.jitter).over(ttl.unwrap_or(policy.negative_ttl));

@@ -18,6 +18,7 @@ use crate::{
     extend::Extension,
     flight::{Outcome, Waiter},
     invalidation::KeyOrder,
+    judge::Terms,
     lead::{Lead, Purpose, Storing},
     life::{Life, Span},
     local::Traits,
@@ -184,17 +185,19 @@ pub(crate) fn finish<K: CacheKey, V: Clone + Send + Sync + 'static>(
     };
     // With other tags, or another version, the record that lies in a tier is not what was answered.
     let is_as_it_was = !is_modified && says_the_same(old, answer.traits.as_deref());
-    let sealed = seal(lead, &answer, span, plan.lies_in.filter(|_| is_as_it_was));
+    let shared = if storing == Storing::Yes { span } else { span.unshared() };
+    let sealed = seal(lead, &answer, shared, plan.lies_in.filter(|_| is_as_it_was));
     let extension = old.filter(|_| is_as_it_was);
     let extension = extension.and_then(|old| Extension::of(&lead.key_bytes, Some(old), span));
     // The waiters first: the shared tiers' trip is none of their business.
     let version = answer.version();
-    let may_store = lead.settle(answer, storing);
-    if lead.purpose == Purpose::Reload && may_store {
+    let is_newest = lead.settle(answer, storing);
+    if lead.purpose == Purpose::Reload && is_newest {
         void_unclaimed(lead, version);
     }
-    let settlement = sealed.filter(|_| may_store).unwrap_or(Settlement::Outdate);
-    Some(Writing::of(lead, settlement, span.grace).extending(extension.filter(|_| may_store)))
+    let settlement = sealed.filter(|_| is_newest).unwrap_or(Settlement::Outdate);
+    let extension = extension.filter(|_| is_newest && storing == Storing::Yes);
+    Some(Writing::of(lead, settlement, span.grace).extending(extension))
 }
 
 /// Voids the key in every tier if one of them was not claimed: somebody else has claimed it there, and what is loaded under
@@ -267,17 +270,20 @@ fn seal<K: CacheKey, V: Clone>(
         return None;
     }
     let lifetime = shared.saturating_add(span.grace);
-    // Of what another tier has under its claim nothing is known; and how much of its life is grace stands in the record.
+    // Of what another tier has under its claim nothing is known; and how long its life is stands in the record.
+    let terms = Terms { grace: span.grace, lifetime: Some(lifetime) };
     let needs_only_life = |record: Record| {
-        let has_grace = record.grace.as_millis() == span.grace.as_millis();
-        has_grace && lead.held.iter().all(|held| held.tier == record.tier)
+        let is_as_said = record.terms.are_those_of(&terms, lead.policy.jitter);
+        is_as_said && lead.held.iter().all(|held| held.tier == record.tier)
     };
     if lies_in.is_some_and(needs_only_life) {
         return Some(Settlement::Extend { lifetime });
     }
     let traits = answer.traits.as_deref();
+    // What is to be gone at once needs no tags.
+    let tagged = traits.filter(|_| !span.shared.is_zero());
     let tags: Vec<Arc<str>> =
-        traits.map_or_else(Vec::new, |traits| traits.tags.iter().map(|tag| Arc::clone(&tag.name)).collect());
+        tagged.map_or_else(Vec::new, |traits| traits.tags.iter().map(|tag| Arc::clone(&tag.name)).collect());
     let fields = SealedFields {
         key: &lead.key_bytes,
         incarnation: lead.mark.incarnation,

@@ -5,7 +5,6 @@ use std::{
     any::Any,
     pin::pin,
     sync::{Arc, atomic::Ordering::Relaxed},
-    time::Duration,
 };
 
 use tokio::time::timeout;
@@ -118,7 +117,10 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
                     count(&self.counters.joins);
                     waiter
                 }
-                Boarding::Lead(lead) if lead.may_try_patience() => {
+                Boarding::Lead(mut lead) if lead.may_try_patience() => {
+                    if !lead.is_seated(&mut None) {
+                        return self.turned_away(lead, None);
+                    }
                     let load = load.take().expect("a load that was led to its task is not left");
                     let (waiter, store) = (lead.waiter(), Arc::clone(self));
                     let loading = async move { store.load_anew(lead, load).await };
@@ -136,8 +138,7 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
                         return Ok(answer);
                     }
                     Verdict::Load(plan) if !lead.is_seated(&mut None) => {
-                        let fallback = lead.turn_away(plan);
-                        return fallback.map(|answer| self.serve_stale(answer)).ok_or(CacheError::Overloaded);
+                        return self.turned_away(lead, plan.fallback);
                     }
                     Verdict::Load(plan) => {
                         let load = load.take().expect("a load that was led to its task is not left");
@@ -187,7 +188,7 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
     {
         match consult_one(&mut lead).await {
             Verdict::Found(answer) => drop(lead.settle(answer, Storing::Yes)),
-            Verdict::Load(plan) if !lead.is_seated(&mut None) => drop(lead.turn_away(plan)),
+            Verdict::Load(plan) if !lead.is_seated(&mut None) => drop(lead.turn_away(plan.fallback)),
             Verdict::Load(plan) => {
                 lead.offer_fallback(&plan);
                 let span = spans::load(&self.name, lead.purpose, 1);
@@ -200,8 +201,25 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
         }
     }
 
+    /// What somebody gets for whom there is no seat; who leads has a fallback or not, whatever the tiers have said.
+    pub(crate) fn turned_away<E>(
+        &self,
+        lead: Lead<K, V>,
+        fallback: Option<Answer<V>>,
+    ) -> Result<Answer<V>, CacheError<E>> {
+        let fallback = fallback.or_else(|| lead.flight.fallback().cloned());
+        match lead.turn_away(fallback) {
+            Some(answer) => Ok(self.serve_stale(answer)),
+            None => {
+                count(&self.counters.overloads);
+                Err(CacheError::Overloaded)
+            }
+        }
+    }
+
     /// Waits for a load, until it ends or the policy says that it has taken too long. Where it is a caller who asks the tiers, and
-    /// has not been polled for so long that they must have answered, somebody else begins anew.
+    /// has not been polled for so long that they must have answered, or that somebody has lost patience, the next one begins
+    /// anew.
     pub(crate) async fn landed<E: Send + Sync + 'static>(
         &self,
         key: &K,
@@ -213,14 +231,17 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
         if self.fleet.tiers.is_empty() {
             return landing.await;
         }
-        match timeout(self.fleet.trips_max(policy.lease_wait), landing.as_mut()).await {
+        let trips_max = self.fleet.trips_max(policy.lease_wait);
+        let left = trips_max.saturating_sub(flight.age(self.clock.now_us()));
+        let landed = match timeout(left, landing.as_mut()).await {
             Ok(landed) => landed,
-            Err(_elapsed) if flight.is_in_hand() => {
-                self.flights.lock(Probe::of(key).hash).leave(key, &flight);
-                Landed::Again
-            }
+            Err(_elapsed) if flight.is_in_hand() => Landed::Again,
             Err(_elapsed) => landing.await,
+        };
+        if flight.is_in_hand() {
+            self.flights.lock(Probe::of(key).hash).leave(key, &flight);
         }
+        landed
     }
 
     async fn landed_in_time<E: Send + Sync + 'static>(
@@ -230,7 +251,7 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
         waiter: Waiter<V>,
     ) -> Landed<V, E> {
         let flight = &waiter.flight;
-        let waited = Duration::from_micros(self.clock.now_us().saturating_sub(flight.begun_us));
+        let waited = flight.age(self.clock.now_us());
         let left = policy.load_timeout.saturating_sub(waited);
         let patience = policy.soft_timeout.saturating_sub(waited).min(left);
         let usable = |answer: &Answer<V>| Some(answer).filter(|answer| self.is_usable(key, answer)).cloned();
@@ -277,7 +298,10 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
             Outcome::Panicked => CacheError::Panicked,
             Outcome::Unanswered => CacheError::Unanswered,
             Outcome::Stopped => CacheError::Stopped,
-            Outcome::Overloaded => CacheError::Overloaded,
+            Outcome::Overloaded => {
+                count(&self.counters.overloads);
+                CacheError::Overloaded
+            }
         };
         Landed::Refused(error)
     }

@@ -85,7 +85,7 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
             };
             // What else there is to say of the record is counted where it is met again.
             match judged {
-                Judged::Fresh(answer) => {
+                Judged::Fresh(answer, _) => {
                     tier.counters.hit(answer.value.as_ref());
                     self.keep(policy, &sought, &answer);
                     scouted.found.push((sought.number, answer));

@@ -41,6 +41,9 @@ use crate::{
 /// Says how many bytes of heap a key and its value occupy.
 pub(crate) type Weigher<K, V> = Box<dyn Fn(&K, &V) -> usize + Send + Sync>;
 
+/// What one entry may be said to weigh: a thousand of these still add up.
+const WEIGHT_MAX: usize = usize::MAX >> 16;
+
 /// A value and the bytes of heap behind it, or that there is none, as L1 takes it.
 type Storable<V> = (Option<(V, u64)>, Life, Option<Arc<Traits>>);
 
@@ -443,18 +446,20 @@ impl<K: CacheKey, V: Clone> Store<K, V> {
         self.observer.stale_set_refused(&self.name);
     }
 
+    /// More than L1 has room for, of what cannot be weighed.
     pub(crate) fn heap_bytes(&self, key: &K, value: &V) -> u64 {
-        self.weighed(key, value) as u64
+        self.weighed(key, value).map_or(u64::MAX, |bytes| bytes as u64)
     }
 
-    /// One that panics says that there is no room for it.
-    fn weighed(&self, key: &K, value: &V) -> usize {
-        catch_unwind(AssertUnwindSafe(|| (self.weigher)(key, value))).unwrap_or(usize::MAX)
+    /// None if the weigher panics, or says what no memory has.
+    fn weighed(&self, key: &K, value: &V) -> Option<usize> {
+        let weighed = catch_unwind(AssertUnwindSafe(|| (self.weigher)(key, value))).ok();
+        weighed.filter(|bytes| *bytes <= WEIGHT_MAX)
     }
 
-    /// What L1 counts for them.
-    pub(crate) fn weight(&self, key: &K, value: &V) -> usize {
-        self.weighed(key, value).saturating_add(slot_bytes::<K, V>())
+    /// What L1 counts for them, if they can be weighed.
+    pub(crate) fn weight(&self, key: &K, value: &V) -> Option<usize> {
+        Some(self.weighed(key, value)? + slot_bytes::<K, V>())
     }
 }
 

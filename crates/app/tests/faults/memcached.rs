@@ -12,11 +12,23 @@ use crate::ground::LIMIT;
 
 pub(crate) struct Memcached {
     port: u16,
-    _process: Child,
+    process: Child,
 }
 
 impl Memcached {
     pub(crate) async fn start() -> Self {
+        // Somebody else may take the port that was free: then it ends, and another one is tried.
+        let started = async {
+            loop {
+                if let Some(memcached) = Self::start_once().await {
+                    return memcached;
+                }
+            }
+        };
+        timeout(LIMIT, started).await.expect("memcached answers")
+    }
+
+    async fn start_once() -> Option<Self> {
         let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
         let port = free.local_addr().expect("a bound socket has an address").port();
         drop(free);
@@ -25,14 +37,16 @@ impl Memcached {
         command.args(["-u", "root", "-l", "127.0.0.1", "-U", "0", "-m", "64", "-p", &port.to_string()]);
         let process =
             command.stdout(Stdio::null()).kill_on_drop(true).spawn().expect("memcached is in the path");
-        let memcached = Self { port, _process: process };
-        let answering = async {
-            while memcached.say("version\r\n").await.is_none() {
-                sleep(Duration::from_millis(10)).await;
+        let mut memcached = Self { port, process };
+        while memcached.say("version\r\n").await.is_none() {
+            if memcached.process.try_wait().expect("its state is known").is_some() {
+                return None;
             }
-        };
-        timeout(LIMIT, answering).await.expect("memcached answers");
-        memcached
+            sleep(Duration::from_millis(10)).await;
+        }
+        // Another's may have answered in its place.
+        let has_ended = memcached.process.try_wait().expect("its state is known").is_some();
+        (!has_ended).then_some(memcached)
     }
 
     pub(crate) fn address(&self) -> String {

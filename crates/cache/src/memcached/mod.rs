@@ -5,8 +5,8 @@
 //!   item and tells one client that it has won it). Writes are fenced by CAS numbers.
 //! - Lives are counted by the server in whole seconds. What is told to remain of a value is never more
 //!   than what does and may be a second less (two for a fallback): a value that lives for
-//!   a second or less is of no use in this tier. Lives beyond 30 days, grace included, are cut to that, so
-//!   that with a grace of 30 days nothing is fresh in this tier.
+//!   a second or less is of no use in this tier. memcached keeps nothing for longer than 30 days: a value that
+//!   is given more is as good as it says until then, and gone after.
 //! - A server that cannot be reached is left out at once: its keys are absent to reads, and voids of them
 //!   fail until it is back and has been told. It keeps its keys (`ring` says why). What it evicts is forgotten with
 //!   its floor: give it room. After a restart it is taken to have forgotten floors (`young_server`).

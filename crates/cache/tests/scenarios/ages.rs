@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use paystrata_cache::{Cache, Clock, LoadContext, Origin, Policy, Version, testkit::Site};
+use paystrata_cache::{Cache, Clock, Load, LoadContext, Origin, Policy, Version, testkit::Site};
 use tokio::time::{advance, sleep};
 
 use crate::kit::{Broken, SECOND, Teller, exact, node, trips, wait_for};
@@ -50,6 +50,33 @@ async fn of_values_that_live_for_ever_nobody_knows_how_old_they_are_and_their_co
     assert_eq!(other.get("k"), Some(1));
     advance(Duration::from_millis(100)).await;
     assert_eq!(other.get("k"), None, "no longer than that");
+}
+
+// T35
+#[tokio::test(start_paused = true)]
+async fn value_found_unchanged_is_as_old_as_that_whatever_life_it_was_given_then() {
+    for (number, ttl) in [10 * SECOND, 20 * SECOND, 5 * SECOND].into_iter().enumerate() {
+        let site = Site::new(66 + number as u64);
+        let policy = || Policy { ttl: 10 * SECOND, grace: 60 * SECOND, ..Policy::default() };
+        let (one, other) = (node(&site, policy()).await.0, node(&site, policy()).await.0);
+        let first = |context: LoadContext<u64>| async move {
+            context.validator("e");
+            Ok::<_, Broken>(Some(1))
+        };
+        one.get_or_load("k", first).await.unwrap();
+        trips().await;
+        sleep(11 * SECOND).await;
+        let unchanged = move |context: LoadContext<u64>| async move {
+            context.ttl(ttl);
+            Ok::<_, Broken>(Load::<u64>::NotModified)
+        };
+        assert_eq!(one.get_or_load("k", unchanged).await.unwrap(), Some(1));
+        trips().await;
+        sleep(3 * SECOND).await;
+        let read = Teller::default().read(&other, "k", Ok(Some(2))).await.unwrap();
+        assert_eq!((read.value, read.is_stale, read.origin), (Some(1), false, Origin::Tier(0)));
+        assert!(read.age >= 3 * SECOND && read.age < 4 * SECOND, "{ttl:?}: {:?}", read.age);
+    }
 }
 
 #[tokio::test(start_paused = true)]

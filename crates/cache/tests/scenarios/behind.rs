@@ -260,7 +260,7 @@ async fn reads_see_what_waits_to_be_written_before_they_ask_the_loader() {
 
 /// Whoever closes a cache may have no patience for it.
 #[tokio::test(start_paused = true)]
-async fn close_that_is_dropped_half_way_is_made_again_and_loses_nothing_in_silence() {
+async fn close_that_is_dropped_half_way_goes_on_and_loses_nothing_in_silence() {
     for polls in 1..40 {
         let table = Arc::<Table>::default();
         let (cache, lost) = behind(&table, WriterOptions { flush: SECOND, ..WriterOptions::default() });
@@ -279,9 +279,30 @@ async fn close_that_is_dropped_half_way_is_made_again_and_loses_nothing_in_silen
             tokio::join!(cache.close(), cache.close());
         }
         drop(cache);
-        settle().await;
+        wait_for(|| lost.0.load(SeqCst) > 0).await;
+        sleep(5 * SECOND).await;
         assert_eq!((lost.0.load(SeqCst), table.values().len()), (1, 0), "after {polls} polls");
     }
+}
+
+/// Whoever closes a cache may not be polled for long.
+#[tokio::test(start_paused = true)]
+async fn close_that_is_not_polled_keeps_neither_the_writer_nor_another_close_from_its_end() {
+    let table = Arc::<Table>::default();
+    let (cache, lost) = behind(&table, WriterOptions { flush: 60 * SECOND, ..WriterOptions::default() });
+    table.fails.store(true, SeqCst);
+    assert_eq!(set(&cache, "k", 1, Version(1)), None);
+    let mut parked = Box::pin(cache.close());
+    assert!((&mut parked).now_or_never().is_none());
+    sleep(SECOND).await;
+    assert!((&mut parked).now_or_never().is_none());
+    table.fails.store(false, SeqCst);
+    wait_for(|| table.values().len() == 1).await;
+    let begun = tokio::time::Instant::now();
+    cache.close().await;
+    assert!(begun.elapsed() < 5 * SECOND, "{:?}", begun.elapsed());
+    parked.await;
+    assert_eq!((cache.stats().pending_writes, lost.0.load(SeqCst)), (0, 0));
 }
 
 #[tokio::test(start_paused = true)]

@@ -78,6 +78,52 @@ async fn value_that_was_found_gone_is_no_fallback_later() {
     }
 }
 
+// H21
+#[tokio::test(start_paused = true)]
+async fn value_that_was_found_gone_is_no_fallback_elsewhere_though_that_was_not_to_be_stored() {
+    for (number, tags) in [0_usize, 65].into_iter().enumerate() {
+        let site = Site::new(45 + number as u64);
+        let (one, other) = (node(&site, forgetful()).await.0, node(&site, forgetful()).await.0);
+        let teller = Teller::default();
+        teller.value(&one, "k", 1).await;
+        trips().await;
+        sleep(11 * SECOND).await;
+        let gone = move |context: LoadContext<u64>| async move {
+            (0..tags).for_each(|tag| _ = context.tag(format!("{tag}")));
+            context.do_not_store();
+            Ok::<_, Broken>(None)
+        };
+        assert_eq!(one.get_or_load("k", gone).await.unwrap(), None);
+        trips().await;
+        let later = teller.read(&other, "k", Err(Broken)).await;
+        assert!(later.is_err(), "it was deleted: {later:?}");
+        sleep(SECOND).await;
+        assert_eq!(teller.value(&other, "k", 2).await, 2, "and nothing keeps it from coming back");
+    }
+}
+
+// H1
+#[tokio::test(start_paused = true)]
+async fn order_whose_answer_is_not_stored_ends_the_claim_of_an_earlier_load() {
+    let site = Site::new(47);
+    let (one, other) = (node(&site, Policy::default()).await.0, node(&site, Policy::default()).await.0);
+    let early = Gate::default();
+    let elsewhere = early.read(&one, "k", Ok(Some(1)));
+    early.begun.notified().await;
+    let passing = |context: LoadContext<u64>| async move {
+        context.do_not_store();
+        Ok::<_, Broken>(Some(2))
+    };
+    assert_eq!(other.reload("k", passing).await.unwrap(), Some(2));
+    trips().await;
+    early.go.notify_one();
+    elsewhere.await.unwrap().unwrap();
+    trips().await;
+    assert_eq!((one.get("k"), other.get("k")), (None, None));
+    let third = node(&site, Policy::default()).await.0;
+    assert_eq!(read_from(&third, 3).await, (Some(3), Origin::Loader), "what was loaded before lies nowhere");
+}
+
 // T17, T30
 #[tokio::test(start_paused = true)]
 async fn load_ahead_that_fails_when_the_lifetime_is_over_is_a_load_that_failed() {

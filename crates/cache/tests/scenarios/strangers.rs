@@ -12,11 +12,15 @@ use std::{
 use bytes::Bytes;
 use futures_util::{FutureExt, future::join_all};
 use paystrata_cache::{
-    Cache, CacheError, CacheKey, Clock, GapCause, LoadEnd, Observer, Origin, Policy, Version, testkit::Site,
+    Cache, CacheError, CacheKey, Clock, GapCause, LoadEnd, Observer, Origin, Policy, SetRefused, Version,
+    Write, testkit::Site,
 };
 use tokio::time::{Instant, sleep};
 
-use crate::kit::{Broken, SECOND, Teller, exact, node, trips, wait_for};
+use crate::{
+    behind::Table,
+    kit::{Broken, Gate, SECOND, Teller, exact, node, trips, wait_for},
+};
 
 // H14
 #[tokio::test(start_paused = true)]
@@ -48,20 +52,97 @@ async fn batch_that_is_no_longer_polled_keeps_nobody_waiting() {
         |keys: Vec<String>, _| async move { Ok::<_, Broken>(vec![Ok::<_, Broken>(Some(1)); keys.len()]) };
     let mut parked = Box::pin(cache.get_or_load_many(["a", "b"], load));
     // As far as to the question in which it claims what it did not find.
-    for _ in 0..20 {
-        if (&mut parked).now_or_never().is_some() {
-            break;
-        }
-        sleep(Duration::from_millis(1)).await;
-        if cache.stats().tiers[0].round_trips == 1 {
-            assert!((&mut parked).now_or_never().is_none());
-            break;
-        }
+    while cache.stats().tiers[0].round_trips < 1 {
+        assert!((&mut parked).now_or_never().is_none());
+        sleep(Duration::from_micros(100)).await;
     }
+    assert!(cache.explain("a").await.is_loading && cache.explain("b").await.is_loading);
     let teller = Teller::default();
     let (a, b) = tokio::join!(teller.value(&cache, "a", 2), teller.value(&cache, "b", 2));
     assert_eq!((a, b), (2, 2));
     assert_eq!(parked.await.len(), 2);
+}
+
+// H14
+#[tokio::test(start_paused = true)]
+async fn readers_of_little_patience_wait_for_nobody_who_is_not_polled() {
+    let short = || Policy { load_timeout: SECOND / 20, ..Policy::default() };
+    let falls_back =
+        || Policy { ttl: SECOND, grace: 60 * SECOND, soft_timeout: SECOND / 20, ..Policy::default() };
+    for (number, (policy, pause)) in
+        [(short(), false), (short(), true), (falls_back(), false), (falls_back(), true)]
+            .into_iter()
+            .enumerate()
+    {
+        let site = Site::new(60 + number as u64);
+        let has_fallback = !policy.grace.is_zero();
+        let (cache, _) = node(&site, policy).await;
+        if has_fallback {
+            Teller::default().value(&cache, "k", 1).await;
+            trips().await;
+            sleep(2 * SECOND).await;
+        }
+        let mut parked = Box::pin(cache.read("k"));
+        assert!((&mut parked).now_or_never().is_none(), "it asks the tier, and is left there");
+        if pause {
+            sleep(SECOND / 10).await;
+        }
+        let teller = Teller::default();
+        let first = teller.read(&cache, "k", Ok(Some(2))).await;
+        match first {
+            Ok(answer) if has_fallback => {
+                assert!(answer.value == Some(1) || answer.value == Some(2), "{answer:?}");
+            }
+            Ok(answer) => assert_eq!(answer.value, Some(2)),
+            Err(CacheError::Timeout { .. }) => assert!(!has_fallback && !pause, "{number}"),
+            Err(error) => panic!("{number}: {error}"),
+        }
+        trips().await;
+        let next = teller.read(&cache, "k", Ok(Some(2))).await.unwrap();
+        assert_eq!(
+            (next.value, next.is_stale),
+            (Some(2), false),
+            "{number}: somebody has loaded it meanwhile, or does now"
+        );
+        assert_eq!(teller.calls(), 1, "{number}");
+        parked.await;
+        assert_eq!(cache.get("k"), Some(2), "{number}");
+        assert_eq!(cache.stats().refused_stale_sets, 0, "{number}: nobody has overtaken anything");
+    }
+}
+
+// H10
+#[tokio::test(start_paused = true)]
+async fn refusals_are_counted_one_by_one_and_fallbacks_are_none() {
+    let site = Site::new(65);
+    let few = |load_timeout| Policy {
+        ttl: SECOND,
+        grace: 60 * SECOND,
+        loads_max: 1,
+        loads_queued_max: 0,
+        load_timeout,
+        lease_wait: Duration::ZERO,
+        ..Policy::default()
+    };
+    // Of the second the tiers are asked by a task, which takes its place among the loads before.
+    for load_timeout in [5 * SECOND, SECOND / 10] {
+        let (cache, _) = node(&site, few(load_timeout)).await;
+        let (teller, gate) = (Teller::default(), Gate::default());
+        teller.value(&cache, "old", 1).await;
+        trips().await;
+        sleep(2 * SECOND).await;
+        let busy = gate.read(&cache, "busy", Ok(Some(3)));
+        gate.begun.notified().await;
+        let old = teller.read(&cache, "old", Ok(Some(2))).await.unwrap();
+        assert_eq!((old.value, old.is_stale, cache.stats().overloads), (Some(1), true, 0));
+        let new = join_all((0..3).map(|_| teller.read(&cache, "new", Ok(Some(2))))).await;
+        assert!(new.iter().all(|new| matches!(new, Err(CacheError::Overloaded))), "{new:?}");
+        assert_eq!(cache.stats().overloads, 3, "as many as were refused");
+        gate.go.notify_one();
+        drop(busy.await.unwrap());
+        trips().await;
+        cache.clear().await;
+    }
 }
 
 // H10
@@ -135,6 +216,31 @@ async fn key_of_another_release_that_panics_when_it_is_read_deafens_nobody() {
     let same = String::from_utf8(Rash(1).encode().to_vec()).expect("zeros and a one");
     other.invalidate_many([same.as_str()], Version(5)).await;
     wait_for(|| rash.get(&Rash(1)).is_none()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn values_that_cannot_be_weighed_are_answered_and_kept_nowhere_in_process() {
+    let build = |weigher: fn(&String, &u64) -> usize| {
+        Cache::<String, u64>::builder("numbers")
+            .policy(exact(Policy { write: Write::Behind, ..Policy::default() }))
+            .clock(Clock::tokio())
+            .weigher(weigher)
+            .writer(Arc::new(Table::default()))
+            .build()
+    };
+    for cache in [
+        build(|_, value| if *value == 13 { panic!("on purpose") } else { 8 }),
+        build(|_, value| if *value == 13 { usize::MAX } else { 8 }),
+    ] {
+        assert_eq!(Teller::default().value(&cache, "k", 13).await, 13);
+        assert_eq!((cache.get("k"), cache.stats().oversize), (None, 1));
+        for _ in 0..3 {
+            assert_eq!(cache.set("k".to_owned(), 13, Version(1)).err(), Some(SetRefused::Full));
+        }
+        drop(cache.set("k".to_owned(), 7, Version(2)).unwrap());
+        assert_eq!(Teller::default().value(&cache, "k", 9).await, 7);
+        wait_for(|| cache.stats().pending_writes == 0).await;
+    }
 }
 
 /// Counts what it is told, and panics each time.

@@ -20,7 +20,7 @@ section! {
         ttl: Duration = "ttl_seconds" seconds(1, 604_800), Fixed("60");
         /// Longest time that entries are served while invalidations of other nodes may be missed. Without `cache.redis_url` none is ever heard: then no entry lives longer than this, whatever `cache.ttl_seconds` says. A read from a replica may be `db.replica_lag_max_ms` older.
         max_stale: Duration = "max_stale_ms" milliseconds(100, 600_000), Fixed("5000");
-        /// Longest wait for a shared tier before the next one, or the database, is asked.
+        /// Longest wait for an answer of a shared tier; with the wait for its turn twice that. Then the next one, or the database, is asked.
         command_timeout: Duration = "command_timeout_ms" milliseconds(1, 10_000), Fixed("50");
     }
 }
