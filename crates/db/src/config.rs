@@ -175,7 +175,7 @@ pub(crate) const FRESH_PROBE_TIMEOUT: Duration = Duration::from_millis(20);
 pub(crate) const ABANDONED_PATIENCE: Duration = Duration::from_millis(2);
 /// Each step of cleaning a connection that was left with something on it, cancels apart.
 pub(crate) const CLEAN_STEP_TIMEOUT: Duration = Duration::from_secs(1);
-/// How often one connection is cleaned before it is closed instead. A call dropped while the server prepared its statement
+/// How often one connection is cleaned of an abandoned statement before it is closed instead. A call dropped while the server prepared its statement
 /// leaves that statement behind, which nobody can name any more: so many at most.
 pub(crate) const CLEANINGS_MAX: u32 = 16;
 /// Abandoned queries cancelled at once. Beyond it the socket is simply closed, and the server notices

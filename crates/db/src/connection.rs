@@ -78,6 +78,11 @@ impl Connection {
         &self.context.node.id
     }
 
+    /// Has the monitor look at that server at once.
+    pub(crate) fn suspect_server(&self) {
+        self.context.node.suspect();
+    }
+
     /// As what that server was chosen.
     #[must_use]
     pub fn role(&self) -> Role {

@@ -262,7 +262,7 @@ impl Shared {
     }
 
     fn spawn_monitors(&self) {
-        let clock = Arc::new(PrimaryClock::default());
+        let clock = Arc::new(PrimaryClock::new(self.config.replica_lag_max));
         for member in &self.members {
             let monitor = Monitor {
                 node: Arc::clone(&member.node),

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio_postgres::error::SqlState;
 
+use crate::acquire::is_server_full;
 use crate::holders::Holders;
 use crate::node::NodeId;
 use crate::route::NoPrimary;
@@ -232,11 +233,18 @@ impl Error {
         self.class() == Class::NotSent
     }
 
-    /// The database has no room for the caller now: answer with "try again later".
+    /// The database, or our part of it, has no room for the caller now: answer with "try again later".
     #[must_use]
     pub fn is_overload(&self) -> bool {
-        let Self::AcquireTimeout { phase, .. } = self else { return false };
-        matches!(phase, AcquirePhase::Waiting | AcquirePhase::ReadPermit | AcquirePhase::BackgroundPermit)
+        match self {
+            Self::AcquireTimeout { phase, .. } => {
+                matches!(
+                    phase,
+                    AcquirePhase::Waiting | AcquirePhase::ReadPermit | AcquirePhase::BackgroundPermit
+                )
+            }
+            error => is_server_full(error),
+        }
     }
 
     /// The driver's error, when there is one.

@@ -1,7 +1,7 @@
 //! The name of a server's present life, of the primary's, and of the history of commits that it stands on. As a piece of SQL it is when it last started or recovered from a crash, in microseconds.
 //! After a crash of one of its processes the server recovers under its old start time, but its statistics begin anew; a
-//! reset of the statistics by hand looks the same and costs no more than some new connections. It is an integer,
-//! because a float would round. Used wherever an older state or a reused id must not be taken for the present one.
+//! reset of the statistics by hand looks the same: it costs some new connections, and certainty about the commits whose answers
+//! are missing at that moment. It is an integer, because a float would round. Used wherever an older state or a reused id must not be taken for the present one.
 
 use crate::node::Facts;
 

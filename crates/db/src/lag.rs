@@ -7,8 +7,10 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Samples of the primary's position. Shared by all monitors of one `Db`.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct PrimaryClock {
+    /// Between two samples, so that those that are kept go back twice as far as a replica may be behind.
+    apart: Duration,
     samples: Mutex<Samples>,
 }
 
@@ -25,10 +27,15 @@ struct Sample {
     at: Instant,
 }
 
-/// Positions kept: 100 s at ten probes a second. A replica further behind reports the age of the oldest.
+/// Positions kept. A replica further behind reports the age of the oldest.
 const SAMPLES_MAX: usize = 1000;
 
 impl PrimaryClock {
+    /// For telling lags of up to `lag_max`, and that one is longer.
+    pub(crate) fn new(lag_max: Duration) -> Self {
+        Self { apart: lag_max.mul_f64(2.0 / SAMPLES_MAX as f64), samples: Mutex::default() }
+    }
+
     /// Notes that the primary of `timeline` had written up to `lsn` at `at`.
     pub(crate) fn note(&self, timeline: u32, lsn: u64, at: Instant) {
         let mut samples = self.samples.lock().unwrap_or_else(PoisonError::into_inner);
@@ -38,7 +45,8 @@ impl PrimaryClock {
         if timeline > samples.timeline {
             *samples = Samples { timeline, taken: VecDeque::with_capacity(SAMPLES_MAX) };
         }
-        if samples.taken.back().is_some_and(|last| last.lsn >= lsn) {
+        let is_news = |last: &Sample| lsn > last.lsn && at.saturating_duration_since(last.at) >= self.apart;
+        if !samples.taken.back().is_none_or(is_news) {
             return;
         }
         if samples.taken.len() == SAMPLES_MAX {
@@ -69,7 +77,7 @@ mod tests {
     #[test]
     fn lag_is_the_age_of_the_oldest_missing_sample() {
         let start = Instant::now();
-        let clock = PrimaryClock::default();
+        let clock = PrimaryClock::new(Duration::from_secs(10));
         assert_eq!(clock.lag(0, start), None);
         for index in 1..=5 {
             clock.note(1, index * 100, second(start, index));
@@ -82,9 +90,25 @@ mod tests {
     }
 
     #[test]
+    fn a_long_lag_is_told_however_often_the_primary_is_asked() {
+        let (start, lag_max) = (Instant::now(), Duration::from_secs(600));
+        let clock = PrimaryClock::new(lag_max);
+        for index in 0..100_000 {
+            clock.note(
+                1,
+                index + 1,
+                start + Duration::from_millis(10) * u32::try_from(index).expect("small"),
+            );
+        }
+        let lag = clock.lag(0, second(start, 1_000)).expect("it was sampled");
+        assert!(lag > lag_max, "{lag:?}");
+        assert!(clock.lag(100_000, second(start, 1_000)).expect("it was sampled") < Duration::from_secs(3));
+    }
+
+    #[test]
     fn an_idle_primary_makes_no_lag() {
         let start = Instant::now();
-        let clock = PrimaryClock::default();
+        let clock = PrimaryClock::new(Duration::from_secs(10));
         for index in 0..10_000 {
             clock.note(1, 100, second(start, index));
         }
@@ -95,7 +119,7 @@ mod tests {
     #[test]
     fn a_new_timeline_starts_afresh_and_an_old_one_is_ignored() {
         let start = Instant::now();
-        let clock = PrimaryClock::default();
+        let clock = PrimaryClock::new(Duration::from_secs(10));
         clock.note(1, 900, start);
         clock.note(2, 800, second(start, 1));
         clock.note(1, 1000, second(start, 2));
@@ -105,7 +129,7 @@ mod tests {
     #[test]
     fn the_number_of_samples_is_bounded() {
         let start = Instant::now();
-        let clock = PrimaryClock::default();
+        let clock = PrimaryClock::new(Duration::from_secs(10));
         for index in 0..5_000 {
             clock.note(1, index + 1, second(start, index));
         }

@@ -101,6 +101,7 @@ pub mod repeats;
 pub mod results;
 mod route;
 mod session;
+mod session_words;
 mod share;
 mod socket;
 mod sqlstate;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use deadpool::Runtime;
 use deadpool::managed::{self, Metrics, QueueMode, RecycleError, RecycleResult, Timeouts};
 use deadpool_postgres::ClientWrapper;
-use futures_util::future::{join, join_all};
+use futures_util::future::{join, join_all, join3};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tracing::debug;
@@ -29,6 +29,7 @@ use crate::pooler::preload_types;
 use crate::statement::Statement;
 use crate::statement_cache::StatementCache;
 use crate::status::PoolStatus;
+use crate::sweep::Left;
 use crate::tap::TransactionStatus;
 use crate::url::ConnectionUrl;
 
@@ -48,7 +49,7 @@ pub(crate) struct Pooled {
     pub(crate) incarnation: i64,
     pub(crate) generation: u64,
     expires_at: Instant,
-    /// How often it was left with something on it.
+    /// How often it was left with a statement on it.
     cleanings: u32,
 }
 
@@ -71,6 +72,9 @@ pub(crate) struct ServerManager {
     ahead: AtomicUsize,
     renewed: AtomicU64,
 }
+
+/// For the lock of a table whose statement is prepared ahead: all of them together stay below the limit of a dial.
+const PATIENCE_AHEAD: &str = "SET lock_timeout = '10ms'";
 
 const INCARNATION_SQL: &str = concat!("SELECT ", incarnation_sql!());
 
@@ -112,7 +116,10 @@ impl ServerManager {
         let incarnation = match self.path {
             Path::Direct => {
                 // All of it in one flight.
-                join(self.incarnation(&client), self.prepare_ahead(&client, &statements)).await.0?
+                let (incarnation, prepared) =
+                    join(self.incarnation(&client), self.prepare_ahead(&client, &statements)).await;
+                prepared.map_err(|source| Error::Dial { node: self.node.id.clone(), source })?;
+                incarnation?
             }
             Path::Pooler => {
                 let done = preload_types(&client).await;
@@ -136,7 +143,15 @@ impl ServerManager {
         value.ok_or_else(|| Error::UnknownForm { node: node(), what: "the server's start time" })
     }
 
-    async fn prepare_ahead(&self, client: &ClientWrapper, statements: &StatementCache) {
+    /// A statement that would have to wait for a lock on its table is left to the caller who needs it.
+    async fn prepare_ahead(
+        &self,
+        client: &ClientWrapper,
+        statements: &StatementCache,
+    ) -> Result<(), tokio_postgres::Error> {
+        if self.statements_ahead.is_empty() {
+            return Ok(());
+        }
         let preparing = self.statements_ahead.iter().map(|statement| async move {
             match client.prepare_typed(statement.sql(), statement.types()).await {
                 Ok(prepared) => statements.insert(statement.sql(), prepared),
@@ -144,7 +159,14 @@ impl ServerManager {
                 Err(error) => debug!(sql = statement.sql(), %error, "not prepared ahead"),
             }
         });
-        join_all(preparing).await;
+        // Sent in this order, all at once.
+        let (set, _prepared, reset) = join3(
+            client.batch_execute(PATIENCE_AHEAD),
+            join_all(preparing),
+            client.batch_execute("RESET lock_timeout"),
+        )
+        .await;
+        set.and(reset)
     }
 
     /// Why a connection must not be handed out, as far as that is known without asking.
@@ -290,9 +312,9 @@ pub(crate) fn build(manager: ServerManager, config: &Config) -> Pool {
 }
 
 /// Takes back a connection that left the pool and was cleaned, unless the pool has no room for it any more.
-pub(crate) fn readmit(pool: &Pool, mut pooled: Box<Pooled>) -> bool {
+pub(crate) fn readmit(pool: &Pool, mut pooled: Box<Pooled>, left: Left) -> bool {
     let maker = pool.manager();
-    pooled.cleanings += 1;
+    pooled.cleanings += u32::from(left.statement);
     if pooled.cleanings >= CLEANINGS_MAX || maker.fault(&pooled, Instant::now()).is_some() {
         return false;
     }

@@ -12,6 +12,7 @@ use crate::config::Config;
 use crate::dial::{DialSettings, Purpose, dial};
 use crate::error::Error;
 use crate::node::NodeId;
+use crate::session_words::{TEMPORARY, names_any, sets_for_session};
 use crate::url::ConnectionUrl;
 
 /// What a pooler says of itself.
@@ -53,41 +54,23 @@ const CONSOLE_TIMEOUT: Duration = Duration::from_secs(2);
 const TYPES_MAX: i64 = 100;
 
 /// The server's sessions end, and with them what such a call leaves there, at nobody's will behind a pooler.
-const SESSION_FEATURES: [(&str, &str); 9] = [
-    ("pg_advisory_lock", "a session's advisory lock (use pg_advisory_xact_lock)"),
-    ("pg_try_advisory_lock", "a session's advisory lock (use pg_try_advisory_xact_lock)"),
-    ("pg_advisory_unlock", "a session's advisory lock (use pg_advisory_xact_lock)"),
-    ("pg_listening_channels", "LISTEN"),
-    ("currval", "the session's last value of a sequence (use RETURNING)"),
-    ("lastval", "the session's last value of a sequence (use RETURNING)"),
-    ("create temp", "a temporary table"),
-    ("create temporary", "a temporary table"),
-    ("into temp", "a temporary table"),
+const SESSION_FEATURES: [(&[&str], &str); 4] = [
+    (
+        &["PG_ADVISORY_LOCK", "PG_ADVISORY_UNLOCK", "PG_TRY_ADVISORY_LOCK"],
+        "a session's advisory lock (use pg_advisory_xact_lock or pg_try_advisory_xact_lock)",
+    ),
+    (&["PG_LISTENING_CHANNELS"], "LISTEN"),
+    (&["CURRVAL", "LASTVAL"], "the session's last value of a sequence (use RETURNING)"),
+    (&TEMPORARY, "a temporary table"),
 ];
 
 /// What a statement would leave on, or want of, the session that it meets. It looks for words, in comments and literals too.
 /// Costs about a microsecond, and is asked only behind a pooler.
 pub(crate) fn session_feature(sql: &str) -> Option<&'static str> {
-    let lower = sql.to_ascii_lowercase();
-    let found = SESSION_FEATURES.iter().find(|(word, _)| names(&lower, word));
+    let found = SESSION_FEATURES.iter().find(|(words, _)| names_any(sql, words));
     found
         .map(|(_, what)| *what)
-        .or_else(|| sets_for_session(&lower).then_some("a setting (use set_config(.., true))"))
-}
-
-/// `pg_advisory_lock` is also in `pg_advisory_lock_shared`, but not in `my_pg_advisory_lock`.
-fn names(sql: &str, word: &str) -> bool {
-    sql.match_indices(word)
-        .any(|(at, _)| !sql[..at].ends_with(|last: char| last.is_alphanumeric() || last == '_'))
-}
-
-/// `set_config(.., false)`, or with anything else than a plain `true` at its end.
-fn sets_for_session(sql: &str) -> bool {
-    sql.match_indices("set_config").any(|(at, _)| {
-        let call = &sql[at..];
-        let end = call.find(')').unwrap_or(call.len());
-        !call[..end].trim_end().ends_with("true")
-    })
+        .or_else(|| sets_for_session(sql).then_some("a setting (use set_config(.., true))"))
 }
 
 /// PgBouncer's answer to the settings that every connection straight to a server begins with.

@@ -80,7 +80,8 @@ impl Shared {
                 Ok(member) => return Ok(member),
                 Err(error) => error,
             };
-            if !is_asked && is_older_than_token(&error) {
+            // One that is the primary now may not be looked at again for a while.
+            if !is_asked && !is_hopeless(&error) {
                 self.members.iter().for_each(|member| member.node.poke.notify_one());
                 is_asked = true;
             }
@@ -95,9 +96,7 @@ impl Shared {
 
     /// For how long no server has changed its state while there is no primary.
     fn outage(&self, error: &Error) -> Duration {
-        let hopeless =
-            matches!(error, Error::NoPrimary { reason: NoPrimary::SplitBrain | NoPrimary::OtherCluster, .. });
-        if hopeless {
+        if is_hopeless(error) {
             return self.config.acquire_timeout;
         }
         if is_older_than_token(error) {
@@ -106,6 +105,10 @@ impl Shared {
         let last_change = self.observations().into_iter().map(|seen| seen.since).max();
         last_change.map_or(Duration::ZERO, |since| since.elapsed())
     }
+}
+
+fn is_hopeless(error: &Error) -> bool {
+    matches!(error, Error::NoPrimary { reason: NoPrimary::SplitBrain | NoPrimary::OtherCluster, .. })
 }
 
 fn is_older_than_token(error: &Error) -> bool {

@@ -66,7 +66,8 @@ pub struct Repeat {
 }
 
 /// Runs `request`, and gives what it gives unless one statement ran more than `runs_max` times. Counted is what the request itself asks
-/// connections, transactions and loaders for; in tasks that it spawns, only what is [`carried`] there. The outermost watch counts.
+/// connections, transactions and loaders for; in tasks that it spawns, only what is [`carried`] there. The outermost watch counts: one inside it
+/// refuses nothing.
 ///
 /// # Errors
 /// [`Repeated`], which names each statement, its number of runs, and the places.
@@ -77,6 +78,9 @@ pub fn at_most<F: Future>(runs_max: usize, request: F) -> impl Future<Output = R
     // Whole requests are large, and whoever watches one keeps it on the stack.
     let request = Box::pin(request);
     async move {
+        if Scope::current().is_some() {
+            return Ok(request.await);
+        }
         let given = SCOPE.scope(scope.clone(), request).await;
         let statements = scope.over();
         if statements.is_empty() { Ok(given) } else { Err(Repeated { watched_at, runs_max, statements }) }
@@ -285,6 +289,8 @@ mod tests {
         let text = format!("{repeated:?}");
         assert!(text.contains("repeats.rs") && text.contains("3 times: SELECT 1"), "{text}");
         at_most(1, async { note(&FIND) }).await.expect("one run");
+        let within = at_most(1, at_most(9, async { (0..2).for_each(|_| note(&FIND)) })).await;
+        assert_eq!(within.expect_err("the outermost counts").statements[0].runs, 2);
         note(&FIND);
     }
 }

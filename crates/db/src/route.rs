@@ -61,19 +61,38 @@ impl Fence {
         let mut refused = NoPrimary::AllDown;
         let mut best: Option<Primary> = None;
         let mut is_split = false;
+        let known = self.system_id.get().copied();
+        // Until a cluster is known, the server that the settings name first says which one it is.
+        let mut cluster = known;
+        let mut replicas: Option<Facts> = None;
         for (index, node) in seen.into_iter().enumerate() {
+            if index == 0 && known.is_none() {
+                match node.state {
+                    NodeState::Unknown => return Err(NoPrimary::AllDown),
+                    NodeState::Up => cluster = node.facts.map(|facts| facts.system_id),
+                    NodeState::Down => {}
+                }
+            }
             if node.state != NodeState::Up {
                 continue;
             }
             if refused == NoPrimary::AllDown {
                 refused = NoPrimary::OnlyReplicas;
             }
-            let Some(facts) = node.facts.filter(|facts| facts.role == Role::Primary) else { continue };
-            if self.system_id.get().is_some_and(|cluster| *cluster != facts.system_id) {
+            let Some(facts) = node.facts else { continue };
+            let is_other = cluster.is_some_and(|cluster| cluster != facts.system_id);
+            if facts.role == Role::Replica {
+                let is_later = replicas.is_none_or(|latest| facts.timeline > latest.timeline);
+                replicas = if is_later && !is_other { Some(facts) } else { replicas };
+                continue;
+            }
+            if is_other {
                 refused = NoPrimary::OtherCluster;
                 continue;
             }
             match &best {
+                // Of two clusters nobody knows which one is meant.
+                Some(best) if best.facts.system_id != facts.system_id => return Err(NoPrimary::OtherCluster),
                 Some(best) if best.facts.timeline > facts.timeline => {}
                 Some(best) if best.facts.timeline == facts.timeline => is_split = true,
                 _ => (best, is_split) = (Some(Primary { index, facts }), false),
@@ -82,6 +101,12 @@ impl Fence {
         let best = best.ok_or(refused)?;
         if is_split {
             return Err(NoPrimary::SplitBrain);
+        }
+        // A replica follows a primary that was there, be it out of reach from here.
+        let followed = replicas.filter(|replica| replica.system_id == best.facts.system_id);
+        if let Some(replica) = followed.filter(|replica| replica.timeline > best.facts.timeline) {
+            self.timeline_highest.fetch_max(replica.timeline, Ordering::AcqRel);
+            return Err(NoPrimary::Fenced);
         }
         let timeline = best.facts.timeline;
         // Looked at before it is written: the line of memory stays shared among the cores.

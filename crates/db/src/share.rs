@@ -4,8 +4,9 @@
 
 use std::panic::Location;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use tokio::time::timeout;
 use tokio_postgres::Row;
 
 use crate::connection::{Connection, Values, at_most_one, exactly_one};
@@ -18,6 +19,9 @@ use crate::repeats;
 use crate::statement::Statement;
 use crate::token::Token;
 use crate::usage::{Asker, Errand, Place};
+
+/// What a first caller waits for a lane: a connection that is there needs no round trip, or one.
+const LANE_PATIENCE: Duration = Duration::from_millis(10);
 
 impl Db {
     /// All rows of one statement that only reads, from a replica or the primary as [`Db::read`] chooses, or as
@@ -130,20 +134,20 @@ impl Db {
             return (*depth < DEPTH_MAX).then(|| (lanes, Arc::clone(lane)));
         }
         let opening = Opening::begin(lanes);
-        match (found, opening) {
-            (None, Some(opening)) => {
-                let lane = shared.open_lane(member, role, place, opening).await;
+        let opened = opening.map(|opening| {
+            let (shared, index) = (Arc::clone(shared), shared.index_of(member));
+            self.shared
+                .tasks
+                .spawn(async move { shared.open_lane(&shared.members[index], role, place, opening).await })
+        });
+        match (found, opened) {
+            // Nobody waits for the new one, which may have to be dialled.
+            (Some((lane, _)), _) => Some((lanes, lane)),
+            (None, Some(opened)) => {
+                let lane = timeout(LANE_PATIENCE, opened).await.ok()?.ok().flatten();
                 Some((lanes, lane.filter(|lane| fits(lane))?))
             }
-            (Some((lane, _)), Some(opening)) => {
-                // Which may have to be dialled: nobody waits for it.
-                let (shared, index) = (Arc::clone(shared), shared.index_of(member));
-                self.shared.tasks.spawn(async move {
-                    let _opened = shared.open_lane(&shared.members[index], role, place, opening).await;
-                });
-                Some((lanes, lane))
-            }
-            (found, None) => found.map(|(lane, _)| (lanes, lane)),
+            (None, None) => None,
         }
     }
 }

@@ -6,6 +6,8 @@ use std::panic::Location;
 
 use postgres_types::Type;
 
+use crate::session_words::{TEMPORARY, names_any, opens_with_any, sets_for_session};
+
 /// A statement with its parameter types.
 ///
 /// Give the types in full: behind a pooler they save a round trip, and elsewhere they are what the server prepares.
@@ -55,15 +57,10 @@ const REFUSED_VERBS: [&str; 18] = [
 
 /// What changes a session beyond the end of a transaction although it is no command of its own. That the next borrower
 /// finds nothing of it costs the connection a reset, which no caller waits for.
-const SESSION_STATE: [&str; 7] = [
-    "PG_ADVISORY_LOCK",
-    "PG_TRY_ADVISORY_LOCK",
-    "SET_CONFIG",
-    "CREATE TEMP ",
-    "CREATE TEMPORARY ",
-    "INTO TEMP ",
-    "INTO TEMPORARY ",
-];
+const SESSION_LOCKS: [&str; 2] = ["PG_ADVISORY_LOCK", "PG_TRY_ADVISORY_LOCK"];
+
+/// First words of statements that may run anything.
+const RUN_ANYTHING: [&str; 2] = ["DO", "CALL"];
 
 impl Statement {
     /// Makes a statement; meant for a `static` or `const`, where a refusal is a compile error.
@@ -75,14 +72,17 @@ impl Statement {
     #[track_caller]
     pub const fn new(sql: &'static str, types: &'static [Type]) -> Self {
         assert!(
-            !opens_with_refused_verb(sql),
+            !opens_with_any(sql, &REFUSED_VERBS),
             "this statement would leave state behind on a pooled connection"
         );
         Self {
             sql,
             types,
             place: Location::caller(),
-            leaves_session_state: contains_any(sql.as_bytes(), &SESSION_STATE),
+            leaves_session_state: names_any(sql, &SESSION_LOCKS)
+                || names_any(sql, &TEMPORARY)
+                || sets_for_session(sql)
+                || opens_with_any(sql, &RUN_ANYTHING),
         }
     }
 
@@ -110,55 +110,6 @@ impl Statement {
     }
 }
 
-const fn contains_any(sql: &[u8], words: &[&str]) -> bool {
-    let mut start = 0;
-    while start < sql.len() {
-        let mut index = 0;
-        while index < words.len() {
-            if stands_at(sql, start, words[index].as_bytes()) {
-                return true;
-            }
-            index += 1;
-        }
-        start += 1;
-    }
-    false
-}
-
-const fn stands_at(sql: &[u8], start: usize, word: &[u8]) -> bool {
-    let mut index = 0;
-    while index < word.len() {
-        if start + index >= sql.len() || sql[start + index].to_ascii_uppercase() != word[index] {
-            return false;
-        }
-        index += 1;
-    }
-    true
-}
-
-const fn opens_with_refused_verb(sql: &str) -> bool {
-    let mut index = 0;
-    while index < REFUSED_VERBS.len() {
-        if opens_with(sql.as_bytes(), REFUSED_VERBS[index].as_bytes()) {
-            return true;
-        }
-        index += 1;
-    }
-    false
-}
-
-const fn opens_with(sql: &[u8], verb: &[u8]) -> bool {
-    let mut start = 0;
-    while start < sql.len() && sql[start].is_ascii_whitespace() {
-        start += 1;
-    }
-    if !stands_at(sql, start, verb) {
-        return false;
-    }
-    let after = start + verb.len();
-    after >= sql.len() || !(sql[after].is_ascii_alphanumeric() || sql[after] == b'_')
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -167,25 +118,19 @@ mod tests {
 
     #[test]
     fn verbs_that_leave_state_are_refused_in_any_case() {
-        for sql in
-            ["BEGIN", "  begin;", "\n\tSet x = 1", "rollback to s", "listen jobs", "COPY t FROM STDIN", "end"]
-        {
-            assert!(opens_with_refused_verb(sql), "{sql}");
-        }
-    }
-
-    #[test]
-    fn words_that_only_begin_alike_are_taken() {
         for sql in [
-            "SELECT 1",
-            "settle(1)",
-            "SELECT 'BEGIN'",
-            "WITH x AS (SELECT 1) SELECT 1",
-            "ENDING",
-            "",
-            "UPDATE a SET b = 1",
+            "BEGIN",
+            "begin;",
+            "\n\tSet x = 1",
+            "rollback to s",
+            "/* x */ listen jobs",
+            "COPY t FROM STDIN",
+            "end",
         ] {
-            assert!(!opens_with_refused_verb(sql), "{sql}");
+            assert!(std::panic::catch_unwind(|| Statement::new(sql, &[])).is_err(), "{sql}");
+        }
+        for sql in ["SELECT 1", "settle(1)", "SELECT 'BEGIN'", "ENDING", "", "UPDATE a SET b = 1"] {
+            assert_eq!(Statement::new(sql, &[]).sql(), sql);
         }
     }
 
@@ -196,12 +141,21 @@ mod tests {
             "select pg_advisory_lock(7)",
             "SELECT pg_try_advisory_lock_shared(7)",
             "CREATE TEMPORARY TABLE t (a int)",
+            "CREATE LOCAL\nTEMP TABLE t (a int)",
+            "CREATE OR REPLACE TEMP VIEW v AS SELECT 1",
+            "CREATE TABLE pg_temp.t (a int)",
+            "DO $$ BEGIN SET role = x; END $$",
+            "CALL work()",
         ] {
             assert!(Statement::new(sql, &[]).leaves_session_state(), "{sql}");
         }
-        for sql in
-            ["SELECT pg_advisory_xact_lock(7)", "SELECT 1", "", "CREATE TABLE temp (a int)", "SET_CONFI"]
-        {
+        for sql in [
+            "SELECT pg_advisory_xact_lock(7)",
+            "SELECT set_config('a.b', $1, true)",
+            "SELECT 1",
+            "",
+            "CREATE TABLE temp (a int)",
+        ] {
             assert!(!Statement::new(sql, &[]).leaves_session_state(), "{sql}");
         }
     }

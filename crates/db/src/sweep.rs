@@ -71,7 +71,7 @@ impl Sweeper {
         self.tasks.spawn_on(
             async move {
                 let is_clean = clean(&pooled, left).await;
-                if is_clean && pool.is_some_and(|pool| pool::readmit(&pool, pooled)) {
+                if is_clean && pool.is_some_and(|pool| pool::readmit(&pool, pooled, left)) {
                     cleaned.fetch_add(1, Ordering::Relaxed);
                 }
                 drop(permit);

@@ -7,8 +7,9 @@
 //! ```
 
 use std::ops::Range;
+use std::slice;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join;
@@ -20,6 +21,8 @@ use super::ledger::Run;
 use super::locate::{Located, locate};
 use super::method::choose;
 use super::options::{BadRows, BulkOptions, Method};
+use super::parts::{split, without};
+use super::rejects::{Claim, Rejects};
 use super::report::BulkReport;
 use super::send::{arrays, values};
 use super::sql;
@@ -35,6 +38,8 @@ const AWAY_PAUSE: Duration = Duration::from_millis(200);
 
 const SAVE: &str = "SAVEPOINT paystrata_bulk";
 const RELEASE: &str = "RELEASE SAVEPOINT paystrata_bulk";
+const BEFORE_ALL: &str = "SAVEPOINT paystrata_bulk_all";
+const GO_BACK_BEFORE_ALL: &str = "ROLLBACK TO SAVEPOINT paystrata_bulk_all";
 const GO_BACK: &str = "ROLLBACK TO SAVEPOINT paystrata_bulk; RELEASE SAVEPOINT paystrata_bulk";
 
 /// What is done with the rows.
@@ -108,7 +113,7 @@ pub(super) struct Writer {
     pub(super) verb: Verb,
     pub(super) options: BulkOptions,
     pub(super) run: Option<Run>,
-    /// Rows rejected in chunks that were committed.
+    /// Rows rejected in chunks that were committed, or may yet be.
     pub(super) rejected: AtomicUsize,
 }
 
@@ -117,14 +122,15 @@ impl Writer {
     pub(super) async fn load(&self, chunk: &Chunk) -> Result<BulkReport, BulkCause> {
         let started = Instant::now();
         let mut care = Care::AtOnce;
+        let claim = Claim::on(&self.rejected);
         loop {
             let left = self.options.chunk_timeout.saturating_sub(started.elapsed());
             let options = TransactionOptions { timeout: left, ..self.options.transaction() };
-            let care_now = &care;
-            let work = |tx: Transaction| async move { self.attempt(&tx, chunk, care_now).await };
+            let (care_now, claim_now) = (&care, &claim);
+            let work = |tx: Transaction| async move { self.attempt(&tx, chunk, care_now, claim_now).await };
             match self.db.transaction(options, work).await {
                 Ok(committed) => {
-                    self.rejected.fetch_add(committed.value.rejected.len(), Ordering::Relaxed);
+                    claim.keep();
                     return Ok(BulkReport { token: Some(committed.token), ..committed.value });
                 }
                 // A server that is away may be back within the chunk's own limit.
@@ -149,14 +155,14 @@ impl Writer {
         let (error, wrap): (Error, fn(Error) -> TransactionError<Error>) = match error {
             TransactionError::Work(Failed::Stop(cause)) => return Err(cause),
             TransactionError::Work(Failed::Rows(error)) => {
-                if *care == Care::AtOnce && is_of_one_row(&error) {
+                if *care == Care::AtOnce && may_be_of_one_row(&error) {
                     return Ok(Care::Parts(self.located(&error).map(|located| located.row)));
                 }
                 (error, TransactionError::Work)
             }
             TransactionError::Work(Failed::Elsewhere(error)) => (error, TransactionError::Work),
             // A deferred constraint speaks at the commit.
-            TransactionError::Database(error) if *care != Care::Immediate && is_of_one_row(&error) => {
+            TransactionError::Database(error) if *care != Care::Immediate && may_be_of_one_row(&error) => {
                 return Ok(Care::Immediate);
             }
             TransactionError::Database(error) => (error, TransactionError::Database),
@@ -182,10 +188,16 @@ impl Writer {
     }
 
     /// Everything before the commit.
-    async fn attempt(&self, tx: &Transaction, chunk: &Chunk, care: &Care) -> Result<BulkReport, Failed> {
+    async fn attempt(
+        &self,
+        tx: &Transaction,
+        chunk: &Chunk,
+        care: &Care,
+        claim: &Claim<'_>,
+    ) -> Result<BulkReport, Failed> {
         let connection = tx.connection().map_err(Failed::Elsewhere)?;
-        let mut rejected = chunk.refused.clone();
-        self.check_rejected(rejected.len())?;
+        let mut rejects = Rejects { rejected: chunk.refused.clone(), bad: Vec::new(), claim };
+        self.check_rejected(&rejects)?;
         let preparation = self.preparation(care);
         // One write: what prepares the transaction travels with the first statement.
         let prepare = connection.control_within(self.options.chunk_timeout, &preparation);
@@ -195,16 +207,18 @@ impl Writer {
                 Written::default()
             }
             Care::AtOnce => {
-                let write = self.write(connection, chunk, 0..chunk.len());
+                let all = 0..chunk.len();
+                let write = self.write(connection, chunk, slice::from_ref(&all));
                 let (prepared, written) = join(prepare, write).await;
                 prepared.map_err(Failed::Elsewhere)?;
                 written.map_err(Failed::Rows)?
             }
             Care::Parts(_) | Care::Immediate => {
                 prepare.await.map_err(Failed::Elsewhere)?;
-                self.write_in_parts(connection, chunk, care, &mut rejected).await?
+                self.write_in_parts(connection, chunk, care, &mut rejects).await?
             }
         };
+        let mut rejected = rejects.rejected;
         rejected.sort_by_key(|rejected| rejected.row);
         self.record(connection, chunk, &rejected).await?;
         let all = chunk.places.end - chunk.places.start;
@@ -239,7 +253,7 @@ impl Writer {
         connection: &Connection,
         chunk: &Chunk,
         care: &Care,
-        rejected: &mut Vec<Rejected>,
+        rejects: &mut Rejects<'_>,
     ) -> Result<Written, Failed> {
         let save = match &self.verb {
             Verb::Insert => SAVE.to_owned(),
@@ -250,23 +264,26 @@ impl Writer {
             connection.control_within(limit, text).await.map(drop).map_err(Failed::Elsewhere)
         };
         let hint = if let Care::Parts(hint) = care { *hint } else { None };
+        control(BEFORE_ALL).await?;
         let mut parts = Vec::new();
         split(&mut parts, 0..chunk.len(), hint);
         let mut written = Written::default();
         // Rows that refer to what is not there, perhaps yet: it may be among the rows of a later part.
         let mut orphans: Vec<(usize, Error)> = Vec::new();
+        let (mut is_again, mut is_out_of_order) = (false, false);
         loop {
             let mut is_any_written = false;
             while let Some(part) = parts.pop() {
                 control(save.as_str()).await?;
-                let error = match self.write(connection, chunk, part.clone()).await {
+                let error = match self.write(connection, chunk, slice::from_ref(&part)).await {
                     Ok(more) => {
                         written.add(more);
                         is_any_written = true;
+                        is_out_of_order |= is_again;
                         control(RELEASE).await?;
                         continue;
                     }
-                    Err(error) if is_of_one_row(&error) => error,
+                    Err(error) if may_be_of_one_row(&error) => error,
                     Err(error) => return Err(Failed::Rows(error)),
                 };
                 control(GO_BACK).await?;
@@ -279,66 +296,74 @@ impl Writer {
                 } else if error.sqlstate() == Some(&SqlState::FOREIGN_KEY_VIOLATION) {
                     orphans.push((part.start, error));
                 } else {
-                    self.reject(chunk.place(part.start), &error, located, rejected)?;
+                    self.reject(chunk, part.start, &error, rejects)?;
                 }
             }
-            if orphans.is_empty() {
-                return Ok(written);
-            }
-            if !is_any_written {
+            if orphans.is_empty() || !is_any_written {
                 break;
             }
+            is_again = true;
             // In turns from the last and from the first on: most refer to rows of one side.
             parts.extend(orphans.drain(..).map(|(row, _)| row..row + 1));
         }
         orphans.sort_by_key(|(row, _)| *row);
         for (row, error) in orphans {
-            let located = self.located(&error);
-            self.reject(chunk.place(row), &error, located, rejected)?;
+            self.reject(chunk, row, &error, rejects)?;
+        }
+        if is_out_of_order && let Verb::Staged(_) = self.verb {
+            // Of two rows with one key the later one is to win: now that the bad ones are known, the others are merged together.
+            control(GO_BACK_BEFORE_ALL).await?;
+            let good = without(chunk.len(), &mut rejects.bad);
+            return self.write(connection, chunk, &good).await.map_err(Failed::Rows);
         }
         Ok(written)
     }
 
     fn reject(
         &self,
-        row: u64,
+        chunk: &Chunk,
+        row: usize,
         error: &Error,
-        located: Option<Located>,
-        rejected: &mut Vec<Rejected>,
+        rejects: &mut Rejects<'_>,
     ) -> Result<(), Failed> {
+        let located = self.located(error);
         let failure = error.postgres().and_then(tokio_postgres::Error::as_db_error);
         let mut refusal = failure.map(Refusal::of).expect("the server gave a code for it");
         refusal.column = refusal.column.or_else(|| located?.column);
-        let one = Rejected { row, refusal };
+        let one = Rejected { row: chunk.place(row), refusal };
         if self.options.bad_rows == BadRows::Fail {
             return Err(Failed::Stop(BulkCause::Rejected(one)));
         }
-        rejected.push(one);
-        self.check_rejected(rejected.len())
+        rejects.rejected.push(one);
+        rejects.bad.push(row);
+        self.check_rejected(rejects)
     }
 
-    fn check_rejected(&self, of_chunk: usize) -> Result<(), Failed> {
+    fn check_rejected(&self, rejects: &Rejects<'_>) -> Result<(), Failed> {
         let limit = self.options.rejected_max;
-        if self.rejected.load(Ordering::Relaxed).saturating_add(of_chunk) > limit {
+        if rejects.claim.set(rejects.rejected.len()) > limit {
             return Err(Failed::Stop(BulkCause::TooManyRejected { limit }));
         }
         Ok(())
     }
 
-    /// Writes some rows by as few statements as there are.
+    /// Writes some rows by as few statements as there are; of several ranges, staged rows only.
     async fn write(
         &self,
         connection: &Connection,
         chunk: &Chunk,
-        rows: Range<usize>,
+        ranges: &[Range<usize>],
     ) -> Result<Written, Error> {
         let (limit, target) = (self.options.chunk_timeout, &*self.target);
-        let affected = match &self.verb {
-            Verb::Staged(staged) => {
-                connection.copy_in(limit, &staged.copy, chunk, rows).await?;
-                return merge(connection, limit, staged).await;
+        let mut written = Written::default();
+        if let Verb::Staged(staged) = &self.verb {
+            for rows in ranges {
+                connection.copy_in(limit, &staged.copy, chunk, rows.clone()).await?;
             }
-            Verb::Insert => match choose(self.options.method, target, rows.len()) {
+            return merge(connection, limit, staged).await;
+        }
+        for rows in ranges.iter().cloned() {
+            written.affected += match choose(self.options.method, target, rows.len()) {
                 Method::Insert => {
                     let text = sql::insert_values(target, rows.len());
                     connection.run_once(limit, &text, values(target, chunk, rows)).await?.affected
@@ -352,9 +377,9 @@ impl Writer {
                 Method::Copy | Method::Auto => {
                     connection.copy_in(limit, &sql::copy_in(target), chunk, rows).await?
                 }
-            },
-        };
-        Ok(Written { affected, ..Written::default() })
+            };
+        }
+        Ok(written)
     }
 
     async fn record(
@@ -408,44 +433,5 @@ impl Written {
         self.affected += more.affected;
         self.missing.extend(more.missing);
         self.missing_count += more.missing_count;
-    }
-}
-
-/// Adds the parts of a range, the earliest on top. Around a row that was named there are three, else two halves.
-fn split(parts: &mut Vec<Range<usize>>, range: Range<usize>, hint: Option<usize>) {
-    let named = hint.filter(|row| range.contains(row) && range.len() > 1);
-    let middle = range.start + range.len() / 2;
-    let pieces = match named {
-        Some(row) => [row + 1..range.end, row..row + 1, range.start..row],
-        None => [middle..range.end, range.start..middle, range.end..range.end],
-    };
-    parts.extend(pieces.into_iter().filter(|piece| !piece.is_empty()));
-}
-
-/// As the coalescing has it, and an index entry that is too long.
-fn is_of_one_row(error: &Error) -> bool {
-    may_be_of_one_row(error) || error.sqlstate().is_some_and(|state| state.code().starts_with("54"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_range_is_split_around_the_named_row_or_in_halves_and_nothing_is_lost() {
-        for (hint, wanted) in [
-            (Some(5), vec![6..10, 5..6, 2..5]),
-            (Some(2), vec![3..10, 2..3]),
-            (Some(9), vec![9..10, 2..9]),
-            (Some(10), vec![6..10, 2..6]),
-            (None, vec![6..10, 2..6]),
-        ] {
-            let mut parts = Vec::new();
-            split(&mut parts, 2..10, hint);
-            assert_eq!(parts, wanted, "{hint:?}");
-        }
-        let mut parts = Vec::new();
-        split(&mut parts, 4..5, None);
-        assert_eq!(parts, vec![4..5]);
     }
 }

@@ -72,7 +72,8 @@ type Decode<K, V> = Box<dyn Fn(&Row) -> Result<(K, V), tokio_postgres::Error> + 
 /// # }
 /// ```
 ///
-/// A batch reads like [`Db::read`], or like [`Db::read_after`] with the newest token that one of its callers brought. It never
+/// A batch reads like [`Db::read`], or like [`Db::read_after`] with the newest token that one of its callers brought; a token of a
+/// newer timeline than any that is known here is waited for by its caller alone. It never
 /// runs inside a transaction: a read there sees what others do not, and takes the transaction's own connection.
 ///
 /// Costs one statement per batch; a caller who meets no other waits one turn of the runtime longer than for a statement of
@@ -163,6 +164,10 @@ where
     }
 
     async fn ask(&self, key: K, after: Option<Token>) -> Answer<V> {
+        // It may have to wait for a server that nobody here has heard of, or be refused: alone.
+        if after.is_some_and(|token| token.timeline > self.inner.db.timeline()) {
+            return self.inner.read_alone(key, after).await;
+        }
         let (request, answer) = request(key, after);
         submit(&self.inner, iter::once(request)).await.map_err(|_| LoadError::Overloaded)?;
         answer.await.unwrap_or(Err(LoadError::GivenUp))
@@ -262,6 +267,14 @@ where
                 Err(error) => part.rev().for_each(|place| asked.tell_last(place, Err(error.clone()))),
             }
         }
+    }
+
+    /// One key, in a batch of its own.
+    async fn read_alone(&self, key: K, after: Option<Token>) -> Answer<V> {
+        let (request, _answer) = request(key, None);
+        let asked = Asked::of(vec![request]);
+        let values = repeats::as_one_run(self.statement, self.read(&asked, 0..1, after)).await?;
+        Ok(values.into_iter().next().flatten())
     }
 
     /// One value or none per key of the part, in their order.

@@ -31,6 +31,9 @@ const SELECT: &str =
 const INSERT: &str =
     "INSERT INTO schema_migrations (version, name, checksum, duration_ms, dirty) VALUES ($1, $2, $3, $4, $5)";
 const FINISH: &str = "UPDATE schema_migrations SET dirty = false, duration_ms = $2, applied_at = clock_timestamp() WHERE version = $1";
+/// What a migration has set for its session is neither for the record nor for the next migration: dumps begin with an empty
+/// `search_path`.
+const FORGET_SETTINGS: &str = "RESET SESSION AUTHORIZATION; RESET ROLE; RESET ALL";
 
 impl Migrator {
     /// Applies what is pending, in order, and tells what it applied. Safe from several processes at once: one
@@ -130,12 +133,14 @@ async fn apply_in_transaction(
         if transaction_id(client).await? != begun {
             return Err(MigrateError::EndedTransaction { version: migration.version, name: migration.name });
         }
+        client.batch_execute(FORGET_SETTINGS).await.map_err(failed)?;
         record(client, migration, millis(started), Finished::Yes).await?;
         client.batch_execute("COMMIT").await.map_err(failed)
     };
     let outcome = outcome.await;
     if outcome.is_err() {
-        client.batch_execute("ROLLBACK").await?;
+        // Where it cannot be rolled back the session ends, to the same effect; what it failed of is told all the same.
+        let _rolled_back = client.batch_execute("ROLLBACK").await;
     }
     outcome
 }
@@ -151,6 +156,7 @@ async fn apply_outside(client: &Client, migration: &Migration, started: Instant)
             source,
         })?;
     }
+    client.batch_execute(FORGET_SETTINGS).await?;
     let version = i64::from(migration.version);
     client.execute_typed(FINISH, &[(&version, Type::INT8), (&millis(started), Type::INT8)]).await?;
     Ok(())

@@ -26,6 +26,10 @@ fn replica(timeline: u32, lsn: u64) -> Observation {
     seen(NodeState::Up, Role::Replica, timeline, lsn)
 }
 
+fn of_cluster(system_id: u64, seen: Observation) -> Observation {
+    Observation { facts: seen.facts.map(|facts| Facts { system_id, ..facts }), ..seen }
+}
+
 fn down() -> Observation {
     seen(NodeState::Down, Role::Primary, 1, 100)
 }
@@ -64,10 +68,39 @@ fn a_replaced_primary_stays_fenced_when_its_successor_is_gone() {
 fn a_primary_of_another_cluster_is_refused() {
     let fence = Fence::default();
     assert_eq!(chosen(&fence, &[primary(1)]), Ok(0));
-    let mut stranger = primary(9);
-    stranger.facts = stranger.facts.map(|facts| Facts { system_id: 8, ..facts });
-    assert_eq!(chosen(&fence, &[stranger]), Err(NoPrimary::OtherCluster));
+    assert_eq!(chosen(&fence, &[of_cluster(8, primary(9))]), Err(NoPrimary::OtherCluster));
     assert_eq!(chosen(&fence, &[primary(1)]), Ok(0), "the stranger's timeline must not raise the fence");
+}
+
+#[test]
+fn a_primary_is_fenced_by_a_replica_of_its_successor() {
+    let fence = Fence::default();
+    assert_eq!(chosen(&fence, &[primary(1), replica(1, 90)]), Ok(0));
+    assert_eq!(chosen(&fence, &[primary(1), replica(2, 90)]), Err(NoPrimary::Fenced));
+    assert_eq!(chosen(&fence, &[primary(1), down()]), Err(NoPrimary::Fenced), "it is not forgotten");
+    assert_eq!(chosen(&fence, &[primary(2), replica(1, 90)]), Ok(0));
+    let of_another = of_cluster(8, replica(9, 90));
+    assert_eq!(chosen(&fence, &[primary(2), of_another]), Ok(0), "a stranger's timeline says nothing");
+}
+
+#[test]
+fn which_cluster_is_meant_says_the_server_that_is_named_first() {
+    let stranger = || of_cluster(8, primary(9));
+    assert_eq!(chosen(&Fence::default(), &[primary(1), stranger()]), Ok(0));
+    assert_eq!(chosen(&Fence::default(), &[replica(1, 90), stranger()]), Err(NoPrimary::OtherCluster));
+    assert_eq!(chosen(&Fence::default(), &[replica(1, 90), stranger(), primary(1)]), Ok(2));
+    let unheard = || seen(NodeState::Unknown, Role::Primary, 1, 100);
+    assert_eq!(
+        chosen(&Fence::default(), &[unheard(), stranger()]),
+        Err(NoPrimary::AllDown),
+        "it may yet be heard"
+    );
+    // It is away: then the others must agree.
+    assert_eq!(chosen(&Fence::default(), &[down(), primary(1)]), Ok(1));
+    assert_eq!(chosen(&Fence::default(), &[down(), primary(1), stranger()]), Err(NoPrimary::OtherCluster));
+    let fence = Fence::default();
+    assert_eq!(chosen(&fence, &[primary(1)]), Ok(0));
+    assert_eq!(chosen(&fence, &[unheard(), primary(1)]), Ok(1), "it is known by then");
 }
 
 #[test]

@@ -3,10 +3,12 @@
 
 use std::panic::Location;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::future::join;
 use tokio::time::timeout;
+use tokio_postgres::error::SqlState;
 
 use super::handle::Open;
 use super::outcome::{RECORD, Recorded, read_record};
@@ -30,6 +32,8 @@ enum Ended<T, E> {
     Rerun {
         cause: String,
     },
+    /// The closure did not run, and may the next time.
+    NotBegun(Error),
     Failed(TransactionError<E>),
 }
 
@@ -76,11 +80,11 @@ impl Db {
         Fut: Future<Output = Result<T, E>>,
     {
         let started = Instant::now();
-        let mut attempts = 0;
+        let (mut attempts, runs) = (0, AtomicU32::new(0));
         let outcome = loop {
             attempts += 1;
             let left = options.timeout.saturating_sub(started.elapsed());
-            let ended = match timeout(left, self.attempt(options, &work, asker)).await {
+            let ended = match timeout(left, self.attempt(options, &work, &runs, asker)).await {
                 Err(_) => Ended::Failed(TransactionError::Deadline { after: options.timeout }),
                 Ok(Ok(worked)) => self.commit(worked).await,
                 Ok(Err(ended)) => ended,
@@ -89,9 +93,12 @@ impl Db {
                 Ended::Committed(committed) => break Ok(committed),
                 Ended::Failed(error) => break Err(error),
                 Ended::Rerun { cause } if attempts >= options.attempts_max => {
-                    break Err(TransactionError::Contended { attempts, cause });
+                    break Err(TransactionError::Contended { attempts: runs.load(Ordering::Relaxed), cause });
                 }
-                Ended::Rerun { .. } => tokio::time::sleep(pause(attempts)).await,
+                Ended::NotBegun(error) if attempts >= options.attempts_max => {
+                    break Err(TransactionError::Database(error));
+                }
+                Ended::Rerun { .. } | Ended::NotBegun(_) => tokio::time::sleep(pause(attempts)).await,
             }
         };
         let end = match &outcome {
@@ -99,7 +106,11 @@ impl Db {
             Err(error) if error.outcome_is_unknown() => TransactionEnd::Unknown,
             Err(_) => TransactionEnd::RolledBack,
         };
-        self.shared.observer.transaction(&TransactionSeen { end, attempts, took: started.elapsed() });
+        self.shared.observer.transaction(&TransactionSeen {
+            end,
+            attempts: runs.load(Ordering::Relaxed),
+            took: started.elapsed(),
+        });
         outcome
     }
 
@@ -108,6 +119,7 @@ impl Db {
         &self,
         options: TransactionOptions,
         work: &F,
+        runs: &AtomicU32,
         asker: Asker,
     ) -> Result<Worked<T>, Ended<T, E>>
     where
@@ -116,9 +128,14 @@ impl Db {
     {
         let connection =
             self.write_from(asker).await.map_err(|error| rerun_unless_final(error, Attempt::Acquire))?;
-        let ticket =
-            begin(&connection, options).await.map_err(|error| rerun_unless_final(error, Attempt::Begin))?;
+        let ticket = begin(&connection, options).await.map_err(|error| {
+            if is_standby(&error) {
+                connection.suspect_server();
+            }
+            rerun_unless_final(error, Attempt::Begin)
+        })?;
         let open = Arc::new(Open::new(connection));
+        runs.fetch_add(1, Ordering::Relaxed);
         let outcome = work(Transaction { open: Arc::clone(&open) }).await;
         open.end();
         let usage = open.connection.usage();
@@ -236,15 +253,22 @@ fn rerun_unless_final<T, E>(error: Error, during: Attempt) -> Ended<T, E> {
                 && !error.is_overload()
                 && !matches!(error, Error::NoPrimary { .. })
         }
-        Attempt::Begin => error.class().is_transaction_retryable(),
+        Attempt::Begin => error.class().is_transaction_retryable() || is_standby(&error),
         Attempt::Commit => error.class().is_retryable(),
     };
-    if again {
-        let cause = error.sqlstate().map_or_else(|| error.to_string(), |code| code.code().to_owned());
-        Ended::Rerun { cause }
-    } else {
-        Ended::Failed(TransactionError::Database(error))
+    match during {
+        _ if !again => Ended::Failed(TransactionError::Database(error)),
+        Attempt::Acquire | Attempt::Begin => Ended::NotBegun(error),
+        Attempt::Commit => {
+            let cause = error.sqlstate().map_or_else(|| error.to_string(), |code| code.code().to_owned());
+            Ended::Rerun { cause }
+        }
     }
+}
+
+/// What a server in recovery answers to `BEGIN .. READ WRITE`; nothing else in that text gives this code.
+fn is_standby(error: &Error) -> bool {
+    error.sqlstate() == Some(&SqlState::FEATURE_NOT_SUPPORTED)
 }
 
 /// Full jitter: any time up to the bound, so that those who met once do not meet again.

@@ -56,7 +56,7 @@ pub enum Ended {
 pub enum Skipped {
     /// Another process is refreshing the view.
     Busy,
-    /// Another process has refreshed it since it was asked for.
+    /// Another process has refreshed it since it was asked for, or was found to be due.
     Done,
     /// Nothing that it reads has changed.
     Unchanged,
@@ -68,7 +68,10 @@ pub(super) enum Ask {
     /// Somebody wants it.
     Now,
     /// Its time has come. Needless as well if nothing has changed.
-    Due,
+    Due {
+        /// When it was looked up what is due: another process may have refreshed it since.
+        known_at: Instant,
+    },
     /// A reader wants it to be no older. Waits for a refresh that is under way.
     NoOlderThan(Duration),
 }
@@ -94,10 +97,9 @@ impl Entry {
     /// Refreshes the view unless that is needless. Dropped at any await, it leaves nothing behind.
     pub(super) async fn refresh(&self, db: &Db, ask: Ask) -> Result<Ended, ViewError> {
         let view = &self.view;
-        let asked = Instant::now();
         let is_committing = AtomicBool::new(false);
         // On the heap: it is large, and whoever waits for it should not be.
-        let ended = timeout(view.timeout, Box::pin(attempt(db, view, ask, asked, &is_committing))).await;
+        let ended = timeout(view.timeout, Box::pin(attempt(db, view, ask, &is_committing))).await;
         let ended = ended.unwrap_or_else(|_| match is_committing.into_inner() {
             true => Err(ViewError::CommitUnknown { view: view.name.clone() }),
             false => Err(ViewError::Timeout { view: view.name.clone(), after: view.timeout }),
@@ -112,22 +114,18 @@ impl Entry {
     }
 }
 
-async fn attempt(
-    db: &Db,
-    view: &View,
-    ask: Ask,
-    asked: Instant,
-    is_committing: &AtomicBool,
-) -> Result<Ended, ViewError> {
+async fn attempt(db: &Db, view: &View, ask: Ask, is_committing: &AtomicBool) -> Result<Ended, ViewError> {
+    let begun = Instant::now();
     let session = db.session(&format!("view-{}", view.name)).await.map_err(|error| view.failed(error))?;
     let run = Run { session: &session, view };
     run.begin().await?;
     let lock = run.lock(ask).await?;
-    let known = run.known(asked.elapsed()).await?;
+    let since = if let Ask::Due { known_at } = ask { known_at } else { begun };
+    let known = run.known(since.elapsed()).await?;
     let needless = match ask {
         _ if lock == Lock::Elsewhere => Some(Skipped::Busy),
         Ask::NoOlderThan(age_max) => known.age.is_some_and(|age| age <= age_max).then_some(Skipped::Done),
-        Ask::Now | Ask::Due => known.is_done_since.then_some(Skipped::Done),
+        Ask::Now | Ask::Due { .. } => known.is_done_since.then_some(Skipped::Done),
     };
     if let Some(why) = needless {
         return run.skip(why, known.as_of).await;
@@ -138,7 +136,7 @@ async fn attempt(
     let is_watched = matches!(view.when, When::OnChange { .. }) && !matches!(view.refresh, Refresh::Delta(_));
     let changes = if is_watched { fingerprint(&run, &sources).await? } else { None };
     let is_unchanged = changes.is_some() && changes == known.changes_seen && known.as_of.is_some();
-    if ask == Ask::Due && is_unchanged {
+    if matches!(ask, Ask::Due { .. }) && is_unchanged {
         run.note_unchanged().await?;
         return run.skip(Skipped::Unchanged, known.as_of).await;
     }
@@ -158,7 +156,7 @@ async fn attempt(
         refused => refused,
     })?;
     let token = session.token().await.map_err(|_| unknown())?;
-    Ok(Ended::Refreshed { as_of, took: asked.elapsed(), rows_written: written.rows, token })
+    Ok(Ended::Refreshed { as_of, took: begun.elapsed(), rows_written: written.rows, token })
 }
 
 /// Since when the view will be true: not since later than what it is made from.

@@ -1,7 +1,7 @@
 //! Refreshes by name, of all views, or of those whose time has come, in the order in which they are made from each other.
 //! A view whose source failed in the same round is not refreshed; any other is. Called by whoever keeps views fresh.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
 use tracing::{info, warn};
@@ -72,13 +72,15 @@ impl Views {
     async fn due_round(&self) -> Result<(Vec<Report>, Duration), Error> {
         let names: Vec<&str> = self.inner.entries.iter().map(|entry| entry.view.name.as_str()).collect();
         let connection = self.inner.db.write().await?;
+        // Before it is asked, so that what another process does from then on is seen.
+        let known_at = Instant::now();
         let known = status(&connection, &names).await?;
         drop(connection);
         let due: Vec<Option<Duration>> =
             self.inner.entries.iter().zip(&known).map(|(entry, known)| due_in(&entry.view, known)).collect();
         let next = due.iter().flatten().filter(|left| !left.is_zero()).min().copied();
         let chosen = due.iter().map(|left| *left == Some(Duration::ZERO)).collect();
-        Ok((self.round(chosen, Ask::Due).await, next.unwrap_or(PAUSE_MAX)))
+        Ok((self.round(chosen, Ask::Due { known_at }).await, next.unwrap_or(PAUSE_MAX)))
     }
 
     /// One pass over the chosen ones, in order.

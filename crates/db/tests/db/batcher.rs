@@ -257,3 +257,53 @@ fn who_comes_when_as_many_wait_as_may_is_refused_and_nothing_is_written() {
         assert_eq!(count(&admin, NOTES).await, 2);
     });
 }
+
+/// A batch whose rows collide with each other, or with a policy, is no caller's own fault but one's.
+#[test]
+fn two_of_one_key_in_an_upsert_and_a_row_against_a_policy_fail_nobody_else() {
+    static KEEP: Statement = Statement::new(
+        "INSERT INTO latest (id, hits) SELECT id, 1 FROM unnest($1::int4[]) id \
+         ON CONFLICT (id) DO UPDATE SET hits = latest.hits + 1 RETURNING hits::int8",
+        &[Type::INT4_ARRAY],
+    );
+    with_database(|bed| async move {
+        let role = format!("r_{}", uuid::Uuid::new_v4().simple());
+        let make = format!(
+            "CREATE TABLE latest (id int4 PRIMARY KEY, hits int4 NOT NULL); ALTER TABLE latest ENABLE ROW LEVEL SECURITY; \
+             CREATE POLICY small ON latest USING (true) WITH CHECK (id < 1000); CREATE ROLE {role}; \
+             GRANT ALL ON latest TO {role}"
+        );
+        let admin = bed.admin().await;
+        admin.client.batch_execute(&make).await.expect("make the table");
+        let mut config = bed.config();
+        let as_role = format!("{}?options=-c%20role%3D{role}", bed.primary_url());
+        config.primary_url = as_role.parse().expect("a URL");
+        let db = Db::connect(config).await.expect("connect");
+        let batcher: Batcher<i32, i64> = Batcher::new(
+            &db,
+            CoalesceOptions { lanes_max: 1, ..CoalesceOptions::default() },
+            TransactionOptions::default(),
+            |tx, ids| async move {
+                let rows = tx.query(&KEEP, &[&&*ids]).await?;
+                rows.iter().map(|row| Ok(row.get(0))).collect()
+            },
+        )
+        .expect("a batcher");
+        let ids = [1, 2, 3, 2, 5_000, 4];
+        let told = join_all(ids.map(|id| batcher.submit(id))).await;
+        for (id, told) in ids.into_iter().zip(told) {
+            match told {
+                Ok(_) => assert!(id < 1_000),
+                Err(BatchError::RolledBack(error)) => {
+                    let TransactionError::Work(error) = &*error else { panic!("{id}: {error:?}") };
+                    assert_eq!((id, error.sqlstate().map(|code| code.code())), (5_000, Some("42501")));
+                }
+                Err(error) => panic!("{id}: {error:?}"),
+            }
+        }
+        assert_eq!(count(&admin, "SELECT sum(hits) FROM latest").await, 5);
+        drop((batcher, db));
+        let away = format!("DROP OWNED BY {role} CASCADE; DROP ROLE {role}");
+        admin.client.batch_execute(&away).await.expect("drop the role");
+    });
+}

@@ -55,6 +55,15 @@ impl Cluster {
             .args(["-w", "-o", &options, "start"]));
     }
 
+    /// Starts a server that is not running so that it only replays; it follows nobody.
+    pub(crate) fn boot_as_standby(&self, name: &str) {
+        std::fs::write(self.data(name).join("standby.signal"), "").expect("write the sign");
+        if is_root() {
+            run(Command::new("chown").arg("postgres:").arg(self.data(name).join("standby.signal")));
+        }
+        self.boot(name);
+    }
+
     /// Stops a server in order: it ends its sessions and sends the rest of its log to the replica.
     pub(crate) fn stop(&self, name: &str) {
         run(self.control(name).args(["-m", "fast", "stop"]));

@@ -283,3 +283,24 @@ fn a_restarted_primary_is_used_again_without_handing_out_old_connections() {
         }
     });
 }
+
+/// Such a server refuses the very beginning of a transaction, and not as it refuses a write.
+#[test]
+fn a_primary_that_comes_back_as_a_standby_before_anybody_looks_costs_a_transaction_nothing() {
+    on_cluster(|cluster, config| async move {
+        let mut seldom = config;
+        seldom.monitor_interval = 10 * LIMIT;
+        let db = connected(seldom).await;
+        insert(&db, 1).await;
+        let same = Arc::clone(&cluster);
+        let swap = move || {
+            same.stop("primary");
+            same.promote("replica");
+            same.boot_as_standby("primary");
+        };
+        tokio::task::spawn_blocking(swap).await.expect("swap");
+        assert_eq!(db.status().primary, Some(db.status().nodes[0].id.clone()), "nobody has looked");
+        insert(&db, 2).await;
+        assert_eq!(count(&plain(&cluster.url("replica")).await, "SELECT count(*) FROM note").await, 2);
+    });
+}

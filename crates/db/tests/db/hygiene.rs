@@ -137,7 +137,8 @@ fn what_a_borrower_told_its_session_is_gone_for_the_next() {
     );
     static ROLE: Statement = Statement::new("SELECT set_config('role', 'pg_monitor', false)", &[]);
     static LOCK: Statement = Statement::new("SELECT pg_advisory_lock(4711)", &[]);
-    static TABLE: Statement = Statement::new("CREATE TEMP TABLE mine (a int)", &[]);
+    static TABLE: Statement = Statement::new("CREATE LOCAL /* here */\n TEMP TABLE mine (a int)", &[]);
+    static BLOCK: Statement = Statement::new("/* x */ DO $$ BEGIN SET search_path = nowhere; END $$", &[]);
     static SHOWN: Statement = Statement::new(
         "SELECT current_setting('search_path') || '/' || current_setting('statement_timeout') || '/' \
          || current_user || '/' || (SELECT count(*) FROM pg_class WHERE relname = 'mine') || '/' \
@@ -152,7 +153,8 @@ fn what_a_borrower_told_its_session_is_gone_for_the_next() {
         let connection = db.write().await.expect("acquire");
         let (fresh, before) = (shown(&connection).await, backend(&connection).await);
         drop(connection);
-        for (round, told) in (1..).zip([&SET, &ROLE, &LOCK, &TABLE]) {
+        // More often than a connection is cleaned of abandoned statements before it is closed.
+        for (round, told) in (1..).zip([&SET, &ROLE, &LOCK, &TABLE, &BLOCK].repeat(4)) {
             let connection = db.write().await.expect("acquire");
             connection.query(told, &[]).await.expect("tell");
             assert_ne!(shown(&connection).await, fresh, "it does change the session: {}", told.sql());
@@ -162,6 +164,27 @@ fn what_a_borrower_told_its_session_is_gone_for_the_next() {
             assert_eq!(shown(&connection).await, fresh, "after {}", told.sql());
             assert_eq!(backend(&connection).await, before, "the same server process");
         }
+    });
+}
+
+#[test]
+fn what_a_borrower_told_its_transaction_costs_nobody_a_connection() {
+    static TENANT: Statement = Statement::new("SELECT set_config('app.tenant', $1, true)", &[Type::TEXT]);
+    static SHOWN: Statement = Statement::new("SELECT coalesce(current_setting('app.tenant', true), '')", &[]);
+    with_database(|bed| async move {
+        let db = single(&bed).await;
+        let before = backend(&db.write().await.expect("acquire")).await;
+        for _ in 0..40 {
+            let told = db.transaction(TransactionOptions::default(), |tx| async move {
+                tx.query_one(&TENANT, &[&"seven"]).await?;
+                Ok::<_, Error>(tx.query_one(&SHOWN, &[]).await?.get::<_, String>(0))
+            });
+            assert_eq!(told.await.expect("a transaction").value, "seven");
+            let connection = db.write().await.expect("acquire");
+            assert_eq!(backend(&connection).await, before, "the same server process");
+            assert_eq!(connection.query_one(&SHOWN, &[]).await.expect("ask").get::<_, String>(0), "");
+        }
+        assert_eq!((db.status().swept, db.status().cleaned), (0, 0), "there was nothing to clean");
     });
 }
 

@@ -32,6 +32,28 @@ fn statements_named_in_the_settings_are_prepared_before_the_first_use() {
 }
 
 #[test]
+fn a_table_that_somebody_has_locked_keeps_no_connection_from_being_made() {
+    static HELD: Statement = Statement::new("SELECT x FROM held", &[]);
+    static FREE: Statement = Statement::new("SELECT 'free'", &[]);
+    static PATIENCE: Statement = Statement::new("SELECT current_setting('lock_timeout')", &[]);
+    with_database(|bed| async move {
+        let admin = bed.admin().await;
+        admin.client.batch_execute("CREATE TABLE held (x int); BEGIN; LOCK TABLE held").await.expect("lock");
+        let mut config = bed.config();
+        config.statements_ahead = vec![HELD, FREE];
+        // It holds the table for as long as this test takes.
+        let db = Db::connect(config).await.expect("nobody waits for the table");
+        let connection = db.write().await.expect("acquire");
+        connection.query_one(&FREE, &[]).await.expect("query");
+        assert_eq!(connection.query_one(&PATIENCE, &[]).await.expect("ask").get::<_, String>(0), "0");
+        let prepared = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()";
+        assert_eq!(count(&admin, prepared).await, 0, "nothing of it is left waiting");
+        admin.client.batch_execute("COMMIT").await.expect("unlock");
+        assert!(connection.query(&HELD, &[]).await.expect("it is prepared now").is_empty());
+    });
+}
+
+#[test]
 fn connections_are_replaced_one_by_one_before_their_end() {
     const SIZE: usize = 10;
     with_database(|bed| async move {

@@ -9,7 +9,8 @@ use std::task::{Context, Waker};
 use futures_util::future::join_all;
 use paystrata_db::tokio_postgres;
 use paystrata_db::{
-    CoalesceOptions, Db, Error, LoadError, Loader, Observer, QuerySeen, Statement, TransactionOptions, Type,
+    CoalesceOptions, Db, Error, LoadError, Loader, Observer, QuerySeen, Statement, Token, TransactionOptions,
+    Type,
 };
 
 use crate::support::{Bed, until_count, with_database};
@@ -286,5 +287,28 @@ fn who_comes_when_as_many_wait_as_may_is_refused_at_once() {
         for answer in waited.into_iter().chain([first.await.expect("a task")]) {
             assert_eq!(answer.expect("a read"), Some(10));
         }
+    });
+}
+
+#[test]
+fn a_token_of_a_timeline_that_nobody_has_seen_fails_its_own_caller_and_delays_no_other() {
+    with_database(|bed| async move {
+        let scene = Scene::open(&bed).await;
+        let cities = scene.loader(of(8, 1, 100));
+        let written = scene.db.transaction(TransactionOptions::default(), |tx| async move {
+            tx.execute(&GROW, &[&1_i64, &10_i32]).await
+        });
+        let known = written.await.expect("a commit").token;
+        let invented = Token { timeline: known.timeline + 7, ..known };
+        let strange = tokio::spawn({
+            let cities = cities.clone();
+            async move { cities.get_after(invented, 1).await }
+        });
+        // It waits for a server of that timeline, for as long as the limit of these tests.
+        for other in join_all((20..40).map(|key| cities.get_after(known, key))).await {
+            assert_eq!(other.expect("a read"), Some(10));
+        }
+        assert!(!strange.is_finished(), "the others were answered before it");
+        strange.abort();
     });
 }

@@ -132,3 +132,48 @@ fn a_dropped_migration_frees_the_lock_and_leaves_nothing() {
         assert!(session.is_closed());
     });
 }
+
+/// As dumps begin, and as is written by hand.
+#[test]
+fn what_a_migration_sets_is_neither_for_the_record_nor_for_the_next_one() {
+    static DUMPS: Migrator = Migrator::new(&[
+        Migration::from_file(
+            "0001_dump.sql",
+            "SELECT pg_catalog.set_config('search_path', '', false); CREATE TABLE public.a (x int);",
+        ),
+        Migration::from_file(
+            "0002_set.sql",
+            "SET search_path = pg_temp; SET lock_timeout = 1; CREATE TABLE public.b (x int)",
+        ),
+        Migration::from_file(
+            "0003_outside.sql",
+            "-- no-transaction\nSET search_path = '';\nSET ROLE pg_monitor;\nRESET ROLE;\nCREATE INDEX CONCURRENTLY ON public.b (x);\nSET ROLE pg_monitor;",
+        ),
+        Migration::from_file(
+            "0004_next.sql",
+            "CREATE TABLE c AS SELECT current_setting('lock_timeout') AS lock_timeout",
+        ),
+    ]);
+    with_database(|bed| async move {
+        let db = bed.primary_only().await;
+        assert_eq!(up(&db, &DUMPS).await.expect("all of them"), [1, 2, 3, 4]);
+        assert_eq!(up(&db, &DUMPS).await.expect("none is left"), [0; 0]);
+        let admin = bed.admin().await;
+        assert_eq!(count(&admin, "SELECT count(*) FROM public.c WHERE lock_timeout = '1ms'").await, 0);
+        assert_eq!(count(&admin, "SELECT count(*) FROM public.schema_migrations WHERE NOT dirty").await, 4);
+    });
+}
+
+#[test]
+fn a_migration_whose_session_ends_is_named() {
+    static KILLED: Migrator = Migrator::new(&[
+        Migration::from_file("0001_a.sql", "CREATE TABLE a (x int)"),
+        Migration::from_file("0002_end.sql", "SELECT pg_terminate_backend(pg_backend_pid())"),
+    ]);
+    with_database(|bed| async move {
+        let db = bed.primary_only().await;
+        let told = up(&db, &KILLED).await;
+        assert!(matches!(told, Err(MigrateError::Failed { version: 2, .. })), "{told:?}");
+        assert_eq!(count(&bed.admin().await, RECORDS).await, 1);
+    });
+}

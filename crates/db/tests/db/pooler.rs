@@ -4,7 +4,8 @@ use std::process::{Command, Stdio};
 
 use paystrata_db::tokio_postgres::types::FromSql;
 use paystrata_db::{
-    Connection, Db, Error, Migration, Migrator, PoolerMode, Statement, ToSql, TransactionOptions, Type,
+    Connection, Db, Error, Migration, Migrator, PoolerMode, Statement, ToSql, TransactionError,
+    TransactionOptions, Type,
 };
 
 use crate::bouncer::{Bouncer, SERVERS};
@@ -243,5 +244,24 @@ fn a_type_made_later_is_known_once_old_connections_are_replaced() {
         assert!(refused.is_retryable(), "{refused:?}");
         // It has left the pool, and its successor learns the type when it is made.
         db.write().await.expect("connection").query_one(&LATE, &[]).await.expect("known");
+    });
+}
+
+#[test]
+fn a_pooler_that_is_away_is_told_as_that_and_the_closure_has_not_run() {
+    with_database(|bed| async move {
+        let bouncer = bouncer(&bed);
+        let db = pooled(&bed.primary_url(), &bouncer.through(&bed.primary_url())).await;
+        drop(bouncer);
+        let runs = std::sync::atomic::AtomicUsize::new(0);
+        let told = db.transaction(TransactionOptions::default(), |_tx| async {
+            runs.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            Ok::<_, Error>(())
+        });
+        let told = told.await;
+        let Err(TransactionError::Database(error)) = &told else { panic!("{told:?}") };
+        assert!(error.is_not_sent(), "{error:?}");
+        assert!(told.is_err_and(|error| error.is_retryable()));
+        assert_eq!(runs.into_inner(), 0);
     });
 }

@@ -296,3 +296,23 @@ fn a_small_pool_and_a_busy_one_serve_reads_all_the_same() {
         at_rest(&busy, &bed).await;
     });
 }
+
+/// Testing its idle connections, and dialling new ones, may take longer than anybody who reads has time for.
+#[test]
+fn a_server_that_falls_silent_before_there_is_a_lane_keeps_a_read_for_as_long_as_any_other() {
+    with_database(|bed| async move {
+        let proxy = Proxy::before(&bed.replica_url()).await;
+        let mut config = roomy(&bed);
+        config.replica_urls = vec![url(&proxy.url(&bed.replica_url()))];
+        (config.pool_size_min, config.monitor_interval) = (2, LIMIT);
+        // Half of it is for the replica. What is dialled into the void has its own limit, which is longer.
+        config.acquire_timeout = Duration::from_secs(2);
+        let db = connected(config).await;
+        // They were heard of too long ago to be handed out untested.
+        sleep(Duration::from_millis(1_200)).await;
+        proxy.set(Mode::BlackHole);
+        let read = tokio::spawn(async move { square(&db, 7).await });
+        let answer = timeout(LIMIT / 2, read).await.expect("the primary is there").expect("a read");
+        assert_eq!(answer, 49);
+    });
+}

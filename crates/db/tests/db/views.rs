@@ -429,3 +429,31 @@ fn a_refresh_whose_commit_is_not_answered_is_not_said_to_have_failed() {
         until_count(&admin, "SELECT count(*) FROM view_refreshes WHERE refreshed_at IS NOT NULL", 1).await;
     });
 }
+
+/// Two nodes that found the same views due go through them in turn: what the one has done, the other does not do again.
+#[test]
+fn of_two_nodes_that_found_a_view_due_the_later_one_leaves_it_alone() {
+    with_database(|bed| async move {
+        let admin = cities(&bed).await;
+        let slow = "CREATE TABLE held (x int); CREATE MATERIALIZED VIEW slow AS SELECT count(*) FROM held WITH NO DATA";
+        admin.client.batch_execute(slow).await.expect("make a view");
+        let every = |name: &str| view(name, Refresh::Plain, When::Every(10 * LIMIT));
+        let views = || vec![every("slow"), every("totals")];
+        let (one, other) = (node(&bed, views()).await, node(&bed, views()).await);
+        // The first is stuck at its first view, which the other leaves to it.
+        admin.client.batch_execute("BEGIN; LOCK TABLE held").await.expect("lock");
+        let stuck = tokio::spawn({
+            let one = one.clone();
+            async move { one.refresh_due().await }
+        });
+        until_count(&bed.admin().await, BLOCKED, 1).await;
+        let passed = other.refresh_due().await.expect("a round");
+        assert!(matches!(passed[0].ended, Ok(Ended::Skipped { why: Skipped::Busy, .. })), "{passed:?}");
+        assert!(is_refreshed(&passed[1].ended), "{passed:?}");
+        admin.client.batch_execute("COMMIT").await.expect("unlock");
+        let late = stuck.await.expect("a task").expect("a round");
+        assert!(is_refreshed(&late[0].ended), "{late:?}");
+        assert!(matches!(late[1].ended, Ok(Ended::Skipped { why: Skipped::Done, .. })), "{late:?}");
+        assert_eq!(count(&admin, RUNS).await, 1);
+    });
+}

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use paystrata_db::{BULK_SCHEMA, BadRows, Bulk, BulkCause, BulkOptions, Method, Rejected};
+use paystrata_db::{BULK_SCHEMA, BadRows, Bulk, BulkCause, BulkOptions, Conflict, Method, Rejected};
 
 use super::{Note, chunks_of, made, notes, open};
 use crate::support::{Bed, count, with_database};
@@ -149,6 +149,66 @@ fn a_row_that_refers_to_another_of_its_chunk_is_not_taken_for_a_bad_one() {
         assert_eq!(rejected, [(50, "23505"), (51, "23503")]);
         assert_eq!(report.accepted, 100);
         assert_eq!(count(&bed.admin().await, "SELECT count(*) FROM family").await, 101);
+    });
+}
+
+/// A family of which each later row of a key is to win.
+struct Named {
+    id: i64,
+    parent: Option<i64>,
+    name: String,
+}
+
+paystrata_db::row!(Named { id: INT8, parent: INT8, name: TEXT });
+
+#[test]
+fn a_row_that_had_to_wait_for_another_of_its_chunk_does_not_win_over_a_later_one() {
+    with_database(|bed| async move {
+        let make = "CREATE TABLE family (id int8 PRIMARY KEY, parent int8 REFERENCES family, name text CHECK (name <> 'bad'))";
+        let (db, _) = made(&bed, make).await;
+        let table: Bulk<Named> = open(&db, "family").await;
+        let row = |id, parent, name: &str| Named { id, parent, name: name.to_owned() };
+        let rows = vec![
+            row(1, Some(2), "old"),
+            row(9, None, "bad"),
+            row(1, None, "new"),
+            row(2, None, "parent"),
+            row(3, Some(4), "other"),
+            row(4, Some(2), "child"),
+            row(5, Some(77), "orphan"),
+        ];
+        let options = with(BadRows::Report, chunks_of(1_000));
+        let report = table
+            .upsert_many(rows, Conflict { key: &["id"], update: &["parent", "name"] }, &options)
+            .await
+            .expect("load");
+        let rejected: Vec<_> =
+            report.rejected.iter().map(|one| (one.row, one.refusal.sqlstate.code())).collect();
+        assert_eq!(rejected, [(1, "23514"), (6, "23503")]);
+        let admin = bed.admin().await;
+        let stand = "SELECT string_agg(id || ':' || name, ' ' ORDER BY id) FROM family";
+        let stand: String = admin.client.query_one(stand, &[]).await.expect("read").get(0);
+        assert_eq!(stand, "1:new 2:parent 3:other 4:child");
+        assert_eq!((report.accepted, report.affected), (5, 4));
+    });
+}
+
+#[test]
+fn chunks_side_by_side_do_not_pass_the_limit_together() {
+    with_database(|bed| async move {
+        let make = "CREATE TABLE note (id int8 PRIMARY KEY, body text); INSERT INTO note SELECT 100 * n FROM generate_series(0, 7) n";
+        let (db, _) = made(&bed, make).await;
+        let table: Bulk<Note> = open(&db, "note").await;
+        // Each chunk has one row that is there already.
+        let options = |rejected_max| BulkOptions { lanes_max: 4, rejected_max, ..chunks_of(100) };
+        let error =
+            table.insert_many(notes(0..800), &with(BadRows::Report, options(7))).await.expect_err("eight");
+        assert!(matches!(error.cause, BulkCause::TooManyRejected { limit: 7 }), "{error:?}");
+        assert!(error.done.rejected.len() <= 7, "{error:?}");
+        bed.admin().await.client.batch_execute("DELETE FROM note WHERE id % 100 <> 0").await.expect("empty");
+        let report =
+            table.insert_many(notes(0..800), &with(BadRows::Report, options(8))).await.expect("eight may");
+        assert_eq!((report.rejected.len(), report.accepted), (8, 792));
     });
 }
 
