@@ -5,7 +5,7 @@ use std::future::pending;
 use std::time::{Duration, Instant};
 
 use deadpool::managed::{PoolError, TimeoutType, Timeouts};
-use tokio::time::{sleep, timeout_at};
+use tokio::time::{sleep, timeout};
 use tokio_postgres::error::SqlState;
 
 use crate::config::{NESTED_PATIENCE, SERVER_FULL_PAUSE, SERVER_FULL_PAUSE_MAX};
@@ -52,7 +52,7 @@ async fn once(pool: &Pool, wait: Duration, started: Instant, until: Instant) -> 
     let all_phases = until.max(started) + maker.settings.connect_timeout;
     let taken = tokio::select! {
         biased;
-        taken = timeout_at(all_phases.into(), pool.timeout_get(&timeouts)) => taken,
+        taken = timeout(all_phases.saturating_duration_since(Instant::now()), pool.timeout_get(&timeouts)) => taken,
         () = until_kept_by_itself(pool) => {
             let holders = maker.roster.holders(Instant::now());
             return Err(Error::NestedAcquire { node: maker.node.id.clone(), pool: status(pool), holders });

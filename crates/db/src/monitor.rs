@@ -141,10 +141,10 @@ impl Monitor {
         let now = Instant::now();
         let lag = match facts.role {
             Role::Primary => {
-                self.clock.note(facts.timeline, facts.lsn, now);
+                self.clock.note(&facts, now);
                 None
             }
-            Role::Replica => self.clock.lag(facts.lsn, now),
+            Role::Replica => self.clock.lag(&facts, now),
         };
         let change = self.node.record_facts(facts, lag, probed, now);
         self.node.clear_suspicions(mark);

@@ -123,7 +123,8 @@ impl Shared {
     /// than `until`.
     async fn acquire_replica(&self, replica: &Member, until: Instant, asker: Asker) -> Option<Connection> {
         let mut changes = replica.node.subscribe();
-        let acquired = timeout_at(until.into(), self.acquire(replica, Role::Replica, until, asker));
+        let left = until.saturating_duration_since(Instant::now());
+        let acquired = timeout(left, self.acquire(replica, Role::Replica, until, asker));
         tokio::select! {
             biased;
             taken = acquired => taken.ok()?.ok(),

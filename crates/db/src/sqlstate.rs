@@ -83,7 +83,7 @@ fn classify_server_error(failure: &DbError) -> Class {
     if stale_plan { Class::StalePlan } else { classify_code(failure.code().code()) }
 }
 
-fn classify_code(code: &str) -> Class {
+pub(crate) fn classify_code(code: &str) -> Class {
     match code {
         "08001" | "08004" | "57P03" | "53300" => Class::NotSent,
         "40001" | "40P01" | "55P03" | "40000" | "40002" | "25P03" => Class::RolledBack,

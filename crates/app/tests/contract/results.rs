@@ -161,6 +161,23 @@ async fn a_read_with_a_token_never_gets_a_result_from_before_it() {
     }
 }
 
+/// Tokens come from callers, and one may say anything.
+#[tokio::test]
+async fn a_token_that_no_server_gave_does_not_make_a_result_newer_than_it_is() {
+    let (urls, _admin) = city().await;
+    let (reader, writer) = (Node::start(&urls, HOUR).await, Node::start(&urls, HOUR).await);
+    first_read(&reader).await;
+    for (size, far) in (2..).zip([u64::MAX, u64::MAX - 1, 1 << 60]) {
+        let known = writer.resize(size).await;
+        let invented = Token { lsn: far, ..known };
+        let told = reader.sizes.get_after(invented, &[&1_i64]).await.expect("a read");
+        assert_eq!(*told.value, Some(size));
+        assert!(told.as_of < invented, "{:?}", told.as_of);
+        let token = writer.resize(size + 100).await;
+        assert_eq!(reader.size_after(token).await, Some(size + 100), "after one from {far:x}");
+    }
+}
+
 #[tokio::test]
 async fn a_failed_query_is_not_kept() {
     let (urls, admin) = city().await;

@@ -19,6 +19,7 @@ use super::sql;
 use super::table::Target;
 use crate::connection::Connection;
 use crate::error::Error;
+use crate::sqlstate::Class;
 use crate::usage::Inside;
 
 /// The signature; flags and the length of an extension follow.
@@ -44,8 +45,15 @@ pub(super) async fn copy_out<R: Row + Send + 'static>(
     limit: Duration,
 ) -> Result<BoxStream<'static, Result<R, BulkCause>>, BulkCause> {
     connection.usage().set_in_transaction(Inside::Transaction);
-    let begin = "BEGIN TRANSACTION READ ONLY; SET LOCAL statement_timeout = 0";
-    connection.control_within(limit, begin).await.map_err(BulkCause::Database)?;
+    // Locked, so that nobody gives its columns other types before they are read.
+    let begin = format!(
+        "BEGIN TRANSACTION READ ONLY; SET LOCAL statement_timeout = 0; LOCK TABLE {} IN ACCESS SHARE MODE",
+        target.sql
+    );
+    connection.control_within(limit, &begin).await.map_err(|error| told(error, 0))?;
+    if let Some(cause) = connection.check_types(limit, &target).await.map_err(|error| told(error, 0))? {
+        return Err(cause);
+    }
     let text = sql::copy_out(&target, condition);
     let started = connection.guarded_within(limit, async {
         let client = &connection.pooled().client;
@@ -71,6 +79,7 @@ pub(super) async fn copy_out<R: Row + Send + 'static>(
 fn told(error: Error, row: u64) -> BulkCause {
     match error.postgres().and_then(tokio_postgres::Error::as_db_error) {
         Some(failure) => BulkCause::Unreadable { row, refusal: Refusal::of(failure) },
+        None if error.class() == Class::OutcomeUnknown => BulkCause::ReadLost { row, source: error },
         None => BulkCause::Database(error),
     }
 }

@@ -9,6 +9,7 @@ use tokio_postgres::error::{DbError, SqlState};
 use super::report::BulkReport;
 use super::row::FieldError;
 use crate::error::Error;
+use crate::sqlstate::classify_code;
 use crate::transaction::{CommitTicket, TransactionError};
 
 /// A bulk operation that ended early.
@@ -91,6 +92,15 @@ pub enum BulkCause {
         /// The server's code and the names it gave.
         refusal: Refusal,
     },
+    /// The connection broke while rows were read. Nothing was changed.
+    #[error("reading ended at row {row}")]
+    ReadLost {
+        /// Rows given before.
+        row: u64,
+        /// How it broke.
+        #[source]
+        source: Error,
+    },
     /// Another run of the same job began. What this one had committed stands, and the other run skips it.
     #[error("another run of job {job} has taken over")]
     TakenOver {
@@ -109,6 +119,8 @@ impl BulkCause {
         match self {
             Self::Transaction { source, .. } => source.is_retryable(),
             Self::Database(error) => error.is_retryable(),
+            Self::Unreadable { refusal, .. } => classify_code(refusal.sqlstate.code()).is_read_retryable(),
+            Self::ReadLost { .. } => true,
             _ => false,
         }
     }
@@ -172,5 +184,18 @@ impl fmt::Display for Refusal {
 impl fmt::Display for Rejected {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "row {} rejected: {}", self.row, self.refusal)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_read_that_a_replica_ended_may_be_made_again_and_one_that_is_wrong_may_not() {
+        for (code, may) in [("40001", true), ("57P01", true), ("22012", false), ("42601", false)] {
+            let refusal = Refusal { sqlstate: SqlState::from_code(code), column: None, constraint: None };
+            assert_eq!(BulkCause::Unreadable { row: 3, refusal }.is_retryable(), may, "{code}");
+        }
     }
 }

@@ -12,7 +12,9 @@ use super::ledger::Committed;
 use super::options::{BadRows, BulkOptions};
 use super::row::Row;
 
-/// Encoded bytes after which the reader lets the lanes have their turn.
+/// Rows that are left out, after which the reader lets the lanes have their turn.
+const SKIPPED_PER_TURN: u64 = 4_096;
+/// Encoded bytes, likewise.
 const BYTES_PER_TURN: usize = 256 * 1024;
 
 pub(super) struct Reader<'a, S> {
@@ -81,6 +83,9 @@ where
                 // A chunk covers one range, and this row is no part of it.
                 if let Some(chunk) = self.finish(place) {
                     return Ok(Some(chunk));
+                }
+                if self.skipped.is_multiple_of(SKIPPED_PER_TURN) {
+                    tokio::task::yield_now().await;
                 }
                 continue;
             }

@@ -73,7 +73,7 @@ macro_rules! row {
     ($row:ident { $($field:ident: $type:ident),+ $(,)? }) => {
         impl $crate::Row for $row {
             const COLUMNS: &'static [$crate::Column] =
-                &[$($crate::Column::new(stringify!($field), $crate::Type::$type)),+];
+                &[$($crate::Column::of_field(stringify!($field), $crate::Type::$type)),+];
 
             fn write(
                 &self,
@@ -103,6 +103,15 @@ impl Column {
     /// A column; meant for a `const`.
     #[must_use]
     pub const fn new(name: &'static str, value_type: Type) -> Self {
+        Self { name, value_type }
+    }
+
+    /// The column of a field, which may be a raw identifier (`r#type`); meant for a `const`.
+    #[must_use]
+    pub const fn of_field(field: &'static str, value_type: Type) -> Self {
+        let bytes = field.as_bytes();
+        let is_raw = bytes.len() > 2 && bytes[0] == b'r' && bytes[1] == b'#';
+        let name = if is_raw { field.split_at(2).1 } else { field };
         Self { name, value_type }
     }
 
@@ -260,8 +269,8 @@ impl<'a> FieldReader<'a> {
                 let index = row.columns().iter().position(|found| found.name() == column.name);
                 let index = index.ok_or_else(|| refused(FieldProblem::Absent))?;
                 let found = row.columns()[index].type_();
-                if !T::accepts(found) && matches!(found.kind(), Kind::Enum(_)) {
-                    // An enum's bytes are its label, which is what COPY gives too.
+                if !T::accepts(found) && Label::accepts(found) {
+                    // An enum's bytes are its label, those of json its text, which is what COPY gives too.
                     let Label(label) = row.try_get(index).map_err(|_| refused(FieldProblem::NotDecodable))?;
                     let value = T::from_sql_nullable(&column.value_type, label);
                     return value.map_err(|_| refused(FieldProblem::NotDecodable));
@@ -280,7 +289,7 @@ impl<'a> FieldReader<'a> {
     }
 }
 
-/// An enum's bytes as they came.
+/// The bytes of an enum, or of json, as they came.
 struct Label<'a>(Option<&'a [u8]>);
 
 impl<'a> FromSql<'a> for Label<'a> {
@@ -293,7 +302,7 @@ impl<'a> FromSql<'a> for Label<'a> {
     }
 
     fn accepts(found: &Type) -> bool {
-        matches!(found.kind(), Kind::Enum(_))
+        matches!(found.kind(), Kind::Enum(_)) || *found == Type::JSON
     }
 }
 

@@ -11,6 +11,8 @@ use postgres_types::{IsNull, ToSql, Type, to_sql_checked};
 use tokio_postgres::Row;
 
 use super::encode::{COPY_HEADER, COPY_TRAILER, Chunk};
+use super::error::BulkCause;
+use super::sql;
 use super::table::Target;
 use crate::connection::Connection;
 use crate::error::Error;
@@ -55,6 +57,19 @@ impl Connection {
         let copied = copied.await;
         self.report(COPY_SEEN, started.elapsed(), copied.as_ref().err());
         copied
+    }
+
+    /// Refuses a table whose columns have been given other types since it was looked up: a binary COPY would take the bytes of the old
+    /// ones for values of the new ones. One round trip.
+    pub(super) async fn check_types(
+        &self,
+        limit: Duration,
+        target: &Target,
+    ) -> Result<Option<BulkCause>, Error> {
+        let answer = self.run_once(limit, &sql::changed_types(target), Vec::new()).await?;
+        let changed: Option<i64> = answer.rows.first().and_then(|row| row.try_get(0).ok());
+        let problem = || format!("the types of columns of {} have changed since it was opened", target.sql);
+        Ok((changed != Some(0)).then(|| BulkCause::Settings { problem: problem() }))
     }
 
     /// Runs a text of this crate's own, planned for this once. One round trip.

@@ -37,6 +37,20 @@ pub(super) fn copy_out(target: &Target, condition: Option<&str>) -> String {
     format!("COPY (SELECT {} FROM {}{condition}) TO STDOUT (FORMAT binary)", names(target), target.sql)
 }
 
+/// How many columns have another type than they had when they were looked up. Asked while the table cannot be altered.
+pub(super) fn changed_types(target: &Target) -> String {
+    let literal = |name: &str| format!("'{}'", name.replace('\'', "''"));
+    let known =
+        target.columns.iter().map(|column| format!("({}, {}::oid)", literal(column.name), column.oid));
+    format!(
+        "SELECT count(*) FROM (VALUES {}) AS known (name, type) LEFT JOIN pg_catalog.pg_attribute a \
+         ON a.attrelid = {}::regclass AND a.attname = known.name AND NOT a.attisdropped \
+         WHERE a.atttypid IS DISTINCT FROM known.type",
+        join(known, ", "),
+        literal(&target.sql)
+    )
+}
+
 /// One parameter per value.
 pub(super) fn insert_values(target: &Target, rows: usize) -> String {
     let mut sql = format!("{} VALUES ", insert_into(target));

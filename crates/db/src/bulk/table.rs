@@ -55,12 +55,16 @@ pub(super) struct Target {
     /// Its bare name, as the server's reports have it.
     pub(super) relation: String,
     pub(super) columns: Vec<TargetColumn>,
+    /// Its foreign keys to itself: a row that breaks one may refer to another of its chunk.
+    pub(super) own_references: Vec<String>,
 }
 
 /// One column, in the order of the `Row`.
 #[derive(Clone, Debug)]
 pub(super) struct TargetColumn {
     pub(super) name: &'static str,
+    /// The type that it had when it was looked up.
+    pub(super) oid: u32,
     pub(super) value_type: Type,
     /// The array of the values' type, where there is one that can be taken apart into rows again.
     pub(super) array_type: Option<Type>,
@@ -86,11 +90,24 @@ static COLUMNS: Statement = Statement::new(
         UNION ALL SELECT b.attnum, t.typbasetype FROM base b \
         JOIN pg_catalog.pg_type t ON t.oid = b.typid WHERE t.typtype = 'd') \
      SELECT a.attname::text, t.oid, t.typtype::text, format_type(a.atttypid, NULL), \
-        a.attgenerated <> '', a.attidentity = 'a' \
+        a.attgenerated <> '', a.attidentity = 'a', a.atttypid \
      FROM pg_catalog.pg_attribute a JOIN base b ON b.attnum = a.attnum \
      JOIN pg_catalog.pg_type t ON t.oid = b.typid WHERE a.attrelid = to_regclass($1) AND t.typtype <> 'd'",
     &[Type::TEXT],
 );
+
+/// Those of its partitions, and of the tables that it is a partition of, among them.
+static OWN_REFERENCES: Statement = Statement::new(
+    "WITH RECURSIVE family (oid) AS ( \
+        (SELECT to_regclass($1)::oid UNION SELECT relid::oid FROM pg_partition_ancestors(to_regclass($1))) \
+        UNION SELECT i.inhrelid FROM pg_catalog.pg_inherits i JOIN family f ON i.inhparent = f.oid) \
+     SELECT DISTINCT conname::text FROM pg_catalog.pg_constraint WHERE contype = 'f' \
+        AND conrelid IN (SELECT oid FROM family) AND confrelid IN (SELECT oid FROM family)",
+    &[Type::TEXT],
+);
+
+/// Texts of whatever name: the same bytes.
+const TEXTS: [Type; 3] = [Type::TEXT, Type::VARCHAR, Type::BPCHAR];
 
 static ARRAYS: Statement =
     Statement::new("SELECT oid, typarray FROM pg_catalog.pg_type WHERE oid = ANY($1)", &[Type::OID_ARRAY]);
@@ -98,6 +115,8 @@ static ARRAYS: Statement =
 /// A column as the catalog has it.
 struct Found {
     name: String,
+    /// Of the type below its domain, if it is of one.
+    base_oid: u32,
     oid: u32,
     is_enum: bool,
     full_type: String,
@@ -128,7 +147,10 @@ impl Target {
         }
         let found = connection.query(&COLUMNS, &[&text]).await.map_err(BulkCause::Database)?;
         let found: Vec<Found> = found.iter().map(Found::of_row).collect();
-        let oids: Vec<u32> = columns.iter().map(|column| column.value_type().oid()).collect();
+        let own = connection.query(&OWN_REFERENCES, &[&text]).await.map_err(BulkCause::Database)?;
+        let own_references = own.iter().map(|row| row.get(0)).collect();
+        let oids = columns.iter().map(|column| column.value_type().oid());
+        let oids: Vec<u32> = oids.chain(TEXTS.iter().map(Type::oid)).collect();
         let arrays = connection.query(&ARRAYS, &[&oids]).await.map_err(BulkCause::Database)?;
         let array_of = |oid: u32| {
             let row = arrays.iter().find(|row| row.get::<_, u32>(0) == oid)?;
@@ -140,10 +162,11 @@ impl Target {
                 .iter()
                 .find(same_name)
                 .ok_or_else(|| refused(format!("table {name} has no column {}", quoted(column.name()))))?;
-            found.matched(name, column, array_of(column.value_type().oid()))
+            found.matched(name, column, array_of)
         });
         let columns = columns.collect::<Result<_, _>>()?;
-        Ok(Self { sql: format!("{}.{}", quoted(&schema), quoted(&relation)), relation, columns })
+        let sql = format!("{}.{}", quoted(&schema), quoted(&relation));
+        Ok(Self { sql, relation, columns, own_references })
     }
 
     /// Refuses columns that nobody but Postgres may write.
@@ -176,7 +199,8 @@ impl Found {
     fn of_row(row: &tokio_postgres::Row) -> Self {
         Self {
             name: row.get(0),
-            oid: row.get(1),
+            base_oid: row.get(1),
+            oid: row.get(6),
             is_enum: row.get::<_, &str>(2) == "e",
             full_type: row.get(3),
             generated: row.get(4),
@@ -189,15 +213,15 @@ impl Found {
         &self,
         table: &TableName,
         column: &Column,
-        array_type: Option<Type>,
+        array_of: impl Fn(u32) -> Option<Type>,
     ) -> Result<TargetColumn, BulkCause> {
         let declared = column.value_type();
-        let texts = [Type::TEXT, Type::VARCHAR, Type::BPCHAR];
-        let is_text = |oid| texts.iter().any(|text| text.oid() == oid);
-        let declared_text = is_text(declared.oid());
-        let same = self.oid == declared.oid() || (declared_text && is_text(self.oid));
+        let text = |oid| TEXTS.iter().find(|text| text.oid() == oid);
+        let declared_text = text(declared.oid()).is_some();
+        let own_text = text(self.base_oid).filter(|_| declared_text);
+        let same = self.base_oid == declared.oid() || own_text.is_some();
         // An enum's bytes are its label, those of json its text.
-        let alike = declared_text && (self.is_enum || self.oid == Type::JSON.oid());
+        let alike = declared_text && (self.is_enum || self.base_oid == Type::JSON.oid());
         if !same && !alike {
             return Err(refused(format!(
                 "column {} of table {table} is {}, and the row declares {declared}",
@@ -207,8 +231,10 @@ impl Found {
         }
         Ok(TargetColumn {
             name: column.name(),
-            value_type: declared.clone(),
-            array_type,
+            oid: self.oid,
+            // A parameter of another text's type would be converted, and lose its blanks, where a COPY keeps them.
+            value_type: own_text.unwrap_or(declared).clone(),
+            array_type: array_of(own_text.unwrap_or(declared).oid()),
             // Never to a type with a length: such a cast cuts in silence what an assignment refuses.
             cast: (!same).then(|| self.full_type.clone()),
             generated: self.generated,

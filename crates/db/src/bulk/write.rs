@@ -215,9 +215,12 @@ impl Writer {
             }
             Care::Parts(_) | Care::Immediate => {
                 prepare.await.map_err(Failed::Elsewhere)?;
+                // Before rows are called bad that are not.
+                self.check_types(connection, chunk).await?;
                 self.write_in_parts(connection, chunk, care, &mut rejects).await?
             }
         };
+        self.check_types(connection, chunk).await?;
         let mut rejected = rejects.rejected;
         rejected.sort_by_key(|rejected| rejected.row);
         self.record(connection, chunk, &rejected).await?;
@@ -232,6 +235,18 @@ impl Writer {
             missing_count: written.missing_count,
             ..BulkReport::default()
         })
+    }
+
+    /// Where rows are copied: typed parameters are converted, or refused.
+    async fn check_types(&self, connection: &Connection, chunk: &Chunk) -> Result<(), Failed> {
+        let method = choose(self.options.method, &self.target, chunk.len());
+        let is_copied =
+            matches!(self.verb, Verb::Staged(_)) || !matches!(method, Method::Insert | Method::Unnest);
+        if !is_copied || chunk.len() == 0 {
+            return Ok(());
+        }
+        let checked = connection.check_types(self.options.chunk_timeout, &self.target).await;
+        checked.map_err(Failed::Elsewhere)?.map_or(Ok(()), |cause| Err(Failed::Stop(cause)))
     }
 
     fn preparation(&self, care: &Care) -> String {
@@ -268,7 +283,7 @@ impl Writer {
         let mut parts = Vec::new();
         split(&mut parts, 0..chunk.len(), hint);
         let mut written = Written::default();
-        // Rows that refer to what is not there, perhaps yet: it may be among the rows of a later part.
+        // Rows that refer to a row of their table that is not there, perhaps yet: it may be among those of a later part.
         let mut orphans: Vec<(usize, Error)> = Vec::new();
         let (mut is_again, mut is_out_of_order) = (false, false);
         loop {
@@ -293,7 +308,7 @@ impl Writer {
                 if part.len() > 1 {
                     let hint = located.map(|located| part.start + located.row);
                     split(&mut parts, part, hint);
-                } else if error.sqlstate() == Some(&SqlState::FOREIGN_KEY_VIOLATION) {
+                } else if self.may_be_orphan(&error) {
                     orphans.push((part.start, error));
                 } else {
                     self.reject(chunk, part.start, &error, rejects)?;
@@ -317,6 +332,12 @@ impl Writer {
             return self.write(connection, chunk, &good).await.map_err(Failed::Rows);
         }
         Ok(written)
+    }
+
+    fn may_be_orphan(&self, error: &Error) -> bool {
+        let own = &self.target.own_references;
+        error.sqlstate() == Some(&SqlState::FOREIGN_KEY_VIOLATION)
+            && error.constraint().is_some_and(|broken| own.iter().any(|own| own == broken))
     }
 
     fn reject(

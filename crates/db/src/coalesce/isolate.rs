@@ -13,10 +13,14 @@ const OF_ONE_ROW: [&str; 6] = ["21", "22", "23", "44", "54", "P0"];
 /// What the server calls the check of a row against a policy. Its code is that of any missing privilege.
 const ROW_POLICY_ROUTINE: &str = "ExecWithCheckOptions";
 
+/// Where a function of the database raises an error of its own, whatever its code.
+const RAISE_ROUTINE: &str = "exec_stmt_raise";
+
 /// Whether the failure may belong to one row.
 pub(crate) fn may_be_of_one_row(error: &Error) -> bool {
     let Some(failure) = error.postgres().and_then(tokio_postgres::Error::as_db_error) else { return false };
     OF_ONE_ROW.iter().any(|class| failure.code().code().starts_with(class))
+        || failure.routine() == Some(RAISE_ROUTINE)
         || (*failure.code() == SqlState::INSUFFICIENT_PRIVILEGE
             && failure.routine() == Some(ROW_POLICY_ROUTINE))
 }

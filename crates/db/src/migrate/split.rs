@@ -1,5 +1,6 @@
 //! Cuts a file into its statements, for migrations that must run outside a transaction: several statements sent at once
-//! would share one. It knows quotes, dollar quotes and comments, and nothing else of SQL. Called by `run`.
+//! would share one. It knows quotes, dollar quotes, comments, parentheses and the bodies of routines in plain SQL (`BEGIN ATOMIC ..
+//! END`), as psql does, and nothing else of SQL. Called by `run`.
 
 /// The statements of `sql`, without their semicolons; pieces with nothing but blanks and comments are left out.
 pub(super) fn statements(sql: &str) -> Vec<&str> {
@@ -7,17 +8,20 @@ pub(super) fn statements(sql: &str) -> Vec<&str> {
     let mut start = 0;
     let mut at = 0;
     let mut has_words = false;
+    let mut inside = Inside::default();
     while at < sql.len() {
         let rest = &sql[at..];
         let (step, is_word) = token_length(rest);
-        if rest.starts_with(';') {
+        if rest.starts_with(';') && !inside.is_anything() {
             if has_words {
                 found.push(sql[start..at].trim());
             }
             start = at + step;
             has_words = false;
+            inside = Inside::default();
         } else {
             has_words |= is_word;
+            inside.take(&rest[..step]);
         }
         at += step;
     }
@@ -25,6 +29,48 @@ pub(super) fn statements(sql: &str) -> Vec<&str> {
         found.push(sql[start..].trim());
     }
     found
+}
+
+/// What of a statement is open, in which a semicolon does not end it.
+#[derive(Debug, Default)]
+struct Inside {
+    parentheses: usize,
+    /// `BEGIN ATOMIC`, and each `CASE` in it, up to its `END`.
+    blocks: usize,
+    /// Words so far, as far as they tell what the statement makes.
+    words: usize,
+    creates: bool,
+    creates_routine: bool,
+}
+
+impl Inside {
+    fn is_anything(&self) -> bool {
+        self.parentheses > 0 || self.blocks > 0
+    }
+
+    fn take(&mut self, token: &str) {
+        let is = |word: &str| token.eq_ignore_ascii_case(word);
+        match token {
+            "(" => self.parentheses += 1,
+            ")" => self.parentheses = self.parentheses.saturating_sub(1),
+            _ if token.starts_with(is_word_character) => {
+                self.words += 1;
+                // CREATE [OR REPLACE] FUNCTION
+                match self.words {
+                    1 => self.creates = is("create"),
+                    2..=4 => self.creates_routine |= self.creates && (is("function") || is("procedure")),
+                    _ => {}
+                }
+                match self.blocks {
+                    0 => self.blocks = usize::from(self.creates_routine && is("begin")),
+                    _ if is("begin") || is("case") => self.blocks += 1,
+                    _ if is("end") => self.blocks -= 1,
+                    _ => {}
+                }
+            }
+            _ => {}
+        }
+    }
 }
 
 /// The length in bytes of what stands first, and whether it belongs to a statement.
@@ -103,7 +149,7 @@ mod tests {
 
     #[test]
     fn semicolons_cut_only_between_statements() {
-        let table: [(&str, &[&str]); 14] = [
+        let table: [(&str, &[&str]); 18] = [
             ("", &[]),
             ("SELECT 1", &["SELECT 1"]),
             ("SELECT 1;", &["SELECT 1"]),
@@ -117,6 +163,25 @@ mod tests {
             ("DO $a$ $b$; $$ $a$; SELECT 2", &["DO $a$ $b$; $$ $a$", "SELECT 2"]),
             ("SELECT a$b$; SELECT $1; SELECT 3", &["SELECT a$b$", "SELECT $1", "SELECT 3"]),
             ("/* ; /* ; */ ; */ SELECT 1; /* x */", &["/* ; /* ; */ ; */ SELECT 1"]),
+            (
+                "CREATE RULE r AS ON INSERT TO t DO ALSO (INSERT INTO a VALUES (1); DELETE FROM b); SELECT 2",
+                &[
+                    "CREATE RULE r AS ON INSERT TO t DO ALSO (INSERT INTO a VALUES (1); DELETE FROM b)",
+                    "SELECT 2",
+                ],
+            ),
+            (
+                "create or replace function f() returns int begin atomic select case 1 when 1 then 2 end; select 3; END; SELECT 2",
+                &[
+                    "create or replace function f() returns int begin atomic select case 1 when 1 then 2 end; select 3; END",
+                    "SELECT 2",
+                ],
+            ),
+            ("BEGIN; SELECT 1; END", &["BEGIN", "SELECT 1", "END"]),
+            (
+                "CREATE TABLE begin_end (a int); SELECT 1)); SELECT 2",
+                &["CREATE TABLE begin_end (a int)", "SELECT 1))", "SELECT 2"],
+            ),
             ("SELECT 'é;ü'; SELECT 'ö'", &["SELECT 'é;ü'", "SELECT 'ö'"]),
         ];
         for (sql, expected) in table {

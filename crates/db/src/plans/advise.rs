@@ -237,8 +237,10 @@ impl Advisor<'_> {
 
     fn judge(mut self) -> (Vec<IndexAdvice>, Vec<Rejected>, Vec<IndexColumns>) {
         let support = support(std::mem::take(&mut self.choices));
-        let chosen: Vec<IndexColumns> = support.keys().cloned().collect();
-        let mut advised = Vec::new();
+        let mut support: Vec<(IndexColumns, Support)> = support.into_iter().collect();
+        // The longer ones first: what is advised of them covers the shorter ones.
+        support.sort_by_key(|(index, _)| std::cmp::Reverse(index.columns.len()));
+        let mut advised: Vec<IndexAdvice> = Vec::new();
         for (index, support) in support {
             let longer = |other: &&IndexColumns| {
                 other.table == index.table
@@ -248,7 +250,7 @@ impl Advisor<'_> {
             let write_cost = self.facts.get(&index.table).map_or(0.0, |facts| facts.rows_written)
                 * self.options.write_cost;
             let saves = support.helps.iter().map(Helped::saves).sum();
-            let why = match chosen.iter().find(longer) {
+            let why = match advised.iter().map(|advice| &advice.index).find(longer) {
                 Some(by) => Some(Refusal::Covered { by: by.clone() }),
                 None => self.too_dear(&index, &support, saves, write_cost),
             };

@@ -11,7 +11,7 @@ use tokio_postgres::error::SqlState;
 use super::candidate::{IndexColumns, NAME_PREFIX, quoted};
 use super::catalog::indexes;
 use super::plan::TableName;
-use crate::session::Session;
+use crate::session::{CloseUnlessDone, Session};
 
 /// Whether an index may be built.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -123,7 +123,9 @@ pub async fn create_index(
     }
     let guard = session.close_unless_done();
     let client = session.client();
-    lock(client).await?;
+    if let Err(error) = lock(client).await {
+        return Err(done_if_busy(error, guard));
+    }
     let outcome = build(client, index, options).await;
     unlock(client).await?;
     guard.done();
@@ -137,7 +139,9 @@ pub async fn create_index(
 pub async fn sweep_invalid(session: &Session) -> Result<Vec<String>, CreateError> {
     let guard = session.close_unless_done();
     let client = session.client();
-    lock(client).await?;
+    if let Err(error) = lock(client).await {
+        return Err(done_if_busy(error, guard));
+    }
     let swept = sweep(client).await;
     unlock(client).await?;
     guard.done();
@@ -150,6 +154,14 @@ async fn lock(client: &Client) -> Result<(), CreateError> {
         return Err(CreateError::Busy);
     }
     Ok(client.batch_execute(AUDIT_SQL).await?)
+}
+
+/// Whoever was told to come again has left nothing on the session.
+fn done_if_busy(error: CreateError, guard: CloseUnlessDone<'_>) -> CreateError {
+    if matches!(error, CreateError::Busy) {
+        guard.done();
+    }
+    error
 }
 
 async fn unlock(client: &Client) -> Result<(), CreateError> {

@@ -159,7 +159,7 @@ fn useful_partitions(
     let columns = key_columns(&root.key);
     let names_key = |scan: &PlanNode| {
         let texts = scan.conditions.iter().map(|(_, text)| text);
-        texts.into_iter().any(|text| columns.iter().any(|column| text.contains(column.as_str())))
+        texts.into_iter().any(|text| columns.iter().any(|column| names_word(text, column)))
     };
     if !scans.values().any(|scan| names_key(scan)) {
         return Some(None);
@@ -167,6 +167,13 @@ fn useful_partitions(
     let given: Option<Vec<f64>> = scans.values().map(|scan| scan.total(|actual| actual.rows)).collect();
     let useful = u32::try_from(given?.into_iter().filter(|rows| *rows > 0.0).count()).ok()?;
     (useful * 2 <= scanned).then_some(Some(useful))
+}
+
+/// Not as a part of another word.
+fn names_word(text: &str, word: &str) -> bool {
+    let is_part = |letter: char| letter.is_alphanumeric() || matches!(letter, '_' | '$');
+    text.match_indices(word)
+        .any(|(at, _)| !text[..at].ends_with(is_part) && !text[at + word.len()..].starts_with(is_part))
 }
 
 /// The words of a partition key: of `RANGE (date_trunc('month', at), kind)` all that may be columns.
@@ -202,6 +209,19 @@ fn stale_statistics(facts: &TableFacts, thresholds: &Thresholds) -> Option<Findi
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_key_is_named_as_a_word_and_not_as_a_part_of_one() {
+        for (text, word, is_named) in [
+            ("(p_1.at >= '2026-01-01')", "at", true),
+            ("(at = $1)", "at", true),
+            ("(p_1.status = 5)", "at", false),
+            ("(merchant_id = 7)", "id", false),
+            ("(id$x = 7)", "id", false),
+        ] {
+            assert_eq!(names_word(text, word), is_named, "{text}");
+        }
+    }
 
     #[test]
     fn the_words_of_a_key_are_found() {

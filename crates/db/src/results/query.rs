@@ -180,12 +180,17 @@ impl<V: Send + Sync + 'static> CachedQuery<V> {
                 let (as_of, rows) = read.await?;
                 let value = decode(&rows).map_err(|error| ResultError::Decode(Arc::new(error)))?;
                 let bytes = rows.iter().map(Row::raw_size_bytes).sum();
-                // What was asked for is there, but "the latest" is no position.
-                let reached = floor.filter(|floor| floor.lsn != u64::MAX).max(after);
-                Ok(CachedResult::new(value, bytes, reached.map_or(as_of, |reached| as_of.max(reached))))
+                // What was asked for is there, as far as there is such a position: tokens come from callers.
+                let reached = [floor, after].into_iter().flatten().filter(|token| is_reached(*token, as_of));
+                Ok(CachedResult::new(value, bytes, reached.fold(as_of, Token::max)))
             }
         })
     }
+}
+
+/// Whether the server that had all up to `as_of` had what the token stands for: a position says one byte less than is there.
+fn is_reached(token: Token, as_of: Token) -> bool {
+    token.timeline <= as_of.timeline && token.lsn <= as_of.lsn.saturating_add(1)
 }
 
 /// The rows, and a position that they contain.

@@ -9,18 +9,22 @@ use super::refresh::Run;
 use super::state::Source;
 use crate::incarnation::incarnation_sql;
 
-/// Counters of inserted, updated and deleted rows, which count commits and rollbacks, of each table and its partitions. TRUNCATE
+/// Counters of inserted, updated and deleted rows, which count commits and rollbacks, of each table and those that are made from it: partitions and heirs. TRUNCATE
 /// is not among them, but gives a table a new file. A crash or a reset begins the counters anew, hence the incarnation and the time of the reset.
-/// NULL where nothing is counted.
+/// NULL where nothing is counted: of views, of tables of other servers.
 const FINGERPRINT_SQL: &str = concat!(
-    "SELECT CASE WHEN current_setting('track_counts')::bool THEN concat_ws('/', ",
+    "WITH RECURSIVE tables (relation) AS ( \
+        SELECT name::regclass::oid FROM unnest($1) AS name \
+        UNION SELECT inhrelid FROM pg_inherits JOIN tables ON inhparent = relation) \
+     SELECT CASE WHEN current_setting('track_counts')::bool \
+        AND NOT EXISTS (SELECT FROM pg_class JOIN tables ON relation = oid WHERE relkind NOT IN ('r', 'p', 'm')) \
+        THEN concat_ws('/', ",
     incarnation_sql!(),
     ", (SELECT extract(epoch FROM stats_reset) FROM pg_stat_database WHERE datname = current_database()), \
         hashtextextended(coalesce(string_agg(concat_ws(':', relation, pg_relation_filenode(relation), \
             pg_stat_get_tuples_inserted(relation) + pg_stat_get_tuples_updated(relation) \
             + pg_stat_get_tuples_deleted(relation)), ',' ORDER BY relation), ''), 0)) END \
-     FROM (SELECT name::regclass::oid FROM unnest($1) AS name \
-           UNION SELECT relid::oid FROM unnest($1) AS name, pg_partition_tree(name::regclass)) AS tables (relation)"
+     FROM tables"
 );
 
 /// What the sources look like now; None where that cannot be told. Ask before the refresh reads: what changes in between then

@@ -457,3 +457,30 @@ fn of_two_nodes_that_found_a_view_due_the_later_one_leaves_it_alone() {
         assert_eq!(count(&admin, RUNS).await, 1);
     });
 }
+
+#[test]
+fn changes_of_heirs_are_seen_and_what_cannot_be_told_is_taken_for_a_change() {
+    const COUNTED: &str = "SELECT pg_stat_force_next_flush()";
+    with_database(|bed| async move {
+        let admin = cities(&bed).await;
+        let tables = "CREATE TABLE reading (id int8); CREATE TABLE heir () INHERITS (reading); CREATE TABLE grandchild () INHERITS (heir); \
+             CREATE VIEW shown AS SELECT id FROM reading; \
+             CREATE MATERIALIZED VIEW readings AS SELECT count(*) AS readings FROM reading";
+        admin.client.batch_execute(tables).await.expect("make the tables");
+        let mut readings =
+            view("readings", Refresh::Plain, When::OnChange { pause: Duration::from_millis(1) });
+        readings.tables = vec!["reading".to_owned()];
+        let views = node(&bed, vec![readings.clone()]).await;
+        assert_eq!(when_due(&views, "readings").await, "refreshed");
+        assert_eq!(when_due(&views, "readings").await, "Unchanged");
+        let inserted = format!("INSERT INTO grandchild VALUES (7); {COUNTED}");
+        admin.client.batch_execute(&inserted).await.expect("change the table");
+        assert_eq!(when_due(&views, "readings").await, "refreshed");
+        assert_eq!(when_due(&views, "readings").await, "Unchanged");
+        readings.tables = vec!["shown".to_owned()];
+        let views = node(&bed, vec![readings]).await;
+        for _ in 0..2 {
+            assert_eq!(when_due(&views, "readings").await, "refreshed", "nothing counts what a view shows");
+        }
+    });
+}

@@ -7,8 +7,8 @@ use std::time::{Duration, SystemTime};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use paystrata_db::tokio_postgres::types::Timestamp;
 use paystrata_db::{
-    Bulk, BulkCause, BulkOptions, BulkReport, Column, FieldError, FieldProblem, FieldReader, FieldWriter,
-    Method, Row, Statement, TableName, Type,
+    BadRows, Bulk, BulkCause, BulkOptions, BulkReport, Column, Conflict, FieldError, FieldProblem,
+    FieldReader, FieldWriter, Method, Row, Statement, TableName, Type,
 };
 
 use super::{Note, chunks_of, made, notes, open};
@@ -260,8 +260,92 @@ fn settings_that_cannot_work_are_refused_by_name() {
         };
         assert!(refused(chunks_of(0)).await.contains("chunk_rows_max"));
         assert!(refused(BulkOptions { lanes_max: 0, ..chunks_of(1) }).await.contains("lanes_max"));
-        let quarantine = BulkOptions { bad_rows: paystrata_db::BadRows::Quarantine, ..chunks_of(1) };
+        let quarantine = BulkOptions { bad_rows: BadRows::Quarantine, ..chunks_of(1) };
         assert!(refused(quarantine).await.contains("needs a job"));
         assert_eq!(count(&bed.admin().await, "SELECT count(*) FROM note").await, 0);
+    });
+}
+
+/// The bytes of a whole number are those of another numeric.
+#[test]
+fn a_column_that_is_given_another_type_meanwhile_is_refused_and_never_misread() {
+    struct Amount {
+        id: i64,
+        amount: i64,
+    }
+    paystrata_db::row!(Amount { id: INT8, amount: INT8 });
+    let rows = |from: i64, to: i64| (from..to).map(|id| Amount { id, amount: id });
+    with_database(|bed| async move {
+        let (db, _) = made(&bed, "CREATE TABLE ledger (id int8 PRIMARY KEY, amount int8)").await;
+        let table: Bulk<Amount> = open(&db, "ledger").await;
+        let options = BulkOptions { bad_rows: BadRows::Report, ..BulkOptions::default() };
+        table.insert_many(rows(0, 3_000), &options).await.expect("load");
+        let admin = bed.admin().await;
+        let alter = "ALTER TABLE ledger ALTER amount TYPE numeric(20, 2)";
+        admin.client.batch_execute(alter).await.expect("alter");
+        let conflict = Conflict { key: &["id"], update: &["amount"] };
+        let large = 1 << 40;
+        for told in [
+            table.insert_many(rows(3_000, 6_000), &options).await,
+            table.insert_many(rows(large, large + 3_000), &options).await,
+            table.upsert_many(rows(3_000, 3_010), conflict, &options).await,
+        ] {
+            let error = told.expect_err("the types differ");
+            let BulkCause::Settings { problem } = &error.cause else { panic!("{error:?}") };
+            assert!(problem.contains("ledger") && problem.contains("changed"), "{problem}");
+        }
+        let read = table.copy_out(None, None, &options).await.map(drop);
+        assert!(matches!(read, Err(BulkCause::Settings { .. })), "{read:?}");
+        // Parameters have types of their own, and are converted.
+        table.insert_many(rows(3_000, 3_010), &options).await.expect("few rows");
+        let stand = "SELECT count(*) FILTER (WHERE amount = id) FROM ledger";
+        assert_eq!(count(&admin, stand).await, 3_010);
+        assert_eq!(count(&admin, "SELECT count(*) FROM ledger").await, 3_010);
+        let anew = Bulk::<Amount>::open(&db, &TableName::new("ledger")).await.map(drop);
+        assert!(
+            anew.as_ref().is_err_and(|error| matches!(error.cause, BulkCause::Settings { .. })),
+            "{anew:?}"
+        );
+    });
+}
+
+#[test]
+fn blanks_at_the_end_are_kept_by_every_method_whatever_text_the_row_declares() {
+    struct Padded {
+        id: i64,
+        body: String,
+    }
+    paystrata_db::row!(Padded { id: INT8, body: BPCHAR });
+    with_database(|bed| async move {
+        let (db, _) = made(&bed, "CREATE TABLE note (id int8, body text)").await;
+        let table: Bulk<Padded> = open(&db, "note").await;
+        for (id, method) in (0..).zip([Method::Insert, Method::Unnest, Method::Copy]) {
+            let options = BulkOptions { method, ..BulkOptions::default() };
+            let row = Padded { id, body: "a  ".to_owned() };
+            table.insert_many([row], &options).await.expect("load");
+        }
+        let kept = "SELECT count(*) FROM note WHERE body = 'a  '";
+        assert_eq!(count(&bed.admin().await, kept).await, 3);
+    });
+}
+
+#[test]
+fn a_column_may_be_named_like_a_word_of_the_language_and_json_is_read_as_text() {
+    #[derive(Debug, PartialEq)]
+    struct Event {
+        r#type: i64,
+        body: Option<String>,
+    }
+    paystrata_db::row!(Event { r#type: INT8, body: TEXT });
+    static READ: Statement = Statement::new("SELECT body, type FROM event ORDER BY type", &[]);
+    with_database(|bed| async move {
+        let (db, _) = made(&bed, "CREATE TABLE event (type int8, body json)").await;
+        let table: Bulk<Event> = open(&db, "event").await;
+        let events =
+            || [Event { r#type: 1, body: Some("{\"a\": 1}".to_owned()) }, Event { r#type: 2, body: None }];
+        let report = table.insert_many(events(), &BulkOptions::default()).await.expect("load");
+        let rows = db.query(report.token, &READ, &[]).await.expect("read");
+        let read: Vec<Event> = rows.iter().map(|row| Event::from_row(row).expect("an event")).collect();
+        assert_eq!(read, events());
     });
 }

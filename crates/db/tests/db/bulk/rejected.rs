@@ -333,3 +333,39 @@ fn a_failure_of_all_rows_is_not_looked_for_in_parts() {
         assert_eq!(Arc::clone(&copies).take(), 1);
     });
 }
+
+/// None of them may refer to another row of its chunk, so none is kept for later.
+#[test]
+fn rows_without_their_parents_elsewhere_are_named_at_once_and_counted() {
+    with_database(|bed| async move {
+        let make = "CREATE TABLE parent (id int8 PRIMARY KEY); \
+                    CREATE TABLE note (id int8 CONSTRAINT of_parent REFERENCES parent, body text)";
+        let (db, copies) = made(&bed, make).await;
+        let table: Bulk<Note> = open(&db, "note").await;
+        let rows = || notes(0..20_000);
+        let error = table.insert_many(rows(), &BulkOptions::default()).await.expect_err("no parent");
+        let BulkCause::Rejected(rejected) = &error.cause else { panic!("{error:?}") };
+        assert_eq!(known(rejected), (0, "23503", None, Some("of_parent")));
+        assert!(copies.take() < 20, "it was found by halving once");
+        let few = BulkOptions { rejected_max: 10, ..BulkOptions::default() };
+        let error = table.insert_many(rows(), &with(BadRows::Report, few)).await.expect_err("too many");
+        assert!(matches!(error.cause, BulkCause::TooManyRejected { limit: 10 }), "{error:?}");
+        assert!(copies.take() < 30);
+    });
+}
+
+#[test]
+fn a_row_that_a_trigger_refuses_with_a_code_of_its_own_is_named() {
+    with_database(|bed| async move {
+        let make = "CREATE TABLE note (id int8, body text); \
+             CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+                 IF new.id = 77 THEN RAISE EXCEPTION 'not this one' USING ERRCODE = '45000'; END IF; RETURN new; END $$; \
+             CREATE TRIGGER refuse BEFORE INSERT ON note FOR EACH ROW EXECUTE FUNCTION refuse()";
+        let (db, _) = made(&bed, make).await;
+        let table: Bulk<Note> = open(&db, "note").await;
+        let report = table.insert_many(notes(0..3_000), &with(BadRows::Report, chunks_of(3_000))).await;
+        let report = report.expect("the others are loaded");
+        assert_eq!(report.rejected.iter().map(known).collect::<Vec<_>>(), [(77, "45000", None, None)]);
+        assert_eq!(report.accepted, 2_999);
+    });
+}

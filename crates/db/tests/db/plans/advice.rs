@@ -124,3 +124,17 @@ fn without_hypopg_it_says_so_and_names_what_it_saw() {
         assert!(!page.contains("secret"), "{page}");
     });
 }
+
+#[test]
+fn a_column_is_not_refused_for_a_pair_that_is_refused_itself() {
+    const SETUP: &str = "CREATE EXTENSION hypopg; CREATE TABLE t WITH (autovacuum_enabled = off) AS \
+        SELECT i AS id, i % 100 AS a, (i / 100) % 100 AS c FROM generate_series(1, 200000) i; \
+        UPDATE t SET id = id + 1; ANALYZE t";
+    with_database(|bed| async move {
+        let both = ("SELECT id FROM t WHERE a = $1 AND c = $2", 1);
+        let one = ("SELECT sum(id) FROM t WHERE a = $1", 1_000_000);
+        let advice = advice(&bed, SETUP, &[one, both], &AdviseOptions::default()).await;
+        assert_eq!(advised(&advice), ["public.t (a)"], "{advice}");
+        assert!(matches!(refusal(&advice, "public.t (a, c)"), Some(Refusal::Writes { .. })), "{advice}");
+    });
+}

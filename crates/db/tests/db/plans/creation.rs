@@ -111,3 +111,23 @@ fn a_build_cut_halfway_is_swept_and_what_others_left_is_not() {
         assert_eq!(count(&admin, left).await, 1);
     });
 }
+
+#[test]
+fn who_is_told_to_come_again_may_do_so_on_the_same_session() {
+    with_database(|bed| async move {
+        let db = bed.primary_only().await;
+        let (one, other) =
+            (db.session("index").await.expect("session"), db.session("other").await.expect("session"));
+        on(&one, SETUP).await;
+        // What a build holds for as long as it takes.
+        on(&other, "SELECT pg_advisory_lock(x'006462696e646578'::bigint)").await;
+        for _ in 0..2 {
+            let told = create_index(&one, &index(), &approved()).await;
+            assert!(matches!(told, Err(CreateError::Busy)), "{told:?}");
+            let told = sweep_invalid(&one).await;
+            assert!(matches!(told, Err(CreateError::Busy)), "{told:?}");
+        }
+        on(&other, "SELECT pg_advisory_unlock_all()").await;
+        assert_eq!(create_index(&one, &index(), &approved()).await.expect("built"), Created::Built);
+    });
+}
