@@ -163,14 +163,14 @@ impl Db {
         self.shared.status()
     }
 
-    /// The newest timeline that this handle has seen a primary on; 0 while it has seen none. With it, a bare position in
+    /// The newest timeline that this handle has seen a primary on, or a replica of it; 0 while it has seen none. With it, a bare position in
     /// the log becomes a [`Token`](crate::Token). Cheap: it asks nobody.
     #[must_use]
     pub fn timeline(&self) -> u32 {
         self.history().map_or(0, |history| history.timeline)
     }
 
-    /// The newest history of commits that this handle has seen a primary on; `None` while it has seen none. What was read
+    /// The newest history of commits that this handle has seen a primary on, or a replica of it; `None` while it has seen none. What was read
     /// under an older one may have been taken back. Cheap: it asks nobody.
     #[must_use]
     pub fn history(&self) -> Option<History> {

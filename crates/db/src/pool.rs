@@ -73,8 +73,8 @@ pub(crate) struct ServerManager {
     renewed: AtomicU64,
 }
 
-/// For the lock of a table whose statement is prepared ahead: all of them together stay below the limit of a dial.
-const PATIENCE_AHEAD: &str = "SET lock_timeout = '10ms'";
+/// At most for the lock of a table whose statement is prepared ahead.
+const PATIENCE_AHEAD_MAX: Duration = Duration::from_millis(10);
 
 const INCARNATION_SQL: &str = concat!("SELECT ", incarnation_sql!());
 
@@ -159,9 +159,13 @@ impl ServerManager {
                 Err(error) => debug!(sql = statement.sql(), %error, "not prepared ahead"),
             }
         });
+        // All of them together stay below the limit of a dial.
+        let number = u32::try_from(self.statements_ahead.len()).unwrap_or(u32::MAX);
+        let patience = (self.settings.connect_timeout / 2 / number).min(PATIENCE_AHEAD_MAX);
+        let set = format!("SET lock_timeout = {}", patience.as_millis().max(1));
         // Sent in this order, all at once.
         let (set, _prepared, reset) = join3(
-            client.batch_execute(PATIENCE_AHEAD),
+            client.batch_execute(&set),
             join_all(preparing),
             client.batch_execute("RESET lock_timeout"),
         )

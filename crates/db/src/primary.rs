@@ -11,6 +11,11 @@ use crate::node::{NodeState, Observation};
 use crate::route::{NoPrimary, Primary};
 use crate::token::Token;
 
+/// At start, what is waited for a word of the server that is named first, though another one takes writes.
+const FIRST_PATIENCE: Duration = Duration::from_secs(1);
+/// A server that was seen so long ago is looked at again for callers who find no primary.
+const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(50);
+
 impl Shared {
     /// The server to write to among what was last seen of all.
     pub(crate) fn chosen_primary(&self) -> Result<Primary, NoPrimary> {
@@ -47,6 +52,14 @@ impl Shared {
     /// At start: waits for a primary, but no longer than until every server has been heard of.
     pub(crate) async fn first_primary(&self) -> Result<&Member, Error> {
         let mut rounds = self.rounds.subscribe();
+        // The server that is named first says which cluster is meant, if it says anything.
+        let first = &self.members[0].node;
+        let heard = async {
+            while first.standing().state == NodeState::Unknown {
+                let _changed = rounds.changed().await;
+            }
+        };
+        let _silent = timeout(self.config.connect_timeout.mul_f64(0.25).min(FIRST_PATIENCE), heard).await;
         loop {
             let primary = self.primary();
             let all_heard = self.observations().iter().all(|seen| seen.state != NodeState::Unknown);
@@ -80,18 +93,28 @@ impl Shared {
                 Ok(member) => return Ok(member),
                 Err(error) => error,
             };
-            // One that is the primary now may not be looked at again for a while.
-            if !is_asked && !is_hopeless(&error) {
-                self.members.iter().for_each(|member| member.node.poke.notify_one());
-                is_asked = true;
-            }
             let patience = self.config.acquire_timeout;
             let outage = self.outage(&error);
             let Some(left) = patience.checked_sub(started.elapsed().max(outage)) else { return Err(error) };
+            if !is_asked {
+                self.look_again(&error);
+                is_asked = true;
+            }
             if timeout(left, rounds.changed()).await.is_err() {
                 return Err(error);
             }
         }
+    }
+
+    /// Has the monitors look: one that takes writes by now may not be looked at for a while. Those that are down are dialled again in
+    /// their own time, however many callers wait.
+    fn look_again(&self, error: &Error) {
+        let is_stale = |member: &&Member| {
+            let seen = member.node.observation();
+            seen.state == NodeState::Up && seen.probed_at.is_none_or(|at| at.elapsed() >= LOOK_AGAIN_AFTER)
+        };
+        let is_meant = |member: &&Member| is_older_than_token(error) || is_stale(member);
+        self.members.iter().filter(is_meant).for_each(|member| member.node.poke.notify_one());
     }
 
     /// For how long no server has changed its state while there is no primary.

@@ -66,12 +66,8 @@ impl Fence {
         let mut cluster = known;
         let mut replicas: Option<Facts> = None;
         for (index, node) in seen.into_iter().enumerate() {
-            if index == 0 && known.is_none() {
-                match node.state {
-                    NodeState::Unknown => return Err(NoPrimary::AllDown),
-                    NodeState::Up => cluster = node.facts.map(|facts| facts.system_id),
-                    NodeState::Down => {}
-                }
+            if index == 0 && known.is_none() && node.state == NodeState::Up {
+                cluster = node.facts.map(|facts| facts.system_id);
             }
             if node.state != NodeState::Up {
                 continue;
@@ -105,7 +101,10 @@ impl Fence {
         // A replica follows a primary that was there, be it out of reach from here.
         let followed = replicas.filter(|replica| replica.system_id == best.facts.system_id);
         if let Some(replica) = followed.filter(|replica| replica.timeline > best.facts.timeline) {
-            self.timeline_highest.fetch_max(replica.timeline, Ordering::AcqRel);
+            // Before the cluster is known, both may be strangers.
+            if known.is_some() {
+                self.timeline_highest.fetch_max(replica.timeline, Ordering::AcqRel);
+            }
             return Err(NoPrimary::Fenced);
         }
         let timeline = best.facts.timeline;

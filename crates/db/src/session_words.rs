@@ -41,9 +41,9 @@ pub(crate) const fn names_any(sql: &str, phrases: &[&str]) -> bool {
     let sql = sql.as_bytes();
     let mut start = 0;
     while start < sql.len() {
-        let mut index = 0;
+        let mut index = if begins_word(sql, start) { 0 } else { phrases.len() };
         while index < phrases.len() {
-            if is_named_at(sql, start, phrases[index]) {
+            if end_of(sql, start, phrases[index].as_bytes()) > 0 {
                 return true;
             }
             index += 1;
@@ -58,7 +58,10 @@ pub(crate) const fn sets_for_session(sql: &str) -> bool {
     let sql = sql.as_bytes();
     let mut start = 0;
     while start < sql.len() {
-        if is_named_at(sql, start, "SET_CONFIG") && !is_for_transaction(sql, start + "SET_CONFIG".len()) {
+        if begins_word(sql, start)
+            && end_of(sql, start, b"SET_CONFIG") > 0
+            && !is_for_transaction(sql, start + "SET_CONFIG".len())
+        {
             return true;
         }
         start += 1;
@@ -94,8 +97,8 @@ const fn is_for_transaction(sql: &[u8], start: usize) -> bool {
     false
 }
 
-const fn is_named_at(sql: &[u8], start: usize, phrase: &str) -> bool {
-    (start == 0 || !is_of_word(sql[start - 1])) && end_of(sql, start, phrase.as_bytes()) > 0
+const fn begins_word(sql: &[u8], start: usize) -> bool {
+    is_of_word(sql[start]) && (start == 0 || !is_of_word(sql[start - 1]))
 }
 
 /// Where the phrase that begins at `start` ends; 0 if it does not stand there.

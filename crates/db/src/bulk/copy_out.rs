@@ -45,11 +45,9 @@ pub(super) async fn copy_out<R: Row + Send + 'static>(
     limit: Duration,
 ) -> Result<BoxStream<'static, Result<R, BulkCause>>, BulkCause> {
     connection.usage().set_in_transaction(Inside::Transaction);
-    // Locked, so that nobody gives its columns other types before they are read.
-    let begin = format!(
-        "BEGIN TRANSACTION READ ONLY; SET LOCAL statement_timeout = 0; LOCK TABLE {} IN ACCESS SHARE MODE",
-        target.sql
-    );
+    // Looked at, so that nobody can give its columns other types before they are read.
+    let begin =
+        format!("BEGIN TRANSACTION READ ONLY; SET LOCAL statement_timeout = 0; {}", sql::look_at(&target));
     connection.control_within(limit, &begin).await.map_err(|error| told(error, 0))?;
     if let Some(cause) = connection.check_types(limit, &target).await.map_err(|error| told(error, 0))? {
         return Err(cause);

@@ -99,7 +99,7 @@ impl<R> fmt::Debug for Bulk<R> {
 }
 
 impl<R: Row> Bulk<R> {
-    /// Checks the table and the columns of `R` against the catalog, once. Six round trips at most.
+    /// Checks the table and the columns of `R` against the catalog, once. Eight round trips at most.
     ///
     /// # Errors
     /// [`BulkCause::Settings`] names the table, or the column that is missing or holds another type.
@@ -111,7 +111,8 @@ impl<R: Row> Bulk<R> {
 
     /// Inserts rows, each chunk by `INSERT`, arrays or COPY, whichever was measured to be fastest for its size.
     ///
-    /// Costs two round trips per chunk around those of the method: one for `INSERT` and arrays, two for COPY.
+    /// Costs two round trips per chunk around those of the method: one for `INSERT` and arrays, three for COPY, for which the
+    /// columns' types are looked at again.
     ///
     /// # Errors
     /// [`BulkError`] says why it ended and what was committed before.

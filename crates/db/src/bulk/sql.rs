@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::table::{Target, quoted};
+use super::table::{TEXTS, Target, quoted};
 
 /// Where rows stand before they are merged; each transaction makes and drops its own.
 pub(super) const STAGING: &str = "paystrata_bulk_rows";
@@ -37,15 +37,23 @@ pub(super) fn copy_out(target: &Target, condition: Option<&str>) -> String {
     format!("COPY (SELECT {} FROM {}{condition}) TO STDOUT (FORMAT binary)", names(target), target.sql)
 }
 
-/// How many columns have another type than they had when they were looked up. Asked while the table cannot be altered.
+/// Reads nothing, and keeps the table from being altered until the end of the transaction, with no more rights than reading takes.
+pub(super) fn look_at(target: &Target) -> String {
+    format!("SELECT {} FROM {} WHERE false", names(target), target.sql)
+}
+
+/// How many columns have another type than they had when they were looked up, or one with other bytes. Asked while the table cannot be
+/// altered.
 pub(super) fn changed_types(target: &Target) -> String {
     let literal = |name: &str| format!("'{}'", name.replace('\'', "''"));
+    let texts = join(TEXTS.iter().map(|text| text.oid().to_string()), ", ");
     let known =
         target.columns.iter().map(|column| format!("({}, {}::oid)", literal(column.name), column.oid));
     format!(
         "SELECT count(*) FROM (VALUES {}) AS known (name, type) LEFT JOIN pg_catalog.pg_attribute a \
          ON a.attrelid = {}::regclass AND a.attname = known.name AND NOT a.attisdropped \
-         WHERE a.atttypid IS DISTINCT FROM known.type",
+         WHERE a.atttypid IS DISTINCT FROM known.type \
+            AND NOT (a.atttypid IN ({texts}) AND known.type IN ({texts}))",
         join(known, ", "),
         literal(&target.sql)
     )

@@ -107,7 +107,7 @@ static OWN_REFERENCES: Statement = Statement::new(
 );
 
 /// Texts of whatever name: the same bytes.
-const TEXTS: [Type; 3] = [Type::TEXT, Type::VARCHAR, Type::BPCHAR];
+pub(super) const TEXTS: [Type; 3] = [Type::TEXT, Type::VARCHAR, Type::BPCHAR];
 
 static ARRAYS: Statement =
     Statement::new("SELECT oid, typarray FROM pg_catalog.pg_type WHERE oid = ANY($1)", &[Type::OID_ARRAY]);

@@ -37,10 +37,32 @@ struct Inside {
     parentheses: usize,
     /// `BEGIN ATOMIC`, and each `CASE` in it, up to its `END`.
     blocks: usize,
-    /// Words so far, as far as they tell what the statement makes.
-    words: usize,
-    creates: bool,
-    creates_routine: bool,
+    making: Making,
+}
+
+/// What a statement makes, as far as its first words tell: `CREATE [OR REPLACE] FUNCTION`.
+#[derive(Debug, Default)]
+enum Making {
+    #[default]
+    Unknown,
+    Create,
+    CreateOr,
+    CreateOrReplace,
+    Routine,
+    Other,
+}
+
+impl Making {
+    fn after(self, is: impl Fn(&str) -> bool) -> Self {
+        match self {
+            Self::Unknown if is("create") => Self::Create,
+            Self::Create if is("or") => Self::CreateOr,
+            Self::CreateOr if is("replace") => Self::CreateOrReplace,
+            Self::Create | Self::CreateOrReplace if is("function") || is("procedure") => Self::Routine,
+            Self::Routine => Self::Routine,
+            _ => Self::Other,
+        }
+    }
 }
 
 impl Inside {
@@ -53,16 +75,10 @@ impl Inside {
         match token {
             "(" => self.parentheses += 1,
             ")" => self.parentheses = self.parentheses.saturating_sub(1),
-            _ if token.starts_with(is_word_character) => {
-                self.words += 1;
-                // CREATE [OR REPLACE] FUNCTION
-                match self.words {
-                    1 => self.creates = is("create"),
-                    2..=4 => self.creates_routine |= self.creates && (is("function") || is("procedure")),
-                    _ => {}
-                }
+            _ if self.parentheses == 0 && token.starts_with(is_word_character) => {
+                self.making = std::mem::take(&mut self.making).after(is);
                 match self.blocks {
-                    0 => self.blocks = usize::from(self.creates_routine && is("begin")),
+                    0 => self.blocks = usize::from(matches!(self.making, Making::Routine) && is("begin")),
                     _ if is("begin") || is("case") => self.blocks += 1,
                     _ if is("end") => self.blocks -= 1,
                     _ => {}
@@ -149,7 +165,7 @@ mod tests {
 
     #[test]
     fn semicolons_cut_only_between_statements() {
-        let table: [(&str, &[&str]); 18] = [
+        let table: [(&str, &[&str]); 20] = [
             ("", &[]),
             ("SELECT 1", &["SELECT 1"]),
             ("SELECT 1;", &["SELECT 1"]),
@@ -176,6 +192,14 @@ mod tests {
                     "create or replace function f() returns int begin atomic select case 1 when 1 then 2 end; select 3; END",
                     "SELECT 2",
                 ],
+            ),
+            (
+                "CREATE FUNCTION f(begin int) RETURNS int LANGUAGE sql AS $$ SELECT 1 $$; SELECT 2",
+                &["CREATE FUNCTION f(begin int) RETURNS int LANGUAGE sql AS $$ SELECT 1 $$", "SELECT 2"],
+            ),
+            (
+                "CREATE TABLE log (procedure text, begin timestamptz); SELECT 2",
+                &["CREATE TABLE log (procedure text, begin timestamptz)", "SELECT 2"],
             ),
             ("BEGIN; SELECT 1; END", &["BEGIN", "SELECT 1", "END"]),
             (

@@ -89,18 +89,13 @@ fn which_cluster_is_meant_says_the_server_that_is_named_first() {
     assert_eq!(chosen(&Fence::default(), &[primary(1), stranger()]), Ok(0));
     assert_eq!(chosen(&Fence::default(), &[replica(1, 90), stranger()]), Err(NoPrimary::OtherCluster));
     assert_eq!(chosen(&Fence::default(), &[replica(1, 90), stranger(), primary(1)]), Ok(2));
-    let unheard = || seen(NodeState::Unknown, Role::Primary, 1, 100);
-    assert_eq!(
-        chosen(&Fence::default(), &[unheard(), stranger()]),
-        Err(NoPrimary::AllDown),
-        "it may yet be heard"
-    );
     // It is away: then the others must agree.
     assert_eq!(chosen(&Fence::default(), &[down(), primary(1)]), Ok(1));
     assert_eq!(chosen(&Fence::default(), &[down(), primary(1), stranger()]), Err(NoPrimary::OtherCluster));
-    let fence = Fence::default();
-    assert_eq!(chosen(&fence, &[primary(1)]), Ok(0));
-    assert_eq!(chosen(&fence, &[unheard(), primary(1)]), Ok(1), "it is known by then");
+    let (fence, of_strangers) = (Fence::default(), || of_cluster(8, replica(5, 90)));
+    let strangers = [down(), of_cluster(8, primary(1)), of_strangers()];
+    assert_eq!(chosen(&fence, &strangers), Err(NoPrimary::Fenced));
+    assert_eq!(chosen(&fence, &[primary(1), of_strangers()]), Ok(0), "what strangers follow raises no fence");
 }
 
 #[test]

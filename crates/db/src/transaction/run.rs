@@ -96,7 +96,13 @@ impl Db {
                     break Err(TransactionError::Contended { attempts: runs.load(Ordering::Relaxed), cause });
                 }
                 Ended::NotBegun(error) if attempts >= options.attempts_max => {
-                    break Err(TransactionError::Database(error));
+                    // Whatever a lost `BEGIN` says of itself, nothing remains of it.
+                    break Err(if error.is_retryable() {
+                        TransactionError::Database(error)
+                    } else {
+                        let attempts = runs.load(Ordering::Relaxed);
+                        TransactionError::Contended { attempts, cause: cause_of(&error) }
+                    });
                 }
                 Ended::Rerun { .. } | Ended::NotBegun(_) => tokio::time::sleep(pause(attempts)).await,
             }
@@ -259,11 +265,12 @@ fn rerun_unless_final<T, E>(error: Error, during: Attempt) -> Ended<T, E> {
     match during {
         _ if !again => Ended::Failed(TransactionError::Database(error)),
         Attempt::Acquire | Attempt::Begin => Ended::NotBegun(error),
-        Attempt::Commit => {
-            let cause = error.sqlstate().map_or_else(|| error.to_string(), |code| code.code().to_owned());
-            Ended::Rerun { cause }
-        }
+        Attempt::Commit => Ended::Rerun { cause: cause_of(&error) },
     }
+}
+
+fn cause_of(error: &Error) -> String {
+    error.sqlstate().map_or_else(|| error.to_string(), |code| code.code().to_owned())
 }
 
 /// What a server in recovery answers to `BEGIN .. READ WRITE`; nothing else in that text gives this code.

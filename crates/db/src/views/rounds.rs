@@ -87,6 +87,7 @@ impl Views {
     async fn round(&self, chosen: Vec<bool>, ask: Ask) -> Vec<Report> {
         let mut reports = Vec::new();
         let mut failed: Vec<&str> = Vec::new();
+        let mut refreshed: Vec<&str> = Vec::new();
         for (entry, _) in self.inner.entries.iter().zip(chosen).filter(|(_, is_chosen)| *is_chosen) {
             let view = &entry.view;
             let ended = match view.made_from.iter().find(|source| failed.contains(&source.as_str())) {
@@ -95,10 +96,18 @@ impl Views {
                     note_failure(&self.inner.db, view, &blocked).await;
                     Err(blocked)
                 }
-                None => entry.refresh(&self.inner.db, ask).await,
+                None => {
+                    // Another process may have refreshed it too, but before what it is made from was.
+                    let is_behind = view.made_from.iter().any(|source| refreshed.contains(&source.as_str()));
+                    let anew = Ask::Due { known_at: Instant::now() };
+                    let ask = if is_behind && matches!(ask, Ask::Due { .. }) { anew } else { ask };
+                    entry.refresh(&self.inner.db, ask).await
+                }
             };
-            if ended.is_err() {
-                failed.push(&view.name);
+            match &ended {
+                Ok(Ended::Refreshed { .. }) => refreshed.push(&view.name),
+                Ok(Ended::Skipped { .. }) => {}
+                Err(_) => failed.push(&view.name),
             }
             reports.push(Report { view: view.name.clone(), ended });
         }

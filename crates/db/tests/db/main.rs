@@ -29,4 +29,5 @@ mod support;
 mod switchovers;
 mod transactions;
 mod view_reads;
+mod view_rounds;
 mod views;

@@ -264,3 +264,17 @@ fn reads_may_take_only_half_of_the_primarys_connections() {
         assert!(db.read().await.is_ok());
     });
 }
+
+/// A host that is off swallows what is sent to it.
+#[test]
+fn a_first_server_that_says_nothing_keeps_nobody_from_connecting_to_the_primary() {
+    with_database(|bed| async move {
+        let proxy = Proxy::before(&bed.replica_url()).await;
+        proxy.set(Mode::BlackHole);
+        let mut config = config(&proxy.url(&bed.replica_url()));
+        config.replica_urls = vec![url(&bed.primary_url())];
+        let db = Db::connect(config).await.expect("the other one takes writes");
+        assert_eq!(db.status().nodes[0].state, NodeState::Unknown);
+        db.write().await.expect("a connection").query_one(&ONE, &[]).await.expect("a query");
+    });
+}

@@ -13,11 +13,11 @@ use crate::failover::on_cluster;
 use crate::support::{Bed, LIMIT, Plain, count, plain, until_count, with_database};
 
 /// Refreshes that have begun to compute, from a sequence that the view draws from.
-const RUNS: &str = "SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM runs";
+pub(crate) const RUNS: &str = "SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM runs";
 const LOCKS: &str = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' \
                      AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
 /// Refreshes that wait for the lock of a table.
-const BLOCKED: &str = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
+pub(crate) const BLOCKED: &str = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
                        AND wait_event_type = 'Lock' AND query LIKE 'REFRESH%'";
 
 /// Ten cities, and a view of one row over them that has never been refreshed.
@@ -55,7 +55,7 @@ fn made_from(name: &str, sources: &[&str]) -> View {
     view
 }
 
-async fn node(bed: &Bed, views: Vec<View>) -> Views {
+pub(crate) async fn node(bed: &Bed, views: Vec<View>) -> Views {
     Views::new(&bed.primary_only().await, views).expect("a registry")
 }
 
@@ -63,7 +63,7 @@ async fn eight(bed: &Bed) -> Vec<Views> {
     join_all((0..8).map(|_| node(bed, vec![totals()]))).await
 }
 
-fn is_refreshed(ended: &Result<Ended, ViewError>) -> bool {
+pub(crate) fn is_refreshed(ended: &Result<Ended, ViewError>) -> bool {
     matches!(ended, Ok(Ended::Refreshed { .. }))
 }
 
@@ -272,7 +272,7 @@ fn a_view_is_no_younger_than_what_it_is_made_from() {
 }
 
 /// The report of one view, once its time has come.
-async fn when_due(views: &Views, name: &str) -> String {
+pub(crate) async fn when_due(views: &Views, name: &str) -> String {
     let found = tokio::time::timeout(LIMIT, async {
         loop {
             let reports = views.refresh_due().await.expect("a round");
@@ -427,60 +427,5 @@ fn a_refresh_whose_commit_is_not_answered_is_not_said_to_have_failed() {
         cluster.run_on("primary", "ALTER SYSTEM RESET synchronous_standby_names").await;
         cluster.run_on("primary", "SELECT pg_reload_conf()").await;
         until_count(&admin, "SELECT count(*) FROM view_refreshes WHERE refreshed_at IS NOT NULL", 1).await;
-    });
-}
-
-/// Two nodes that found the same views due go through them in turn: what the one has done, the other does not do again.
-#[test]
-fn of_two_nodes_that_found_a_view_due_the_later_one_leaves_it_alone() {
-    with_database(|bed| async move {
-        let admin = cities(&bed).await;
-        let slow = "CREATE TABLE held (x int); CREATE MATERIALIZED VIEW slow AS SELECT count(*) FROM held WITH NO DATA";
-        admin.client.batch_execute(slow).await.expect("make a view");
-        let every = |name: &str| view(name, Refresh::Plain, When::Every(10 * LIMIT));
-        let views = || vec![every("slow"), every("totals")];
-        let (one, other) = (node(&bed, views()).await, node(&bed, views()).await);
-        // The first is stuck at its first view, which the other leaves to it.
-        admin.client.batch_execute("BEGIN; LOCK TABLE held").await.expect("lock");
-        let stuck = tokio::spawn({
-            let one = one.clone();
-            async move { one.refresh_due().await }
-        });
-        until_count(&bed.admin().await, BLOCKED, 1).await;
-        let passed = other.refresh_due().await.expect("a round");
-        assert!(matches!(passed[0].ended, Ok(Ended::Skipped { why: Skipped::Busy, .. })), "{passed:?}");
-        assert!(is_refreshed(&passed[1].ended), "{passed:?}");
-        admin.client.batch_execute("COMMIT").await.expect("unlock");
-        let late = stuck.await.expect("a task").expect("a round");
-        assert!(is_refreshed(&late[0].ended), "{late:?}");
-        assert!(matches!(late[1].ended, Ok(Ended::Skipped { why: Skipped::Done, .. })), "{late:?}");
-        assert_eq!(count(&admin, RUNS).await, 1);
-    });
-}
-
-#[test]
-fn changes_of_heirs_are_seen_and_what_cannot_be_told_is_taken_for_a_change() {
-    const COUNTED: &str = "SELECT pg_stat_force_next_flush()";
-    with_database(|bed| async move {
-        let admin = cities(&bed).await;
-        let tables = "CREATE TABLE reading (id int8); CREATE TABLE heir () INHERITS (reading); CREATE TABLE grandchild () INHERITS (heir); \
-             CREATE VIEW shown AS SELECT id FROM reading; \
-             CREATE MATERIALIZED VIEW readings AS SELECT count(*) AS readings FROM reading";
-        admin.client.batch_execute(tables).await.expect("make the tables");
-        let mut readings =
-            view("readings", Refresh::Plain, When::OnChange { pause: Duration::from_millis(1) });
-        readings.tables = vec!["reading".to_owned()];
-        let views = node(&bed, vec![readings.clone()]).await;
-        assert_eq!(when_due(&views, "readings").await, "refreshed");
-        assert_eq!(when_due(&views, "readings").await, "Unchanged");
-        let inserted = format!("INSERT INTO grandchild VALUES (7); {COUNTED}");
-        admin.client.batch_execute(&inserted).await.expect("change the table");
-        assert_eq!(when_due(&views, "readings").await, "refreshed");
-        assert_eq!(when_due(&views, "readings").await, "Unchanged");
-        readings.tables = vec!["shown".to_owned()];
-        let views = node(&bed, vec![readings]).await;
-        for _ in 0..2 {
-            assert_eq!(when_due(&views, "readings").await, "refreshed", "nothing counts what a view shows");
-        }
     });
 }
