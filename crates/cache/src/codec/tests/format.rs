@@ -30,6 +30,7 @@ where
     check_read_fields(codec, value, fields, hex);
 }
 
+#[cfg(any(feature = "lz4", feature = "zstd"))]
 fn check_read<V: PartialEq + std::fmt::Debug>(codec: &Codec<V>, value: Option<V>, hex: &str) {
     check_read_fields(codec, value, &fields(&tags()), hex);
 }
