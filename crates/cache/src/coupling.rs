@@ -9,6 +9,7 @@ use crate::{
     Cache, CacheKey, Confirmation, Invalidation,
     backplane::{Announcement, Swath},
     cutoffs,
+    key::decoded,
     stats::count,
     store::Store,
     tier::Void,
@@ -116,7 +117,7 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
     pub(crate) fn void_by(&self, change: &Invalidation) {
         for order in &change.keys {
             count(&self.counters.invalidations);
-            match K::decode(&order.key) {
+            match decoded::<K>(&order.key) {
                 Some(key) => self.void(&key, order.how, order.version, change.origin),
                 None => self.sweep(&Swath::All, Void::Remove, order.version),
             }

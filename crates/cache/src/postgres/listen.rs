@@ -119,7 +119,8 @@ impl Ear {
     }
 
     async fn subscribe(&self, client: &Client) -> Result<(), Lost> {
-        let listening = client.batch_execute(&sql::listen(&self.schema)).await;
+        let listening = timeout(self.connect_timeout, client.batch_execute(&sql::listen(&self.schema))).await;
+        let listening = listening.map_err(|_elapsed| Lost)?;
         // A replica refuses; it would never hear anything.
         listening.map_err(|error| tracing::debug!(%error, "listen")).map_err(|()| Lost)?;
         let listeners: Vec<_> = {

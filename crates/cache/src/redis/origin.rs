@@ -57,8 +57,11 @@ impl Sentinels {
         for answer in answers.into_iter().flatten() {
             *votes.entry(answer).or_default() += 1;
         }
-        let (place, _votes) = votes.into_iter().max_by_key(|(_, votes)| *votes)?;
-        Some(at(&self.primary, &place.0, place.1))
+        let most = votes.values().copied().max()?;
+        let mut named = votes.into_iter().filter(|(_, votes)| *votes == most);
+        let (place, _votes) = named.next()?;
+        // Who contradict each other are not believed, in equal numbers.
+        named.next().is_none().then(|| at(&self.primary, &place.0, place.1))
     }
 
     async fn ask(&self, sentinel: &ConnectionInfo, limit: Duration) -> Option<(String, u16)> {

@@ -145,7 +145,8 @@ impl Operation for Take<'_> {
     fn excuse(&self, code: &str) -> Option<Claimed> {
         match code {
             "WRONGTYPE" => Some(Claimed::Again),
-            "OOM" => Some(Claimed::NoRoom),
+            // It takes no writes for now; what it has can be read all the same.
+            "OOM" | "NOREPLICAS" | "MISCONF" => Some(Claimed::NoRoom),
             _ => None,
         }
     }

@@ -245,12 +245,24 @@ async fn server_without_room_is_read_and_not_written() {
     let server = Server::start().await;
     let node = Node::on(&server).await;
     node.store("old", "value").await;
-    server.ask::<()>("CONFIG SET maxmemory 1").await;
-    assert_eq!(timeless(node.take("old", claim(1)).await), Found::Value(payload("value")));
-    assert_eq!(node.take("new", claim(1)).await, Found::Nothing);
-    assert!(node.tier.is_up());
-    server.ask::<()>("CONFIG SET maxmemory 0").await;
-    assert_eq!(node.take("new", claim(1)).await, claimed(0, None));
+    // No memory, and no replica that would have what is written.
+    for (number, (state, over)) in [
+        ("CONFIG SET maxmemory 1", "CONFIG SET maxmemory 0"),
+        ("CONFIG SET min-replicas-to-write 1", "CONFIG SET min-replicas-to-write 0"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        server.ask::<()>(state).await;
+        let new = format!("new {number}");
+        for _ in 0..10 {
+            assert_eq!(timeless(node.take("old", claim(1)).await), Found::Value(payload("value")), "{state}");
+            assert_eq!(node.take(&new, claim(1)).await, Found::Nothing, "{state}");
+        }
+        assert!(node.tier.is_up(), "{state}");
+        server.ask::<()>(over).await;
+        assert_eq!(node.take(&new, claim(1)).await, claimed(0, None), "{state}");
+    }
 }
 
 #[tokio::test]

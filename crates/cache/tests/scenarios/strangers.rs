@@ -12,8 +12,8 @@ use std::{
 use bytes::Bytes;
 use futures_util::{FutureExt, future::join_all};
 use paystrata_cache::{
-    Cache, CacheError, CacheKey, Clock, GapCause, LoadEnd, Observer, Origin, Policy, SetRefused, Version,
-    Write, testkit::Site,
+    Cache, CacheError, CacheKey, Clock, GapCause, Invalidation, LoadEnd, Observer, Origin, Policy,
+    SetRefused, Version, Write, testkit::Site,
 };
 use tokio::time::{Instant, sleep};
 
@@ -241,6 +241,22 @@ async fn values_that_cannot_be_weighed_are_answered_and_kept_nowhere_in_process(
         assert_eq!(Teller::default().value(&cache, "k", 9).await, 7);
         wait_for(|| cache.stats().pending_writes == 0).await;
     }
+}
+
+// H25
+#[tokio::test(start_paused = true)]
+async fn key_of_another_release_that_panics_leaves_no_part_of_a_change_undone() {
+    let site = Site::new(58);
+    let rash: Cache<Rash, u64> = Cache::builder("numbers")
+        .clock(Clock::tokio())
+        .backplane(Arc::new(site.link()))
+        .policy(exact(Policy::default()))
+        .build();
+    wait_for(|| rash.stats().backplane_silence.is_some()).await;
+    rash.get_or_load(&Rash(1), |_| async { Ok::<_, Broken>(Some(1)) }).await.unwrap();
+    let change = Invalidation::at(Version(5)).remove(&"short".to_owned()).remove(&Rash(1));
+    rash.apply(&change.encode()).expect("a change").await;
+    assert_eq!(rash.get(&Rash(1)), None, "whatever the other key was");
 }
 
 /// Counts what it is told, and panics each time.
