@@ -175,12 +175,12 @@ impl<K: CacheKey, V: Clone> Store<K, V> {
         now_us: u64,
     ) -> Option<Arc<Flight<V>>> {
         let flight = shard.find(key, now_us)?;
-        let patience = self.fleet.trips_max(policy.lease_wait).min(policy.load_timeout);
-        if !flight.is_in_hand() || flight.age(now_us) < patience {
-            return Some(flight);
+        let patience = || self.fleet.trips_max(policy.lease_wait).min(policy.load_timeout);
+        if flight.is_in_hand() && flight.age(now_us) >= patience() {
+            shard.leave(key, &flight);
+            return None;
         }
-        shard.leave(key, &flight);
-        None
+        Some(flight)
     }
 }
 

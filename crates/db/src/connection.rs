@@ -17,7 +17,6 @@ use crate::error::Error;
 use crate::node::{Node, NodeId, Observation, Role};
 use crate::observe::{Observer, QuerySeen};
 use crate::pool::{PoolObject, Pooled};
-use crate::pooler::session_feature;
 use crate::repeats;
 use crate::sqlstate::Class;
 use crate::statement::Statement;
@@ -176,7 +175,7 @@ impl Connection {
             return Err(Error::ValueCount { expected, found });
         }
         if self.pooled().path == Path::Pooler
-            && let Some(what) = session_feature(statement.sql())
+            && let Some(what) = statement.session_feature()
         {
             return Err(Error::NeedsSession { what });
         }

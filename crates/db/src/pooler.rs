@@ -64,13 +64,18 @@ const SESSION_FEATURES: [(&[&str], &str); 4] = [
     (&TEMPORARY, "a temporary table"),
 ];
 
-/// What a statement would leave on, or want of, the session that it meets. It looks for words, in comments and literals too.
-/// Costs about a microsecond, and is asked only behind a pooler.
-pub(crate) fn session_feature(sql: &str) -> Option<&'static str> {
-    let found = SESSION_FEATURES.iter().find(|(words, _)| names_any(sql, words));
-    found
-        .map(|(_, what)| *what)
-        .or_else(|| sets_for_session(sql).then_some("a setting (use set_config(.., true))"))
+/// What a statement would leave on, or want of, the session that it meets. It looks for words, in comments and literals too. Asked
+/// when a statement is made, which is at compile time for a `static`.
+pub(crate) const fn session_feature(sql: &str) -> Option<&'static str> {
+    let mut index = 0;
+    while index < SESSION_FEATURES.len() {
+        let (words, what) = SESSION_FEATURES[index];
+        if names_any(sql, words) {
+            return Some(what);
+        }
+        index += 1;
+    }
+    if sets_for_session(sql) { Some("a setting (use set_config(.., true))") } else { None }
 }
 
 /// PgBouncer's answer to the settings that every connection straight to a server begins with.

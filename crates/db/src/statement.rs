@@ -6,6 +6,7 @@ use std::panic::Location;
 
 use postgres_types::Type;
 
+use crate::pooler::session_feature;
 use crate::session_words::{TEMPORARY, names_any, opens_with_any, sets_for_session};
 
 /// A statement with its parameter types.
@@ -30,6 +31,7 @@ pub struct Statement {
     types: &'static [Type],
     place: &'static Location<'static>,
     leaves_session_state: bool,
+    session_feature: Option<&'static str>,
 }
 
 /// First words of statements that change what the next borrower of the connection meets.
@@ -83,6 +85,7 @@ impl Statement {
                 || names_any(sql, &TEMPORARY)
                 || sets_for_session(sql)
                 || opens_with_any(sql, &RUN_ANYTHING),
+            session_feature: session_feature(sql),
         }
     }
 
@@ -102,6 +105,11 @@ impl Statement {
     #[must_use]
     pub const fn place(&self) -> &'static Location<'static> {
         self.place
+    }
+
+    /// What it wants of a session, which a pooler keeps for nobody.
+    pub(crate) const fn session_feature(&self) -> Option<&'static str> {
+        self.session_feature
     }
 
     /// By its text. What a function does of which only the name stands there is not seen.
