@@ -31,6 +31,9 @@ const RETRY_MIN: Duration = Duration::from_millis(20);
 /// Longest pause between attempts: how late a change may be once the tier is back.
 const RETRY_MAX: Duration = Duration::from_millis(500);
 
+/// Replays in a row that may take longer than they have. More do not fit, and would be asked for again for ever.
+const LATE_REPLAYS_MAX: u32 = 2;
+
 /// What the courier has this node do with what it finds out.
 pub(crate) trait Ward: Send + Sync {
     /// An announcement that was asked for.
@@ -46,7 +49,7 @@ pub(crate) trait Ward: Send + Sync {
 /// Carries what is pending, and signs of life, until it is told to stop.
 pub(crate) async fn run(fleet: Arc<Fleet>, ward: Weak<dyn Ward>) {
     let told = Telling::new(fleet.tiers.len());
-    let mut courier = Courier { fleet, ward, told, is_line_well: true, pause: RETRY_MIN };
+    let mut courier = Courier { fleet, ward, told, is_line_well: true, late_replays: 0, pause: RETRY_MIN };
     let mut heartbeat_at = Instant::now();
     let mut retry_at = None;
     loop {
@@ -90,6 +93,8 @@ struct Courier {
     told: Telling,
     /// The last announcement got through.
     is_line_well: bool,
+    /// In a row.
+    late_replays: u32,
     pause: Duration,
 }
 
@@ -208,31 +213,38 @@ impl Courier {
     }
 
     /// Asks for what is missing, if anything is; false if it has to be asked again.
-    async fn catch_up(&self) -> bool {
-        let fleet = &*self.fleet;
+    async fn catch_up(&mut self) -> bool {
+        let fleet = Arc::clone(&self.fleet);
         let Some((line, options)) = &fleet.line else { return true };
         if !fleet.horizon.take_want() {
             return true;
         }
         let known = fleet.horizon.mark();
         if known.incarnation != 0 {
-            match limited(options.timeout, &**line, line.replay(known)).await {
+            let replay = limited(options.timeout, &**line, line.replay(known)).await;
+            self.late_replays = if replay == Err(TierError::TimedOut) { self.late_replays + 1 } else { 0 };
+            match replay {
                 Ok(Some(missing)) => return self.replayed(known, &missing),
+                Err(_) if self.late_replays < LATE_REPLAYS_MAX => {
+                    fleet.horizon.want();
+                    return false;
+                }
                 Ok(None) => {
                     if let Some(ward) = self.ward.upgrade() {
                         ward.missed();
                     }
                 }
-                Err(_) => {
-                    fleet.horizon.want();
-                    return false;
-                }
+                // A line that is slow by itself is no reason to drop anything: the snapshot will show.
+                Err(_) => {}
             }
         }
         fleet.horizon.await_snapshot();
         match limited(options.timeout, &**line, line.attach()).await {
             Ok(snapshot) => {
                 if let Some(ward) = self.ward.upgrade() {
+                    if std::mem::take(&mut self.late_replays) > 0 {
+                        ward.missed();
+                    }
                     ward.attached(&snapshot);
                 }
                 true

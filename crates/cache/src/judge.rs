@@ -74,6 +74,17 @@ impl Terms {
 /// Of values that are given more than this nobody knows how old they are: memcached keeps none for longer than 30 days.
 const AGE_MAX: Duration = Duration::from_secs(29 * 86_400);
 
+/// What a server may count more of a life than it was given, by whole seconds.
+const LIFE_MORE: Duration = Duration::from_secs(2);
+
+/// True if more is left of a life than was given to it: the clock by which the tier counts was set back, and how old the value
+/// is nobody knows.
+fn is_longer_than_given(remaining: Duration, given: Option<Duration>, jitter: f64) -> bool {
+    // Another life may have been given to it since, which differs by chance.
+    let longest = |given: Duration| given.mul_f64(1.0 + jitter.clamp(0.0, 1.0)).saturating_add(LIFE_MORE);
+    given.filter(|given| *given <= AGE_MAX).is_some_and(|given| remaining > longest(given))
+}
+
 /// Judges what a tier gave. `idle` is that of the entry in process.
 pub(crate) fn judge<K: CacheKey, V: Clone + Send + Sync + 'static>(
     store: &Store<K, V>,
@@ -88,6 +99,9 @@ pub(crate) fn judge<K: CacheKey, V: Clone + Send + Sync + 'static>(
     let left = store.fleet.left_of(asker.key, &tags, &opened, asker.mark);
     if left == Left::Nothing {
         return Judged::Swept;
+    }
+    if is_longer_than_given(payload.remaining, opened.lifetime, asker.policy.jitter) {
+        return Judged::Void;
     }
     let traits = Traits { tags, version: opened.version, validator: opened.validator.clone(), idle };
     let fresh_left = payload.remaining.saturating_sub(opened.grace);

@@ -4,7 +4,7 @@
 //! Refuses to keep what nobody reads. Bounded in keys and in loads at once. Started by `builder`, fed by `lead`.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     hash::Hash,
     sync::{Arc, Mutex, Weak},
     time::Duration,
@@ -31,7 +31,7 @@ use crate::{
     spans,
     stats::count,
     store::Store,
-    tier::{Claim, Found, Over, Token},
+    tier::{Claim, Found, Over, Settlement, Token},
     tier_side::TierSide,
 };
 
@@ -58,6 +58,8 @@ pub(crate) struct Keeper<K, V> {
     /// Where nodes agree on who loads; a share of the first tier under a name of its own, so that no record of a value is
     /// touched.
     turns: Option<TierSide>,
+    /// The keys whose turn this node took last, and with what token.
+    taken: Mutex<(HashSet<K>, Token)>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -70,7 +72,7 @@ struct Kept {
 
 impl<K: Clone + Eq + Hash, V> Keeper<K, V> {
     pub(crate) fn new(renew: Renewal<K, V>, turns: Option<TierSide>) -> Self {
-        Self { kept: Mutex::default(), renew, turns }
+        Self { kept: Mutex::default(), renew, turns, taken: Mutex::new((HashSet::new(), Token::random())) }
     }
 
     /// A key was stored in process just now.
@@ -167,6 +169,7 @@ where
 impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
     async fn keep_fresh(self: &Arc<Self>, every: Duration) {
         let Some(keeper) = &self.keeper else { return };
+        keeper.end_turns().await;
         let due = self.due(keeper);
         let mut theirs = Vec::new();
         for round in due.chunks(ROUND_MAX) {
@@ -190,12 +193,13 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
         }
     }
 
-    /// The keys whose time it is. Lets go of those that are no longer in process.
+    /// The keys whose time it is. Lets go of those of which nothing is served in process any more.
     fn due(&self, keeper: &Keeper<K, V>) -> Vec<K> {
         // Copied, so that nobody who stores a value waits for a walk through L1.
         let kept: Vec<(K, Kept)> =
             lock(&keeper.kept).iter().map(|(key, kept)| (key.clone(), *kept)).collect();
         let (mut due, mut gone) = (Vec::new(), Vec::new());
+        let now_us = self.clock.now_us();
         for (key, kept) in kept {
             let entry = self.local.peek(&Probe::of(&key));
             let was_read = entry.as_ref().is_some_and(|entry| {
@@ -204,7 +208,7 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
             });
             if was_read || kept.is_pinned {
                 due.push(key);
-            } else if entry.is_none() {
+            } else if entry.is_none_or(|entry| entry.life.expires_us <= now_us) {
                 gone.push((key, kept));
             }
         }
@@ -252,13 +256,26 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
 }
 
 impl<K: CacheKey, V> Keeper<K, V> {
+    /// Gives back what was taken last time: a lease that a tier counts in seconds may outlive the period.
+    async fn end_turns(&self) {
+        let Some(turns) = &self.turns else { return };
+        let (taken, token) = {
+            let mut taken = lock(&self.taken);
+            (std::mem::take(&mut taken.0), taken.1)
+        };
+        let releases: Vec<_> = taken.iter().map(|key| (key.encode(), token, Settlement::Release)).collect();
+        for round in releases.chunks(ROUND_MAX) {
+            turns.settle(round).await;
+        }
+    }
+
     /// Whose turn it is to load which of the keys: this node's, and other nodes'. A tier that does not answer leaves
     /// every node to itself.
     async fn take_turns(&self, keys: &[K], every: Duration) -> (Vec<K>, Vec<K>) {
         let Some(turns) = &self.turns else { return (keys.to_vec(), vec![]) };
         let names: Vec<Bytes> = keys.iter().map(CacheKey::encode).collect();
-        // Nobody settles it: it ends by itself, in time for this node's next turn.
-        let claim = Claim { token: Token::random(), lease: every.mul_f64(0.875), over: Over::Nothing };
+        // It is held until this node's next turn, and ends by itself if there is none.
+        let claim = Claim { token: lock(&self.taken).1, lease: every.mul_f64(1.125), over: Over::Nothing };
         let answers = turns.read(&names, Some(claim)).await;
         let (mut ours, mut theirs) = (Vec::new(), Vec::new());
         for (key, answer) in keys.iter().zip(answers) {
@@ -267,6 +284,7 @@ impl<K: CacheKey, V> Keeper<K, V> {
                 _ => ours.push(key.clone()),
             }
         }
+        lock(&self.taken).0.extend(ours.iter().cloned());
         (ours, theirs)
     }
 }

@@ -128,6 +128,8 @@ mod context;
 mod coupling;
 mod courier;
 mod cutoffs;
+#[cfg(any(feature = "redis", feature = "postgres"))]
+mod echo;
 mod epoch;
 mod error;
 mod explain;
@@ -170,6 +172,7 @@ mod recent;
 #[cfg(feature = "redis")]
 mod redis;
 mod reload;
+mod rounds;
 mod scout;
 #[cfg(any(feature = "memcached", feature = "postgres"))]
 mod silence;

@@ -90,6 +90,16 @@ pub enum Settlement {
     Outdate,
 }
 
+impl Settlement {
+    /// Of the value.
+    pub(crate) fn bytes(&self) -> usize {
+        match self {
+            Self::Value { bytes, .. } => bytes.len(),
+            Self::Extend { .. } | Self::Release | Self::Outdate => 0,
+        }
+    }
+}
+
 /// Whether a write was still wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stored {

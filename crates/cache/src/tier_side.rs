@@ -24,6 +24,7 @@ use crate::{
     Observer, TierCall,
     clock::{Clock, micros},
     histogram::Recorder,
+    rounds::{ReadSize, by_bytes},
     spans::{self, tier_span},
     stats::count,
     tier::{
@@ -113,6 +114,7 @@ pub(crate) struct TierSide {
     pub(crate) options: TierOptions,
     pub(crate) counters: TierCounters,
     share: Arc<dyn TierShare>,
+    read_size: ReadSize,
     calls: Semaphore,
     failures: AtomicU32,
     /// Until when nobody calls; zero while the breaker is closed.
@@ -141,6 +143,7 @@ impl TierSide {
             calls: Semaphore::new(options.calls_max.clamp(1, Semaphore::MAX_PERMITS)),
             options,
             share,
+            read_size: ReadSize::new(),
             counters: TierCounters::default(),
             failures: AtomicU32::new(0),
             open_until_us: AtomicU64::new(0),
@@ -157,7 +160,34 @@ impl TierSide {
         self.share.is_up() && self.clock.now_us() >= self.open_until_us.load(Relaxed)
     }
 
+    /// One call, or several where values are so large that one takes too long. Of keys after one that did nothing was sent.
     pub(crate) async fn read(&self, keys: &[Bytes], claim: Option<Claim>) -> Answers<Found> {
+        let mut found = Vec::new();
+        loop {
+            let left = &keys[found.len()..];
+            let round = &left[..left.len().min(self.read_size.get())];
+            let begun = Instant::now();
+            let answers = self.read_round(round, claim).await;
+            let is_late = answers.iter().all(|answer| *answer == Err(TierError::TimedOut));
+            if is_late {
+                self.read_size.shrink(round.len());
+            } else if begun.elapsed() < self.options.timeout / 2 {
+                self.read_size.grow(round.len());
+            }
+            if found.is_empty() && round.len() == keys.len() {
+                return answers;
+            }
+            found.extend(answers);
+            if is_late || !self.is_up() {
+                found.resize(keys.len(), Err(TierError::Down));
+            }
+            if found.len() == keys.len() {
+                return found;
+            }
+        }
+    }
+
+    async fn read_round(&self, keys: &[Bytes], claim: Option<Claim>) -> Answers<Found> {
         let span = tier_span!("read", self.cache, self.kind(), keys.len());
         let told = Call { verb: "read", keys: keys.len(), span };
         let found = self.call_many(told, self.share.read(keys, claim)).await;
@@ -172,13 +202,22 @@ impl TierSide {
         found
     }
 
+    /// One call for each megabyte. A tier that takes too long is not asked again: leases end by themselves.
     pub(crate) async fn settle(&self, claims: &[(Bytes, Token, Settlement)]) -> Answers<Stored> {
-        let span = tier_span!("settle", self.cache, self.kind(), claims.len());
-        self.writes(claims.iter().map(|(.., settlement)| match settlement {
-            Settlement::Value { bytes, .. } => bytes.len(),
-            Settlement::Extend { .. } | Settlement::Release | Settlement::Outdate => 0,
-        }));
-        self.call_many(Call { verb: "settle", keys: claims.len(), span }, self.share.settle(claims)).await
+        let mut stored = Vec::with_capacity(claims.len());
+        for round in by_bytes(claims, |(.., settlement)| settlement.bytes()) {
+            let span = tier_span!("settle", self.cache, self.kind(), round.len());
+            self.writes(round.iter().map(|(.., settlement)| settlement.bytes()));
+            let told = Call { verb: "settle", keys: round.len(), span };
+            let answers = self.call_many(told, self.share.settle(round)).await;
+            let is_late = answers.iter().all(|answer| *answer == Err(TierError::TimedOut));
+            stored.extend(answers);
+            if is_late {
+                break;
+            }
+        }
+        stored.resize(claims.len(), Err(TierError::Down));
+        stored
     }
 
     pub(crate) async fn void(&self, keys: &[Voiding]) -> Answers<()> {

@@ -89,10 +89,12 @@ impl PostgresLine {
     }
 
     async fn pulse_now(&self, body: &Bytes) -> Result<Mark, TierError> {
-        let session = self.owner.line.session()?;
-        let body = &body[..];
-        let parameters: [&(dyn ToSql + Sync); 2] = [&self.cache, &body];
-        mark_of(&session.query(self.limit(), &session.statements.pulse, &parameters).await?)
+        let (session, words) = (self.owner.line.session()?, &body[..]);
+        let echo = self.owner.ear.echo();
+        echo.say(body);
+        let parameters: [&(dyn ToSql + Sync); 2] = [&self.cache, &words];
+        let rows = session.query(self.limit(), &session.statements.pulse, &parameters).await;
+        rows.and_then(|rows| mark_of(&rows)).inspect_err(|_| echo.unsay(body))
     }
 
     async fn replay_now(&self, after: Mark) -> Result<Option<Vec<(u64, Bytes)>>, TierError> {

@@ -1,6 +1,7 @@
 //! The connection on which a node hears the line, for all caches attached to it. Whatever could have cost a
 //! notification (a lost connection, a full queue, a body that is not to be had) is told to the
-//! listeners; nothing is assumed to have arrived. Supervised by a task that `PostgresTier` owns.
+//! listeners; nothing is assumed to have arrived, and a connection on which this node's own pulses do not come back is replaced.
+//! Supervised by a task that `PostgresTier` owns.
 
 use std::{
     sync::{
@@ -26,7 +27,10 @@ use super::{
     dial::{Dial, Dialed, Messages},
     sql,
 };
-use crate::backplane::{Heard, Interruption, Listener, Mark};
+use crate::{
+    backplane::{Heard, Interruption, Listener, Mark},
+    echo::Echo,
+};
 
 /// Notifications that may wait to be applied. A node that is this far behind has to catch up by replay.
 const QUEUE_MAX: usize = 4_096;
@@ -40,6 +44,7 @@ pub(super) struct Ear {
     schema: String,
     connect_timeout: Duration,
     silence_max: Duration,
+    echo: Echo,
     listeners: Mutex<Listeners>,
 }
 
@@ -76,8 +81,14 @@ impl Ear {
             schema: options.schema.clone(),
             connect_timeout: options.connect_timeout,
             silence_max: options.silence_max,
+            echo: Echo::new(),
             listeners: Mutex::default(),
         }
+    }
+
+    /// Knows the pulses of this node, which should come back.
+    pub(super) fn echo(&self) -> &Echo {
+        &self.echo
     }
 
     /// It is told at once if the line is up.
@@ -123,6 +134,7 @@ impl Ear {
         let listening = listening.map_err(|_elapsed| Lost)?;
         // A replica refuses; it would never hear anything.
         listening.map_err(|error| tracing::debug!(%error, "listen")).map_err(|()| Lost)?;
+        self.echo.begin();
         let listeners: Vec<_> = {
             let mut listeners = self.lock();
             listeners.is_up = true;
@@ -154,12 +166,23 @@ impl Ear {
                         silence_ms = heard_at.elapsed().as_millis(),
                         "asking whether the line lives"
                     );
-                    let alive = timeout(self.silence_max, client.batch_execute("")).await;
-                    alive.map_err(|_| Lost)?.map_err(|_| Lost)?;
+                    self.ask_for_life(client).await?;
                 }
             }
             heard_at = Instant::now();
+            if self.echo.is_missing(self.silence_max) {
+                // What the server had told before it answers is queued by then.
+                self.ask_for_life(client).await?;
+                if queue.is_empty() && self.echo.is_missing(self.silence_max) {
+                    return Err(Lost);
+                }
+            }
         }
+    }
+
+    async fn ask_for_life(&self, client: &Client) -> Result<(), Lost> {
+        let alive = timeout(self.silence_max, client.batch_execute("")).await;
+        alive.map_err(|_elapsed| Lost)?.map_err(|_dead| Lost)
     }
 
     async fn tell(&self, client: &Client, payload: &str) {
@@ -169,7 +192,10 @@ impl Ear {
         };
         let heard = match kind {
             Kind::Announcement => Heard::Announcement { mark, body },
-            Kind::Pulse => Heard::Pulse { mark, body },
+            Kind::Pulse => {
+                self.echo.hear(&body);
+                Heard::Pulse { mark, body }
+            }
             Kind::Reference if !self.is_wanted(&cache) => return,
             Kind::Reference => match self.fetch(client, &cache, mark).await {
                 Some(body) => Heard::Announcement { mark, body },

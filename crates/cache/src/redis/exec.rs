@@ -1,6 +1,6 @@
 //! Carries an operation on many keys to the servers that have them: grouped by server and, in a
 //! cluster, by slot; one key goes with those of other callers, several make a pipeline of their own.
-//! Follows redirections and sends scripts that a server has lost.
+//! Follows redirections, takes keys apart of which some have moved, and sends scripts that a server has lost.
 //! Refuses to repeat anything that may have been done. Called by `share` and `line`.
 
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use futures_util::future::join_all;
 use redis::{Cmd, Value};
 
 use super::{
-    failure::{Redirect, Turn},
+    failure::{Redirect, Turn, code_of},
     keys::Keys,
     lane::Wish,
     link::{Link, Live},
@@ -20,9 +20,9 @@ use super::{
 };
 use crate::tier::TierError;
 
-/// Times that one key may be sent elsewhere: a slot that moves, then a map that is behind, then the
+/// Times that one key may be sent: with others, alone, to where its slot moves, by a map that is behind, by the
 /// new map. More means that the cluster does not agree with itself.
-const ROUNDS_MAX: u32 = 5;
+const ROUNDS_MAX: u32 = 6;
 
 /// Keys in one command: a script over this many holds the server for about a millisecond.
 pub(super) const GROUP_MAX: usize = 128;
@@ -53,6 +53,7 @@ pub(super) trait Operation: Sync {
 struct Group {
     members: Vec<usize>,
     by: By,
+    company: Company,
     is_asking: bool,
 }
 
@@ -69,6 +70,8 @@ enum Outcome<A> {
     Excused(A),
     Failed(TierError),
     Elsewhere(Redirect),
+    /// Some of the keys are here and some not: their slot moves.
+    Apart,
     ScriptUnknown,
 }
 
@@ -77,14 +80,37 @@ enum Outcome<A> {
 struct Pending {
     member: usize,
     by: By,
+    company: Company,
     redirect: Option<Redirect>,
     asked_host: String,
 }
 
+/// Whether a key goes with others of its slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Company {
+    Welcome,
+    /// Its slot moves, and others of it may be elsewhere.
+    None,
+}
+
+/// How the keys of a group are sent once more.
+#[derive(Clone)]
+struct Again {
+    by: By,
+    company: Company,
+    redirect: Option<Redirect>,
+}
+
 impl Pending {
     fn all(keys: usize) -> Vec<Self> {
-        let whole = |member| Self { member, by: By::Hash, redirect: None, asked_host: String::new() };
-        (0..keys).map(whole).collect()
+        let again = |member| {
+            Self::again(member, Again { by: By::Hash, company: Company::Welcome, redirect: None }, "")
+        };
+        (0..keys).map(again).collect()
+    }
+
+    fn again(member: usize, Again { by, company, redirect }: Again, asked_host: &str) -> Self {
+        Self { member, by, company, redirect, asked_host: asked_host.to_owned() }
     }
 }
 
@@ -129,15 +155,10 @@ where
         let mut is_lost = false;
         for (batch, outcomes) in batches.iter().zip(send_all(&batches, operation).await) {
             for (group, outcome) in batch.groups.iter().zip(outcomes) {
-                let Some((by, redirect)) = settle(group, outcome, &mut results) else { continue };
-                is_lost |= redirect.as_ref().is_some_and(|redirect| redirect.kind == Turn::Moved);
-                let asked_host = batch.live.host();
-                pending.extend(group.members.iter().map(|member| Pending {
-                    member: *member,
-                    by,
-                    redirect: redirect.clone(),
-                    asked_host: asked_host.to_owned(),
-                }));
+                let Some(again) = settle(group, outcome, &mut results) else { continue };
+                is_lost |= again.redirect.as_ref().is_some_and(|redirect| redirect.kind == Turn::Moved);
+                let once_more = |member: &usize| Pending::again(*member, again.clone(), batch.live.host());
+                pending.extend(group.members.iter().map(once_more));
             }
         }
         if pending.is_empty() {
@@ -169,7 +190,7 @@ async fn try_shortest<O: Operation>(
         Outcome::Done(mut answers) => answers.pop().map(Ok),
         Outcome::Excused(answer) => Some(Ok(answer)),
         Outcome::Failed(error) => Some(Err(error)),
-        Outcome::Elsewhere(_) | Outcome::ScriptUnknown => None,
+        Outcome::Elsewhere(_) | Outcome::Apart | Outcome::ScriptUnknown => None,
     }
 }
 
@@ -179,6 +200,7 @@ fn alone(link: &Arc<Link>, keys: usize) -> Vec<Batch> {
     let group = |begin| Group {
         members: (begin..keys.min(begin + GROUP_MAX)).collect(),
         by: By::Hash,
+        company: Company::Welcome,
         is_asking: false,
     };
     let groups = (0..keys).step_by(GROUP_MAX).map(group).collect();
@@ -190,7 +212,7 @@ fn settle<A: Clone>(
     group: &Group,
     outcome: Outcome<A>,
     results: &mut [Result<A, TierError>],
-) -> Option<(By, Option<Redirect>)> {
+) -> Option<Again> {
     let mut each = |answer: Result<A, TierError>| {
         for member in &group.members {
             results[*member] = answer.clone();
@@ -214,11 +236,24 @@ fn settle<A: Clone>(
         // Counts as failed unless the next round does better.
         Outcome::Elsewhere(redirect) => {
             each(Err(TierError::Failed));
-            Some((group.by, Some(redirect)))
+            // Before Redis 7 one key that has moved sends all of them on, and those that have not would be changed where
+            // nobody looks yet.
+            let is_of_all = group.members.len() == 1 || redirect.kind == Turn::Moved;
+            let company = if redirect.kind == Turn::Ask { Company::None } else { Company::Welcome };
+            Some(Again { by: group.by, company, redirect: Some(redirect).filter(|_| is_of_all) })
+        }
+        Outcome::Apart => {
+            each(Err(TierError::Failed));
+            (group.members.len() > 1).then_some(Again {
+                by: group.by,
+                company: Company::None,
+                redirect: None,
+            })
         }
         Outcome::ScriptUnknown => {
             each(Err(TierError::Failed));
-            (group.by == By::Hash).then_some((By::Text, None))
+            let is_first = group.by == By::Hash;
+            is_first.then_some(Again { by: By::Text, company: group.company, redirect: None })
         }
     }
 }
@@ -228,11 +263,13 @@ fn grouped(router: &Router, keys: &Keys, pending: &[Pending]) -> Vec<Batch> {
     let mut batches = Vec::<Batch>::with_capacity(1);
     // Of each batch, the group that a slot's keys go to. A server alone takes keys of all slots.
     let mut open = AHashMap::<(usize, u16, By), usize>::new();
-    for Pending { member, by, redirect, asked_host } in pending {
+    for Pending { member, by, company, redirect, asked_host } in pending {
         let slot = keys.slot(*member);
         let is_asking = redirect.as_ref().is_some_and(|redirect| redirect.kind == Turn::Ask);
         let named = redirect.as_ref().and_then(|redirect| router.link_at(&place(redirect, asked_host)));
-        let Some(link) = named.or_else(|| router.link(slot)) else { continue };
+        // Whoever sends a caller on for this once has nothing more to say.
+        let owner = || if is_asking { None } else { router.link(slot) };
+        let Some(link) = named.or_else(owner) else { continue };
         let number = batches.iter().position(|batch| Arc::ptr_eq(&batch.link, &link)).or_else(|| {
             let live = link.live()?;
             batches.push(Batch { link, live, groups: Vec::with_capacity(1) });
@@ -241,10 +278,9 @@ fn grouped(router: &Router, keys: &Keys, pending: &[Pending]) -> Vec<Batch> {
         let Some(number) = number else { continue };
         let groups = &mut batches[number].groups;
         let slot = if router.is_cluster() { slot } else { 0 };
-        let begin = Group { members: Vec::with_capacity(1), by: *by, is_asking };
-        // Keys that are asked for elsewhere go one by one: some of a slot may be there and some not.
+        let begin = Group { members: Vec::with_capacity(1), by: *by, company: *company, is_asking };
         let mut at = groups.len();
-        if is_asking {
+        if *company == Company::None {
             groups.push(begin);
         } else {
             let last = open.entry((number, slot, *by)).or_insert(usize::MAX);
@@ -274,7 +310,7 @@ async fn send_all<O: Operation>(batches: &[Batch], operation: &O) -> Vec<Vec<Out
 async fn send<O: Operation>(batch: &Batch, operation: &O) -> Vec<Outcome<O::Answer>> {
     let Batch { link, live, groups } = batch;
     let mut commands = Vec::with_capacity(groups.len());
-    for Group { members, by, is_asking } in groups {
+    for Group { members, by, is_asking, .. } in groups {
         if *is_asking {
             commands.push(redis::cmd("ASKING"));
         }
@@ -307,10 +343,13 @@ fn read<O: Operation>(
         let answers = answers.filter(|answers| answers.len() == members.len());
         return answers.map_or(Outcome::Failed(TierError::Failed), Outcome::Done);
     };
-    let code = error.code();
+    let code = code_of(error);
     link.heed(live, code);
     if code == "NOSCRIPT" {
         return Outcome::ScriptUnknown;
+    }
+    if code == "TRYAGAIN" {
+        return Outcome::Apart;
     }
     if let Some(redirect) = Redirect::from_error(error) {
         return Outcome::Elsewhere(redirect);

@@ -74,6 +74,15 @@ impl Failure {
     }
 }
 
+/// Of the error itself: before Redis 7 what fails within a script is told as an `ERR` in whose words the code stands.
+pub(super) fn code_of(error: &ServerError) -> &str {
+    const NESTED: [&str; 6] = ["OOM", "NOREPLICAS", "MISCONF", "READONLY", "LOADING", "MASTERDOWN"];
+    let details = error.details().filter(|_| error.code() == "ERR").unwrap_or_default();
+    let Some((_, told)) = details.split_once("Error running script") else { return error.code() };
+    let is_told = |code: &&&str| told.contains(&format!(" -{code} "));
+    NESTED.iter().find(is_told).copied().unwrap_or_else(|| error.code())
+}
+
 /// True if a server that says so has been demoted, or is not ready to serve.
 pub(super) fn is_unfit(code: &str) -> bool {
     matches!(code, "READONLY" | "LOADING" | "MASTERDOWN")
@@ -106,5 +115,29 @@ impl Redirect {
         };
         let (host, port) = error.details()?.split(' ').nth(1)?.rsplit_once(':')?;
         Some(Self { kind, host: host.to_owned(), port: port.parse().ok()? })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use redis::Value;
+
+    use super::*;
+
+    #[test]
+    fn code_is_that_of_the_command_in_the_script_in_the_words_of_any_release() {
+        let check = |line: &str, expected| {
+            let value = redis::parse_redis_value(format!("-{line}\r\n").as_bytes()).unwrap();
+            let Value::ServerError(error) = value else { panic!("{value:?}") };
+            assert_eq!(code_of(&error), expected, "{line}");
+        };
+        let nested = "ERR Error running script (call to f_0): @user_script:5: @user_script: 5: ";
+        check(&format!("{nested}-OOM command not allowed when used memory > 'maxmemory'."), "OOM");
+        check(&format!("{nested}-READONLY You can't write against a read only replica."), "READONLY");
+        check(&format!("{nested}attempt to compare nil with number"), "ERR");
+        check("OOM command not allowed when used memory > 'maxmemory'. script: 0, on @user_script:5.", "OOM");
+        check("ERR unknown command '-OOM '", "ERR");
+        check("WRONGTYPE Operation against a key holding the wrong kind of value", "WRONGTYPE");
+        check("NOSCRIPT No matching script. Please use EVAL.", "NOSCRIPT");
     }
 }

@@ -4,7 +4,11 @@
 //! had been lost; here each primary is known by its witness.
 //! Refuses to send anything to replicas. Called by `exec`; its tasks are owned by `RedisTier`.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use arc_swap::ArcSwap;
 use futures_util::future::join_all;
@@ -12,13 +16,14 @@ use redis::{AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, Value
 use tokio::{
     sync::{Notify, watch},
     task::JoinSet,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 
 use super::{
     RedisOptions,
     keys::Slots,
     link::Link,
+    lock,
     origin::{Origin, at},
     slots::{Place, SlotMap},
 };
@@ -28,6 +33,12 @@ const REFRESH_EVERY: Duration = Duration::from_secs(10);
 
 /// Between two looks while a primary is down or a slot was not where it should be.
 const REFRESH_AMISS: Duration = Duration::from_millis(100);
+
+/// For how long a server without slots is kept after it was last named: that is where a slot moves to first.
+const GUEST_LIFE: Duration = Duration::from_secs(60);
+
+/// Servers without slots that are kept. More are named only by a cluster that does not agree with itself.
+const GUESTS_MAX: usize = 64;
 
 /// Where the links are.
 pub(super) enum Router {
@@ -40,6 +51,8 @@ pub(super) struct Cluster {
     seeds: Vec<ConnectionInfo>,
     options: RedisOptions,
     chart: ArcSwap<Chart>,
+    /// Servers that callers were sent on to and that have no slots, and when that was last.
+    guests: Mutex<HashMap<Place, Instant>>,
     /// Counts the charts, for those who wait for the next.
     drawn: watch::Sender<u64>,
     amiss: Arc<Notify>,
@@ -48,7 +61,9 @@ pub(super) struct Cluster {
 /// A map with the links that belong to it.
 struct Chart {
     map: Option<SlotMap>,
+    /// Those of the primaries of the map, then those of guests.
     links: Vec<Arc<Link>>,
+    guests: Vec<Place>,
 }
 
 impl Router {
@@ -60,7 +75,8 @@ impl Router {
         Self::Cluster(Cluster {
             seeds,
             options: options.clone(),
-            chart: ArcSwap::from_pointee(Chart { map: None, links: Vec::new() }),
+            chart: ArcSwap::from_pointee(Chart { map: None, links: Vec::new(), guests: Vec::new() }),
+            guests: Mutex::default(),
             drawn: watch::Sender::new(0),
             amiss: Arc::default(),
         })
@@ -86,11 +102,15 @@ impl Router {
         }
     }
 
-    /// The link to the primary at a place; none if there is none yet, and then the map is looked at.
+    /// The link to the primary at a place; none if there is none yet, and then there will be one soon.
     pub(super) fn link_at(&self, place: &Place) -> Option<Arc<Link>> {
         let Self::Cluster(cluster) = self else { return None };
         let chart = cluster.chart.load();
-        let number = chart.map.as_ref()?.primaries.iter().position(|primary| primary == place)?;
+        let primaries = &chart.map.as_ref()?.primaries;
+        let number = primaries.iter().position(|primary| primary == place).or_else(|| {
+            cluster.invite(place);
+            Some(primaries.len() + chart.guests.iter().position(|guest| guest == place)?)
+        })?;
         chart.links.get(number).map(Arc::clone)
     }
 
@@ -162,16 +182,34 @@ impl Cluster {
         }
     }
 
+    /// Has a link made to a server that has no slots, or kept.
+    fn invite(&self, place: &Place) {
+        let mut guests = lock(&self.guests);
+        if let Some(named_at) = guests.get_mut(place) {
+            *named_at = Instant::now();
+        } else if guests.len() < GUESTS_MAX {
+            guests.insert(place.clone(), Instant::now());
+            self.amiss.notify_one();
+        }
+    }
+
+    fn guests(&self, map: &SlotMap) -> Vec<Place> {
+        let mut guests = lock(&self.guests);
+        guests.retain(|place, named_at| named_at.elapsed() < GUEST_LIFE && !map.primaries.contains(place));
+        guests.keys().cloned().collect()
+    }
+
     fn follow(&self, map: SlotMap, kept: &mut Kept) {
+        let guests = self.guests(&map);
         kept.links.retain(|place, (_, task)| {
-            let stays = map.primaries.contains(place);
+            let stays = map.primaries.contains(place) || guests.contains(place);
             if !stays {
                 task.abort();
             }
             stays
         });
         while kept.tasks.try_join_next().is_some() {}
-        let links = map.primaries.iter().map(|place| {
+        let links = map.primaries.iter().chain(&guests).map(|place| {
             let (link, _) = kept.links.entry(place.clone()).or_insert_with(|| {
                 let origin = Origin::Fixed(at(&self.seeds[0], &place.0, place.1));
                 let link = Arc::new(Link::new(origin, Slots::Needed, &self.options, Arc::clone(&self.amiss)));
@@ -181,7 +219,7 @@ impl Cluster {
             Arc::clone(link)
         });
         let links = links.collect();
-        self.chart.store(Arc::new(Chart { map: Some(map), links }));
+        self.chart.store(Arc::new(Chart { map: Some(map), links, guests }));
         self.drawn.send_modify(|count| *count += 1);
     }
 

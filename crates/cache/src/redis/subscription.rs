@@ -9,7 +9,7 @@ use std::{
     convert::Infallible,
     sync::{
         Arc, Mutex, Weak,
-        atomic::{AtomicBool, AtomicU32, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
@@ -24,7 +24,10 @@ use tokio::{
 };
 
 use super::{RedisOptions, failure::Failure, frame, lock, router::Router};
-use crate::backplane::{Interruption, Listener};
+use crate::{
+    backplane::{Heard, Interruption, Listener},
+    echo::Echo,
+};
 
 /// Messages that may wait to be applied. Applying one takes microseconds; a node that is this far
 /// behind is better off asking for what it missed.
@@ -45,14 +48,11 @@ const SILENT_HEARTBEATS_MAX: u32 = 4;
 /// task for tenths of a second.
 const SILENCE_MIN: Duration = Duration::from_secs(1);
 
-/// Own pulses that may fail to come back on a connection that answers. It leads to another server then.
-const PULSES_UNHEARD_MAX: u32 = 4;
-
 pub(super) struct Subscription {
     router: Arc<Router>,
     channels: Mutex<HashMap<String, Channel>>,
     changed: Notify,
-    pulses_unheard: AtomicU32,
+    echo: Echo,
     command_timeout: Duration,
     connect_timeout: Duration,
     heartbeat: Duration,
@@ -83,7 +83,7 @@ impl Subscription {
             router,
             channels: Mutex::default(),
             changed: Notify::new(),
-            pulses_unheard: AtomicU32::new(0),
+            echo: Echo::new(),
             command_timeout: options.command_timeout,
             connect_timeout: options.connect_timeout,
             heartbeat: options.heartbeat,
@@ -98,9 +98,9 @@ impl Subscription {
         self.changed.notify_one();
     }
 
-    /// A pulse of this node was taken by the server, and should come back.
-    pub(super) fn pulsed(&self) {
-        self.pulses_unheard.fetch_add(1, Ordering::Relaxed);
+    /// Knows the pulses of this node, which should come back.
+    pub(super) fn echo(&self) -> &Echo {
+        &self.echo
     }
 
     /// Keeps a subscription up. Never returns; dropped with the tier.
@@ -147,7 +147,7 @@ impl Subscription {
         let connection = timeout(self.connect_timeout.saturating_mul(2), connecting)
             .await
             .map_err(|_| Failure::Slow)??;
-        self.pulses_unheard.store(0, Ordering::Relaxed);
+        self.echo.begin();
         Ok(Open { connection, pushes, overflowed })
     }
 
@@ -173,7 +173,7 @@ impl Subscription {
                 }
                 () = self.changed.notified() => {}
                 _ = beat.tick() => {
-                    if heard_at.elapsed() > self.silence_max {
+                    if heard_at.elapsed() > self.silence_max || self.echo.is_missing(self.silence_max) {
                         self.explain_silence(&mut open).await?;
                     }
                 }
@@ -233,7 +233,7 @@ impl Subscription {
         }
     }
 
-    /// Finds out what it means that nothing has come for long.
+    /// Finds out what it means that nothing has come for long, or nothing of what this node says.
     ///
     /// Whatever came before the answer to the PING is queued by then, so that a process that was merely
     /// stalled does not take itself for deaf.
@@ -241,7 +241,7 @@ impl Subscription {
         let asking = redis::cmd("PING");
         let answer = timeout(self.command_timeout, asking.query_async::<()>(&mut open.connection)).await;
         answer.map_err(|_elapsed| Failure::Slow)??;
-        let is_deaf = self.pulses_unheard.load(Ordering::Relaxed) >= PULSES_UNHEARD_MAX;
+        let is_deaf = self.echo.is_missing(self.silence_max);
         if is_deaf && open.pushes.is_empty() { Err(Failure::Slow) } else { Ok(()) }
     }
 
@@ -251,13 +251,15 @@ impl Subscription {
             PushKind::Message => {}
             _ => return Ok(()),
         }
-        self.pulses_unheard.store(0, Ordering::Relaxed);
         let (channel, frame) = match <[Value; 2]>::try_from(push.data) {
             Ok([Value::BulkString(channel), Value::BulkString(frame)]) => (channel, Bytes::from(frame)),
             _ => return Ok(()),
         };
         let Ok(channel) = std::str::from_utf8(&channel) else { return Ok(()) };
         let heard = frame::decode(frame);
+        if let Heard::Pulse { body, .. } = &heard {
+            self.echo.hear(body);
+        }
         for listener in self.listeners_of(channel) {
             listener.heard(heard.clone());
         }

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test, in shared functions too")]
 #![expect(clippy::print_stdout, reason = "a failing seed is printed")]
 
+mod astray;
 mod coupling;
 mod crashes;
 mod ear;

@@ -79,25 +79,77 @@ async fn slot_that_moves_is_followed_while_it_moves_and_after() {
     let slot = slot_of(&cluster.nodes[0], "test:numbers:k").await;
     let from = cluster.primary_of(slot).await;
     let to = cluster.primary_of(if slot < 8_000 { 16_383 } else { 0 }).await;
-    let ids = [
-        cluster.nodes[from].ask::<String>("CLUSTER MYID").await,
-        cluster.nodes[to].ask("CLUSTER MYID").await,
-    ];
     node.void("k", 5, Void::Remove).await;
     node.store_at_floor("k", 5, "v").await;
-    cluster.nodes[to].ask::<()>(&format!("CLUSTER SETSLOT {slot} IMPORTING {}", ids[0])).await;
-    cluster.nodes[from].ask::<()>(&format!("CLUSTER SETSLOT {slot} MIGRATING {}", ids[1])).await;
+    cluster.begin_to_move(slot, from, to).await;
     assert_eq!(timeless(node.look("k").await), Found::Value(payload("v")));
-    let port = cluster.nodes[to].port();
-    cluster.nodes[from].ask::<()>(&format!("MIGRATE 127.0.0.1 {port} test:numbers:k 0 5000")).await;
+    cluster.move_key("test:numbers:k", from, to).await;
     // On the other server it is another's record: only its floor counts.
     assert_eq!(node.look("k").await, Found::Nothing);
     assert_eq!(node.take("k", claim(1)).await, claimed(5, None));
-    for number in [to, from] {
-        cluster.nodes[number].ask::<()>(&format!("CLUSTER SETSLOT {slot} NODE {}", ids[1])).await;
-    }
+    cluster.end_move(slot, from, to).await;
     assert_eq!(node.settle("k", 1, value("moved")).await, Stored::Yes);
     assert_eq!(timeless(node.look("k").await), Found::Value(payload("moved")));
+}
+
+/// Two keys of one slot.
+const NEIGHBOURS: [&str; 2] = ["k0", "k420"];
+
+#[tokio::test]
+async fn keys_of_a_slot_that_moves_to_a_server_without_slots_are_voided_where_they_are() {
+    let mut cluster = Cluster::start().await;
+    let node = on(&cluster).await;
+    node.settled().await;
+    let slot = slot_of(&cluster.nodes[0], &format!("test:numbers:{}", NEIGHBOURS[0])).await;
+    assert_eq!(slot_of(&cluster.nodes[0], &format!("test:numbers:{}", NEIGHBOURS[1])).await, slot);
+    for name in NEIGHBOURS {
+        node.store(name, "old").await;
+    }
+    let (from, to) = (cluster.primary_of(slot).await, cluster.join().await);
+    cluster.begin_to_move(slot, from, to).await;
+    cluster.move_key(&format!("test:numbers:{}", NEIGHBOURS[0]), from, to).await;
+    let voidings = || {
+        let voiding = |name| Voiding { key: bytes(name), version: Version(9), how: Void::Remove };
+        NEIGHBOURS.map(voiding)
+    };
+    eventually("the server without slots is asked", async || {
+        node.share.void(&voidings()).await.and_then(whole).is_ok()
+    })
+    .await;
+    assert_eq!(cluster.nodes[to].ask::<u64>("DBSIZE").await, 1, "none is made where it is not");
+    let keys = NEIGHBOURS.map(bytes);
+    let found = node.share.read(&keys, Some(claim(1))).await.and_then(whole).unwrap();
+    assert_eq!(found, [claimed(9, None), claimed(9, None)]);
+    cluster.move_key(&format!("test:numbers:{}", NEIGHBOURS[1]), from, to).await;
+    cluster.end_move(slot, from, to).await;
+    eventually("the map is followed", async || {
+        let found = node.share.read(&keys, None).await.and_then(whole);
+        found.is_ok_and(|found| found == [Found::Nothing, Found::Nothing])
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn line_is_used_while_its_slot_moves() {
+    let mut cluster = Cluster::start().await;
+    let node = on(&cluster).await;
+    node.settled().await;
+    let slot = slot_of(&cluster.nodes[0], "{test:numbers}:line").await;
+    let (from, to) = (cluster.primary_of(slot).await, cluster.join().await);
+    // It has neither tags nor prefixes, and no log yet.
+    node.line.attach().await.unwrap();
+    cluster.begin_to_move(slot, from, to).await;
+    let before = node.announce("before", &[(Swath::Tag("a".into()), Void::Remove)]).await;
+    assert_eq!(before.sequence, 1);
+    for kind in ["line", "tags", "prefixes", "log"] {
+        cluster.move_key(&format!("{{test:numbers}}:{kind}"), from, to).await;
+    }
+    let body = bytes("beat");
+    eventually("it is used where it has gone", async || node.line.pulse(&body).await.is_ok()).await;
+    node.announce("after", &[(Swath::Tag("b".into()), Void::Remove)]).await;
+    assert_eq!(node.line.attach().await.unwrap().sweeps.len(), 1, "another server's line begins anew");
+    cluster.end_move(slot, from, to).await;
+    eventually("the map is followed", async || node.line.pulse(&body).await.is_ok()).await;
 }
 
 #[tokio::test]

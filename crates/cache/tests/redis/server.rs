@@ -131,10 +131,7 @@ impl Cluster {
     pub(crate) async fn start() -> Self {
         let mut nodes = Vec::new();
         for _ in 0..6 {
-            let bus = free_port().to_string();
-            let arguments =
-                ["--cluster-enabled", "yes", "--cluster-port", &bus, "--cluster-node-timeout", "1500"];
-            nodes.push(Server::start_with(&arguments).await);
+            nodes.push(cluster_node(free_port()).await);
         }
         let created = Command::new("redis-cli")
             .args(["--cluster", "create"])
@@ -155,6 +152,47 @@ impl Cluster {
         cluster
     }
 
+    /// One primary more, without slots. Gives its number.
+    pub(crate) async fn join(&mut self) -> usize {
+        let bus = free_port();
+        let newcomer = cluster_node(bus).await;
+        let meeting = format!("CLUSTER MEET 127.0.0.1 {} {bus}", newcomer.port());
+        self.nodes[0].ask::<()>(&meeting).await;
+        let id: String = newcomer.ask("CLUSTER MYID").await;
+        self.nodes.push(newcomer);
+        for node in &self.nodes {
+            eventually("the node knows the newcomer, and the cluster", async || {
+                node.reports("CLUSTER NODES", &id).await
+                    && node.reports("CLUSTER INFO", "cluster_known_nodes:7").await
+                    && node.reports("CLUSTER INFO", "cluster_state:ok").await
+            })
+            .await;
+        }
+        self.nodes.len() - 1
+    }
+
+    /// Begins to move a slot from one primary to another.
+    pub(crate) async fn begin_to_move(&self, slot: u16, from: usize, to: usize) {
+        let [source, target] =
+            [self.nodes[from].ask::<String>("CLUSTER MYID").await, self.nodes[to].ask("CLUSTER MYID").await];
+        self.nodes[to].ask::<()>(&format!("CLUSTER SETSLOT {slot} IMPORTING {source}")).await;
+        self.nodes[from].ask::<()>(&format!("CLUSTER SETSLOT {slot} MIGRATING {target}")).await;
+    }
+
+    /// Moves one key of it.
+    pub(crate) async fn move_key(&self, key: &str, from: usize, to: usize) {
+        let port = self.nodes[to].port();
+        self.nodes[from].ask::<()>(&format!("MIGRATE 127.0.0.1 {port} {key} 0 5000")).await;
+    }
+
+    /// Says that all of it has moved.
+    pub(crate) async fn end_move(&self, slot: u16, from: usize, to: usize) {
+        let target: String = self.nodes[to].ask("CLUSTER MYID").await;
+        for number in [to, from] {
+            self.nodes[number].ask::<()>(&format!("CLUSTER SETSLOT {slot} NODE {target}")).await;
+        }
+    }
+
     pub(crate) fn urls(&self) -> Vec<String> {
         self.nodes.iter().map(Server::url).collect()
     }
@@ -171,6 +209,12 @@ impl Cluster {
         }
         panic!("no node answers");
     }
+}
+
+async fn cluster_node(bus: u16) -> Server {
+    let bus = bus.to_string();
+    let arguments = ["--cluster-enabled", "yes", "--cluster-port", &bus, "--cluster-node-timeout", "1500"];
+    Server::start_with(&arguments).await
 }
 
 /// A primary, its replica, and three sentinels that make the replica the primary within two seconds.

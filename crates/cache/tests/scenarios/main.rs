@@ -16,6 +16,7 @@ mod invalidation;
 mod kit;
 mod maintain;
 mod parts;
+mod peculiar;
 mod refresh;
 mod reload;
 mod replaced;

@@ -201,3 +201,13 @@ async fn schedule_ends_with_the_cache() {
     settle().await;
     assert_eq!(source.calls(), 0);
 }
+
+#[tokio::test(start_paused = true)]
+async fn key_that_nobody_reads_any_more_is_let_go_while_its_fallback_stays() {
+    let (source, policy) = (Source::default(), Policy { grace: 3_600 * SECOND, ..scheduled() });
+    let cache = source.keep(Cache::builder("numbers").policy(policy).clock(Clock::tokio())).build();
+    Teller::default().value(&cache, "k", 1).await;
+    sleep(6 * PERIOD).await;
+    assert_eq!((source.calls(), cache.stats().kept_keys), (1, 0));
+    assert!(cache.explain("k").await.local.is_some(), "it may still be of use");
+}

@@ -7,7 +7,7 @@ local sequence = redis.call('HINCRBY', STATE, 'sequence', 1)
 
 local function keep_tag(member)
   redis.call('ZADD', TAGS, sequence, member)
-  local over = redis.call('ZCARD', TAGS) - tags_max
+  local over = size(TAGS) - tags_max
   if over > 0 then
     local dropped = redis.call('ZPOPMIN', TAGS, over)
     -- The last is the newest of them.
@@ -27,7 +27,7 @@ end
 -- need be, never less.
 local function keep_prefix(member)
   redis.call('ZADD', PREFIXES, sequence, member)
-  while redis.call('ZCARD', PREFIXES) > prefixes_max do
+  while size(PREFIXES) > prefixes_max do
     local oldest = redis.call('ZPOPMIN', PREFIXES, 2)
     local one, other, score = oldest[1], oldest[3], oldest[4]
     local how = (string.sub(one, 1, 1) == 'R' or string.sub(other, 1, 1) == 'R') and 'R' or 'E'
@@ -53,7 +53,7 @@ for index = 9, #ARGV do
     keep_prefix(member)
   end
 end
-redis.call('HSET', STATE, 'tags', redis.call('ZCARD', TAGS), 'prefixes', redis.call('ZCARD', PREFIXES))
+redis.call('HSET', STATE, 'tags', size(TAGS), 'prefixes', size(PREFIXES))
 
 redis.call('RPUSH', LOG, body)
 local length = redis.call('LLEN', LOG)
@@ -61,7 +61,8 @@ if length == 1 then
   set('log_bytes', 0)
 end
 local bytes = redis.call('HINCRBY', STATE, 'log_bytes', #body)
-while length > 0 and (length > log_max or bytes > log_bytes_max) do
+-- The last stays, whatever its length: see KEEPER.
+while length > 1 and (length > log_max or bytes > log_bytes_max) do
   bytes = redis.call('HINCRBY', STATE, 'log_bytes', -#redis.call('LPOP', LOG))
   length = length - 1
 end

@@ -2,6 +2,6 @@
 local cleared = { get('clear_R') or '0', get('clear_E') or '0' }
 return {
   get('incarnation'), get('sequence'), get('forgotten') or '0', cleared,
-  redis.call('ZRANGE', TAGS, 0, -1, 'WITHSCORES'),
-  redis.call('ZRANGE', PREFIXES, 0, -1, 'WITHSCORES'),
+  redis.call('ZRANGE', TAGS, 0, -2, 'WITHSCORES'),
+  redis.call('ZRANGE', PREFIXES, 0, -2, 'WITHSCORES'),
 }

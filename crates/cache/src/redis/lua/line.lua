@@ -5,6 +5,8 @@
 -- What was kept by another server, or of which a part has been evicted, is forgotten as a whole, and the
 -- new incarnation says so. A sweep is kept as its way, 'R' or 'E', and its text, with its sequence as
 -- the score: exact up to 2^53.
+-- No key is ever without members, because a server whose slot moves takes one that is not there for one that has
+-- moved: KEEPER is the last of either set and the first of the log.
 local STATE, TAGS, PREFIXES, LOG = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 
 local function get(field)
@@ -19,9 +21,12 @@ local function count(field)
   return tonumber(get(field)) or 0
 end
 
+local KEEPER = '-'
+
+-- Of a set, without its keeper.
 local function size(key)
   local members = redis.pcall('ZCARD', key)
-  return type(members) == 'number' and members or -1
+  return type(members) == 'number' and members - 1 or -1
 end
 
 local function is_whole()
@@ -33,7 +38,11 @@ end
 
 if not is_whole() then
   redis.call('DEL', STATE, TAGS, PREFIXES, LOG)
-  redis.call('HSET', STATE, 'server', ARGV[1], 'incarnation', ARGV[2], 'sequence', '0')
+  redis.call('HSET', STATE, 'server', ARGV[1], 'incarnation', ARGV[2], 'sequence', '0',
+    'log_bytes', #KEEPER)
+  redis.call('ZADD', TAGS, '+inf', KEEPER)
+  redis.call('ZADD', PREFIXES, '+inf', KEEPER)
+  redis.call('RPUSH', LOG, KEEPER)
 end
 
 local function mark()
