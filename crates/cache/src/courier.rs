@@ -31,8 +31,9 @@ const RETRY_MIN: Duration = Duration::from_millis(20);
 /// Longest pause between attempts: how late a change may be once the tier is back.
 const RETRY_MAX: Duration = Duration::from_millis(500);
 
-/// Replays in a row that may take longer than they have. More do not fit, and would be asked for again for ever.
-const LATE_REPLAYS_MAX: u32 = 2;
+/// Replays in a row that may take longer than they have, before a snapshot is asked for in their place: one that does not fit
+/// would be asked for again for ever.
+const LATE_REPLAYS_MAX: u32 = 4;
 
 /// What the courier has this node do with what it finds out.
 pub(crate) trait Ward: Send + Sync {
@@ -220,29 +221,32 @@ impl Courier {
             return true;
         }
         let known = fleet.horizon.mark();
-        if known.incarnation != 0 {
-            let replay = limited(options.timeout, &**line, line.replay(known)).await;
-            self.late_replays = if replay == Err(TierError::TimedOut) { self.late_replays + 1 } else { 0 };
-            match replay {
-                Ok(Some(missing)) => return self.replayed(known, &missing),
-                Err(_) if self.late_replays < LATE_REPLAYS_MAX => {
-                    fleet.horizon.want();
-                    return false;
+        // Never both at once: the answer to the second would come after that to the first.
+        if known.incarnation != 0 && self.late_replays < LATE_REPLAYS_MAX {
+            match limited(options.timeout, &**line, line.replay(known)).await {
+                Ok(Some(missing)) => {
+                    self.late_replays = 0;
+                    return self.replayed(known, &missing);
                 }
                 Ok(None) => {
+                    self.late_replays = 0;
                     if let Some(ward) = self.ward.upgrade() {
                         ward.missed();
                     }
                 }
-                // A line that is slow by itself is no reason to drop anything: the snapshot will show.
-                Err(_) => {}
+                Err(error) => {
+                    self.late_replays += u32::from(error == TierError::TimedOut);
+                    fleet.horizon.want();
+                    return false;
+                }
             }
         }
+        let late_replays = std::mem::take(&mut self.late_replays);
         fleet.horizon.await_snapshot();
         match limited(options.timeout, &**line, line.attach()).await {
             Ok(snapshot) => {
                 if let Some(ward) = self.ward.upgrade() {
-                    if std::mem::take(&mut self.late_replays) > 0 {
+                    if late_replays > 0 {
                         ward.missed();
                     }
                     ward.attached(&snapshot);

@@ -15,6 +15,7 @@ use crate::{
     epoch::Left,
     flight::lock,
     hash::Probe,
+    judge::is_longer_than_given,
     life::Life,
     local::Traits,
     patterns::glob_of,
@@ -76,7 +77,7 @@ pub struct LocalState {
 pub struct TierState {
     /// What the tier is made of.
     pub kind: &'static str,
-    /// `fresh`, `past its lifetime`, `swept`, `unreadable`, `nothing`, `not trusted`, or `down`.
+    /// `fresh`, `past its lifetime`, `of unknown age`, `swept`, `unreadable`, `nothing`, `not trusted`, or `down`.
     pub state: &'static str,
     /// True if its record has a value, false if it says that there is none, or if there is no record to be read.
     pub has_value: bool,
@@ -281,6 +282,7 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
         let stands = match self.fleet.left_of(key, &tags, &opened, mark) {
             Left::Nothing | Left::Fallback => "swept",
             Left::Whole if payload.remaining <= opened.grace => "past its lifetime",
+            Left::Whole if is_longer_than_given(payload.remaining, opened.lifetime) => "of unknown age",
             Left::Whole => "fresh",
         };
         TierState {

@@ -77,11 +77,11 @@ const AGE_MAX: Duration = Duration::from_secs(29 * 86_400);
 /// What a server may count more of a life than it was given, by whole seconds.
 const LIFE_MORE: Duration = Duration::from_secs(2);
 
-/// True if more is left of a life than was given to it: the clock by which the tier counts was set back, and how old the value
-/// is nobody knows.
-fn is_longer_than_given(remaining: Duration, given: Option<Duration>, jitter: f64) -> bool {
-    // Another life may have been given to it since, which differs by chance.
-    let longest = |given: Duration| given.mul_f64(1.0 + jitter.clamp(0.0, 1.0)).saturating_add(LIFE_MORE);
+/// True if more is left of a life than can have been given to it: the clock by which the tier counts was set back, and how old
+/// the value is nobody knows.
+pub(crate) fn is_longer_than_given(remaining: Duration, given: Option<Duration>) -> bool {
+    // Another life may have been given to it since, of which chance made up to twice as much.
+    let longest = |given: Duration| given.saturating_mul(2).saturating_add(LIFE_MORE);
     given.filter(|given| *given <= AGE_MAX).is_some_and(|given| remaining > longest(given))
 }
 
@@ -100,7 +100,7 @@ pub(crate) fn judge<K: CacheKey, V: Clone + Send + Sync + 'static>(
     if left == Left::Nothing {
         return Judged::Swept;
     }
-    if is_longer_than_given(payload.remaining, opened.lifetime, asker.policy.jitter) {
+    if is_longer_than_given(payload.remaining, opened.lifetime) {
         return Judged::Void;
     }
     let traits = Traits { tags, version: opened.version, validator: opened.validator.clone(), idle };

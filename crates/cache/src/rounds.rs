@@ -1,6 +1,6 @@
 //! How much goes to a shared tier in one call, which has one time limit whatever it carries. What is written is cut by its
 //! bytes; of what is read only the number of keys is known, and it shrinks where calls take too long.
-//! Refuses to wait for more than one round that fails. Called by `tier_side`.
+//! Refuses to keep a reader waiting for longer than one call may take and half of it again. Called by `tier_side`.
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
@@ -30,13 +30,21 @@ impl ReadSize {
         }
     }
 
-    /// So many went with time to spare. Slow, for the same reason.
-    pub(crate) fn grow(&self, keys: usize) {
+    /// So many went. Slow, for the same reason, and slower where there was not much time to spare.
+    pub(crate) fn grow(&self, keys: usize, spare: Spare) {
         if keys == self.get() {
-            let more = keys.saturating_add(keys.div_ceil(8));
-            let _shrunk = self.0.compare_exchange(keys, more, Relaxed, Relaxed);
+            let more = if spare == Spare::Much { keys.div_ceil(8) } else { 1 };
+            let _shrunk = self.0.compare_exchange(keys, keys.saturating_add(more), Relaxed, Relaxed);
         }
     }
+}
+
+/// What a call has left of its time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Spare {
+    /// Half of it or more.
+    Much,
+    Little,
 }
 
 /// The orders in rounds, each as long as its bytes allow.
@@ -76,10 +84,11 @@ mod tests {
         size.shrink(512);
         size.shrink(512);
         assert_eq!(size.get(), 128, "those that were under way together count once");
-        size.grow(100);
+        size.grow(100, Spare::Much);
         assert_eq!(size.get(), 128, "it says nothing of more");
-        size.grow(128);
-        assert_eq!(size.get(), 144);
+        size.grow(128, Spare::Much);
+        size.grow(144, Spare::Little);
+        assert_eq!(size.get(), 145);
         for _ in 0..9 {
             size.shrink(size.get());
         }

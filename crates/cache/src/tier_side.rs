@@ -24,7 +24,7 @@ use crate::{
     Observer, TierCall,
     clock::{Clock, micros},
     histogram::Recorder,
-    rounds::{ReadSize, by_bytes},
+    rounds::{ReadSize, Spare, by_bytes},
     spans::{self, tier_span},
     stats::count,
     tier::{
@@ -160,25 +160,27 @@ impl TierSide {
         self.share.is_up() && self.clock.now_us() >= self.open_until_us.load(Relaxed)
     }
 
-    /// One call, or several where values are so large that one takes too long. Of keys after one that did nothing was sent.
+    /// One call, or several where values are so large that one takes too long: as many as fit the time of one. Nothing was sent
+    /// of the keys that are left.
     pub(crate) async fn read(&self, keys: &[Bytes], claim: Option<Claim>) -> Answers<Found> {
+        let begun = Instant::now();
         let mut found = Vec::new();
         loop {
             let left = &keys[found.len()..];
             let round = &left[..left.len().min(self.read_size.get())];
-            let begun = Instant::now();
+            let asked = Instant::now();
             let answers = self.read_round(round, claim).await;
-            let is_late = answers.iter().all(|answer| *answer == Err(TierError::TimedOut));
-            if is_late {
+            if answers.iter().all(|answer| *answer == Err(TierError::TimedOut)) {
                 self.read_size.shrink(round.len());
-            } else if begun.elapsed() < self.options.timeout / 2 {
-                self.read_size.grow(round.len());
+            } else {
+                let is_quick = asked.elapsed() < self.options.timeout / 2;
+                self.read_size.grow(round.len(), if is_quick { Spare::Much } else { Spare::Little });
             }
             if found.is_empty() && round.len() == keys.len() {
                 return answers;
             }
             found.extend(answers);
-            if is_late || !self.is_up() {
+            if begun.elapsed() >= self.options.timeout / 2 || !self.is_up() {
                 found.resize(keys.len(), Err(TierError::Down));
             }
             if found.len() == keys.len() {

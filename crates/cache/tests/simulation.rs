@@ -54,7 +54,7 @@ fn simulation(seed: u64) -> Simulation {
     simulation
 }
 
-/// Of three in seven seeds reads by every verb and keys that are deleted, and of parts of them nodes that come late and
+/// Of three in seven seeds reads by every verb and keys that are deleted, and of parts of them nodes that come late, nodes that end, and
 /// little room in process: over a tier and a line, over two tiers or none and a line, and over one or two tiers without a
 /// line.
 fn vary(simulation: &mut Simulation, shape: u64, seed: u64) {
@@ -84,6 +84,7 @@ fn vary(simulation: &mut Simulation, shape: u64, seed: u64) {
     if is_every(2) {
         simulation.policy.negative_ttl = Duration::from_millis(10);
     }
+    simulation.endings = !is_every(3) || is_every(4);
     // What the process lets go of and a tier still has is read in batches without a load.
     if is_every(5) || !is_every(2) {
         simulation.policy.l1_ttl = Duration::from_millis(8);
@@ -91,7 +92,7 @@ fn vary(simulation: &mut Simulation, shape: u64, seed: u64) {
 }
 
 /// Where it is dangerous, and how often a run was there.
-fn visits(report: &Report) -> [(&'static str, u64); 14] {
+fn visits(report: &Report, nodes: usize) -> [(&'static str, u64); 15] {
     let node = |figure: fn(&Stats) -> u64| report.stats.iter().map(figure).sum::<u64>();
     let tier = |figure: fn(&TierStats) -> u64| {
         report.stats.iter().flat_map(|stats| &stats.tiers).map(figure).sum::<u64>()
@@ -111,6 +112,7 @@ fn visits(report: &Report) -> [(&'static str, u64); 14] {
         ("stale answers", report.stale),
         ("absent answers", report.absent),
         ("members of batches", report.members),
+        ("ended nodes", (report.stats.len() - nodes) as u64),
     ]
 }
 
@@ -139,7 +141,9 @@ fn run(seeds: impl IntoIterator<Item = u64>) -> BTreeMap<&'static str, u64> {
     let mut sums = BTreeMap::new();
     for seed in seeds {
         let _named = Named(seed);
-        for (place, times) in visits(&simulation(seed).run(Arc::<HonestLoader>::clone(&loader))) {
+        let simulation = simulation(seed);
+        let nodes = simulation.nodes;
+        for (place, times) in visits(&simulation.run(Arc::<HonestLoader>::clone(&loader)), nodes) {
             *sums.entry(place).or_default() += times;
         }
     }

@@ -90,11 +90,11 @@ impl PostgresLine {
 
     async fn pulse_now(&self, body: &Bytes) -> Result<Mark, TierError> {
         let (session, words) = (self.owner.line.session()?, &body[..]);
-        let echo = self.owner.ear.echo();
-        echo.say(body);
+        let said = self.owner.ear.echo().say(body);
         let parameters: [&(dyn ToSql + Sync); 2] = [&self.cache, &words];
-        let rows = session.query(self.limit(), &session.statements.pulse, &parameters).await;
-        rows.and_then(|rows| mark_of(&rows)).inspect_err(|_| echo.unsay(body))
+        let rows = session.query(self.limit(), &session.statements.pulse, &parameters).await?;
+        said.taken();
+        mark_of(&rows)
     }
 
     async fn replay_now(&self, after: Mark) -> Result<Option<Vec<(u64, Bytes)>>, TierError> {

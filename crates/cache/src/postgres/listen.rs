@@ -81,7 +81,7 @@ impl Ear {
             schema: options.schema.clone(),
             connect_timeout: options.connect_timeout,
             silence_max: options.silence_max,
-            echo: Echo::new(),
+            echo: Echo::default(),
             listeners: Mutex::default(),
         }
     }
@@ -170,7 +170,7 @@ impl Ear {
                 }
             }
             heard_at = Instant::now();
-            if self.echo.is_missing(self.silence_max) {
+            if queue.is_empty() && self.echo.is_missing(self.silence_max) {
                 // What the server had told before it answers is queued by then.
                 self.ask_for_life(client).await?;
                 if queue.is_empty() && self.echo.is_missing(self.silence_max) {

@@ -54,7 +54,14 @@ struct Group {
     members: Vec<usize>,
     by: By,
     company: Company,
-    is_asking: bool,
+    /// What has led them here.
+    redirect: Option<Redirect>,
+}
+
+impl Group {
+    fn is_asking(&self) -> bool {
+        self.redirect.as_ref().is_some_and(|redirect| redirect.kind == Turn::Ask)
+    }
 }
 
 /// Groups for one server.
@@ -201,7 +208,7 @@ fn alone(link: &Arc<Link>, keys: usize) -> Vec<Batch> {
         members: (begin..keys.min(begin + GROUP_MAX)).collect(),
         by: By::Hash,
         company: Company::Welcome,
-        is_asking: false,
+        redirect: None,
     };
     let groups = (0..keys).step_by(GROUP_MAX).map(group).collect();
     vec![Batch { link: Arc::clone(link), live, groups }]
@@ -253,7 +260,8 @@ fn settle<A: Clone>(
         Outcome::ScriptUnknown => {
             each(Err(TierError::Failed));
             let is_first = group.by == By::Hash;
-            is_first.then_some(Again { by: By::Text, company: group.company, redirect: None })
+            let redirect = group.redirect.clone();
+            is_first.then_some(Again { by: By::Text, company: group.company, redirect })
         }
     }
 }
@@ -278,15 +286,18 @@ fn grouped(router: &Router, keys: &Keys, pending: &[Pending]) -> Vec<Batch> {
         let Some(number) = number else { continue };
         let groups = &mut batches[number].groups;
         let slot = if router.is_cluster() { slot } else { 0 };
-        let begin = Group { members: Vec::with_capacity(1), by: *by, company: *company, is_asking };
+        let begin = || {
+            let members = Vec::with_capacity(1);
+            Group { members, by: *by, company: *company, redirect: redirect.clone() }
+        };
         let mut at = groups.len();
         if *company == Company::None {
-            groups.push(begin);
+            groups.push(begin());
         } else {
             let last = open.entry((number, slot, *by)).or_insert(usize::MAX);
             if groups.get(*last).is_none_or(|group| group.members.len() == GROUP_MAX) {
                 *last = groups.len();
-                groups.push(begin);
+                groups.push(begin());
             }
             at = *last;
         }
@@ -310,18 +321,18 @@ async fn send_all<O: Operation>(batches: &[Batch], operation: &O) -> Vec<Vec<Out
 async fn send<O: Operation>(batch: &Batch, operation: &O) -> Vec<Outcome<O::Answer>> {
     let Batch { link, live, groups } = batch;
     let mut commands = Vec::with_capacity(groups.len());
-    for Group { members, by, is_asking, .. } in groups {
-        if *is_asking {
+    for group in groups {
+        if group.is_asking() {
             commands.push(redis::cmd("ASKING"));
         }
-        commands.push(operation.command(members, live, *by));
+        commands.push(operation.command(&group.members, live, group.by));
     }
     let mut values = match link.many(live, commands).await {
         Ok(values) => values.into_iter(),
         Err(error) => return groups.iter().map(|_| Outcome::Failed(error)).collect(),
     };
     let outcome = |group: &Group| {
-        if group.is_asking {
+        if group.is_asking() {
             values.next();
         }
         let value = values.next()?;

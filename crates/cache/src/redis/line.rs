@@ -110,12 +110,11 @@ impl RedisLine {
     }
 
     async fn pulse(&self, body: &Bytes) -> Result<Mark, TierError> {
-        let echo = self.owner.subscription.echo();
-        echo.say(body);
+        let said = self.owner.subscription.echo().say(body);
         let arguments = vec![self.channel.as_bytes(), &body[..]];
-        let answer = self.call(&self.owner.scripts.pulse, arguments).await;
-        let marked = answer.and_then(|answer| mark(answer).ok_or(TierError::Failed));
-        marked.inspect_err(|_| echo.unsay(body))
+        let answer = self.call(&self.owner.scripts.pulse, arguments).await?;
+        said.taken();
+        mark(answer).ok_or(TierError::Failed)
     }
 
     async fn replay(&self, since: Mark) -> Result<Option<Vec<(u64, Bytes)>>, TierError> {

@@ -83,7 +83,7 @@ impl Subscription {
             router,
             channels: Mutex::default(),
             changed: Notify::new(),
-            echo: Echo::new(),
+            echo: Echo::default(),
             command_timeout: options.command_timeout,
             connect_timeout: options.connect_timeout,
             heartbeat: options.heartbeat,

@@ -178,7 +178,7 @@ impl World {
 
     /// Reads, and checks every answer.
     pub(super) async fn read(&self, node: usize, key: u64, verb: &Verb, effort: Effort) {
-        let on = self.on(node);
+        let on = &*self.on(node);
         let bars = self.bars(on, key);
         let hit = |seen| vec![(key, Sight::of_value(seen), bars.hit)];
         let checked: Vec<Checked> = match verb {

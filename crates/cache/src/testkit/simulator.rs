@@ -13,12 +13,15 @@
 //! once what it holds has lived out its time. What a read must reflect is worked out in `reads`.
 
 use std::{
-    sync::{Arc, Mutex, OnceLock, atomic::Ordering::SeqCst},
+    sync::{Arc, Mutex, atomic::Ordering::SeqCst},
     time::Duration,
 };
 
 use rand::{RngExt, SeedableRng, rngs::StdRng};
-use tokio::time::{Instant, sleep};
+use tokio::{
+    task::JoinHandle,
+    time::{Instant, sleep},
+};
 
 use super::{
     Link, Site,
@@ -46,6 +49,9 @@ pub struct Simulation {
     pub nodes: usize,
     /// How many of them are not there from the beginning, but come in the middle of it, with nothing in process.
     pub late_nodes: usize,
+    /// Whether nodes end in the middle of it, with loads and claims under way, and others come in their place. They have told their
+    /// changes by then: what nobody was told of is lost with its node.
+    pub endings: bool,
     /// How many users at each.
     pub users: usize,
     /// What each of them does, one after the other.
@@ -67,7 +73,7 @@ pub struct Simulation {
 /// What was seen in a simulation, to tell whether it was where it is dangerous.
 #[derive(Debug, Clone, Default)]
 pub struct Report {
-    /// Of each node.
+    /// Of each node, those that have ended included.
     pub stats: Vec<Stats>,
     /// Answers that were flagged as stale.
     pub stale: u64,
@@ -94,6 +100,7 @@ impl Simulation {
             seed,
             nodes: 2,
             late_nodes: 0,
+            endings: false,
             users: 3,
             steps: 25,
             keys: 4,
@@ -145,6 +152,13 @@ pub(super) struct Node {
     pub(super) origin: u64,
 }
 
+/// Where one node is after another. Each begins when somebody comes to it first.
+#[derive(Default)]
+struct Place {
+    ended: u64,
+    node: Option<Arc<Node>>,
+}
+
 #[derive(Clone)]
 pub(super) struct World {
     pub(super) plan: Arc<Simulation>,
@@ -153,8 +167,9 @@ pub(super) struct World {
     /// The way of somebody who is no node.
     outside: Arc<dyn Line>,
     pub(super) source: Arc<Source>,
-    /// Each begins when somebody comes to it first.
-    nodes: Arc<Vec<OnceLock<Node>>>,
+    nodes: Arc<Vec<Mutex<Place>>>,
+    /// Nodes that are about to end.
+    endings: Arc<Mutex<Vec<JoinHandle<()>>>>,
     pub(super) changes: Arc<Mutex<Changes>>,
     pub(super) loader: Arc<dyn SimulatedLoader>,
     pub(super) report: Arc<Mutex<Report>>,
@@ -169,7 +184,8 @@ impl World {
             site,
             far: Site::new(plan.seed.wrapping_add(2)),
             source: Arc::default(),
-            nodes: Arc::new((0..plan.nodes).map(|_| OnceLock::new()).collect()),
+            nodes: Arc::new((0..plan.nodes).map(|_| Mutex::default()).collect()),
+            endings: Arc::default(),
             changes: Arc::default(),
             loader,
             report: Arc::default(),
@@ -193,12 +209,37 @@ impl World {
         world
     }
 
-    pub(super) fn on(&self, index: usize) -> &Node {
-        self.nodes[index].get_or_init(|| self.new_node(index))
+    pub(super) fn on(&self, index: usize) -> Arc<Node> {
+        let mut place = lock(&self.nodes[index]);
+        let number = place.ended * self.plan.nodes as u64 + index as u64;
+        Arc::clone(place.node.get_or_insert_with(|| Arc::new(self.new_node(number))))
     }
 
-    fn new_node(&self, index: usize) -> Node {
-        let origin = self.plan.seed.wrapping_mul(31).wrapping_add(index as u64 * 2) | 1;
+    /// Has the node end that is in a place, as soon as it has told its changes and nobody is at it any more.
+    fn end(&self, index: usize, closes: bool) {
+        let node = {
+            let mut place = lock(&self.nodes[index]);
+            place.ended += 1;
+            place.node.take()
+        };
+        let Some(node) = node else { return };
+        let report = Arc::clone(&self.report);
+        let ending = tokio::spawn(async move {
+            while Arc::strong_count(&node) > 1 || node.cache.stats().pending_invalidations > 0 {
+                node.link.mend();
+                node.far.mend();
+                sleep(Duration::from_millis(1)).await;
+            }
+            if closes {
+                node.cache.close().await;
+            }
+            lock(&report).stats.push(node.cache.stats());
+        });
+        lock(&self.endings).push(ending);
+    }
+
+    fn new_node(&self, number: u64) -> Node {
+        let origin = self.plan.seed.wrapping_mul(31).wrapping_add(number * 2) | 1;
         let link = self.site.link();
         let told = Arc::<Mutex<Told>>::default();
         link.overhear({
@@ -248,10 +289,14 @@ impl World {
         for user in users {
             user.await.unwrap_or_else(|error| panic!("seed {seed}: {error}"));
         }
-        background.iter().for_each(tokio::task::JoinHandle::abort);
+        background.iter().for_each(JoinHandle::abort);
+        let endings = std::mem::take(&mut *lock(&self.endings));
+        for ending in endings {
+            ending.await.unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+        }
         self.check_convergence().await;
         let mut report = lock(&self.report).clone();
-        report.stats = (0..self.plan.nodes).map(|node| self.on(node).cache.stats()).collect();
+        report.stats.extend((0..self.plan.nodes).map(|node| self.on(node).cache.stats()));
         report
     }
 
@@ -373,7 +418,12 @@ impl World {
     async fn trouble(self, mut dice: StdRng) {
         loop {
             sleep(Duration::from_micros(dice.random_range(0..30_000))).await;
-            let Some(node) = self.nodes[dice.random_range(0..self.plan.nodes)].get() else { continue };
+            let index = dice.random_range(0..self.plan.nodes);
+            let Some(node) = lock(&self.nodes[index]).node.clone() else { continue };
+            if self.plan.endings && dice.random_range(0..8) == 0 {
+                self.end(index, dice.random_range(0..2) == 0);
+                continue;
+            }
             let is_far = self.plan.tiers > 1 && dice.random_range(0..2) == 0;
             let (link, site) = if is_far { (&node.far, &self.far) } else { (&node.link, &self.site) };
             let sides = if self.plan.verbs == Verbs::All { 13 } else { 11 };
@@ -401,7 +451,7 @@ impl World {
         let patient = on.cache.under(&Arc::new(policy));
         for _ in 0..10 {
             let effort = Effort { pauses_us: (0, 0), fails: Fails::No };
-            match self.read_entry(on, &patient, key, effort).await {
+            match self.read_entry(&on, &patient, key, effort).await {
                 Some(Loaded { value, is_stale: false, .. }) => return Some(value),
                 _ => sleep(SLACK).await,
             }

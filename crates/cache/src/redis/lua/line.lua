@@ -36,13 +36,28 @@ local function is_whole()
   return size(TAGS) == count('tags') and size(PREFIXES) == count('prefixes')
 end
 
+-- In its place, if it can be: where a slot moves, what is deleted is made nowhere again.
+local function drop_other(key, kind)
+  if redis.call('TYPE', key).ok ~= kind then
+    redis.call('DEL', key)
+  end
+end
+
+local function begin_set(key)
+  drop_other(key, 'zset')
+  redis.call('ZADD', key, '+inf', KEEPER)
+  redis.call('ZREMRANGEBYSCORE', key, '-inf', '(+inf')
+end
+
 if not is_whole() then
-  redis.call('DEL', STATE, TAGS, PREFIXES, LOG)
-  redis.call('HSET', STATE, 'server', ARGV[1], 'incarnation', ARGV[2], 'sequence', '0',
-    'log_bytes', #KEEPER)
-  redis.call('ZADD', TAGS, '+inf', KEEPER)
-  redis.call('ZADD', PREFIXES, '+inf', KEEPER)
+  drop_other(STATE, 'hash')
+  redis.call('HSET', STATE, 'server', ARGV[1], 'incarnation', ARGV[2], 'sequence', '0', 'log_bytes', #KEEPER)
+  redis.call('HDEL', STATE, 'forgotten', 'clear_R', 'clear_E', 'tags', 'prefixes', 'pulsed')
+  begin_set(TAGS)
+  begin_set(PREFIXES)
+  drop_other(LOG, 'list')
   redis.call('RPUSH', LOG, KEEPER)
+  redis.call('LTRIM', LOG, -1, -1)
 end
 
 local function mark()
