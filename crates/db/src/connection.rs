@@ -18,7 +18,7 @@ use crate::node::{Node, NodeId, Observation, Role};
 use crate::observe::{Observer, QuerySeen};
 use crate::pool::{PoolObject, Pooled};
 use crate::repeats;
-use crate::sqlstate::Class;
+use crate::sqlstate::{Class, is_no_answer};
 use crate::statement::Statement;
 use crate::sweep::{Left, Sweeper};
 use crate::usage::Usage;
@@ -197,7 +197,12 @@ impl Connection {
         }
         let now = Instant::now();
         let took = now.saturating_duration_since(started);
-        self.context.node.record_latency(took, now);
+        // What fails at once is not quick.
+        let is_answer =
+            |error: &Error| matches!(error, Error::Deadline { .. }) || !error.class().is_node_fault();
+        if outcome.as_ref().err().is_none_or(is_answer) {
+            self.context.node.record_latency(took, now);
+        }
         self.report(statement.sql(), took, outcome.as_ref().err());
         outcome
     }
@@ -235,12 +240,36 @@ impl Connection {
                 }
             }
         };
-        outcome.inspect_err(|error| {
-            self.usage.record_failure(error);
-            if error.class().is_node_fault() {
-                self.context.node.suspect();
+        match &outcome {
+            Ok(_) => self.context.node.breaker().succeeded(),
+            Err(error) => self.take_note_of(error),
+        }
+        outcome
+    }
+
+    fn take_note_of(&self, error: &Error) {
+        self.usage.record_failure(error);
+        let node = &self.context.node;
+        match error {
+            Error::Query { source, .. } if is_no_answer(source) => self.usage.note_lost_its_way(),
+            _ => {}
+        }
+        if error.class().is_node_fault() {
+            node.suspect();
+        }
+        let is_answer = error.postgres().and_then(|source| source.as_db_error()).is_some();
+        let is_of_server = match error.sqlstate() {
+            // It shuts down, or starts. Any other answer is one, though it may be of the caller's statement.
+            Some(code) => code.code().starts_with("57P0"),
+            None => error.class().is_node_fault() && !matches!(error, Error::Lost { .. }),
+        };
+        if is_of_server {
+            if self.pooled().generation == node.generation() && self.usage.tells_fault() {
+                node.breaker().failed(Instant::now());
             }
-        })
+        } else if is_answer {
+            node.breaker().succeeded();
+        }
     }
 
     async fn attempt(
@@ -331,8 +360,10 @@ impl Drop for Connection {
         let Some(object) = self.object.take() else { return };
         // Before anybody else can hold it.
         object.presence.release();
-        if self.knows_too_few_types(&object) {
-            // Its successor looks them up when it is made.
+        // A statement that may still run is for the sweep, which ends it.
+        let has_lost_its_way = self.usage.has_lost_its_way() && !self.usage.has_pending();
+        if self.knows_too_few_types(&object) || has_lost_its_way {
+            // Its successor looks the types up when it is made, and begins with nothing outstanding.
             drop(Object::take(object));
         } else if let Some(left) = self.left_behind(&object) {
             // Taking it frees the pool's slot at once; the sweep then costs nobody a wait.

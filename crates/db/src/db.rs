@@ -416,6 +416,8 @@ impl Member {
             id: self.node.id.clone(),
             state: seen.state,
             suspect: self.node.is_suspect(),
+            resting: facts.is_some_and(|facts| facts.role == Role::Replica)
+                && self.node.breaker().is_resting(now),
             role: facts.map(|facts| facts.role),
             timeline: facts.map(|facts| facts.timeline),
             lsn: facts.map(|facts| facts.lsn),

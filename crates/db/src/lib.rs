@@ -44,8 +44,9 @@
 //! # Beside it
 //!
 //! [`views`] keeps materialized views fresh and tells their age; [`results`] puts a cache between, which you choose, without giving
-//! up read-your-writes; [`repeats`] finds look-ups per row in tests; [`partitions`] makes months ahead.
-//! The examples `routing`, `tokens`, `loader` and `batcher` run against a database of yours.
+//! up read-your-writes; [`repeats`] finds look-ups per row in tests; [`partitions`] makes months ahead, watches them, and
+//! detaches old ones.
+//! The examples `advice`, `batcher`, `bulk`, `loader`, `routing` and `tokens` run against a database of yours.
 //!
 //! # What it costs
 //!
@@ -73,6 +74,7 @@
 
 mod acquire;
 mod bench;
+mod breaker;
 mod bulk;
 mod cancel;
 mod coalesce;

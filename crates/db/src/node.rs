@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, watch};
 
+use crate::breaker::Breaker;
 use crate::config::PROBE_TIMEOUT;
 use crate::incarnation::PrimaryLife;
 
@@ -104,6 +105,7 @@ pub(crate) struct Node {
     generation: AtomicU64,
     in_flight: AtomicUsize,
     latency: Mutex<Latency>,
+    breaker: Breaker,
 }
 
 /// Exponentially decaying answer time that jumps to a peak at once (Finagle's "peak EWMA").
@@ -149,7 +151,13 @@ impl Node {
             generation: AtomicU64::new(0),
             in_flight: AtomicUsize::new(0),
             latency: Mutex::new(Latency { micros: 0.0, at: now }),
+            breaker: Breaker::default(),
         }
+    }
+
+    /// Whether its statements fail, though it may answer its monitor.
+    pub(crate) fn breaker(&self) -> &Breaker {
+        &self.breaker
     }
 
     pub(crate) fn observation(&self) -> Observation {
@@ -197,6 +205,9 @@ impl Node {
             seen.is_behind = lag.is_some_and(|lag| lag > limit);
             seen.probed_at = Some(probed);
         });
+        if change != Change::None {
+            self.breaker.succeeded();
+        }
         change
     }
 

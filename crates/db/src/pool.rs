@@ -280,6 +280,7 @@ impl managed::Manager for ServerManager {
         // Seldom, and large: who finds a connection does not carry it.
         Box::pin(self.connect()).await.inspect_err(|error| {
             if error.class().is_node_fault() && !is_server_full(error) {
+                self.node.breaker().failed(Instant::now());
                 self.node.suspect();
             }
         })

@@ -95,15 +95,8 @@ impl Shared {
     ) -> Result<Connection, Error> {
         let started = Instant::now();
         let until = started + self.config.acquire_timeout;
-        if let Some(replayed) = self.choose_replica(after, except).await {
-            // Half of it, and the rest for the primary.
-            let halfway = until - self.config.acquire_timeout / 2;
-            let taken = self.acquire_replica(replayed.member, halfway, asker).await;
-            // Another incarnation may have come up in an older state than the one that was observed.
-            let usable = taken.filter(|taken| after.is_none() || taken.incarnation() == replayed.incarnation);
-            if let Some(connection) = usable {
-                return Ok(connection);
-            }
+        if let Some(connection) = self.read_replica(after, except, started, asker).await {
+            return Ok(connection);
         }
         let refused = match self.read_primary(after, started, asker).await {
             Ok(connection) => return Ok(connection),
@@ -112,11 +105,48 @@ impl Shared {
         // With the primary gone and no token to honour, any replica is better than a refusal.
         if after.is_none()
             && matches!(refused, Error::NoPrimary { .. })
-            && let Some(last) = self.any_replica()
+            && let Some(last) = self.any_replica(except)
         {
             return self.acquire(last, Role::Replica, until, asker).await;
         }
         Err(refused)
+    }
+
+    /// A connection to one of the replicas that may serve: to another if the first has none to give. They have half of the time
+    /// together, and the primary the rest.
+    async fn read_replica(
+        &self,
+        after: Option<Token>,
+        except: Option<&NodeId>,
+        started: Instant,
+        asker: Asker,
+    ) -> Option<Connection> {
+        let attempts = if except.is_none() && self.serving_replicas() > 1 { 2 } else { 1 };
+        let share = self.config.acquire_timeout / 2 / attempts;
+        let mut except = except.cloned();
+        for attempt in 1..=attempts {
+            let replayed = self.choose_replica(after, except.as_ref()).await?;
+            let taken = self.acquire_replica(replayed.member, started + share * attempt, asker).await;
+            // Another incarnation may have come up in an older state than the one that was observed.
+            let usable = taken.filter(|taken| after.is_none() || taken.incarnation() == replayed.incarnation);
+            if usable.is_some() {
+                replayed.member.node.breaker().chosen(Instant::now());
+                return usable;
+            }
+            except = Some(replayed.member.node.id.clone());
+        }
+        None
+    }
+
+    fn serving_replicas(&self) -> usize {
+        let now = Instant::now();
+        let serves = |member: &&Member| {
+            let (node, standing) = (&member.node, member.node.standing());
+            let is_replica = standing.facts.is_some_and(|facts| facts.role == Role::Replica);
+            let is_well = !node.is_suspect() && !node.breaker().is_resting(now);
+            standing.state == NodeState::Up && is_replica && is_well
+        };
+        self.members.iter().filter(serves).count()
     }
 
     /// A connection to a replica, unless it goes down meanwhile. No phase of it, a dial into the void included, takes longer
@@ -198,7 +228,10 @@ impl Shared {
         fits: impl Fn(&Observation) -> bool,
     ) -> Option<Replayed<'_>> {
         let now = Instant::now();
-        let usable = |member: &Member| Some(&member.node.id) != except && !member.node.is_suspect();
+        let usable = |member: &Member| {
+            let node = &member.node;
+            Some(&node.id) != except && !node.is_suspect() && !node.breaker().is_resting(now)
+        };
         let candidates = self.members.iter().zip(seen);
         let fits = |seen: &Observation| self.fence.is_of_this_cluster(seen) && fits(seen);
         let candidates: Vec<_> = candidates.filter(|(member, seen)| usable(member) && fits(seen)).collect();
@@ -212,7 +245,8 @@ impl Shared {
     fn most_advanced(&self, timeline: u32, except: Option<&NodeId>) -> Option<&Member> {
         let replayed = |member: &Member| {
             let seen = member.node.observation();
-            let is_usable = seen.state == NodeState::Up && !member.node.is_suspect();
+            let is_well = !member.node.is_suspect() && !member.node.breaker().is_resting(Instant::now());
+            let is_usable = seen.state == NodeState::Up && is_well;
             let facts = seen.facts.filter(|_| is_usable && self.fence.is_of_this_cluster(&seen))?;
             (facts.role == Role::Replica && facts.timeline == timeline).then_some(facts.lsn)
         };
@@ -221,10 +255,20 @@ impl Shared {
         candidates.max_by_key(|(lsn, _)| *lsn).map(|(_, member)| member)
     }
 
-    fn any_replica(&self) -> Option<&Member> {
+    /// One that is well if there is one; else any other than `except`, and else that.
+    fn any_replica(&self, except: Option<&NodeId>) -> Option<&Member> {
         let seen = self.observations();
-        let found = self.cheapest(&seen, None, |observation| serves_reads(observation, None));
-        found.map(|replayed| replayed.member)
+        let well = self.cheapest(&seen, except, |observation| serves_reads(observation, None));
+        if let Some(replayed) = well {
+            return Some(replayed.member);
+        }
+        let serves = |seen: &Observation| serves_reads(seen, None) && self.fence.is_of_this_cluster(seen);
+        let serving = self.members.iter().zip(&seen).filter(|(_, seen)| serves(seen));
+        let (others, same): (Vec<_>, Vec<_>) =
+            serving.map(|(member, _)| member).partition(|member| Some(&member.node.id) != except);
+        let candidates = if others.is_empty() { same } else { others };
+        let chosen = (!candidates.is_empty()).then(|| rand::random_range(0..candidates.len()))?;
+        Some(candidates[chosen])
     }
 
     /// Runs `work`, or gives nothing when its server goes down meanwhile: waiting out a dead socket would take seconds.

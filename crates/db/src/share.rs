@@ -131,7 +131,9 @@ impl Db {
         if let Some((lane, depth)) = &found
             && (*depth < DEPTH || !lanes.may_open())
         {
-            return (*depth < DEPTH_MAX).then(|| (lanes, Arc::clone(lane)));
+            let lane = (*depth < DEPTH_MAX).then(|| Arc::clone(lane))?;
+            member.node.breaker().chosen(Instant::now());
+            return Some((lanes, lane));
         }
         let opening = Opening::begin(lanes);
         let opened = opening.map(|opening| {
@@ -140,15 +142,17 @@ impl Db {
                 .tasks
                 .spawn(async move { shared.open_lane(&shared.members[index], role, place, opening).await })
         });
-        match (found, opened) {
+        let lane = match (found, opened) {
             // Nobody waits for the new one, which may have to be dialled.
-            (Some((lane, _)), _) => Some((lanes, lane)),
+            (Some((lane, _)), _) => lane,
             (None, Some(opened)) => {
                 let lane = timeout(LANE_PATIENCE, opened).await.ok()?.ok().flatten();
-                Some((lanes, lane.filter(|lane| fits(lane))?))
+                lane.filter(|lane| fits(lane))?
             }
-            (None, None) => None,
-        }
+            (None, None) => return None,
+        };
+        member.node.breaker().chosen(Instant::now());
+        Some((lanes, lane))
     }
 }
 

@@ -64,8 +64,15 @@ pub fn classify(error: &tokio_postgres::Error) -> Class {
     match error.source().and_then(|source| source.downcast_ref::<io::Error>()) {
         Some(source) if is_dial_failure(source) => Class::NotSent,
         Some(_) => Class::OutcomeUnknown,
+        None if is_no_answer(error) => Class::OutcomeUnknown,
         None => Class::Never,
     }
+}
+
+/// Something came that is no answer to what was asked. The driver names this kind only in words, which are its own and in one
+/// language.
+pub(crate) fn is_no_answer(error: &tokio_postgres::Error) -> bool {
+    error.to_string() == "unexpected message from server"
 }
 
 // These kinds arise only while a connection is being made.

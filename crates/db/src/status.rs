@@ -29,6 +29,8 @@ pub struct NodeStatus {
     pub state: NodeState,
     /// A caller reported a failure that the next probe has to clear up.
     pub suspect: bool,
+    /// Its statements failed one after another: no read goes there for a while, though it may answer.
+    pub resting: bool,
     /// Its role, when it answers.
     pub role: Option<Role>,
     /// Its timeline, when it answers.

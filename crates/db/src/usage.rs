@@ -46,6 +46,10 @@ pub(crate) struct Usage {
     /// COMMIT was sent.
     committing: AtomicBool,
     session_state: AtomicBool,
+    /// Something came that is no answer to what was asked.
+    lost_its_way: AtomicBool,
+    /// A failure that speaks of the server was told.
+    told_fault: AtomicBool,
     failure: Mutex<Option<Failure>>,
 }
 
@@ -86,6 +90,8 @@ impl Usage {
             in_transaction: AtomicBool::new(false),
             committing: AtomicBool::new(false),
             session_state: AtomicBool::new(false),
+            lost_its_way: AtomicBool::new(false),
+            told_fault: AtomicBool::new(false),
             failure: Mutex::new(None),
         }
     }
@@ -139,6 +145,20 @@ impl Usage {
 
     pub(crate) fn has_session_state(&self) -> bool {
         self.session_state.load(Ordering::Acquire)
+    }
+
+    /// What comes next may be the answer to something else.
+    pub(crate) fn note_lost_its_way(&self) {
+        self.lost_its_way.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn has_lost_its_way(&self) -> bool {
+        self.lost_its_way.load(Ordering::Acquire)
+    }
+
+    /// True for the first one who tells of a fault: a connection that breaks fails all who share it, and is one fault.
+    pub(crate) fn tells_fault(&self) -> bool {
+        !self.told_fault.swap(true, Ordering::AcqRel)
     }
 
     /// Keeps the first failure that counts: later ones (25P02) only follow from it.

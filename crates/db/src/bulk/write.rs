@@ -383,8 +383,11 @@ impl Writer {
             }
             return merge(connection, limit, staged).await;
         }
+        // A row that stands alone because it may be bad goes as its chunk went: only COPY names the column that it could not convert.
+        let is_copied = choose(self.options.method, target, chunk.len()) == Method::Copy;
         for rows in ranges.iter().cloned() {
-            written.affected += match choose(self.options.method, target, rows.len()) {
+            let method = choose(self.options.method, target, rows.len());
+            written.affected += match if is_copied && rows.len() == 1 { Method::Copy } else { method } {
                 Method::Insert => {
                     let text = sql::insert_values(target, rows.len());
                     connection.run_once(limit, &text, values(target, chunk, rows)).await?.affected

@@ -1,15 +1,32 @@
-//! Monthly partitions of tables that are partitioned by RANGE on a UUIDv7 column: made ahead, listed, detached by age.
-//! It never drops a table and never moves a row. Each step is one statement, so nothing is left half done when a
-//! future is dropped. Called by whoever keeps the partitions, on a [`Session`].
+//! Monthly partitions of tables that are partitioned by RANGE on a UUIDv7 column: made ahead, watched, detached by age.
+//! It never drops a table and never moves a row. What is cut off changes nothing or is finished by the next call.
+//! Called by whoever keeps the partitions, on a [`Session`] that is not in a transaction.
+//!
+//! - *Keys*: one column of type `uuid` with UUIDv7 values (RFC 9562), which begin with 48 bits of milliseconds. A
+//!   partition is one calendar month in UTC. Times, numbers and keys of several columns are refused by the server.
+//! - *Names*: `payments_2026_11` is the November 2026 of `payments`; partitions of other names are left alone. A
+//!   table's name is plain and has no schema: it is looked up along the session's `search_path`, and partitions are
+//!   made in the path's first schema. Those that stand in another schema are found there.
+//! - *Default partition*: not needed, and with costs. Making a month scans and locks it, a month whose rows it holds
+//!   cannot be made, and a detach locks the whole table. [`watch()`] counts its rows.
 
+mod catalog;
+mod detach;
+mod error;
 mod month;
+mod watch;
 
 use tokio_postgres::error::SqlState;
 use tracing::info;
 
+pub use detach::{DetachLimits, detach_before, detach_before_within};
+pub use error::PartitionError;
 pub use month::Month;
+pub use watch::{DEFAULT_ROWS_MAX, DefaultPartition, Watched, watch};
 
 use crate::session::Session;
+use catalog::{Children, children};
+use error::has_code;
 
 /// One monthly partition.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -18,33 +35,6 @@ pub struct Partition {
     pub month: Month,
     /// Its table, for example `payments_2026_11`.
     pub name: String,
-}
-
-/// Why partitions could not be kept.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum PartitionError {
-    /// Table names are lower-case letters, digits and underscores, at most 55 long, so that a month can follow.
-    #[error("{table:?} is no plain lower-case table name of at most {TABLE_NAME_MAX} characters")]
-    TableName {
-        /// The name given.
-        table: String,
-    },
-    /// More months than could be meant.
-    #[error("{months} months ahead is more than {MONTHS_AHEAD_MAX}")]
-    TooManyMonths {
-        /// The number given.
-        months: u32,
-    },
-    /// The server refused.
-    #[error("keep partitions of {table}")]
-    Postgres {
-        /// The partitioned table.
-        table: String,
-        /// The server's error.
-        #[source]
-        source: tokio_postgres::Error,
-    },
 }
 
 /// An identifier has 63 bytes and the month takes 8.
@@ -60,96 +50,73 @@ const LOCK_CLASS: i32 = 0x7061_7274;
 /// those it was asked for. Safe from several processes at once.
 ///
 /// A partition is made as a table of its own and then attached, which takes a weaker lock on `table` than
-/// creating it in place: reads and writes go on. Privileges of `table` are not copied.
+/// creating it in place: reads and writes go on, except those that need the default partition while that is scanned.
+/// Privileges of `table` are not copied.
 ///
 /// # Errors
 /// [`PartitionError`]; what was made before stays. SQLSTATE 55P03 means that the lock was not to be had: try later.
+/// With [`PartitionError::DefaultHoldsRows`], which tells the first such month, all months that could be made were.
 pub async fn ensure_months(
     session: &Session,
     table: &str,
     from: Month,
     months_ahead: u32,
 ) -> Result<Vec<Partition>, PartitionError> {
-    check_name(table)?;
     if months_ahead > MONTHS_AHEAD_MAX {
         return Err(PartitionError::TooManyMonths { months: months_ahead });
     }
+    let Children { months, default } = children(session, table).await?;
     let mut wanted = Vec::new();
     let mut month = from;
     for _ in 0..=months_ahead {
         wanted.push(Partition { month, name: format!("{table}_{month}") });
         month = month.next();
     }
-    let present = list(session, table).await?;
-    for partition in wanted.iter().filter(|partition| !present.contains(partition)) {
-        run(session, table, &attach_sql(table, partition)).await?;
-        info!(table, partition = partition.name, "partition made");
+    let is_present =
+        |wanted: &Partition| months.iter().any(|child| !child.is_detaching && child.partition == *wanted);
+    let mut blocked = None;
+    for partition in wanted.iter().filter(|partition| !is_present(partition)) {
+        match attach(session, table, partition, default.as_deref()).await {
+            Ok(()) => info!(table, partition = partition.name, "partition made"),
+            // Were the later months left out, their rows would go to the default partition too.
+            Err(error @ PartitionError::DefaultHoldsRows { .. }) => blocked = blocked.or(Some(error)),
+            Err(error) => return Err(error),
+        }
     }
-    Ok(wanted)
+    blocked.map_or(Ok(wanted), Err)
 }
 
 /// The attached monthly partitions, oldest first. Tables whose names do not end in a month are not among them.
 ///
 /// # Errors
-/// [`PartitionError::Postgres`].
+/// [`PartitionError::TableName`], [`PartitionError::NotPartitioned`], [`PartitionError::Postgres`].
 pub async fn list(session: &Session, table: &str) -> Result<Vec<Partition>, PartitionError> {
-    let children = children(session, table).await?;
-    Ok(children.into_iter().filter(|child| !child.detaching).map(|child| child.partition).collect())
+    let months = children(session, table).await?.months;
+    Ok(months.into_iter().filter(|child| !child.is_detaching).map(|child| child.partition).collect())
 }
 
-/// Detaches the partitions of all months before `month`, and gives them; their tables stay. Reads and writes go
-/// on meanwhile, but each waits for older transactions to end. A table with a default partition is refused by the server.
-///
-/// # Errors
-/// [`PartitionError::Postgres`]; what was detached before stays so. A detach that was cut off is finished by the next call.
-pub async fn detach_before(
+async fn attach(
     session: &Session,
     table: &str,
-    month: Month,
-) -> Result<Vec<Partition>, PartitionError> {
-    let children = children(session, table).await?;
-    let mut detached = Vec::new();
-    for child in children.into_iter().filter(|child| child.partition.month < month) {
-        let name = &child.partition.name;
-        let how = if child.detaching { "FINALIZE" } else { "CONCURRENTLY" };
-        let outcome =
-            run(session, table, &format!("ALTER TABLE {table} DETACH PARTITION {name} {how}")).await;
-        match outcome {
-            // Another process was quicker.
-            Err(PartitionError::Postgres { source, .. })
-                if source.code() == Some(&SqlState::UNDEFINED_TABLE) => {}
-            other => other?,
-        }
-        info!(table, partition = name, "partition detached");
-        detached.push(child.partition);
-    }
-    Ok(detached)
+    partition: &Partition,
+    default: Option<&str>,
+) -> Result<(), PartitionError> {
+    let outcome = session.client().batch_execute(&attach_sql(table, partition)).await;
+    outcome.map_err(|source| match default {
+        Some(default) if is_of_default(&source, partition) => PartitionError::DefaultHoldsRows {
+            table: table.to_owned(),
+            month: partition.month,
+            default: default.to_owned(),
+            source,
+        },
+        _ => PartitionError::Postgres { table: table.to_owned(), source },
+    })
 }
 
-struct Child {
-    partition: Partition,
-    /// A concurrent detach was begun and cut off.
-    detaching: bool,
-}
-
-async fn children(session: &Session, table: &str) -> Result<Vec<Child>, PartitionError> {
-    check_name(table)?;
-    let sql = format!(
-        "SELECT child.relname::text, inhdetachpending FROM pg_inherits JOIN pg_class AS child ON child.oid = inhrelid \
-         WHERE inhparent = '{table}'::regclass"
-    );
-    let failed = |source| PartitionError::Postgres { table: table.to_owned(), source };
-    let rows = session.client().query_typed(&sql, &[]).await.map_err(failed)?;
-    let mut children = Vec::new();
-    for row in rows {
-        let name: String = row.try_get(0).map_err(failed)?;
-        let detaching = row.try_get(1).map_err(failed)?;
-        if let Some(month) = month_of(table, &name) {
-            children.push(Child { partition: Partition { month, name }, detaching });
-        }
-    }
-    children.sort_by_key(|child| child.partition.month);
-    Ok(children)
+/// A row is where it may not be, and not in the table that was to be attached: that may have been there before.
+fn is_of_default(error: &tokio_postgres::Error, partition: &Partition) -> bool {
+    let table = error.as_db_error().and_then(|error| error.table());
+    has_code(error, &[SqlState::CHECK_VIOLATION]) && table != Some(partition.name.as_str())
 }
 
 /// One statement that does all or nothing, and nothing when another process has done it.
@@ -165,51 +132,4 @@ fn attach_sql(table: &str, partition: &Partition) -> String {
          ALTER TABLE {table} ATTACH PARTITION {name} FOR VALUES FROM ('{first}') TO ('{end}'); \
          END IF; END $do$"
     )
-}
-
-async fn run(session: &Session, table: &str, sql: &str) -> Result<(), PartitionError> {
-    let outcome = session.client().batch_execute(sql).await;
-    outcome.map_err(|source| PartitionError::Postgres { table: table.to_owned(), source })
-}
-
-// Names are put into statements as they are, so nothing that would need quoting may pass.
-fn check_name(table: &str) -> Result<(), PartitionError> {
-    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
-    let opens_well = table.starts_with(|first: char| first.is_ascii_lowercase() || first == '_');
-    if opens_well && table.len() <= TABLE_NAME_MAX && table.bytes().all(plain) {
-        Ok(())
-    } else {
-        Err(PartitionError::TableName { table: table.to_owned() })
-    }
-}
-
-fn month_of(table: &str, name: &str) -> Option<Month> {
-    let (year, month) = name.strip_prefix(table)?.strip_prefix('_')?.split_once('_')?;
-    let well_formed = year.len() == 4 && month.len() == 2;
-    well_formed.then(|| Month::new(year.parse().ok()?, month.parse().ok()?)).flatten()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_plain_names_reach_a_statement() {
-        for table in ["payments", "_p", "p2"] {
-            assert!(check_name(table).is_ok(), "{table}");
-        }
-        for table in ["", "2p", "Payments", "a.b", "a b", "a\"b", "a'b", "a;b", "\u{e9}", &"a".repeat(56)] {
-            assert!(check_name(table).is_err(), "{table}");
-        }
-    }
-
-    #[test]
-    fn the_month_is_read_back_from_the_name() {
-        assert_eq!(month_of("payments", "payments_2026_11"), Month::new(2026, 11));
-        for name in
-            ["payments_default", "payments_2026_13", "payments_26_11", "other_2026_11", "payments2026_11"]
-        {
-            assert_eq!(month_of("payments", name), None, "{name}");
-        }
-    }
 }

@@ -5,12 +5,12 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use paystrata_db::{Connection, Db, Error, NodeId, Role, Statement};
+use paystrata_db::{Class, Connection, Db, Error, NodeId, NodeState, Role, Statement, Type};
 use tokio::sync::Notify;
 
 use crate::cluster::Cluster;
 use crate::failover::on_cluster;
-use crate::proxy::{Mode, Proxy};
+use crate::proxy::{MARK, Mode, Proxy};
 use crate::support::{Bed, LIMIT, ONE, connected, plain, until_count, url, with_database};
 
 static LOOK: Statement = Statement::new("SELECT count(*), pg_sleep(3600)::text FROM note", &[]);
@@ -49,6 +49,64 @@ fn a_slow_replica_serves_few_reads_until_it_is_quick_again() {
         slow.set(Mode::Forward);
         let recovered = async { while share(&db, &node, 80).await < 25 {} };
         tokio::time::timeout(LIMIT, recovered).await.expect("it is asked again");
+    });
+}
+
+static PID: Statement = Statement::new("SELECT pg_backend_pid()", &[]);
+static SAY: Statement = Statement::new("SELECT $1::text", &[Type::TEXT]);
+
+/// Two replicas, of which the second is behind the proxy that is given.
+async fn with_two_replicas(bed: &Bed, pool_size_max: usize) -> (Db, [Proxy; 2]) {
+    let proxies = [Proxy::before(&bed.replica_url()).await, Proxy::before(&bed.replica_url()).await];
+    let mut config = bed.config();
+    config.pool_size_max = pool_size_max;
+    config.acquire_timeout = Duration::from_secs(2);
+    config.replica_urls = proxies.each_ref().map(|proxy| url(&proxy.url(&bed.replica_url()))).to_vec();
+    (connected(config).await, proxies)
+}
+
+// Scenario 20: a breaker per node
+#[test]
+fn a_replica_that_answers_its_monitor_and_fails_its_statements_is_left_alone() {
+    with_database(|bed| async move {
+        let (db, [_sound, sick]) = with_two_replicas(&bed, READERS).await;
+        let node = db.status().nodes[2].id.clone();
+        let say = async || {
+            let connection = db.read().await.expect("read");
+            connection.query_one(&SAY, &[&MARK]).await.map(|_row| connection.node().clone())
+        };
+        sick.set(Mode::LoseMarked);
+        let mut failures = 0;
+        for _ in 0..400 {
+            failures += usize::from(say().await.is_err());
+        }
+        let status = db.status_when(LIMIT, |status| status.nodes[2].state == NodeState::Up).await;
+        assert!(status.is_ok(), "its monitor is content");
+        assert!((5..30).contains(&failures), "{failures} of 400 reads");
+        sick.set(Mode::Forward);
+        let serves = async { while say().await.ok().as_ref() != Some(&node) {} };
+        tokio::time::timeout(2 * LIMIT, serves).await.expect("it is tried again");
+        assert!(!db.status().nodes[2].resting);
+    });
+}
+
+#[test]
+fn a_read_that_one_replica_has_no_connection_for_goes_to_another() {
+    with_database(|bed| async move {
+        let (db, _proxies) = with_two_replicas(&bed, 1).await;
+        for _ in 0..4 {
+            let mut held = vec![db.read().await.expect("read"), db.read().await.expect("read")];
+            assert!(held.iter().all(|connection| connection.role() == Role::Replica));
+            assert_ne!(held[0].node(), held[1].node());
+            // It waits at one of them, and never comes to the primary.
+            let (waiting, release) = tokio::join!(db.read(), async {
+                tokio::task::yield_now().await;
+                let released = held.remove(0);
+                released.node().clone()
+            });
+            let served = waiting.expect("read");
+            assert_eq!((served.role(), served.node()), (Role::Replica, &release));
+        }
     });
 }
 
@@ -149,4 +207,26 @@ fn an_answer_of_no_known_kind_costs_its_connection_and_nothing_else() {
 #[test]
 fn an_answer_of_a_wrong_length_costs_its_connection_and_nothing_else() {
     with_database(|bed| check_garbled(bed, Mode::GarbleLength));
+}
+
+#[test]
+fn an_answer_to_something_else_is_of_unknown_outcome_and_costs_its_connection() {
+    with_database(|bed| async move {
+        let proxy = Proxy::before(&bed.primary_url()).await;
+        let mut config = bed.config();
+        config.primary_url = url(&proxy.url(&bed.primary_url()));
+        let db = connected(config).await;
+        let pid = async |connection: &Connection| connection.query_one(&PID, &[]).await;
+        let connection = db.write().await.expect("a connection");
+        let first: i32 = pid(&connection).await.expect("prepared").get(0);
+        proxy.set(Mode::GarbleAnswer);
+        let error = pid(&connection).await.expect_err("another answer");
+        assert_eq!(error.class(), Class::OutcomeUnknown, "{error}");
+        proxy.sprung().await;
+        drop(connection);
+        for _ in 0..4 {
+            let connection = db.write().await.expect("a connection");
+            assert_ne!(pid(&connection).await.expect("sound").get::<_, i32>(0), first);
+        }
+    });
 }

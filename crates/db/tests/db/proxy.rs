@@ -33,15 +33,26 @@ pub(crate) enum Mode {
     GarbleKind,
     /// Passes on one answer that says that it is far longer than it is, then forwards again.
     GarbleLength,
+    /// Passes on one answer to a statement as another one that is whole and known, then forwards again.
+    GarbleAnswer,
     /// Neither passes on a COMMIT nor closes the connection; forwards the others.
     HoldCommit,
+    /// Closes each connection that says [`MARK`], and forwards the others.
+    LoseMarked,
 }
+
+/// What a statement says that is to be lost.
+pub(crate) const MARK: &str = "to be lost";
 
 /// How late a slow server answers: many times as long as a read takes.
 const SLOWNESS: Duration = Duration::from_millis(20);
 
 /// How the simple protocol carries it.
 const COMMIT: &[u8] = b"COMMIT\0";
+
+/// Answers without a body.
+const BIND_COMPLETE: u8 = b'2';
+const CLOSE_COMPLETE: u8 = b'3';
 
 #[derive(Debug)]
 pub(crate) struct Proxy {
@@ -119,7 +130,9 @@ async fn relay(mut client: TcpStream, server: &str, mode: &watch::Sender<Mode>) 
                     return Ok(());
                 }
                 let is_commit = bytes.windows(COMMIT.len()).any(|window| window == COMMIT);
+                let is_marked = bytes.windows(MARK.len()).any(|window| window == MARK.as_bytes());
                 match now {
+                    Mode::LoseMarked if is_marked => return Ok(()),
                     Mode::LoseCommit if is_commit => {
                         mode.send_replace(Mode::Forward);
                         return Ok(());
@@ -147,13 +160,7 @@ async fn relay(mut client: TcpStream, server: &str, mode: &watch::Sender<Mode>) 
                 if bytes.is_empty() {
                     return Ok(());
                 }
-                match now {
-                    Mode::GarbleKind => bytes[0] = 0xff,
-                    // The four bytes behind the first say how long the message is.
-                    Mode::GarbleLength if bytes.len() >= 5 => bytes[1..5].copy_from_slice(&[0x3f; 4]),
-                    _ => {}
-                }
-                if matches!(now, Mode::GarbleKind | Mode::GarbleLength) {
+                if garble(now, bytes) {
                     mode.send_replace(Mode::Forward);
                 }
                 client.write_all(bytes).await?;
@@ -161,4 +168,16 @@ async fn relay(mut client: TcpStream, server: &str, mode: &watch::Sender<Mode>) 
             _ = changes.changed() => {}
         }
     }
+}
+
+/// True if it was done, and is not to be done again.
+fn garble(mode: Mode, bytes: &mut [u8]) -> bool {
+    match mode {
+        Mode::GarbleKind => bytes[0] = 0xff,
+        Mode::GarbleAnswer if bytes[0] == BIND_COMPLETE => bytes[0] = CLOSE_COMPLETE,
+        // The four bytes behind the first say how long the message is.
+        Mode::GarbleLength if bytes.len() >= 5 => bytes[1..5].copy_from_slice(&[0x3f; 4]),
+        _ => return false,
+    }
+    true
 }

@@ -33,15 +33,15 @@ fn a_duplicate_among_a_million_is_named_and_quarantine_loads_the_rest() {
         let BulkCause::Rejected(rejected) = &error.cause else { panic!("{error:?}") };
         assert_eq!(known(rejected), expected);
         assert_eq!(error.done.affected, 700_000, "the chunks before stand");
-        // Seven chunks, the one with the row, and then those up to the row; the row alone is an INSERT.
-        assert_eq!(copies.take(), 7 + 1 + 1);
+        // Seven chunks, the one with the row, and then those up to the row, and the row alone.
+        assert_eq!(copies.take(), 7 + 1 + 2);
 
         bed.admin().await.client.batch_execute("TRUNCATE note").await.expect("empty");
         let options = BulkOptions { job: Some("million".to_owned()), ..BulkOptions::default() };
         let report = table.insert_many(rows(), &with(BadRows::Quarantine, options)).await.expect("load");
         assert_eq!((report.accepted, report.affected), (999_999, 999_999));
         assert_eq!(report.rejected.iter().map(known).collect::<Vec<_>>(), [expected]);
-        assert_eq!(copies.take(), 10 + 2);
+        assert_eq!(copies.take(), 10 + 3);
         let admin = bed.admin().await;
         assert_eq!(count(&admin, "SELECT count(*) FROM note").await, 999_999);
         let kept = "SELECT count(*) FROM paystrata_bulk_rejected WHERE job = 'million' AND row = 777777 \
@@ -102,6 +102,19 @@ fn whatever_rejects_a_row_it_is_named_and_the_others_are_loaded() {
              CREATE TRIGGER t BEFORE INSERT ON note FOR EACH ROW EXECUTE FUNCTION refuse()"
         );
         check(&bed, &before, ("P0001", None, None)).await;
+    });
+}
+
+#[test]
+fn a_large_chunks_bad_row_is_named_with_its_column() {
+    with_database(|bed| async move {
+        let (db, _) = made(&bed, "CREATE TABLE note (id int8, body varchar(2))").await;
+        let table: Bulk<Note> = open(&db, "note").await;
+        let body = |id| if id == 7_000 { "bad" } else { "ok" };
+        let rows = notes(0..10_000).map(|note| Note { body: Some(body(note.id).to_owned()), ..note });
+        let error = table.insert_many(rows, &BulkOptions::default()).await.expect_err("too long");
+        let BulkCause::Rejected(rejected) = &error.cause else { panic!("{error:?}") };
+        assert_eq!(known(rejected), (7_000, "22001", Some("body"), None));
     });
 }
 
