@@ -1,5 +1,6 @@
 //! What is known of one key, for a person who asks why a read gave what it gave: here, in every shared tier, on the way
-//! to the other nodes, and who voided it last. Changes nothing and claims nothing.
+//! to the other nodes, and who voided it last. Changes nothing that is cached and claims nothing. Its reads of the tiers count as
+//! calls of theirs.
 
 use std::{
     collections::VecDeque,
@@ -36,7 +37,8 @@ pub struct Explanation {
     pub is_loading: bool,
     /// True if this node has changed the key and the others have not been told yet.
     pub is_pending: bool,
-    /// What a load must at least reflect.
+    /// What a load must at least reflect, by what this node has heard of the key. One that begins while it hears nothing, or soon
+    /// after it had, is told [`Version::LATEST`].
     pub floor: Version,
     /// The last invalidation of this key by name that this node knows of (or of one that shares its slot of 1,024).
     pub invalidated: Option<LastInvalidation>,
@@ -206,7 +208,8 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
         let store = &*self.store;
         let key = key.to_owned();
         let (probe, bytes, now_us) = (Probe::of(&key), key.encode(), store.clock.now_us());
-        let local = match (store.local.value(&probe), store.local.absence(&probe)) {
+        // Peeked at: who asks why is no reader whom an entry should be kept for.
+        let local = match (store.local.peek(&probe), store.local.absences.peek(&probe)) {
             (Some(entry), _) => Some(store.local_state(&bytes, true, &entry.life, entry.traits.as_deref())),
             (_, Some(entry)) => Some(store.local_state(&bytes, false, &entry.life, entry.traits.as_deref())),
             (None, None) => None,
@@ -223,7 +226,9 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
             tiers,
             swept,
             is_loading: store.flights.lock(probe.hash).find(&key, now_us).is_some(),
-            is_pending: store.fleet.outbox.blocks(&bytes) || store.fleet.sweeps.is_pending_over(&bytes),
+            is_pending: store.fleet.outbox.blocks(&bytes)
+                || store.fleet.sweeps.is_pending_over(&bytes)
+                || tags.iter().any(|tag| store.fleet.sweeps.tags.intern(tag).epoch.is_pending()),
             floor: store.floors.floor(probe.hash, now_us),
             invalidated: store.chronicle.last(probe.hash, now_us),
             mark: store.fleet.horizon.mark(),

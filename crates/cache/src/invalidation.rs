@@ -289,4 +289,36 @@ mod tests {
         bytes[end - 8..end - 4].fill(0xff);
         assert_eq!(Invalidation::decode(&bytes), Err(Unreadable));
     }
+    /// The second key and the second tag have versions of their own.
+    const FORMAT_1: [&str; 15] = [
+        "504101",
+        "0102030405060708 0000000000000007",
+        "00000002",
+        "00 0000000000000007 00000001 61",
+        "01 0000000000000008 00000000",
+        "00000009",
+        "02 00 0000000000000007 00000001 74",
+        "02 01 0000000000000009 00000001 75",
+        "01 00 0000000000000007 00000002 703a",
+        "01 01 0000000000000007 00000000",
+        "00 00 0000000000000007 00000000",
+        // The tag that stands for the pattern `a?c`: a zero byte, "glob:" and its bytes in hexadecimal digits.
+        "02 01 0000000000000007 0000000c 00 676c6f623a 363133663633",
+        "00 01 0000000000000007 00000000",
+        // Those that stand for the keys: a zero byte, "key:" and the 32 digits of XXH3-128, here of "a" and of nothing.
+        "02 00 0000000000000000 00000025 00 6b65793a 6139366661663730356166313638333465366336333262363165393634653166",
+        "02 01 0000000000000000 00000025 00 6b65793a 3939616130366433303134373938643836303031633332343436386434393766",
+    ];
+
+    /// Nodes of two releases exchange them, and outboxes keep them: a form that changes needs another number.
+    #[test]
+    fn invalidation_is_spelled_as_format_1_has_it() {
+        let mut change = all_kinds().expire_pattern("a?c").sweep(Swath::All, Void::Expire);
+        change.origin = 0x0102_0304_0506_0708;
+        change.keys[1].version = Version(8);
+        change.sweeps[1].version = Version(9);
+        let change = change.cutting_off();
+        let spelled: String = change.encode().iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(spelled, FORMAT_1.concat().replace(' ', ""));
+    }
 }

@@ -98,12 +98,14 @@ pub trait Observer: Send + Sync + fmt::Debug {
         let _ = (cache, end, elapsed);
     }
 
-    /// A value that was overtaken by an invalidation while it was loaded was not stored.
+    /// A value that was overtaken by an invalidation while it was loaded was not stored, or one that was set is older than
+    /// the last change.
     fn stale_set_refused(&self, cache: &str) {
         let _ = cache;
     }
 
-    /// A read of a shared tier failed; the loader was asked instead.
+    /// A read of a shared tier failed, for all keys of the call or for some of them: about those the next tier is asked,
+    /// or the loader.
     fn tier_failed(&self, cache: &str, kind: &'static str) {
         let _ = (cache, kind);
     }

@@ -15,6 +15,7 @@ use crate::{
     lead::{Boarding, Lead, Purpose, Storing},
     read::Landed,
     spans,
+    stats::count,
     store::{KeyForm, Store},
 };
 
@@ -72,7 +73,10 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
             let waiter = match self.board(&key, policy, Purpose::Peek, None) {
                 Boarding::Found(look) => return self.settled_by(look).map(|(answer, _)| answer),
                 Boarding::Full => return None,
-                Boarding::Joined(waiter) => waiter,
+                Boarding::Joined(waiter) => {
+                    count(&self.counters.joins);
+                    waiter
+                }
                 Boarding::Lead(mut lead) => {
                     return match self.asked_tiers(&mut lead).await {
                         Verdict::Found(answer) => {
@@ -101,7 +105,10 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
             match self.board(&key, policy, Purpose::Peek, None) {
                 Boarding::Found(look) => found.extend(self.settled_by(look).map(|(answer, _)| (key, answer))),
                 Boarding::Full => {}
-                Boarding::Joined(waiter) => joined.push((key, waiter)),
+                Boarding::Joined(waiter) => {
+                    count(&self.counters.joins);
+                    joined.push((key, waiter));
+                }
                 Boarding::Lead(lead) => leads.push(lead),
             }
         }

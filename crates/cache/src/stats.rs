@@ -43,7 +43,7 @@ pub struct Stats {
     pub adoptions: u64,
     /// Values that live on because another node has found them unchanged.
     pub extensions: u64,
-    /// Reads that waited for a load another read had begun.
+    /// Reads that waited for a load another read had begun, or were given the failure of one that ended a moment ago.
     pub joins: u64,
     /// Reads refused because too many loads were in flight.
     pub overloads: u64,
@@ -110,7 +110,8 @@ pub struct TierStats {
     pub stale: u64,
     /// Reads of keys whose value a sweep had made void.
     pub swept: u64,
-    /// Reads of keys that another node was loading, until the wait for it was over.
+    /// Answers that another node was loading the key. Who waits for it asks a few times within
+    /// [`lease_wait`](crate::Policy::lease_wait), and counts each time.
     pub held: u64,
     /// Calls that failed. They are not counted as misses.
     pub errors: u64,

@@ -3,21 +3,23 @@
 
 use std::{
     collections::HashMap,
+    pin::{Pin, pin},
     sync::atomic::{AtomicU64, Ordering::Relaxed},
     time::Duration,
 };
 
-use futures_util::{Stream, StreamExt, pin_mut};
-use tokio::time::{MissedTickBehavior, interval};
+use futures_util::{Stream, StreamExt, stream::Fuse};
+use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use crate::{Cache, CacheKey, Load, LoadContext, hash::hash_of};
 
 /// How fast a cache is filled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pace {
-    /// Keys in one batch. Default 64.
+    /// Keys in one batch, at most. Default 64.
     pub batch: usize,
-    /// From the start of one batch to the start of the next, at least. Default 10 ms.
+    /// From the start of one batch to the start of the next, at least; a key waits no longer for others to come along.
+    /// Default 10 ms.
     pub every: Duration,
 }
 
@@ -60,10 +62,8 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
         // An interval of zero is none: it would never tick.
         let mut beat = interval(pace.every.max(Duration::from_micros(1)));
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let batches = keys.chunks(pace.batch.max(1));
-        pin_mut!(batches);
-        while let Some(batch) = batches.next().await {
-            beat.tick().await;
+        let mut keys = pin!(keys.fuse());
+        while let Some(batch) = gathered(keys.as_mut(), pace.batch, &mut beat).await {
             let answers = self.get_or_load_many(&batch, load.clone()).await;
             for answer in &answers {
                 progress.keys += 1;
@@ -94,6 +94,24 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
             .collect();
         hot.sort_by_key(|(count, _)| std::cmp::Reverse(*count));
         hot.into_iter().take(at_most).map(|(_, key)| key).collect()
+    }
+}
+
+/// The next batch, on the beat: what has come by then, or none once there are no more keys. Not `ready_chunks`: a
+/// stream that has to work for each key, and does so only while it is polled, would give batches of one.
+async fn gathered<K>(
+    mut keys: Pin<&mut Fuse<impl Stream<Item = K>>>,
+    keys_max: usize,
+    beat: &mut Interval,
+) -> Option<Vec<K>> {
+    let mut batch = vec![keys.next().await?];
+    loop {
+        tokio::select! {
+            // What is there goes along although it is time.
+            biased;
+            Some(key) = keys.next(), if batch.len() < keys_max => batch.push(key),
+            _beaten = beat.tick() => return Some(batch),
+        }
     }
 }
 

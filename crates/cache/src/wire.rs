@@ -108,4 +108,14 @@ mod tests {
             assert_eq!(Pulse::decode(&[&bytes[..], &[0]].concat()), Err(Unreadable));
         }
     }
+    /// Nodes of two releases exchange them: a form that changes needs another number.
+    #[test]
+    fn pulse_is_spelled_as_format_1_has_it() {
+        for (stays, leaving) in [(Stays::Yes, "00"), (Stays::No, "01")] {
+            let pulse = Pulse { origin: 0x0102_0304_0506_0708, sent_us: 0x1112_1314_1516_1718, stays };
+            let spelled: String = pulse.encode().iter().map(|byte| format!("{byte:02x}")).collect();
+            let expected = ["505001", "0102030405060708", "1112131415161718", leaving];
+            assert_eq!(spelled, expected.concat());
+        }
+    }
 }

@@ -25,6 +25,7 @@ mod helpers_gone;
 mod nodes;
 mod notices;
 mod outages;
+mod payments_elsewhere;
 mod poolers;
 mod readme;
 mod replicas;
