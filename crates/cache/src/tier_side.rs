@@ -172,7 +172,7 @@ impl TierSide {
             let answers = self.read_round(round, claim).await;
             if answers.iter().all(|answer| *answer == Err(TierError::TimedOut)) {
                 self.read_size.shrink(round.len());
-            } else {
+            } else if answers.iter().any(Result::is_ok) {
                 let is_quick = asked.elapsed() < self.options.timeout / 2;
                 self.read_size.grow(round.len(), if is_quick { Spare::Much } else { Spare::Little });
             }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use futures_util::{Stream, StreamExt, stream::Fuse};
-use tokio::time::{Interval, MissedTickBehavior, interval};
+use tokio::time::{Interval, MissedTickBehavior, interval, sleep};
 
 use crate::{Cache, CacheKey, Load, LoadContext, hash::hash_of};
 
@@ -105,14 +105,18 @@ async fn gathered<K>(
     beat: &mut Interval,
 ) -> Option<Vec<K>> {
     let mut batch = vec![keys.next().await?];
-    loop {
+    // The beat alone may be overdue: by the time that the last batch took.
+    let mut patience = pin!(sleep(beat.period()));
+    while batch.len() < keys_max && !keys.is_done() {
         tokio::select! {
             // What is there goes along although it is time.
             biased;
-            Some(key) = keys.next(), if batch.len() < keys_max => batch.push(key),
-            _beaten = beat.tick() => return Some(batch),
+            Some(key) = keys.next() => batch.push(key),
+            () = &mut patience => break,
         }
     }
+    beat.tick().await;
+    Some(batch)
 }
 
 /// Slots of the sample.

@@ -259,8 +259,8 @@ impl Connection {
         }
         let is_answer = error.postgres().and_then(|source| source.as_db_error()).is_some();
         let is_of_server = match error.sqlstate() {
-            // It shuts down, or starts. Any other answer is one, though it may be of the caller's statement.
-            Some(code) => code.code().starts_with("57P0"),
+            // It shuts down, has crashed, starts, or cannot read its disk.
+            Some(code) => matches!(code.code(), "57P01" | "57P02" | "57P03" | "58030"),
             None => error.class().is_node_fault() && !matches!(error, Error::Lost { .. }),
         };
         if is_of_server {
@@ -332,9 +332,11 @@ impl Connection {
             statement: self.usage.has_pending(),
             commit: self.usage.is_committing(),
             session_state: self.usage.has_session_state(),
+            lost_its_way: self.usage.has_lost_its_way(),
         };
         let is_anything = left.statement
             || left.session_state
+            || left.lost_its_way
             || self.usage.is_in_transaction()
             || !pooled.presence.tap.is_clean();
         is_anything.then_some(left)
@@ -360,10 +362,8 @@ impl Drop for Connection {
         let Some(object) = self.object.take() else { return };
         // Before anybody else can hold it.
         object.presence.release();
-        // A statement that may still run is for the sweep, which ends it.
-        let has_lost_its_way = self.usage.has_lost_its_way() && !self.usage.has_pending();
-        if self.knows_too_few_types(&object) || has_lost_its_way {
-            // Its successor looks the types up when it is made, and begins with nothing outstanding.
+        if self.knows_too_few_types(&object) {
+            // Its successor looks them up when it is made.
             drop(Object::take(object));
         } else if let Some(left) = self.left_behind(&object) {
             // Taking it frees the pool's slot at once; the sweep then costs nobody a wait.

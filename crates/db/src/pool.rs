@@ -2,6 +2,7 @@
 //! connections from being handed out. It dials no server that the monitor calls down.
 //! Called by `acquire`, and by those who clean and renew connections.
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -104,12 +105,16 @@ impl ServerManager {
             return Err(Error::NodeDown { node: self.node.id.clone() });
         }
         let _permit = self.dials.acquire().await.map_err(|_| Error::Closed)?;
+        let dialling = Dialling::begin(&self.node);
         // Read before dialling: a restart in between makes the connection look too old, never too new.
         let generation = self.node.generation();
         // Named by what was dialled: behind a pooler that is not the server.
         let endpoint = NodeId::new(self.url.endpoint());
         let DialledTapped { client, task, tap } =
-            dial_tapped(&endpoint, &self.url, &self.settings, self.path).await?;
+            dial_tapped(&endpoint, &self.url, &self.settings, self.path)
+                .await
+                .inspect_err(|_| dialling.end())?;
+        dialling.end();
         let cancel = client.cancel_token();
         let client = ClientWrapper::new(client, task);
         let statements = StatementCache::new(STATEMENTS_MAX);
@@ -259,6 +264,36 @@ impl Drop for Making<'_> {
     }
 }
 
+/// A dial that its caller may give up before its own limit: if that is late, it speaks of the server.
+struct Dialling<'a> {
+    node: &'a Node,
+    begun: Instant,
+    is_over: Cell<bool>,
+}
+
+/// As long as no server takes to answer that is well.
+const DIAL_LATE: Duration = Duration::from_millis(250);
+
+impl<'a> Dialling<'a> {
+    fn begin(node: &'a Node) -> Self {
+        Self { node, begun: Instant::now(), is_over: Cell::new(false) }
+    }
+
+    /// However it ended, its caller hears of it.
+    fn end(&self) {
+        self.is_over.set(true);
+    }
+}
+
+impl Drop for Dialling<'_> {
+    fn drop(&mut self) {
+        if !self.is_over.get() && self.begun.elapsed() >= DIAL_LATE {
+            self.node.breaker().failed(Instant::now());
+            self.node.suspect();
+        }
+    }
+}
+
 /// The longest life, less up to a fifth at random, so that connections opened together do not end together.
 fn lifetime(longest: Duration, random: f64) -> Duration {
     longest - longest.mul_f64(LIFETIME_JITTER_PART * random)
@@ -320,7 +355,10 @@ pub(crate) fn build(manager: ServerManager, config: &Config) -> Pool {
 pub(crate) fn readmit(pool: &Pool, mut pooled: Box<Pooled>, left: Left) -> bool {
     let maker = pool.manager();
     pooled.cleanings += u32::from(left.statement);
-    if pooled.cleanings >= CLEANINGS_MAX || maker.fault(&pooled, Instant::now()).is_some() {
+    if left.lost_its_way
+        || pooled.cleanings >= CLEANINGS_MAX
+        || maker.fault(&pooled, Instant::now()).is_some()
+    {
         return false;
     }
     maker.bench.seat(pooled, |seated| open_with(pool, seated) < maker.size_max).is_ok()

@@ -121,7 +121,7 @@ impl Shared {
         started: Instant,
         asker: Asker,
     ) -> Option<Connection> {
-        let attempts = if except.is_none() && self.serving_replicas() > 1 { 2 } else { 1 };
+        let attempts = if except.is_none() && self.serving_replicas(after) > 1 { 2 } else { 1 };
         let share = self.config.acquire_timeout / 2 / attempts;
         let mut except = except.cloned();
         for attempt in 1..=attempts {
@@ -138,15 +138,23 @@ impl Shared {
         None
     }
 
-    fn serving_replicas(&self) -> usize {
-        let now = Instant::now();
-        let serves = |member: &&Member| {
-            let (node, standing) = (&member.node, member.node.standing());
-            let is_replica = standing.facts.is_some_and(|facts| facts.role == Role::Replica);
-            let is_well = !node.is_suspect() && !node.breaker().is_resting(now);
-            standing.state == NodeState::Up && is_replica && is_well
+    /// How many there are to choose from; not counted where there is at most one.
+    fn serving_replicas(&self, after: Option<Token>) -> usize {
+        if self.members.len() <= 2 {
+            return 1;
+        }
+        let (seen, now) = (self.observations(), Instant::now());
+        let primary = self.fence.choose_primary(seen.iter().map(Observation::standing));
+        let timeline = primary.ok().map(|primary| primary.facts.timeline);
+        let serves = |(member, seen): &(&Member, &Observation)| {
+            let is_well = !member.node.is_suspect() && !member.node.breaker().is_resting(now);
+            let fits = match after {
+                None => serves_reads(seen, timeline),
+                Some(token) => has_replayed(seen, token),
+            };
+            is_well && fits && self.fence.is_of_this_cluster(seen)
         };
-        self.members.iter().filter(serves).count()
+        self.members.iter().zip(&seen).filter(serves).count()
     }
 
     /// A connection to a replica, unless it goes down meanwhile. No phase of it, a dial into the void included, takes longer

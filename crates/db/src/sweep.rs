@@ -30,6 +30,8 @@ pub(crate) struct Left {
     pub(crate) commit: bool,
     /// Settings, locks or tables may be there that outlive a transaction.
     pub(crate) session_state: bool,
+    /// Answers no longer come to what was asked: it is of no more use once nothing runs on it.
+    pub(crate) lost_its_way: bool,
 }
 
 /// Runs sweeps, at most [`SWEEPS_MAX`] at once.

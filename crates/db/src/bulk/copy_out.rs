@@ -19,7 +19,7 @@ use super::sql;
 use super::table::Target;
 use crate::connection::Connection;
 use crate::error::Error;
-use crate::sqlstate::Class;
+use crate::sqlstate::{Class, is_no_answer};
 use crate::usage::Inside;
 
 /// The signature; flags and the length of an extension follow.
@@ -100,6 +100,9 @@ impl<R: Row> Reading<R> {
                 Some(Ok(bytes)) => self.decoder.buffer.extend_from_slice(&bytes),
                 Some(Err(source)) => {
                     self.connection.usage().end_unborrowed();
+                    if is_no_answer(&source) {
+                        self.connection.usage().note_lost_its_way();
+                    }
                     let node = self.connection.node().clone();
                     return Err(told(Error::Query { node, source }, self.given));
                 }

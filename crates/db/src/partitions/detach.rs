@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use postgres_types::{ToSql, Type};
 use tokio_postgres::error::SqlState;
 use tracing::info;
 
@@ -16,7 +17,8 @@ use crate::session::Session;
 pub struct DetachLimits {
     /// Longest time for each partition, waits included.
     pub timeout: Duration,
-    /// Longest wait for each lock of a table that has a default partition: all who want the table wait behind it.
+    /// Longest wait for each lock of a table that has a default partition, and of those at the other ends of foreign keys: all who
+    /// want the table wait behind it.
     pub lock_timeout: Duration,
 }
 
@@ -48,7 +50,8 @@ pub async fn detach_before(
 ///
 /// Reads and writes go on meanwhile, and each detach waits for older transactions to end (`DETACH .. CONCURRENTLY`). It
 /// is two transactions, so that one that is cut off may be half done: queries leave the partition out, and no other can
-/// be detached. The next call finishes it first, whatever its month, and gives it too.
+/// be detached. The next call finishes it first, whatever its month, and gives it too. With foreign keys it waits for older
+/// transactions no longer than for a lock.
 ///
 /// From a table with a default partition nothing can be detached concurrently. Then each partition is detached under a
 /// lock of the whole table, for milliseconds unless foreign keys refer to it; for the lock it waits no longer than
@@ -112,6 +115,10 @@ impl Detach<'_> {
                 let (default, within) = (default.to_owned(), limits.lock_timeout);
                 Err(PartitionError::Locked { table, partition, default, within, source })
             }
+            // As late as the timeout, for who calls: what was begun is finished by the next call.
+            None if has_code(&source, &no_lock) => {
+                Err(PartitionError::DetachStopped { table, partition, within: limits.lock_timeout, source })
+            }
             _ if has_code(&source, &[SqlState::QUERY_CANCELED]) => {
                 Err(PartitionError::DetachStopped { table, partition, within: limits.timeout, source })
             }
@@ -122,12 +129,10 @@ impl Detach<'_> {
     /// Then tables at their other ends are locked as well: against writes, while the lock is waited for too.
     async fn has_foreign_keys(&self, child: &Child) -> Result<bool, PartitionError> {
         let Self { session, table, .. } = *self;
-        let sql = format!(
-            "SELECT EXISTS (SELECT FROM pg_constraint WHERE contype = 'f' AND \
-             (conrelid = '{path}'::regclass OR confrelid IN ('{path}'::regclass, '{table}'::regclass)))",
-            path = child.path
-        );
-        let answer = async { session.client().query_typed_one(&sql, &[]).await?.try_get(0) };
+        let sql = "SELECT EXISTS (SELECT FROM pg_constraint WHERE contype = 'f' AND \
+                   (conrelid = $1::text::regclass OR confrelid IN ($1::text::regclass, $2::text::regclass)))";
+        let names = [(&child.path as &(dyn ToSql + Sync), Type::TEXT), (&table, Type::TEXT)];
+        let answer = async { session.client().query_typed_one(sql, &names).await?.try_get(0) };
         match answer.await {
             Ok(has) => Ok(has),
             // Another process was quicker; the detach finds that out.

@@ -195,3 +195,34 @@ fn batched_writes_are_dropped_at_every_poll() {
         at_every_poll(&db, &admin, |run| batcher.submit(run), check).await;
     });
 }
+
+#[test]
+fn shared_reads_are_dropped_at_every_poll() {
+    with_database(|bed| async move {
+        let (db, admin) = (ground(&bed).await, bed.admin().await);
+        let begin = |_| async { db.query(None, &ROWS, &[]).await.map(|rows| rows.len()) };
+        let check = |_, is_done: bool| {
+            let db = &db;
+            async move {
+                // In a lane that somebody has left, or in the next one.
+                let row = db.query_one(None, &ONE, &[]).await.expect("the next read is served");
+                assert_eq!(row.get::<_, i32>(0), 1, "{is_done}");
+            }
+        };
+        at_every_poll(&db, &admin, begin, check).await;
+    });
+}
+
+#[test]
+fn reads_that_may_run_again_are_dropped_at_every_poll() {
+    with_database(|bed| async move {
+        let (db, admin) = (ground(&bed).await, bed.admin().await);
+        let begin = |_| {
+            db.read_with(None, |connection| async move {
+                connection.query(&ROWS, &[]).await.map(|rows| rows.len())
+            })
+        };
+        at_every_poll(&db, &admin, begin, |_, _| async {}).await;
+        assert!(db.status().swept > 0, "some were dropped while they ran");
+    });
+}

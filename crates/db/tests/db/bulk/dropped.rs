@@ -1,9 +1,10 @@
 //! Futures that are dropped: at every poll, and in the middle of a COPY. Nothing stays, and the pool goes on.
 
+use futures_util::TryStreamExt as _;
 use paystrata_db::{BULK_SCHEMA, Bulk, BulkOptions, Conflict, Db};
 
 use super::{Note, chunks_of, made, notes, open, polled};
-use crate::support::{Bed, Plain, count, until_count, with_database};
+use crate::support::{Bed, ONE, Plain, count, until_count, with_database};
 
 const NOTES: &str = "SELECT count(*) FROM note";
 const TEMPORARY: &str = "SELECT count(*) FROM pg_class WHERE relpersistence = 't' AND relkind = 'r'";
@@ -110,6 +111,31 @@ fn an_upsert_and_an_update_dropped_at_any_poll_leave_no_table_and_no_part() {
                 assert_eq!(upserted.expect("upsert").affected, 900);
                 assert_eq!(updated.expect("update").missing_count, 898);
                 assert!(polls > 5, "they were dropped in several places");
+                return;
+            }
+        }
+    });
+}
+
+#[test]
+fn rows_on_their_way_out_are_dropped_at_any_poll() {
+    with_database(|bed| async move {
+        let make = "CREATE TABLE note (id int8, body text); \
+            INSERT INTO note SELECT g, repeat('x', 100) FROM generate_series(1, 3000) g";
+        let (db, _) = made(&bed, make).await;
+        let (table, admin): (Bulk<Note>, _) = (open(&db, "note").await, bed.admin().await);
+        let options = BulkOptions::default();
+        for polls in 0.. {
+            let read = async {
+                let rows = table.copy_out(None, None, &options).await.expect("copy out");
+                rows.try_fold(0, |count, _: Note| async move { Ok(count + 1) }).await
+            };
+            let read = polled(polls, Box::pin(read)).await;
+            until_count(&admin, BUSY, 0).await;
+            db.query_one(None, &ONE, &[]).await.expect("the next read is served");
+            if let Some(count) = read {
+                assert_eq!(count.expect("all rows"), 3_000);
+                assert!(polls > 5, "it was dropped in several places");
                 return;
             }
         }
