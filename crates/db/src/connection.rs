@@ -250,9 +250,8 @@ impl Connection {
     fn take_note_of(&self, error: &Error) {
         self.usage.record_failure(error);
         let node = &self.context.node;
-        match error {
-            Error::Query { source, .. } if is_no_answer(source) => self.usage.note_lost_its_way(),
-            _ => {}
+        if error.postgres().is_some_and(is_no_answer) {
+            self.usage.note_lost_its_way();
         }
         if error.class().is_node_fault() {
             node.suspect();

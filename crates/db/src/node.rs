@@ -155,6 +155,11 @@ impl Node {
         }
     }
 
+    /// Nothing speaks against reads there, as far as callers know.
+    pub(crate) fn is_well(&self, now: Instant) -> bool {
+        !self.is_suspect() && !self.breaker.is_resting(now)
+    }
+
     /// Whether its statements fail, though it may answer its monitor.
     pub(crate) fn breaker(&self) -> &Breaker {
         &self.breaker

@@ -2,7 +2,6 @@
 //! connections from being handed out. It dials no server that the monitor calls down.
 //! Called by `acquire`, and by those who clean and renew connections.
 
-use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -110,11 +109,9 @@ impl ServerManager {
         let generation = self.node.generation();
         // Named by what was dialled: behind a pooler that is not the server.
         let endpoint = NodeId::new(self.url.endpoint());
-        let DialledTapped { client, task, tap } =
-            dial_tapped(&endpoint, &self.url, &self.settings, self.path)
-                .await
-                .inspect_err(|_| dialling.end())?;
+        let dialled = dial_tapped(&endpoint, &self.url, &self.settings, self.path).await;
         dialling.end();
+        let DialledTapped { client, task, tap } = dialled?;
         let cancel = client.cancel_token();
         let client = ClientWrapper::new(client, task);
         let statements = StatementCache::new(STATEMENTS_MAX);
@@ -268,7 +265,7 @@ impl Drop for Making<'_> {
 struct Dialling<'a> {
     node: &'a Node,
     begun: Instant,
-    is_over: Cell<bool>,
+    is_over: bool,
 }
 
 /// As long as no server takes to answer that is well.
@@ -276,18 +273,18 @@ const DIAL_LATE: Duration = Duration::from_millis(250);
 
 impl<'a> Dialling<'a> {
     fn begin(node: &'a Node) -> Self {
-        Self { node, begun: Instant::now(), is_over: Cell::new(false) }
+        Self { node, begun: Instant::now(), is_over: false }
     }
 
     /// However it ended, its caller hears of it.
-    fn end(&self) {
-        self.is_over.set(true);
+    fn end(mut self) {
+        self.is_over = true;
     }
 }
 
 impl Drop for Dialling<'_> {
     fn drop(&mut self) {
-        if !self.is_over.get() && self.begun.elapsed() >= DIAL_LATE {
+        if !self.is_over && self.begun.elapsed() >= DIAL_LATE {
             self.node.breaker().failed(Instant::now());
             self.node.suspect();
         }

@@ -20,6 +20,8 @@ use crate::usage::{Asker, Errand};
 pub(crate) struct Replayed<'a> {
     pub(crate) member: &'a Member,
     pub(crate) incarnation: i64,
+    /// It was chosen from several.
+    has_others: bool,
 }
 
 impl Db {
@@ -121,40 +123,34 @@ impl Shared {
         started: Instant,
         asker: Asker,
     ) -> Option<Connection> {
-        let attempts = if except.is_none() && self.serving_replicas(after) > 1 { 2 } else { 1 };
-        let share = self.config.acquire_timeout / 2 / attempts;
-        let mut except = except.cloned();
-        for attempt in 1..=attempts {
-            let replayed = self.choose_replica(after, except.as_ref()).await?;
-            let taken = self.acquire_replica(replayed.member, started + share * attempt, asker).await;
-            // Another incarnation may have come up in an older state than the one that was observed.
-            let usable = taken.filter(|taken| after.is_none() || taken.incarnation() == replayed.incarnation);
-            if usable.is_some() {
-                replayed.member.node.breaker().chosen(Instant::now());
-                return usable;
-            }
-            except = Some(replayed.member.node.id.clone());
+        let until = started + self.config.acquire_timeout / 2;
+        let first = self.choose_replica(after, except).await?;
+        if except.is_some() || !first.has_others {
+            return self.acquire_replayed(&first, after, until, asker).await;
         }
-        None
+        let halfway = started + self.config.acquire_timeout / 4;
+        if let Some(connection) = self.acquire_replayed(&first, after, halfway, asker).await {
+            return Some(connection);
+        }
+        let second = self.choose_replica(after, Some(&first.member.node.id)).await?;
+        self.acquire_replayed(&second, after, until, asker).await
     }
 
-    /// How many there are to choose from; not counted where there is at most one.
-    fn serving_replicas(&self, after: Option<Token>) -> usize {
-        if self.members.len() <= 2 {
-            return 1;
+    /// A connection to that replica as it was when it was chosen.
+    async fn acquire_replayed(
+        &self,
+        replayed: &Replayed<'_>,
+        after: Option<Token>,
+        until: Instant,
+        asker: Asker,
+    ) -> Option<Connection> {
+        let taken = self.acquire_replica(replayed.member, until, asker).await?;
+        // Another incarnation may have come up in an older state than the one that was observed.
+        if after.is_some() && taken.incarnation() != replayed.incarnation {
+            return None;
         }
-        let (seen, now) = (self.observations(), Instant::now());
-        let primary = self.fence.choose_primary(seen.iter().map(Observation::standing));
-        let timeline = primary.ok().map(|primary| primary.facts.timeline);
-        let serves = |(member, seen): &(&Member, &Observation)| {
-            let is_well = !member.node.is_suspect() && !member.node.breaker().is_resting(now);
-            let fits = match after {
-                None => serves_reads(seen, timeline),
-                Some(token) => has_replayed(seen, token),
-            };
-            is_well && fits && self.fence.is_of_this_cluster(seen)
-        };
-        self.members.iter().zip(&seen).filter(serves).count()
+        replayed.member.node.breaker().chosen(Instant::now());
+        Some(taken)
     }
 
     /// A connection to a replica, unless it goes down meanwhile. No phase of it, a dial into the void included, takes longer
@@ -226,7 +222,7 @@ impl Shared {
         timeout(FRESH_PROBE_TIMEOUT, changes.changed()).await.ok()?.ok()?;
         let seen = changes.borrow().clone();
         let facts = seen.facts.filter(|_| has_replayed(&seen, token))?;
-        Some(Replayed { member, incarnation: facts.incarnation })
+        Some(Replayed { member, incarnation: facts.incarnation, has_others: false })
     }
 
     fn cheapest(
@@ -236,10 +232,7 @@ impl Shared {
         fits: impl Fn(&Observation) -> bool,
     ) -> Option<Replayed<'_>> {
         let now = Instant::now();
-        let usable = |member: &Member| {
-            let node = &member.node;
-            Some(&node.id) != except && !node.is_suspect() && !node.breaker().is_resting(now)
-        };
+        let usable = |member: &Member| Some(&member.node.id) != except && member.node.is_well(now);
         let candidates = self.members.iter().zip(seen);
         let fits = |seen: &Observation| self.fence.is_of_this_cluster(seen) && fits(seen);
         let candidates: Vec<_> = candidates.filter(|(member, seen)| usable(member) && fits(seen)).collect();
@@ -247,14 +240,13 @@ impl Shared {
             candidates.iter().map(|(member, seen)| score(&member.node, seen, now)).collect();
         let chosen = cheaper_of_two(&scores, |below| rand::random_range(0..below))?;
         let (member, seen) = candidates[chosen];
-        Some(Replayed { member, incarnation: seen.facts?.incarnation })
+        Some(Replayed { member, incarnation: seen.facts?.incarnation, has_others: candidates.len() > 1 })
     }
 
     fn most_advanced(&self, timeline: u32, except: Option<&NodeId>) -> Option<&Member> {
         let replayed = |member: &Member| {
             let seen = member.node.observation();
-            let is_well = !member.node.is_suspect() && !member.node.breaker().is_resting(Instant::now());
-            let is_usable = seen.state == NodeState::Up && is_well;
+            let is_usable = seen.state == NodeState::Up && member.node.is_well(Instant::now());
             let facts = seen.facts.filter(|_| is_usable && self.fence.is_of_this_cluster(&seen))?;
             (facts.role == Role::Replica && facts.timeline == timeline).then_some(facts.lsn)
         };

@@ -94,15 +94,16 @@ impl Detach<'_> {
         let Self { session, table, limits, .. } = *self;
         let alter = format!("ALTER TABLE {table} DETACH PARTITION {}", child.path);
         let timeout_ms = millis(limits.timeout);
-        // Without foreign keys its waits keep nobody waiting, and have no limit but that of the whole.
-        let lock_ms = if self.has_foreign_keys(child).await? { millis(limits.lock_timeout) } else { 0 };
         // It keeps nobody from finishing what was begun before it was there.
         let default = self.default.filter(|_| !child.is_detaching);
+        // Without either its waits keep nobody waiting, and have no limit but that of the whole.
+        let keeps_waiting = default.is_some() || self.has_foreign_keys(child).await?;
+        let lock_ms = if keeps_waiting { millis(limits.lock_timeout) } else { 0 };
         let outcome = match default {
             _ if child.is_detaching => {
                 at_once(session, &format!("{alter} FINALIZE"), timeout_ms, lock_ms).await
             }
-            Some(_) => at_once(session, &alter, timeout_ms, millis(limits.lock_timeout)).await,
+            Some(_) => at_once(session, &alter, timeout_ms, lock_ms).await,
             None => concurrently(session, &alter, timeout_ms, lock_ms).await,
         };
         let Err(source) = outcome else { return Ok(()) };

@@ -2,10 +2,21 @@
 
 use std::time::Duration;
 
-use paystrata_db::views::{Ended, Refresh, Skipped, When};
+use paystrata_db::Error;
+use paystrata_db::views::{Ended, Refresh, Report, Skipped, Views, When};
+use tokio::task::JoinHandle;
 
-use crate::support::{LIMIT, count, until_count, with_database};
+use crate::support::{Bed, LIMIT, Plain, count, until_count, with_database};
 use crate::views::{BLOCKED, RUNS, cities, is_refreshed, node, view, when_due};
+
+/// A round of this node that has come to a view of the table `held`, which `admin` keeps locked until it commits.
+async fn stuck_round(bed: &Bed, admin: &Plain, node: &Views) -> JoinHandle<Result<Vec<Report>, Error>> {
+    admin.client.batch_execute("BEGIN; LOCK TABLE held").await.expect("lock");
+    let node = node.clone();
+    let stuck = tokio::spawn(async move { node.refresh_due().await });
+    until_count(&bed.admin().await, BLOCKED, 1).await;
+    stuck
+}
 
 /// Two nodes that found the same views due go through them in turn: what the one has done, the other does not do again.
 #[test]
@@ -18,12 +29,7 @@ fn of_two_nodes_that_found_a_view_due_the_later_one_leaves_it_alone() {
         let views = || vec![every("slow"), every("totals")];
         let (one, other) = (node(&bed, views()).await, node(&bed, views()).await);
         // The first is stuck at its first view, which the other leaves to it.
-        admin.client.batch_execute("BEGIN; LOCK TABLE held").await.expect("lock");
-        let stuck = tokio::spawn({
-            let one = one.clone();
-            async move { one.refresh_due().await }
-        });
-        until_count(&bed.admin().await, BLOCKED, 1).await;
+        let stuck = stuck_round(&bed, &admin, &one).await;
         let passed = other.refresh_due().await.expect("a round");
         assert!(matches!(passed[0].ended, Ok(Ended::Skipped { why: Skipped::Busy, .. })), "{passed:?}");
         assert!(is_refreshed(&passed[1].ended), "{passed:?}");
@@ -56,12 +62,7 @@ fn a_view_that_was_refreshed_before_its_source_is_refreshed_again() {
         admin.client.batch_execute("INSERT INTO held VALUES (1)").await.expect("change");
         // Both are due again.
         tokio::time::sleep(Duration::from_millis(3_200)).await;
-        admin.client.batch_execute("BEGIN; LOCK TABLE held").await.expect("lock");
-        let stuck = tokio::spawn({
-            let one = one.clone();
-            async move { one.refresh_due().await }
-        });
-        until_count(&bed.admin().await, BLOCKED, 1).await;
+        let stuck = stuck_round(&bed, &admin, &one).await;
         let passed = other.refresh_due().await.expect("a round");
         assert!(is_refreshed(&passed[1].ended), "from the older state: {passed:?}");
         admin.client.batch_execute("COMMIT").await.expect("unlock");
