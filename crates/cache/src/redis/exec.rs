@@ -52,16 +52,7 @@ pub(super) trait Operation: Sync {
 /// Keys that one command is for.
 struct Group {
     members: Vec<usize>,
-    by: By,
-    company: Company,
-    /// What has led them here.
-    redirect: Option<Redirect>,
-}
-
-impl Group {
-    fn is_asking(&self) -> bool {
-        self.redirect.as_ref().is_some_and(|redirect| redirect.kind == Turn::Ask)
-    }
+    sending: Sending,
 }
 
 /// Groups for one server.
@@ -86,9 +77,7 @@ enum Outcome<A> {
 #[derive(Clone)]
 struct Pending {
     member: usize,
-    by: By,
-    company: Company,
-    redirect: Option<Redirect>,
+    sending: Sending,
     asked_host: String,
 }
 
@@ -100,24 +89,28 @@ enum Company {
     None,
 }
 
-/// How the keys of a group are sent once more.
+/// How keys are sent.
 #[derive(Clone)]
-struct Again {
+struct Sending {
     by: By,
     company: Company,
+    /// What has led them to where they go.
     redirect: Option<Redirect>,
+}
+
+impl Sending {
+    const FIRST: Self = Self { by: By::Hash, company: Company::Welcome, redirect: None };
+
+    /// Sent on for this once.
+    fn is_asking(&self) -> bool {
+        self.redirect.as_ref().is_some_and(|redirect| redirect.kind == Turn::Ask)
+    }
 }
 
 impl Pending {
     fn all(keys: usize) -> Vec<Self> {
-        let again = |member| {
-            Self::again(member, Again { by: By::Hash, company: Company::Welcome, redirect: None }, "")
-        };
-        (0..keys).map(again).collect()
-    }
-
-    fn again(member: usize, Again { by, company, redirect }: Again, asked_host: &str) -> Self {
-        Self { member, by, company, redirect, asked_host: asked_host.to_owned() }
+        let first = |member| Self { member, sending: Sending::FIRST, asked_host: String::new() };
+        (0..keys).map(first).collect()
     }
 }
 
@@ -162,10 +155,14 @@ where
         let mut is_lost = false;
         for (batch, outcomes) in batches.iter().zip(send_all(&batches, operation).await) {
             for (group, outcome) in batch.groups.iter().zip(outcomes) {
-                let Some(again) = settle(group, outcome, &mut results) else { continue };
-                is_lost |= again.redirect.as_ref().is_some_and(|redirect| redirect.kind == Turn::Moved);
-                let once_more = |member: &usize| Pending::again(*member, again.clone(), batch.live.host());
-                pending.extend(group.members.iter().map(once_more));
+                let Some(sending) = settle(group, outcome, &mut results) else { continue };
+                is_lost |= sending.redirect.as_ref().is_some_and(|redirect| redirect.kind == Turn::Moved);
+                let asked_host = batch.live.host();
+                pending.extend(group.members.iter().map(|member| Pending {
+                    member: *member,
+                    sending: sending.clone(),
+                    asked_host: asked_host.to_owned(),
+                }));
             }
         }
         if pending.is_empty() {
@@ -204,12 +201,8 @@ async fn try_shortest<O: Operation>(
 /// Keys for a server that has them all.
 fn alone(link: &Arc<Link>, keys: usize) -> Vec<Batch> {
     let Some(live) = link.live() else { return Vec::new() };
-    let group = |begin| Group {
-        members: (begin..keys.min(begin + GROUP_MAX)).collect(),
-        by: By::Hash,
-        company: Company::Welcome,
-        redirect: None,
-    };
+    let group =
+        |begin| Group { members: (begin..keys.min(begin + GROUP_MAX)).collect(), sending: Sending::FIRST };
     let groups = (0..keys).step_by(GROUP_MAX).map(group).collect();
     vec![Batch { link: Arc::clone(link), live, groups }]
 }
@@ -219,7 +212,7 @@ fn settle<A: Clone>(
     group: &Group,
     outcome: Outcome<A>,
     results: &mut [Result<A, TierError>],
-) -> Option<Again> {
+) -> Option<Sending> {
     let mut each = |answer: Result<A, TierError>| {
         for member in &group.members {
             results[*member] = answer.clone();
@@ -247,21 +240,21 @@ fn settle<A: Clone>(
             // nobody looks yet.
             let is_of_all = group.members.len() == 1 || redirect.kind == Turn::Moved;
             let company = if redirect.kind == Turn::Ask { Company::None } else { Company::Welcome };
-            Some(Again { by: group.by, company, redirect: Some(redirect).filter(|_| is_of_all) })
+            let redirect = Some(redirect).filter(|_| is_of_all);
+            Some(Sending { by: group.sending.by, company, redirect })
         }
         Outcome::Apart => {
             each(Err(TierError::Failed));
-            (group.members.len() > 1).then_some(Again {
-                by: group.by,
+            (group.members.len() > 1).then_some(Sending {
+                by: group.sending.by,
                 company: Company::None,
                 redirect: None,
             })
         }
         Outcome::ScriptUnknown => {
             each(Err(TierError::Failed));
-            let is_first = group.by == By::Hash;
-            let redirect = group.redirect.clone();
-            is_first.then_some(Again { by: By::Text, company: group.company, redirect })
+            let is_first = group.sending.by == By::Hash;
+            is_first.then(|| Sending { by: By::Text, ..group.sending.clone() })
         }
     }
 }
@@ -271,12 +264,12 @@ fn grouped(router: &Router, keys: &Keys, pending: &[Pending]) -> Vec<Batch> {
     let mut batches = Vec::<Batch>::with_capacity(1);
     // Of each batch, the group that a slot's keys go to. A server alone takes keys of all slots.
     let mut open = AHashMap::<(usize, u16, By), usize>::new();
-    for Pending { member, by, company, redirect, asked_host } in pending {
+    for Pending { member, sending, asked_host } in pending {
+        let Sending { by, company, redirect } = sending;
         let slot = keys.slot(*member);
-        let is_asking = redirect.as_ref().is_some_and(|redirect| redirect.kind == Turn::Ask);
         let named = redirect.as_ref().and_then(|redirect| router.link_at(&place(redirect, asked_host)));
         // Whoever sends a caller on for this once has nothing more to say.
-        let owner = || if is_asking { None } else { router.link(slot) };
+        let owner = || if sending.is_asking() { None } else { router.link(slot) };
         let Some(link) = named.or_else(owner) else { continue };
         let number = batches.iter().position(|batch| Arc::ptr_eq(&batch.link, &link)).or_else(|| {
             let live = link.live()?;
@@ -286,10 +279,7 @@ fn grouped(router: &Router, keys: &Keys, pending: &[Pending]) -> Vec<Batch> {
         let Some(number) = number else { continue };
         let groups = &mut batches[number].groups;
         let slot = if router.is_cluster() { slot } else { 0 };
-        let begin = || {
-            let members = Vec::with_capacity(1);
-            Group { members, by: *by, company: *company, redirect: redirect.clone() }
-        };
+        let begin = || Group { members: Vec::with_capacity(1), sending: sending.clone() };
         let mut at = groups.len();
         if *company == Company::None {
             groups.push(begin());
@@ -322,17 +312,17 @@ async fn send<O: Operation>(batch: &Batch, operation: &O) -> Vec<Outcome<O::Answ
     let Batch { link, live, groups } = batch;
     let mut commands = Vec::with_capacity(groups.len());
     for group in groups {
-        if group.is_asking() {
+        if group.sending.is_asking() {
             commands.push(redis::cmd("ASKING"));
         }
-        commands.push(operation.command(&group.members, live, group.by));
+        commands.push(operation.command(&group.members, live, group.sending.by));
     }
     let mut values = match link.many(live, commands).await {
         Ok(values) => values.into_iter(),
         Err(error) => return groups.iter().map(|_| Outcome::Failed(error)).collect(),
     };
     let outcome = |group: &Group| {
-        if group.is_asking() {
+        if group.sending.is_asking() {
             values.next();
         }
         let value = values.next()?;
