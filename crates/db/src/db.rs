@@ -18,6 +18,7 @@ use crate::config::{CANCEL_TIMEOUT, CLOSE_GRACE, CLOSE_TIMEOUT, Config, three_of
 use crate::connection::{Connection, Context};
 use crate::dial::{DialSettings, Path, Purpose, dial};
 use crate::error::{AcquirePhase, Error};
+use crate::forks::Forks;
 use crate::incarnation::{History, PrimaryLife};
 use crate::lag::PrimaryClock;
 use crate::lanes::{Lanes, keep_tidy};
@@ -47,6 +48,7 @@ pub(crate) struct Shared {
     pub(crate) config: Config,
     pub(crate) members: Vec<Member>,
     pub(crate) fence: Fence,
+    pub(crate) forks: Arc<Forks>,
     /// Bounds the reads on the primary.
     pub(crate) primary_reads: Arc<Semaphore>,
     /// Of these, those of background work.
@@ -250,6 +252,7 @@ impl Shared {
         Self {
             members,
             fence: Fence::default(),
+            forks: Arc::default(),
             primary_reads: Arc::new(Semaphore::new(config.primary_read_permits())),
             background_reads: Arc::new(Semaphore::new(three_of_four(config.primary_read_permits()))),
             observer,
@@ -273,6 +276,7 @@ impl Shared {
                 warm_size: self.config.pool_size_min,
                 warm_wait: self.config.acquire_timeout,
                 clock: Arc::clone(&clock),
+                forks: Arc::clone(&self.forks),
                 rounds: Arc::clone(&self.rounds),
                 observer: Arc::clone(&self.observer),
                 tasks: self.tasks.clone(),

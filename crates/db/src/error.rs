@@ -1,6 +1,7 @@
 //! Failures of routing, acquiring and querying, with the predicates callers decide by.
 //! It holds no SQL, no parameters and no password. Every module between `Db` and the socket returns it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_postgres::error::SqlState;
@@ -11,6 +12,7 @@ use crate::node::NodeId;
 use crate::route::NoPrimary;
 use crate::sqlstate::{Class, classify};
 use crate::status::PoolStatus;
+use crate::token::Token;
 
 /// What went wrong between asking for a connection and reading the answer of a statement.
 #[derive(Debug, thiserror::Error)]
@@ -56,6 +58,18 @@ pub enum Error {
         reason: NoPrimary,
         /// The last errors of the servers, in brackets, or nothing.
         detail: String,
+    },
+    /// The write that the read is to see was committed beyond the point at which a later timeline, the primary's or one before
+    /// it, left the token's: the failover has lost it, or it was among the last there were, and nobody can tell. No server
+    /// shows it any more; read what there is, by [`Token::latest`], and see whether it is there.
+    #[error(
+        "the write of {token} is not in the history that goes on from {fork}: a failover has lost it, or may have"
+    )]
+    WriteLost {
+        /// What the caller gave.
+        token: Token,
+        /// The later timeline, and where it began.
+        fork: Token,
     },
     /// The server is known to be down and was not dialled.
     #[error("{node} is down")]
@@ -217,6 +231,7 @@ impl Error {
             | Self::UnknownForm { .. }
             | Self::PoolerInTheWay { .. }
             | Self::NeedsSession { .. }
+            | Self::WriteLost { .. }
             | Self::Closed => Class::Never,
         }
     }
@@ -267,4 +282,19 @@ impl Error {
     pub fn constraint(&self) -> Option<&str> {
         self.postgres()?.as_db_error()?.constraint()
     }
+}
+
+/// True if the cause of this, however deep, is that a failover has lost the write that was to be seen.
+#[must_use]
+pub fn is_write_lost(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        // Those who wait for one load share its error.
+        let shared = error.downcast_ref::<Arc<Error>>().map(Arc::as_ref);
+        if matches!(error.downcast_ref().or(shared), Some(Error::WriteLost { .. })) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }

@@ -97,7 +97,7 @@ mod tests {
     }
 
     fn at(timeline: u32, lsn: u64) -> Facts {
-        Facts { role: Role::Primary, timeline, lsn, incarnation: 1, system_id: 7 }
+        Facts { role: Role::Primary, timeline, lsn, incarnation: 1, system_id: 7, left_at: None }
     }
 
     #[test]

@@ -27,6 +27,9 @@
 //! # }
 //! ```
 //!
+//! The **[guide]** has a page for each question: what is behind a `Db`, what is promised, what a call costs, tokens over HTTP, batches,
+//! bulk loads, cached results, views, partitions, migrations, poolers, watching it, and limits.
+//!
 //! # What holds
 //!
 //! - **A read with a token sees the write.** A replica serves it only if it was seen to have replayed the position on the
@@ -83,6 +86,8 @@ mod connection;
 mod db;
 mod dial;
 mod error;
+mod forks;
+pub mod guide;
 mod holders;
 mod incarnation;
 mod lag;
@@ -126,7 +131,7 @@ pub use coalesce::{BatchError, Batcher, CoalesceOptions, Items, LoadError, Loade
 pub use config::Config;
 pub use connection::{Connection, Values};
 pub use db::Db;
-pub use error::{AcquirePhase, Error};
+pub use error::{AcquirePhase, Error, is_write_lost};
 pub use holders::{Doing, Holder, Holders};
 pub use incarnation::{History, PrimaryLife};
 pub use migrate::{

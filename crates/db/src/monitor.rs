@@ -15,6 +15,7 @@ use tracing::{info, warn};
 use crate::config::{PROBE_TIMEOUT, REDIAL_PAUSE_MAX};
 use crate::dial::{DialSettings, Dialled, Purpose, dial};
 use crate::error::Error;
+use crate::forks::Forks;
 use crate::incarnation::incarnation_sql;
 use crate::lag::PrimaryClock;
 use crate::node::{Change, Facts, Node, NodeState, Role};
@@ -35,6 +36,7 @@ pub(crate) struct Monitor {
     pub(crate) warm_size: usize,
     pub(crate) warm_wait: Duration,
     pub(crate) clock: Arc<PrimaryClock>,
+    pub(crate) forks: Arc<Forks>,
     /// Counts probes of all servers; whoever waits for a change listens here.
     pub(crate) rounds: Arc<watch::Sender<u64>>,
     pub(crate) observer: Arc<dyn Observer>,
@@ -45,7 +47,7 @@ pub(crate) struct Monitor {
 const IDENTITY_SQL: &str =
     concat!("SELECT system_identifier, ", straight_sql!(), " FROM pg_control_system()");
 
-/// Role, position, timeline and incarnation. A replica's timeline is that of the log it receives; while it receives none, that of
+/// Role, position, timeline, incarnation, and where a primary stopped replaying. A replica's timeline is that of the log it receives; while it receives none, that of
 /// its control file, which may lag after a failover but is never ahead.
 const PROBE_SQL: &str = concat!(
     "SELECT recovering, \
@@ -56,7 +58,7 @@ const PROBE_SQL: &str = concat!(
                  (SELECT min_recovery_end_timeline FROM pg_control_recovery())))::bigint \
     ELSE ('x' || left(pg_walfile_name(pg_current_wal_flush_lsn()), 8))::bit(32)::bigint END, ",
     incarnation_sql!(),
-    " FROM pg_is_in_recovery() AS recovering"
+    ", CASE WHEN NOT recovering THEN pg_last_wal_replay_lsn() END::text FROM pg_is_in_recovery() AS recovering"
 );
 
 struct Link {
@@ -142,6 +144,7 @@ impl Monitor {
         let lag = match facts.role {
             Role::Primary => {
                 self.clock.note(&facts, now);
+                self.forks.note(&facts);
                 None
             }
             Role::Replica => self.clock.lag(&facts, now),
@@ -189,12 +192,14 @@ fn read_facts(row: &Row, link: &Link) -> Option<Facts> {
     // A replica that has replayed nothing since its start has no position yet.
     let lsn: Option<&str> = row.try_get(1).ok()?;
     let timeline: i64 = row.try_get(2).ok()?;
+    let left_at: Option<&str> = row.try_get(4).ok()?;
     Some(Facts {
         role: if recovering { Role::Replica } else { Role::Primary },
         timeline: u32::try_from(timeline).ok()?,
         lsn: lsn.map_or(Some(0), parse_lsn)?,
         incarnation: row.try_get(3).ok()?,
         system_id: link.system_id,
+        left_at: left_at.and_then(parse_lsn),
     })
 }
 

@@ -47,6 +47,8 @@ pub(crate) struct Facts {
     pub(crate) incarnation: i64,
     /// Equal for all servers of one cluster.
     pub(crate) system_id: u64,
+    /// Of a primary that was promoted since it was started: where it stopped replaying.
+    pub(crate) left_at: Option<u64>,
 }
 
 /// The monitor's latest word on a server.
@@ -307,7 +309,7 @@ mod tests {
     }
 
     fn facts(incarnation: i64) -> Facts {
-        Facts { role: Role::Replica, timeline: 1, lsn: 100, incarnation, system_id: 7 }
+        Facts { role: Role::Replica, timeline: 1, lsn: 100, incarnation, system_id: 7, left_at: None }
     }
 
     #[test]

@@ -28,11 +28,18 @@ impl Shared {
     }
 
     /// The primary, if what the token stands for can have happened on it or before it: one on an older timeline was replaced,
-    /// though this process may not have heard of it yet. Raises no fence: tokens come from callers.
+    /// though this process may not have heard of it yet, and one on a later timeline that began before it has not seen it. Raises
+    /// no fence: tokens come from callers.
     pub(crate) fn primary_after(&self, token: Option<Token>) -> Result<&Member, Error> {
         let primary = self.chosen_primary().map_err(|reason| self.no_primary(reason))?;
-        if token.is_some_and(|token| token.timeline > primary.facts.timeline) {
+        let Some(token) = token.filter(|token| token.timeline != primary.facts.timeline) else {
+            return Ok(&self.members[primary.index]);
+        };
+        if token.timeline > primary.facts.timeline {
             return Err(Error::NoPrimary { reason: NoPrimary::OlderThanToken, detail: String::new() });
+        }
+        if let Some(fork) = self.forks.left_before(&primary.facts, token) {
+            return Err(Error::WriteLost { token, fork });
         }
         Ok(&self.members[primary.index])
     }
@@ -131,7 +138,9 @@ impl Shared {
 }
 
 fn is_hopeless(error: &Error) -> bool {
-    matches!(error, Error::NoPrimary { reason: NoPrimary::SplitBrain | NoPrimary::OtherCluster, .. })
+    let is_for_good = matches!(error, Error::WriteLost { .. });
+    is_for_good
+        || matches!(error, Error::NoPrimary { reason: NoPrimary::SplitBrain | NoPrimary::OtherCluster, .. })
 }
 
 fn is_older_than_token(error: &Error) -> bool {

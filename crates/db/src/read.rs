@@ -39,7 +39,8 @@ impl Db {
     /// waits for the server that took its place, within the acquire timeout.
     ///
     /// # Errors
-    /// As [`Db::read`]; [`Error::NoPrimary`] also when no primary of the token's timeline, or of a later one, was found.
+    /// As [`Db::read`]; [`Error::NoPrimary`] also when no primary of the token's timeline, or of a later one, was found;
+    /// [`Error::WriteLost`] when a failover has lost the write, or may have.
     #[track_caller]
     pub fn read_after(&self, token: Token) -> impl Future<Output = Result<Connection, Error>> {
         self.shared.read_elsewhere(Some(token), None, self.asker(Location::caller()))

@@ -43,6 +43,12 @@ impl Token {
     pub const SQL: &str = "SELECT pg_current_wal_insert_lsn()::text, \
                            left(pg_walfile_name(pg_current_wal_insert_lsn()), 8)";
 
+    /// For a read of the last state there is, as the primary has it, whatever became of this write.
+    #[must_use]
+    pub const fn latest(self) -> Self {
+        Self { timeline: self.timeline, lsn: u64::MAX }
+    }
+
     /// Reads the row that [`Token::SQL`] answers with.
     ///
     /// # Errors

@@ -6,7 +6,7 @@ use super::*;
 use crate::node::{Facts, NodeId};
 
 fn seen(state: NodeState, role: Role, timeline: u32, lsn: u64) -> Observation {
-    let facts = Facts { role, timeline, lsn, incarnation: 1, system_id: 7 };
+    let facts = Facts { role, timeline, lsn, incarnation: 1, system_id: 7, left_at: None };
     Observation {
         state,
         facts: Some(facts),

@@ -1,27 +1,38 @@
-//! A private primary and replica for tests that promote, stop or pause them: the shared ones serve all other tests.
+//! A private primary with one replica or two, for tests that promote, stop or pause them: the shared ones serve all other tests.
 //! It needs the server's programs (`PG_BIN`, `pg_config`, or Debian's folders) and, as root, the user `postgres`.
 
+use std::io::Write as _;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::support::{count, plain};
+use crate::support::{LIMIT, count, plain, until_count};
 
 #[derive(Debug)]
 pub(crate) struct Cluster {
     folder: PathBuf,
     programs: PathBuf,
-    primary_port: u16,
-    replica_port: u16,
+    /// Of each server, the primary first.
+    ports: Vec<(&'static str, u16)>,
 }
 
 impl Cluster {
-    /// Both servers, answering.
+    /// `primary` and `replica`, answering.
     pub(crate) fn start() -> Self {
+        Self::with_replicas(&["replica"])
+    }
+
+    /// As [`Cluster::start`], with a `second` replica of the same primary.
+    pub(crate) fn start_with_second() -> Self {
+        Self::with_replicas(&["replica", "second"])
+    }
+
+    fn with_replicas(replicas: &[&'static str]) -> Self {
         let folder = std::env::temp_dir().join(format!("paystrata-db-{}", uuid::Uuid::new_v4().simple()));
         std::fs::create_dir(&folder).expect("make a folder");
-        let cluster =
-            Self { folder, programs: programs(), primary_port: free_port(), replica_port: free_port() };
+        let names = std::iter::once("primary").chain(replicas.iter().copied());
+        let ports = names.map(|name| (name, free_port())).collect();
+        let cluster = Self { folder, programs: programs(), ports };
         if is_root() {
             run(Command::new("chown").arg("postgres:").arg(&cluster.folder));
         }
@@ -31,11 +42,18 @@ impl Cluster {
             .arg(cluster.data("primary"))
             .args(["-U", "postgres", "-A", "trust", "-N"]));
         cluster.boot("primary");
-        let mut copy = cluster.program("pg_basebackup");
-        copy.args(["-h", "127.0.0.1", "-U", "postgres", "-R", "-X", "stream", "-c", "fast", "-p"]);
-        run(copy.arg(cluster.primary_port.to_string()).arg("-D").arg(cluster.data("replica")));
-        cluster.boot("replica");
+        for name in replicas {
+            let mut copy = cluster.program("pg_basebackup");
+            copy.args(["-h", "127.0.0.1", "-U", "postgres", "-R", "-X", "stream", "-c", "fast", "-p"]);
+            run(copy.arg(cluster.port("primary").to_string()).arg("-D").arg(cluster.data(name)));
+            cluster.boot(name);
+        }
         cluster
+    }
+
+    /// The names of the servers that were started as replicas.
+    pub(crate) fn replicas(&self) -> impl Iterator<Item = &'static str> {
+        self.ports.iter().skip(1).map(|(name, _)| *name)
     }
 
     pub(crate) fn url(&self, name: &str) -> String {
@@ -44,8 +62,10 @@ impl Cluster {
 
     /// Starts a server that is not running.
     pub(crate) fn boot(&self, name: &str) {
+        // A replica that has lost its primary looks for one every five seconds otherwise.
         let options = format!(
-            "-p {} -c listen_addresses=127.0.0.1 -c unix_socket_directories='' -c fsync=off",
+            "-p {} -c listen_addresses=127.0.0.1 -c unix_socket_directories='' -c fsync=off \
+             -c wal_retrieve_retry_interval=100ms",
             self.port(name)
         );
         run(self
@@ -55,7 +75,7 @@ impl Cluster {
             .args(["-w", "-o", &options, "start"]));
     }
 
-    /// Starts a server that is not running so that it only replays; it follows nobody.
+    /// Starts a server that is not running so that it only replays. One that was never a replica follows nobody.
     pub(crate) fn boot_as_standby(&self, name: &str) {
         std::fs::write(self.data(name).join("standby.signal"), "").expect("write the sign");
         if is_root() {
@@ -64,7 +84,21 @@ impl Cluster {
         self.boot(name);
     }
 
-    /// Stops a server in order: it ends its sessions and sends the rest of its log to the replica.
+    /// As [`Cluster::boot_as_standby`], following `leader`, of which it must not be ahead.
+    pub(crate) fn boot_behind(&self, name: &str, leader: &str) {
+        let line = format!("primary_conninfo = '{}'\n", self.way_to(leader));
+        let settings =
+            std::fs::OpenOptions::new().append(true).open(self.data(name).join("postgresql.auto.conf"));
+        settings.and_then(|mut file| file.write_all(line.as_bytes())).expect("write whom it follows");
+        self.boot_as_standby(name);
+    }
+
+    /// Has a running replica follow `leader`.
+    pub(crate) async fn follow(&self, name: &str, leader: &str) {
+        self.set(name, "primary_conninfo", &self.way_to(leader)).await;
+    }
+
+    /// Stops a server in order: it ends its sessions and sends the rest of its log to its replicas.
     pub(crate) fn stop(&self, name: &str) {
         run(self.control(name).args(["-m", "fast", "stop"]));
     }
@@ -76,9 +110,20 @@ impl Cluster {
 
     /// Kills a server's first process. The others end when they notice, and none of them writes anything down.
     pub(crate) fn kill(&self, name: &str) {
-        let file = std::fs::read_to_string(self.data(name).join("postmaster.pid")).expect("it runs");
-        let pid = file.lines().next().expect("its first line is the process");
-        run(Command::new("kill").args(["-9", pid]));
+        let pid = self.first_process(name).expect("it runs");
+        run(Command::new("kill").args(["-9", pid.as_str()]));
+        // Where nobody reaps the process, as in many containers, the next start would take it for a running server.
+        std::fs::remove_file(self.data(name).join("postmaster.pid")).expect("remove its sign of life");
+    }
+
+    /// Has a server stand still: the system still takes connections for it, and nobody answers.
+    pub(crate) fn halt(&self, name: &str) {
+        assert!(self.signal(name, "-STOP"), "{name} does not run");
+    }
+
+    /// Has a server that stands still go on where it was.
+    pub(crate) fn go_on(&self, name: &str) {
+        assert!(self.signal(name, "-CONT"), "{name} does not run");
     }
 
     /// Kills a process of the server, which makes the others recover as after a crash without a new start.
@@ -97,8 +142,44 @@ impl Cluster {
         plain(&self.url(name)).await.client.batch_execute(sql).await.expect("run on the server");
     }
 
-    fn port(&self, name: &str) -> u16 {
-        if name == "primary" { self.primary_port } else { self.replica_port }
+    /// Changes a setting of a running server; all its processes have been told when this returns.
+    pub(crate) async fn set(&self, name: &str, setting: &str, value: &str) {
+        self.run_on(name, &format!("ALTER SYSTEM SET {setting} = '{value}'")).await;
+        self.run_on(name, "SELECT pg_reload_conf()").await;
+        // Who connects has the settings of the first process, which has told the others by then.
+        let is_set = format!("SELECT (current_setting('{setting}') = '{value}')::int::bigint");
+        let told = Box::pin(async { while count(&plain(&self.url(name)).await, &is_set).await == 0 {} });
+        tokio::time::timeout(LIMIT, told).await.expect("the setting arrives");
+    }
+
+    /// Has a replica receive and replay nothing, until `pg_wal_replay_resume()`.
+    pub(crate) async fn pause_replay(&self, name: &str) {
+        self.run_on(name, "SELECT pg_wal_replay_pause()").await;
+        let is_paused = "SELECT (pg_get_wal_replay_pause_state() = 'paused')::int::bigint";
+        until_count(&plain(&self.url(name)).await, is_paused, 1).await;
+    }
+
+    pub(crate) fn port(&self, name: &str) -> u16 {
+        let known = self.ports.iter().find(|(known, _)| *known == name);
+        known.expect("a server of this cluster").1
+    }
+
+    fn way_to(&self, leader: &str) -> String {
+        format!("host=127.0.0.1 port={} user=postgres", self.port(leader))
+    }
+
+    /// The process that has started all others of a server, if it runs.
+    fn first_process(&self, name: &str) -> Option<String> {
+        let file = std::fs::read_to_string(self.data(name).join("postmaster.pid")).ok()?;
+        file.lines().next().map(str::to_owned)
+    }
+
+    /// To the first process, so that one that is to stand still starts no others, and then to those. False if there are none.
+    fn signal(&self, name: &str, signal: &str) -> bool {
+        let Some(first) = self.first_process(name) else { return false };
+        let sent = |command: &mut Command| command.output().is_ok_and(|output| output.status.success());
+        sent(Command::new("kill").args([signal, first.as_str()]))
+            && sent(Command::new("pkill").args([signal, "-P", first.as_str()]))
     }
 
     fn data(&self, name: &str) -> PathBuf {
@@ -128,8 +209,9 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        for name in ["replica", "primary"] {
-            // One of them may be down already.
+        for (name, _) in self.ports.iter().rev() {
+            // One that stands still would not hear that it is to end, and any of them may be down already.
+            let _went_on = self.signal(name, "-CONT");
             let _stopped = self.control(name).args(["-m", "immediate", "stop"]).output();
         }
         let _removed = std::fs::remove_dir_all(&self.folder);

@@ -5,23 +5,35 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
 use paystrata_db::{
-    CommitOutcome, CommitTicket, Config, Db, Error, NoPrimary, NodeState, Role, Statement, Token,
+    Class, CommitOutcome, CommitTicket, Config, Db, Error, NoPrimary, NodeState, Role, Statement, Token,
     TransactionError, TransactionOptions, Type,
 };
 
 use crate::cluster::Cluster;
-use crate::support::{LIMIT, config, connected, count, plain, until, url};
+use crate::support::{LIMIT, config, connected, count, plain, until, until_count, url};
 
 static INSERT: Statement = Statement::new("INSERT INTO note VALUES ($1)", &[Type::INT8]);
 static NEWEST: Statement = Statement::new("SELECT coalesce(max(body), 0) FROM note", &[]);
 
-/// Gives `test` servers of its own, and settings for both.
+/// Gives `test` servers of its own, and settings that name all of them in the order in which they were started.
 pub(crate) fn on_cluster<Fut: Future<Output = ()>>(test: impl FnOnce(Arc<Cluster>, Config) -> Fut) {
+    on_servers(Cluster::start, test);
+}
+
+/// As [`on_cluster`], with a second replica.
+pub(crate) fn on_two_replicas<Fut: Future<Output = ()>>(test: impl FnOnce(Arc<Cluster>, Config) -> Fut) {
+    on_servers(Cluster::start_with_second, test);
+}
+
+fn on_servers<Fut: Future<Output = ()>>(
+    start: fn() -> Cluster,
+    test: impl FnOnce(Arc<Cluster>, Config) -> Fut,
+) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     runtime.expect("a runtime can be built").block_on(async {
-        let cluster = Arc::new(Cluster::start());
+        let cluster = Arc::new(start());
         let mut config = config(&cluster.url("primary"));
-        config.replica_urls = vec![url(&cluster.url("replica"))];
+        config.replica_urls = cluster.replicas().map(|name| url(&cluster.url(name))).collect();
         cluster.run_on("primary", "CREATE TABLE note (body bigint PRIMARY KEY)").await;
         test(cluster, config).await;
     });
@@ -163,6 +175,56 @@ fn writes_move_to_the_promoted_replica_and_the_old_primary_is_fenced() {
         let refused = db.status_when(LIMIT, |status| status.primary.is_none()).await.expect("nobody is left");
         assert_eq!(refused.nodes[0].state, NodeState::Up);
     });
+}
+
+#[test]
+fn a_token_of_a_write_that_a_failover_has_lost_is_refused_and_those_before_it_are_not() {
+    on_cluster(|cluster, config| async move {
+        let db = connected(config.clone()).await;
+        let kept = insert(&db, 1).await;
+        until(&db, |status| status.nodes[1].lsn.is_some_and(|lsn| lsn >= kept.lsn)).await;
+        // From here on the replica is sent nothing.
+        cluster.set("replica", "primary_conninfo", "").await;
+        let replica = plain(&cluster.url("replica")).await;
+        until_count(&replica, "SELECT count(*) FROM pg_stat_wal_receiver", 0).await;
+        let lost = insert(&db, 2).await;
+        assert_eq!((lost.timeline, lost.lsn > kept.lsn), (kept.timeline, true));
+        let same = Arc::clone(&cluster);
+        let strike = move || {
+            same.kill("primary");
+            same.promote("replica");
+        };
+        tokio::task::spawn_blocking(strike).await.expect("strike");
+        until(&db, |status| status.primary.as_ref() == Some(&status.nodes[1].id)).await;
+        let newest = db.query_one(Some(kept), &NEWEST, &[]).await.expect("it is there");
+        assert_eq!(newest.get::<_, i64>(0), 1);
+        // To one who has seen the failover, and to one who comes later.
+        for db in [db, Db::connect(config).await.expect("the new primary answers")] {
+            let refused = [
+                db.query_one(Some(lost), &NEWEST, &[]).await.map(drop),
+                db.read_after(lost).await.map(drop),
+                db.read_with(
+                    Some(lost),
+                    |connection| async move { connection.query_one(&NEWEST, &[]).await },
+                )
+                .await
+                .map(drop),
+            ];
+            for refused in refused {
+                let error = refused.expect_err("it is nowhere");
+                let is_told = matches!(&error, Error::WriteLost { token, fork } if *token == lost && fork.timeline > lost.timeline);
+                assert!(is_told, "{error}");
+                assert_eq!(error.class(), Class::Never);
+            }
+            // It is made again, under a token of its own.
+            let again = insert(&db, insert_next(&db).await).await;
+            assert_eq!(db.read_after(again).await.expect("a read").role(), Role::Primary);
+        }
+    });
+}
+
+async fn insert_next(db: &Db) -> i64 {
+    db.query_one(None, &NEWEST, &[]).await.expect("newest").get::<_, i64>(0) + 1
 }
 
 #[test]

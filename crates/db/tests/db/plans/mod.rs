@@ -5,6 +5,7 @@ mod creation;
 mod explaining;
 mod findings;
 mod slow;
+mod workload;
 
 use paystrata_db::Session;
 use paystrata_db::plans::{Explained, Measure, explain};
