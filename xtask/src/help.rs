@@ -6,7 +6,7 @@ cargo xtask COMMAND
 
   setup [--no-install]
       Find PostgreSQL (15 or later), Redis (6 or later) and, for tests, memcached (1.6.12 or later), PgBouncer (1.18 or
-      later) and HypoPG (1.3 or later); install what is missing on Debian-like systems.
+      later), HypoPG (1.3 or later) and OpenSSL (1.1.1 or later); install what is missing on Debian-like systems.
   run [--port 8080] [--operator-port 9100] [--dir .paystrata] [--fresh] [--no-install]
       [--debug | --programs DIR] [--seed-payments N [--seed S] [--exit-after-seed]]
       From a fresh machine to a running service; Ctrl-C stops everything. --fresh removes earlier data.

@@ -13,7 +13,7 @@ use paystrata_cache::memcached::MemcachedTier;
 use paystrata_cache::{
     Cache, CacheError, CacheKey, LoadContext, Observer, Policy, Reach, RedisTier, Stats, TierOptions, Version,
 };
-use paystrata_db::{Db, History, Token};
+use paystrata_db::{Db, History, Token, is_write_lost};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
@@ -257,7 +257,7 @@ where
         let loader = move |context: LoadContext<Arc<Document>>| async move {
             // Before anything is read: if the history ends meanwhile, the document is of the past at once.
             let history = reading.present().map(|history| (history.system_id, history.timeline));
-            let found = load(floor_token(&context, &reading)).await?;
+            let found = load_from(load, floor_token(&context, &reading)).await?;
             Ok::<_, E>(found.map(|document| Arc::new(Document { history, ..document })))
         };
         let found = cache.get_or_load(key, loader).await.map_err(ReadError::cached)?;
@@ -341,6 +341,19 @@ fn floor_token(context: &LoadContext<Arc<Document>>, timeline: &Timeline) -> Opt
     }
 }
 
+/// As the floor has it, which is this node's and not a caller's: where a failover has taken what it stands for, what there is now is
+/// all there is.
+async fn load_from<T, E, Fut>(load: impl Fn(Option<Token>) -> Fut, floor: Option<Token>) -> Result<T, E>
+where
+    E: std::error::Error + 'static,
+    Fut: Future<Output = Result<T, E>>,
+{
+    match load(floor).await {
+        Err(error) if is_write_lost(&error) => load(floor.map(Token::latest)).await,
+        found => found,
+    }
+}
+
 impl EngineObserver for Documents {
     fn committed(&self, commit: &Commit) {
         self.timeline.committed.fetch_max(commit.token.timeline, Ordering::Relaxed);
@@ -367,6 +380,9 @@ pub enum ReadError {
     /// Too many loads, or one took too long: try again.
     #[error("read is overloaded")]
     Overloaded,
+    /// A failover of the database has lost the write that the caller's token stands for, or may have.
+    #[error("the write of the token is lost")]
+    WriteLost,
     /// The database, or a row that this version does not understand.
     #[error("load document")]
     Failed(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -375,15 +391,40 @@ pub enum ReadError {
 impl ReadError {
     /// An account that was read past the cache.
     pub fn account(error: AccountReadError) -> Self {
-        Self::Failed(Box::new(error))
+        Self::past_the_cache(error)
     }
 
     /// A payment that was read past the cache.
     pub fn payment(error: OperationError) -> Self {
-        Self::Failed(Box::new(error))
+        Self::past_the_cache(error)
+    }
+
+    fn past_the_cache(error: impl std::error::Error + Send + Sync + 'static) -> Self {
+        if is_write_lost(&error) { Self::WriteLost } else { Self::Failed(Box::new(error)) }
     }
 
     fn cached<E: std::error::Error + Send + Sync + 'static>(error: CacheError<E>) -> Self {
         if error.is_retryable() { Self::Overloaded } else { Self::Failed(Box::new(error)) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_a_failover_has_lost_is_not_waited_for_by_those_who_have_no_token() {
+        let written = Token { timeline: 1, lsn: 600 };
+        let load = async |after: Option<Token>| match after {
+            Some(token) if token == written => {
+                let fork = Token { timeline: 2, lsn: 500 };
+                Err(AccountReadError::Database(paystrata_db::Error::WriteLost { token, fork }))
+            }
+            after => Ok(after),
+        };
+        assert_eq!(load_from(load, None).await.unwrap(), None);
+        let latest = Token { timeline: 1, lsn: u64::MAX };
+        assert_eq!(load_from(load, Some(written)).await.unwrap(), Some(latest));
+        assert!(load_from(load, Some(written.latest())).await.is_ok());
     }
 }

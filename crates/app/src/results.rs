@@ -2,18 +2,23 @@
 //! tags, tokens are versions. Other nodes are not told: they see a write through a token, or when a result's life ends.
 //! Given to a `QueryCache` by whoever reads the same again and again.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
-use paystrata_cache::{Cache, CacheError, Clock, LoadContext, Policy, Stats, Version};
+use paystrata_cache::{Cache, CacheError, Clock, LoadContext, Observer, Policy, Stats, Version};
 use paystrata_db::results::{CachedResult, ResultAnswer, ResultCache, ResultError, ResultRequest, Written};
-use paystrata_db::{Db, Token};
+use paystrata_db::{Db, Token, is_write_lost};
 
 /// Bytes of bookkeeping counted per result beside its rows and its key.
 const OVERHEAD_BYTES: usize = 128;
 /// After a load that failed: how long a stale result is given before the database is asked again.
 const STALE_PAUSE: Duration = Duration::from_secs(1);
+
+/// The names of both caches, in figures and traces.
+const KEPT: &str = "results";
+const CATCHING_UP: &str = "results-after";
 
 /// A key, and the token that a kept result was too old for.
 type Catch = (Vec<u8>, (u32, u64));
@@ -32,6 +37,17 @@ impl Results {
     /// With room for so many bytes, as they come from the server.
     #[must_use]
     pub fn new(db: &Db, bytes_max: u64, clock: Clock) -> Self {
+        Self::observed(db, bytes_max, clock, |_| Arc::new(Unobserved))
+    }
+
+    /// As [`Self::new`]; what happens in each of the caches is told to the observer that is given for its name.
+    #[must_use]
+    pub fn observed(
+        db: &Db,
+        bytes_max: u64,
+        clock: Clock,
+        observer: impl Fn(&str) -> Arc<dyn Observer>,
+    ) -> Self {
         let policy = Policy {
             // Each result says its own.
             ttl: Duration::MAX,
@@ -48,23 +64,25 @@ impl Results {
         let weigh = |key: &[u8], result: &CachedResult| key.len() + result.bytes + OVERHEAD_BYTES;
         Self {
             db: db.clone(),
-            kept: Cache::builder("results")
+            kept: Cache::builder(KEPT)
                 .policy(policy)
                 .clock(clock)
+                .observer(observer(KEPT))
                 .weigher(move |key: &Vec<u8>, result| weigh(key, result))
                 .build(),
-            catching_up: Cache::builder("results-after")
+            catching_up: Cache::builder(CATCHING_UP)
                 .policy(nothing)
                 .clock(clock)
+                .observer(observer(CATCHING_UP))
                 .weigher(move |(key, _): &Catch, result| weigh(key, result))
                 .build(),
         }
     }
 
-    /// Figures of what is kept.
+    /// Figures of both caches, by name: of what is kept, and of loads for readers whose token it was too old for.
     #[must_use]
-    pub fn stats(&self) -> Stats {
-        self.kept.stats()
+    pub fn stats(&self) -> [(&'static str, Stats); 2] {
+        [(KEPT, self.kept.stats()), (CATCHING_UP, self.catching_up.stats())]
     }
 
     async fn answer(&self, request: ResultRequest) -> Result<ResultAnswer, ResultError> {
@@ -91,6 +109,12 @@ impl Results {
         Ok(ResultAnswer { result, is_stale: false })
     }
 }
+
+/// Of caches whose loads nobody measures.
+#[derive(Debug)]
+struct Unobserved;
+
+impl Observer for Unobserved {}
 
 impl ResultCache for Results {
     fn get_or_load(&self, request: ResultRequest) -> BoxFuture<'_, Result<ResultAnswer, ResultError>> {
@@ -123,7 +147,11 @@ fn loader(
                 Version::NONE => None,
                 Version(lsn) => Some(Token { timeline: db.timeline(), lsn }),
             };
-            let result = load.run(floor).await?;
+            let result = match load.run(floor).await {
+                // A failover has taken what it was to reflect: what there is now, is all there is.
+                Err(error) if is_write_lost(&error) => load.run(floor.map(Token::latest)).await?,
+                result => result?,
+            };
             context.ttl(options.ttl).grace(options.stale_if_error);
             for table in tables {
                 context.tag(table);

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use paystrata_cache::memcached::{MemcachedOptions, MemcachedTier};
-use paystrata_cache::{RedisOptions, RedisTier};
+use paystrata_cache::{RedisOptions, RedisServers, RedisTier};
 use paystrata_db::plans::{SlowLog, SlowLogOptions};
 use paystrata_db::{ConnectionUrl, Db, Observer};
 use paystrata_gateway::{
@@ -261,7 +261,7 @@ fn shared_tiers(config: &CacheConfig) -> anyhow::Result<Option<SharedTiers>> {
     let Some(url) = config.redis_url.as_ref().filter(|_| config.enabled) else { return Ok(None) };
     let command_timeout = config.command_timeout;
     let options = RedisOptions { command_timeout, ..RedisOptions::default() };
-    let redis = RedisTier::connect(url.expose(), options).context("read cache.redis_url")?;
+    let redis = redis_tier(config, url, options)?;
     let memcached = match &config.memcached_hosts[..] {
         [] => None,
         hosts => {
@@ -271,6 +271,21 @@ fn shared_tiers(config: &CacheConfig) -> anyhow::Result<Option<SharedTiers>> {
         }
     };
     Ok(Some(SharedTiers { redis, memcached, timeout: command_timeout * 2 }))
+}
+
+/// Redis where the URL says, trusted by the authorities of the configuration if it names any.
+fn redis_tier(config: &CacheConfig, url: &SecretUrl, options: RedisOptions) -> anyhow::Result<RedisTier> {
+    let Some(path) = &config.redis_ca_path else {
+        return RedisTier::connect(url.expose(), options).context("read cache.redis_url");
+    };
+    let reading = || format!("read cache.redis_ca_path {}", path.display());
+    let servers = RedisServers::Tls {
+        servers: Box::new(RedisServers::Single { url: url.expose().to_owned() }),
+        root_certificates: Some(std::fs::read(path).with_context(reading)?),
+        client_certificate: None,
+        client_key: None,
+    };
+    RedisTier::open(&servers, options).with_context(reading)
 }
 
 fn compose(config: Config, db: Db, monitor: Monitor, slow_log: Arc<SlowLog>) -> anyhow::Result<App> {

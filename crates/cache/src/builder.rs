@@ -361,8 +361,8 @@ where
         line.listen(Arc::downgrade(&listener));
     }
     if let Some(writes) = &store.writes {
-        let writes = Arc::clone(writes);
-        tasks.push(tokio::spawn(async move { writes.run().await }));
+        let (writes, store) = (Arc::clone(writes), Arc::downgrade(store));
+        tasks.push(tokio::spawn(async move { writes.run(store).await }));
     }
     let refresh_every = store.policy.refresh_every;
     if store.keeper.is_some() && keeper::keeps(refresh_every) {

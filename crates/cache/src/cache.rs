@@ -366,11 +366,13 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
     /// of this cache. Waits for a few time limits at most, and for the writer for as long as
     /// [`WriterOptions::flush`](crate::WriterOptions::flush) says; what it has not written by then is lost, which is logged
     /// as an error, told to the [observer](crate::Observer::writes_lost), and still seen in
-    /// [`pending_writes`](Stats::pending_writes). Reads go on working; invalidations no longer reach other nodes, and under
-    /// [`Write::Behind`](crate::Write::Behind) nothing can be set.
+    /// [`pending_writes`](Stats::pending_writes). Changes of which the others have not been told by then are logged as a
+    /// warning, told to the [observer](crate::Observer::pending_lost), and still seen in
+    /// [`pending_invalidations`](Stats::pending_invalidations). Reads go on working; invalidations no longer reach other
+    /// nodes, and under [`Write::Behind`](crate::Write::Behind) nothing can be set.
     ///
-    /// Goes on in the background if this is dropped, or not polled. Who drops the cache without it writes nothing more, and what is
-    /// lost is told in the same ways once the last handle is gone. Closed twice at once, both wait for the same end.
+    /// Goes on in the background if this is dropped, or not polled. Who drops the cache without it writes and tells nothing more, and
+    /// what is lost is told in the same ways once the last handle is gone. Closed twice at once, both wait for the same end.
     ///
     /// # Panics
     ///
@@ -382,10 +384,10 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
         if !self.owner.has_tasks {
             return;
         }
-        let (writes, owner) = (self.store.writes.clone(), Arc::clone(&self.owner));
+        let (store, owner) = (Arc::clone(&self.store), Arc::clone(&self.owner));
         let ending = async move {
-            if let Some(writes) = writes {
-                writes.flush().await;
+            if let Some(writes) = &store.writes {
+                writes.flush(Arc::downgrade(&store)).await;
             }
             owner.end().await;
         };
@@ -435,7 +437,9 @@ impl Owner {
         }
         let pending = self.fleet.outbox.pending();
         if pending > 0 {
-            tracing::warn!(cache = %self.fleet.cache, pending, "other nodes were not told of all invalidations");
+            let cache = &self.fleet.cache;
+            tracing::warn!(%cache, pending, "other nodes were not told of all invalidations");
+            self.fleet.observer.pending_lost(cache, pending);
         }
     }
 }

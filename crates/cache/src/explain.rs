@@ -21,7 +21,7 @@ use crate::{
     local::Traits,
     patterns::glob_of,
     store::{KeyForm, Standing, Store},
-    tier::{Found, Void},
+    tier::{Found, TierError, Void},
     tier_side::TierSide,
 };
 
@@ -79,7 +79,9 @@ pub struct LocalState {
 pub struct TierState {
     /// What the tier is made of.
     pub kind: &'static str,
-    /// `fresh`, `past its lifetime`, `of unknown age`, `swept`, `unreadable`, `nothing`, `not trusted`, or `down`.
+    /// `fresh`, `past its lifetime`, `of unknown age`, `swept`, `unreadable`, `nothing`, `not trusted`; or why it did not
+    /// say: `down` if it was not asked, because there is no connection or it is left alone, `timed out`, or `failed` if
+    /// it refused or its answer was none.
     pub state: &'static str,
     /// True if its record has a value, false if it says that there is none, or if there is no record to be read.
     pub has_value: bool,
@@ -113,6 +115,9 @@ pub struct LastSweep {
     pub how: Void,
     /// Of the write behind it, if that was said.
     pub version: Version,
+    /// Who announced it; zero: this node, or whoever wrote it to an outbox, or somebody whose announcement could not be
+    /// read.
+    pub origin: u64,
     /// How long ago this node did its part.
     pub ago: Duration,
 }
@@ -126,25 +131,32 @@ struct SweepNote {
     swath: Swath,
     how: Void,
     version: Version,
+    origin: u64,
     at_us: u64,
 }
 
 const SWEEPS_MAX: usize = 64;
 
 impl SweepLog {
-    pub(crate) fn note(&self, swath: &Swath, how: Void, version: Version, at_us: u64) {
+    pub(crate) fn note(&self, swath: &Swath, how: Void, version: Version, origin: u64, at_us: u64) {
         let mut notes = lock(&self.0);
         if notes.len() == SWEEPS_MAX {
             notes.pop_front();
         }
-        notes.push_back(SweepNote { swath: swath.clone(), how, version, at_us });
+        notes.push_back(SweepNote { swath: swath.clone(), how, version, origin, at_us });
     }
 
     fn last(&self, key: &[u8], tags: &[Arc<str>], now_us: u64) -> Option<LastSweep> {
         let notes = lock(&self.0);
         let note = notes.iter().rev().find(|note| goes_over(&note.swath, key, tags))?;
         let ago = Duration::from_micros(now_us.saturating_sub(note.at_us));
-        Some(LastSweep { swath: spelled(&note.swath), how: note.how, version: note.version, ago })
+        Some(LastSweep {
+            swath: spelled(&note.swath),
+            how: note.how,
+            version: note.version,
+            origin: note.origin,
+            ago,
+        })
     }
 }
 
@@ -279,7 +291,9 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
         let payload = match tier.read_one(key, None).await {
             Ok(Found::Value(payload)) => payload,
             Ok(_) => return state("nothing"),
-            Err(_) => return state("down"),
+            Err(TierError::Down) => return state("down"),
+            Err(TierError::TimedOut) => return state("timed out"),
+            Err(TierError::Failed) => return state("failed"),
         };
         let opened = self.codec.as_ref().map(|codec| codec.open(key, &payload.bytes));
         let Some(Ok(opened)) = opened else { return state("unreadable") };

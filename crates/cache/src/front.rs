@@ -13,21 +13,26 @@ use quick_cache::Equivalent;
 use crate::{
     hash::Probe,
     lane::PerLane,
-    packed::Packed,
+    packed::{Bounds, Packed},
     sync::atomic::{AtomicU64, Ordering::SeqCst},
 };
 
 /// Places for copies in one thread: as many hot keys as fit the processor's second cache with their values.
 const PLACES: usize = 2_048;
+/// What is longer by itself, key and value, is not copied: a thread's places would take many times what its copies may weigh.
+const PLACE_BYTES_MAX: usize = 256;
 /// A copy lies in one of so many places from the one its hash names.
 const WINDOW: usize = 8;
 /// Hits remembered of what has no copy.
 const SEEN: usize = 8_192;
 /// Groups of keys whose changes are told apart. A scheduler's numbers are dear, and it looks at one key.
 const GROUPS: usize = if cfg!(feature = "shuttle") { 4 } else { 1_024 };
-/// Reads after which a thread judges whether copies are of use to it, by an eighth of them.
-const TRIAL: u32 = 4_096;
-/// For how many reads it goes without them if they are not: twice as many each time, up to the second.
+/// What a thread has to its credit, at most. It goes without copies once that is used up: by half as many reads that find none in a
+/// row, or many more of which fewer than two in five find one, from where on copies cost more than they are worth.
+const CREDIT: u32 = 16_384;
+const FOUND: u32 = 3;
+const MISSED: u32 = 2;
+/// For how many reads it does: twice as many each time, up to the second.
 const NAP_MIN: u32 = 1 << 16;
 const NAP_MAX: u32 = 1 << 22;
 /// Of so many hits that are worth a copy one takes the place of another: a set that is larger than the places does not
@@ -52,10 +57,11 @@ pub(crate) struct Fronts<K, V> {
 
 /// What one thread has.
 struct Front<K, V> {
-    /// The hash of the copy at each place; of nothing where there is none.
-    hashes: Box<[u64; PLACES]>,
-    /// None before the first one.
-    copies: Box<[Option<Copied<K, V>>]>,
+    /// None before the first copy.
+    places: Option<Box<[Place<K, V>; PLACES]>>,
+    /// The copy at the place was hit since it last stood in the way of another.
+    is_hit: [bool; PLACES],
+    weights: Box<[u32; PLACES]>,
     /// A part of the hash that last came by here without a copy: what comes again before another one does is copied, so
     /// that a scan copies nothing.
     seen: Box<[u16; SEEN]>,
@@ -68,18 +74,34 @@ struct Front<K, V> {
     /// Reads that ask for no copy, because too few of the last ones found one; and how many it will be the next time.
     asleep: u32,
     next_nap: u32,
-    /// Reads of this trial, and how many of them found a copy.
-    asked: u32,
-    found: u32,
+    /// More for each read that finds a copy, and less for each that does not. Reads that all find one write nothing here.
+    credit: u32,
 }
 
+/// Where a copy may lie: a line of the processor's cache, where the key is a number or a string and the value is counted.
+#[repr(C, align(64))]
+struct Place<K, V> {
+    /// Of the copy; of nothing where there has never been one.
+    hash: u64,
+    copied: Option<Copied<K, V>>,
+}
+
+#[repr(C)]
 struct Copied<K, V> {
-    key: K,
     /// The number of its group before the entry was taken from L1.
     change: u64,
-    /// It was hit since it last stood in the way of another.
-    is_hit: bool,
-    packed: Packed<V>,
+    check_us: u64,
+    /// Twice the stamp, and one more if it has tags.
+    stamp: u64,
+    key: K,
+    value: V,
+}
+
+impl<K, V> Copied<K, V> {
+    #[inline]
+    fn bounds(&self) -> Bounds {
+        Bounds { check_us: self.check_us, stamp: self.stamp >> 1, is_tagged: self.stamp & 1 == 1 }
+    }
 }
 
 /// Takes the place of a hash where there is none. A key whose hash it is has no copy.
@@ -102,7 +124,7 @@ impl<K, V> Fronts<K, V> {
     pub(crate) fn read<Q, T, F>(
         &self,
         probe: &Probe<'_, Q>,
-        is_fresh: impl FnOnce(&Packed<V>) -> bool,
+        is_fresh: impl FnOnce(&Bounds) -> bool,
         read: F,
     ) -> Result<T, F>
     where
@@ -114,14 +136,17 @@ impl<K, V> Fronts<K, V> {
             if front.is_asleep() {
                 return None;
             }
-            let copied = front.find(probe)?;
-            if copied.change != self.before(probe.hash) || !is_fresh(&copied.packed) {
+            let change = self.before(probe.hash);
+            let is_right =
+                |(_, copied): &(usize, &Copied<K, V>)| copied.change == change && is_fresh(&copied.bounds());
+            let Some((place, copied)) = front.find(probe).filter(is_right) else {
+                front.has_missed();
                 return None;
-            }
+            };
             let read = read.take()?;
-            copied.is_hit = true;
-            let made = read(copied.packed.value());
-            front.found += 1;
+            let made = read(&copied.value);
+            front.is_hit[place] = true;
+            front.has_found();
             Some(made)
         });
         found.flatten().ok_or_else(|| read.take().expect("only what was found was read"))
@@ -144,8 +169,9 @@ impl<K, V> Fronts<K, V> {
     where
         Q: ToOwned<Owned = K> + ?Sized,
     {
-        let make_room =
-            |front: &mut Front<K, V>| front.make_room(probe.hash, packed.weight(), self.bytes_max);
+        // It has no more bits than that.
+        let weight = u32::try_from(packed.weight()).unwrap_or(u32::MAX);
+        let make_room = |front: &mut Front<K, V>| front.make_room(probe.hash, weight, self.bytes_max);
         let room = self.fronts.enter_or_make(Front::new, make_room).flatten();
         let Some((place, displaced)) = room else { return };
         // Out here, because cloning and dropping are foreign code, that may come back. The memory of the key that had to
@@ -158,8 +184,10 @@ impl<K, V> Fronts<K, V> {
             }
             None => probe.key.to_owned(),
         };
-        let copied = Copied { key, change, is_hit: false, packed };
-        drop(self.fronts.enter(|front| front.put(place, probe.hash, copied)));
+        let Bounds { check_us, stamp, is_tagged } = packed.bounds();
+        let stamp = stamp << 1 | u64::from(is_tagged);
+        let copied = Copied { change, check_us, stamp, key, value: packed.into_value() };
+        drop(self.fronts.enter(|front| front.put(place, probe.hash, weight, copied)));
     }
 
     /// The key with this hash has changed in L1.
@@ -182,8 +210,9 @@ impl<K, V> Fronts<K, V> {
 impl<K, V> Front<K, V> {
     fn new() -> Self {
         Self {
-            hashes: Box::new([NONE; PLACES]),
-            copies: Box::new([]),
+            places: None,
+            is_hit: [false; PLACES],
+            weights: Box::new([0; PLACES]),
             seen: Box::new([0; SEEN]),
             bytes: 0,
             turned_away: 0,
@@ -191,38 +220,50 @@ impl<K, V> Front<K, V> {
             next_rest: REST_MIN,
             asleep: 0,
             next_nap: NAP_MIN,
-            asked: 0,
-            found: 0,
+            credit: CREDIT,
         }
     }
 
-    /// Counts a read, and gives up for a while where copies are of no use: the set that is read is too large.
     #[inline]
     fn is_asleep(&mut self) -> bool {
-        if self.asleep > 0 {
+        let is_asleep = self.asleep > 0;
+        if is_asleep {
             self.asleep -= 1;
-            return true;
         }
-        self.asked += 1;
-        if self.asked == TRIAL {
-            if self.found < TRIAL / 8 {
-                self.asleep = self.next_nap;
-                self.next_nap = (self.next_nap * 2).min(NAP_MAX);
-            } else {
+        is_asleep
+    }
+
+    #[inline]
+    fn has_found(&mut self) {
+        if self.credit < CREDIT {
+            self.credit = (self.credit + FOUND).min(CREDIT);
+            if self.credit == CREDIT {
                 self.next_nap = NAP_MIN;
             }
-            (self.asked, self.found) = (0, 0);
         }
-        false
+    }
+
+    /// Gives up for a while where copies are of no use: the set that is read is too large.
+    #[inline]
+    fn has_missed(&mut self) {
+        self.credit = self.credit.saturating_sub(MISSED);
+        if self.credit == 0 {
+            // So that enough must find one afterwards before the next time is short again.
+            self.credit = CREDIT / 2;
+            self.asleep = self.next_nap;
+            self.next_nap = (self.next_nap * 2).min(NAP_MAX);
+        }
     }
 
     #[inline]
-    fn find<Q: Equivalent<K> + ?Sized>(&mut self, probe: &Probe<'_, Q>) -> Option<&mut Copied<K, V>> {
+    fn find<Q: Equivalent<K> + ?Sized>(&self, probe: &Probe<'_, Q>) -> Option<(usize, &Copied<K, V>)> {
+        let places = self.places.as_ref()?;
         for place in window(probe.hash) {
-            if self.hashes[place] == probe.hash {
-                return self.copies[place].as_mut().filter(|copied| probe.key.equivalent(&copied.key));
+            if places[place].hash == probe.hash {
+                let copied = places[place].copied.as_ref().filter(|copied| probe.key.equivalent(&copied.key));
+                return copied.map(|copied| (place, copied));
             }
-            if self.hashes[place] == NONE {
+            if places[place].hash == NONE {
                 return None;
             }
         }
@@ -237,7 +278,7 @@ impl<K, V> Front<K, V> {
         }
         let part = (hash >> 48) as u16;
         let is_again = std::mem::replace(&mut self.seen[low(hash >> 16) % SEEN], part) == part;
-        if !is_again || window(hash).any(|place| [NONE, hash].contains(&self.hashes[place])) {
+        if !is_again || window(hash).any(|place| [NONE, hash].contains(&self.hash_at(place))) {
             return is_again;
         }
         self.turned_away = (self.turned_away + 1) % TURNED_AWAY;
@@ -246,41 +287,51 @@ impl<K, V> Front<K, V> {
 
     /// A copy that was hit is spared once.
     fn may_displace(&mut self, place: usize) -> bool {
-        let in_the_way = self.copies.get_mut(place).and_then(Option::as_mut);
-        !in_the_way.is_some_and(|copied| std::mem::take(&mut copied.is_hit))
+        !std::mem::take(&mut self.is_hit[place])
     }
 
     /// The place for a copy of this weight, and what had to make room there; nothing if there is none.
-    fn make_room(&mut self, hash: u64, weight: u64, bytes_max: u64) -> Option<(usize, Option<Copied<K, V>>)> {
-        if hash == NONE {
+    fn make_room(&mut self, hash: u64, weight: u32, bytes_max: u64) -> Option<(usize, Option<Copied<K, V>>)> {
+        if hash == NONE || size_of::<Place<K, V>>() > PLACE_BYTES_MAX {
             return None;
         }
         let mut places = window(hash);
-        let place = places.find(|place| [NONE, hash].contains(&self.hashes[*place]));
+        let place = places.find(|place| [NONE, hash].contains(&self.hash_at(*place)));
         let place = place.unwrap_or(displaced_by(hash));
-        if self.bytes - self.weight_at(place) + weight > bytes_max {
+        if self.bytes - u64::from(self.weights[place]) + u64::from(weight) > bytes_max {
             self.rest = self.next_rest;
             self.next_rest = (self.next_rest * 2).min(REST_MAX);
             return None;
         }
-        if self.copies.is_empty() {
-            self.copies = std::iter::repeat_with(|| None).take(PLACES).collect();
-        }
         self.next_rest = REST_MIN;
-        self.bytes -= self.weight_at(place);
-        Some((place, self.copies[place].take()))
+        self.weigh(place, 0);
+        let places = self.places.get_or_insert_with(empty_places);
+        Some((place, places[place].copied.take()))
     }
 
     /// Gives what has come there meanwhile.
-    fn put(&mut self, place: usize, hash: u64, copied: Copied<K, V>) -> Option<Copied<K, V>> {
-        self.bytes = self.bytes - self.weight_at(place) + copied.packed.weight();
-        self.hashes[place] = hash;
-        self.copies[place].replace(copied)
+    fn put(&mut self, place: usize, hash: u64, weight: u32, copied: Copied<K, V>) -> Option<Copied<K, V>> {
+        self.weigh(place, weight);
+        self.is_hit[place] = false;
+        let place = &mut self.places.get_or_insert_with(empty_places)[place];
+        place.hash = hash;
+        place.copied.replace(copied)
     }
 
-    fn weight_at(&self, place: usize) -> u64 {
-        self.copies.get(place).and_then(Option::as_ref).map_or(0, |copied| copied.packed.weight())
+    fn hash_at(&self, place: usize) -> u64 {
+        self.places.as_ref().map_or(NONE, |places| places[place].hash)
     }
+
+    fn weigh(&mut self, place: usize, weight: u32) {
+        let before = std::mem::replace(&mut self.weights[place], weight);
+        self.bytes = self.bytes - u64::from(before) + u64::from(weight);
+    }
+}
+
+fn empty_places<K, V>() -> Box<[Place<K, V>; PLACES]> {
+    let places = std::iter::repeat_with(|| Place { hash: NONE, copied: None }).take(PLACES);
+    let places: Box<[_]> = places.collect();
+    places.try_into().unwrap_or_else(|_| unreachable!("they are as many as were taken"))
 }
 
 /// The places where a copy may lie. A place, once taken, is never empty again, so the first empty one ends a search.

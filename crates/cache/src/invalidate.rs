@@ -2,7 +2,10 @@
 //! anything; what it returns can be awaited to learn how far it got. Dropping that takes nothing back: the other nodes
 //! are told by the courier in any case.
 
-use std::{future::IntoFuture, sync::Arc};
+use std::{
+    future::IntoFuture,
+    sync::{Arc, atomic::AtomicBool},
+};
 
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt};
@@ -286,7 +289,17 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
         let number = store.fleet.order(vec![(order, put.clone())], vec![]);
         let writing = room.map(|room| {
             let bytes = room.bytes;
-            (room, Waiting { value: value.clone(), version, tags: tags.clone(), put, bytes })
+            (
+                room,
+                Waiting {
+                    value: value.clone(),
+                    version,
+                    tags: tags.clone(),
+                    put,
+                    bytes,
+                    is_met: AtomicBool::new(false),
+                },
+            )
         });
         let life = Life::begin(policy, span, now_us, now_us, store.fleet.sweeps.stamp());
         store.put(&key, Setting { value, version, tags, life, bar, voids }, writing)?;

@@ -41,7 +41,7 @@
 //! ```
 //!
 //! The **[guide]** has a page for each question: policies, loaders, invalidation and commits, batches, absent keys, stale
-//! answers, many nodes, testing with faults and with the simulator, operating, limits, and coming from moka.
+//! answers, tiers, many nodes, testing with faults and with the simulator, operating, limits, and coming from moka.
 //!
 //! # The model
 //!
@@ -87,9 +87,11 @@
 //!   read again and again, less than one in 16 of the others.
 //! - An entry costs its key, its value, 40 bytes and quick_cache's 21, and what the weigher says. With the room that growing
 //!   tables keep free, 105 bytes beyond key and value were measured, where bare quick_cache takes 49.
-//! - Copies cost each thread that reads (31 of them at most) some 220 KiB for their places, and at most a sixty-fourth of
-//!   [`l1_bytes_max`](Policy::l1_bytes_max), or 1 MiB if that is more (but half of it in any case), in what they hold beyond
-//!   their entries' time in L1.
+//! - Copies cost each thread that reads (31 of them at most) 154 KiB for their places (2,048 of 64 bytes, and 26 KiB of
+//!   marks) where key and value are short by themselves (24 bytes together; 32 if one is a `String`, an `Arc` or the
+//!   like), up to 538 KiB where they are longer, and only the marks where they are longer than 224 bytes: those are not
+//!   copied. And at most a sixty-fourth of [`l1_bytes_max`](Policy::l1_bytes_max), or 1 MiB if that is more (but half of
+//!   it in any case), in what they hold beyond their entries' time in L1.
 //! - A miss costs a task; with tiers, one round trip to read and claim, and one to store, which nobody waits for. Of a batch the
 //!   round trip only reads, and what the tier does not have is claimed with another.
 //! - An invalidation costs a share of one call per tier and of one announcement: all that are pending go together.
@@ -109,6 +111,7 @@
 //! | feature | adds | costs |
 //! |---|---|---|
 //! | `redis` (default) | the Redis tier and line: one server, Sentinel, Cluster | the `redis` and `deadpool-redis` crates |
+//! | `redis-tls` | TLS to Redis (`rediss://`), always verified, with authorities and a client certificate of your own | `rustls` with `ring`; a handshake per connection |
 //! | `messagepack` (default) | `Codec::messagepack`, how values lie in tiers unless you name another | `rmp-serde` |
 //! | `memcached` | the memcached tier | `sha2` |
 //! | `postgres` | a table as a tier, LISTEN/NOTIFY as a line, and announcements inside your transactions | `tokio-postgres`, `sha2` |

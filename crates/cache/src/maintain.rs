@@ -56,15 +56,21 @@ where
     loop {
         beat.tick().await;
         let Some(store) = store.upgrade() else { return };
-        let span = spans::maintain(&store.name);
-        let done = store.maintain().instrument(span.clone()).await;
-        span.record("cache.keys", done.entries + done.absences);
+        let done = store.maintain().await;
         store.observer.maintained(&store.name, &done);
     }
 }
 
 impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
+    /// One round, whoever asks for it.
     async fn maintain(&self) -> Maintenance {
+        let span = spans::maintain(&self.name);
+        let done = self.walk().instrument(span.clone()).await;
+        span.record("cache.keys", done.entries + done.absences);
+        done
+    }
+
+    async fn walk(&self) -> Maintenance {
         let begun = Instant::now();
         let mut done = Maintenance::default();
         for kept in self.local.iter() {

@@ -157,6 +157,14 @@ pub trait Observer: Send + Sync + fmt::Debug {
         let _ = (cache, values);
     }
 
+    /// The cache has ended, closed or dropped, with so many changes (keys and sweeps) that the shared tiers or the other
+    /// nodes have not been told of, up to those that were just on their way. What a tier has of them is served for as long
+    /// as it lives; nodes that hear a line drop what they have in process once this one has been silent for
+    /// [`max_stale`](crate::Policy::max_stale).
+    fn pending_lost(&self, cache: &str, changes: usize) {
+        let _ = (cache, changes);
+    }
+
     /// More changes waited to be told than there is room for; everything shared becomes void
     /// before it is trusted again.
     fn pending_overflowed(&self, cache: &str) {
@@ -198,5 +206,6 @@ guarded! {
     stale_served();
     gap_noticed(cause: GapCause);
     writes_lost(values: usize);
+    pending_lost(changes: usize);
     pending_overflowed();
 }

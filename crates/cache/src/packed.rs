@@ -73,6 +73,14 @@ impl Short {
     }
 }
 
+/// What of an entry says whether it needs a second look.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Bounds {
+    pub(crate) check_us: u64,
+    pub(crate) stamp: u64,
+    pub(crate) is_tagged: bool,
+}
+
 impl<V> Packed<V> {
     pub(crate) fn of(entry: Entry<V>) -> Self {
         let Life { check_us, expires_us, grace_ends_us, loaded_us, stamp, state } = entry.life;
@@ -94,6 +102,15 @@ impl<V> Packed<V> {
     #[inline]
     pub(crate) fn value(&self) -> &V {
         &self.value
+    }
+
+    pub(crate) fn into_value(self) -> V {
+        self.value
+    }
+
+    #[inline]
+    pub(crate) fn bounds(&self) -> Bounds {
+        Bounds { check_us: self.check_us(), stamp: self.stamp(), is_tagged: self.traits.is_some() }
     }
 
     #[inline]

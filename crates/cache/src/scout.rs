@@ -54,7 +54,7 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
             let (hash, bytes) = (hash_of(&key), key.encode());
             // Before the question whether the tier is trusted: an invalidation begins with that, and voids then.
             let voids = self.flights.voids(hash);
-            let is_unwritten = self.writes.as_ref().is_some_and(|writes| writes.waiting(&key).is_some());
+            let is_unwritten = self.writes.as_ref().is_some_and(|writes| writes.has(&key));
             // Who has something to fall back on waits no longer than `soft_timeout`.
             let is_patient =
                 policy.soft_timeout >= ENDLESS || matches!(self.peek(&Probe { key: &key, hash }), Look::Miss);

@@ -11,7 +11,7 @@
 //!                     db.operation.name, db.operation.batch.size, error.type, otel.kind = client
 //! cache.invalidate    a change, from the verb to its confirmation: cache.name, cache.keys, cache.sweeps, cache.reach
 //! cache.announce      one batch of changes on its way to the tiers and the other nodes: cache.name, cache.keys, ..
-//! cache.maintain      one walk that drops what is over: cache.name, cache.keys
+//! cache.maintain      one walk that drops what is over, in no caller's trace: cache.name, cache.keys
 //! ```
 
 use tracing::{Span, debug_span, field::Empty};
@@ -162,7 +162,9 @@ pub(crate) fn announce(cache: &str, keys: usize, sweeps: usize) -> Span {
     )
 }
 
-/// A walk through L1.
+/// A walk through L1. In a trace of its own, because it may take longer than whatever asked for it by hand.
 pub(crate) fn maintain(cache: &str) -> Span {
-    debug_span!(parent: None, "cache.maintain", cache.name = cache, cache.keys = Empty)
+    let span = debug_span!(parent: None, "cache.maintain", cache.name = cache, cache.keys = Empty);
+    span.follows_from(Span::current());
+    span
 }

@@ -27,7 +27,7 @@ use crate::{
     keeper::Keeper,
     life::{Life, State},
     local::{Displaced, Entry, Local, Traits, slot_bytes},
-    packed::Packed,
+    packed::Bounds,
     patterns,
     read::answer_of_absence,
     recent::Bar,
@@ -105,10 +105,9 @@ pub(crate) struct Moment {
 impl Moment {
     /// True if there is no need to look closer.
     #[inline]
-    pub(crate) fn finds_fresh<V>(&self, packed: &Packed<V>) -> bool {
-        self.now_us < packed.check_us()
-            && (packed.stamp() >= self.stamp
-                || (packed.traits().is_none() && packed.stamp() >= self.stamp_untagged))
+    pub(crate) fn finds_fresh(&self, bounds: &Bounds) -> bool {
+        self.now_us < bounds.check_us
+            && (bounds.stamp >= self.stamp || (!bounds.is_tagged && bounds.stamp >= self.stamp_untagged))
     }
 }
 
@@ -143,7 +142,9 @@ impl<K: CacheKey, V: Clone> Store<K, V> {
     /// The value of a key that needs no second look: what most reads come to.
     #[inline]
     pub(crate) fn hit<Q: KeyForm<K> + ?Sized>(&self, probe: &Probe<'_, Q>, moment: &Moment) -> Option<V> {
-        self.local.read(probe, |kept| moment.finds_fresh(kept).then(|| kept.value().clone())).flatten()
+        self.local
+            .read(probe, |kept| moment.finds_fresh(&kept.bounds()).then(|| kept.value().clone()))
+            .flatten()
     }
 
     /// What L1 knows of `key`.
@@ -314,8 +315,13 @@ impl<K: CacheKey, V: Clone> Store<K, V> {
 
     /// Voids what this node holds of the swath. As with `void`, the caller has ordered it before.
     pub(crate) fn sweep(&self, swath: &Swath, how: Void, version: Version) {
+        self.sweep_for(swath, how, version, 0);
+    }
+
+    /// As `sweep`, because of what `origin` has announced.
+    pub(crate) fn sweep_for(&self, swath: &Swath, how: Void, version: Version, origin: u64) {
         count(&self.counters.sweeps);
-        self.sweep_log.note(swath, how, version, self.clock.now_us());
+        self.sweep_log.note(swath, how, version, origin, self.clock.now_us());
         self.raise_for_sweep(swath, version);
         self.fleet.sweeps.sweep_here(swath, how);
         match swath {

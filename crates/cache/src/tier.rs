@@ -200,6 +200,7 @@ pub trait TierShare: Send + Sync + fmt::Debug {
     /// Puts values without a claim, ending claims there are. For [`FLOOR_LIFE`](crate::FLOOR_LIFE) after it may have
     /// forgotten floors a tier voids the record instead and answers `Refused`: it cannot tell whether the value was
     /// overtaken. A value that is refused for any other reason leaves nothing older than itself in its place: a
-    /// fallback is taken away, and with it the claim of whoever was shown it.
+    /// fallback is taken away, and with it the claim of whoever was shown it; and where a change without a number is what
+    /// refuses it, whatever is there, as it may be older.
     fn put<'a>(&'a self, values: &'a [Put]) -> TierFuture<'a, Answers<Stored>>;
 }

@@ -82,7 +82,7 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
     /// [`decode`](CacheKey::decode) and [`warm`](Self::warm). At most 512. Costs a walk through L1 that clones its
     /// entries one by one.
     pub fn hot_keys(&self, at_most: usize) -> Vec<bytes::Bytes> {
-        let heat: HashMap<u64, u64> = self.store.heat.counts().into_iter().collect();
+        let heat = self.store.heat.counts();
         let mut hot: Vec<(u64, bytes::Bytes)> = self
             .store
             .local
@@ -119,35 +119,106 @@ async fn gathered<K>(
     Some(batch)
 }
 
-/// Slots of the sample.
-const SLOTS: usize = 512;
+/// Places of the sample. A power of two.
+const PLACES: u64 = 512;
 
-/// Which hashes are hit often: a slot counts for its hash and against it when another one comes, and changes hands when
-/// it is empty (Misra and Gries, 1982, with a slot by hash).
+/// Which hashes are hit often: a place counts for its hash and against it when another one comes, and changes hands when
+/// it is empty (Misra and Gries, 1982, with places by hash). Each hash has two, and comes against the colder one: of two that
+/// are hit alike and have one place between them, neither would be found.
 #[derive(Debug)]
-pub(crate) struct Heat(Box<[(AtomicU64, AtomicU64)]>);
+pub(crate) struct Heat(Box<[Place]>);
+
+#[derive(Debug, Default)]
+struct Place {
+    hash: AtomicU64,
+    count: AtomicU64,
+}
 
 impl Heat {
     pub(crate) fn new() -> Self {
-        Self((0..SLOTS).map(|_| (AtomicU64::new(0), AtomicU64::new(0))).collect())
+        Self((0..PLACES).map(|_| Place::default()).collect())
     }
 
     /// One sampled hit. Races between threads lose a count, which a sample bears.
     pub(crate) fn record(&self, hash: u64) {
-        let (known, count) = &self.0[usize::try_from(hash >> 30).unwrap_or(0) % SLOTS];
-        if known.load(Relaxed) == hash {
-            count.fetch_add(1, Relaxed);
-        } else if count.load(Relaxed) == 0 {
-            known.store(hash, Relaxed);
-            count.store(1, Relaxed);
+        let [one, other] = self.places(hash);
+        if let Some(own) = [one, other].into_iter().find(|place| place.hash.load(Relaxed) == hash) {
+            own.count.fetch_add(1, Relaxed);
+            return;
+        }
+        let colder = if other.count.load(Relaxed) < one.count.load(Relaxed) { other } else { one };
+        if colder.count.load(Relaxed) == 0 {
+            colder.hash.store(hash, Relaxed);
+            colder.count.store(1, Relaxed);
         } else {
             // Of two threads that take the last one, one is too late.
-            let _too_late = count.fetch_update(Relaxed, Relaxed, |count| count.checked_sub(1));
+            let _too_late = colder.count.fetch_update(Relaxed, Relaxed, |count| count.checked_sub(1));
         }
     }
 
-    fn counts(&self) -> Vec<(u64, u64)> {
-        let read = |slot: &(AtomicU64, AtomicU64)| (slot.0.load(Relaxed), slot.1.load(Relaxed));
-        self.0.iter().map(read).filter(|(_, count)| *count > 0).collect()
+    /// Two of them, whatever the hash: what differs by one bit or more is another place.
+    fn places(&self, hash: u64) -> [&Place; 2] {
+        let one = (hash >> 30) % PLACES;
+        let other = one ^ (1 + (hash >> 39) % (PLACES - 1));
+        [one, other].map(|place| &self.0[usize::try_from(place).unwrap_or(0)])
+    }
+
+    fn counts(&self) -> HashMap<u64, u64> {
+        let mut counts = HashMap::new();
+        for place in &self.0 {
+            let count = place.count.load(Relaxed);
+            if count > 0 {
+                // Two threads may have given one hash both of its places.
+                *counts.entry(place.hash.load(Relaxed)).or_default() += count;
+            }
+        }
+        counts
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A hash with this place, and another that differs from it by these bits.
+    fn hash(place: u64, bits: u64) -> u64 {
+        (place << 30) | ((bits - 1) << 39)
+    }
+
+    #[test]
+    fn keys_that_are_hit_alike_and_share_a_place_or_two_are_both_found() {
+        for pair in [
+            // The first place of both; that of one and the second of the other; both places.
+            [hash(5, 2), hash(5, 3)],
+            [hash(5, 2), hash(7, 4)],
+            [hash(5, 2), hash(7, 2)],
+        ] {
+            let heat = Heat::new();
+            (0..100).for_each(|_| pair.iter().for_each(|hash| heat.record(*hash)));
+            assert_eq!(heat.counts(), HashMap::from(pair.map(|hash| (hash, 100))));
+        }
+    }
+
+    #[test]
+    fn third_key_takes_the_colder_of_two_places_once_it_is_hit_more_often() {
+        let heat = Heat::new();
+        let [hot, cooling, coming] = [0, 1, 2].map(|key| hash(5, 2) + key);
+        (0..100).for_each(|_| heat.record(hot));
+        (0..10).for_each(|_| heat.record(cooling));
+        (0..9).for_each(|_| heat.record(coming));
+        assert_eq!(heat.counts(), HashMap::from([(hot, 100), (cooling, 1)]));
+        (0..11).for_each(|_| heat.record(coming));
+        assert_eq!(heat.counts(), HashMap::from([(hot, 100), (coming, 10)]));
+    }
+
+    #[test]
+    fn every_hash_has_two_places() {
+        let heat = Heat::new();
+        for place in 0..PLACES {
+            for bits in 1..PLACES {
+                let [one, other] = heat.places(hash(place, bits));
+                assert!(!std::ptr::eq(one, other), "{place} {bits}");
+            }
+        }
     }
 }

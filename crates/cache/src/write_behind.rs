@@ -7,7 +7,10 @@ use std::{
     collections::{BTreeMap, HashMap},
     hash::Hash,
     panic::AssertUnwindSafe,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex, Weak,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -26,6 +29,7 @@ use crate::{
     local::Traits,
     outbox::Putting,
     recent::Bar,
+    store::Store,
     tags::Tag,
     tier::Void,
 };
@@ -85,6 +89,9 @@ pub(crate) struct Waiting<V> {
     pub(crate) put: Option<Putting>,
     /// Of key and value, as L1 counts them.
     pub(crate) bytes: usize,
+    /// A load of this node has come upon it. What L1 holds of the key may have come of that load: from before the write, where
+    /// something newer was known of the key; or this value, though something newer is there that this node was not told of.
+    pub(crate) is_met: AtomicBool,
 }
 
 impl<V> Waiting<V> {
@@ -205,30 +212,39 @@ impl<K: Clone + Eq + Hash, V> WriteQueue<K, V> {
         Ok(Room { queue: Arc::clone(self), bytes })
     }
 
-    /// The value of this key that waits to be written.
-    pub(crate) fn waiting(&self, key: &K) -> Option<Arc<Waiting<V>>> {
-        lock(&self.pending).by_key.get(key).map(|(_, waiting)| Arc::clone(waiting))
+    /// True if a value of this key waits to be written.
+    pub(crate) fn has(&self, key: &K) -> bool {
+        lock(&self.pending).by_key.contains_key(key)
+    }
+
+    /// The value of this key that waits to be written, for a load.
+    fn meet(&self, key: &K) -> Option<Arc<Waiting<V>>> {
+        let pending = lock(&self.pending);
+        let (_, waiting) = pending.by_key.get(key)?;
+        // Under the lock: what is off the queue is not met any more.
+        waiting.is_met.store(true, Relaxed);
+        Some(Arc::clone(waiting))
     }
 }
 
 impl<K: CacheKey, V: Clone + Send + Sync + 'static> WriteQueue<K, V> {
     /// Writes what is pending as it comes, for ever.
-    pub(crate) async fn run(&self) {
+    pub(crate) async fn run(&self, store: Weak<Store<K, V>>) {
         loop {
             self.wake.notified().await;
-            self.drain().await;
+            self.drain(&store).await;
         }
     }
 
     /// Writes what is pending, as far as that can be done in its time.
-    pub(crate) async fn flush(&self) {
+    pub(crate) async fn flush(&self, store: Weak<Store<K, V>>) {
         // What is left is told by whoever ends the cache.
-        let _left = timeout(self.options.flush, self.drain()).await;
+        let _left = timeout(self.options.flush, self.drain(&store)).await;
     }
 
-    async fn drain(&self) {
+    async fn drain(&self, store: &Weak<Store<K, V>>) {
         while self.is_expecting() {
-            if self.write_batch().await.is_err() {
+            if self.write_batch(store).await.is_err() {
                 tokio::time::sleep(RETRY).await;
             }
             // A value whose place is promised comes at once.
@@ -236,7 +252,7 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> WriteQueue<K, V> {
         }
     }
 
-    async fn write_batch(&self) -> Result<(), WriteFailed> {
+    async fn write_batch(&self, store: &Weak<Store<K, V>>) -> Result<(), WriteFailed> {
         let _one_at_a_time = self.writing.lock().await;
         let batch = self.batch();
         if batch.is_empty() {
@@ -259,7 +275,7 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> WriteQueue<K, V> {
             self.not_written(&batch);
             return Err(WriteFailed);
         }
-        self.written(&batch);
+        self.written(&batch, store);
         Ok(())
     }
 
@@ -282,8 +298,9 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> WriteQueue<K, V> {
     }
 
     /// Takes what was written off the queue, unless a newer value of its key has come meanwhile: that one goes to the end.
-    /// What other nodes have loaded of the keys until now was loaded from before the write, so they are told again.
-    fn written(&self, batch: &[(K, Arc<Waiting<V>>)]) {
+    /// What other nodes have loaded of the keys until now was loaded from before the write, so they are told again; and this
+    /// one does as it tells them, where a load of its own has met the value.
+    fn written(&self, batch: &[(K, Arc<Waiting<V>>)], store: &Weak<Store<K, V>>) {
         let mut told = Vec::new();
         let mut pending = lock(&self.pending);
         pending.batch_max = (pending.batch_max * 2).min(BATCH_MAX);
@@ -295,17 +312,21 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> WriteQueue<K, V> {
                 // The batch still holds it: nothing foreign is dropped under the lock.
                 pending.by_key.remove(key);
                 pending.bytes -= written.weight();
-                told.push((key.encode(), written));
+                told.push((key, written));
             } else {
                 pending.move_to_end(key);
             }
         }
         drop(pending);
-        let order = |(key, written): (_, &Arc<Waiting<V>>)| {
-            let order = KeyOrder { key, how: Void::Remove, version: written.version };
+        let order = |(key, written): &(&K, &Arc<Waiting<V>>)| {
+            let order = KeyOrder { key: key.encode(), how: Void::Remove, version: written.version };
             (order, written.put.clone())
         };
-        self.fleet.order(told.into_iter().map(order).collect(), vec![]);
+        self.fleet.order(told.iter().map(order).collect(), vec![]);
+        let Some(store) = store.upgrade() else { return };
+        for (key, written) in told.iter().filter(|(_, written)| written.is_met.load(Relaxed)) {
+            store.void(key, Void::Remove, written.version, 0);
+        }
     }
 }
 
@@ -314,7 +335,7 @@ impl<K: CacheKey, V: Clone> Lead<K, V> {
     /// it is what the source says.
     pub(crate) fn unwritten(&self) -> Option<Answer<V>> {
         let store = &self.store;
-        let waiting = store.writes.as_ref()?.waiting(&self.key)?;
+        let waiting = store.writes.as_ref()?.meet(&self.key)?;
         let (probe, now_us) = (Probe { key: &self.key, hash: self.hash }, store.clock.now_us());
         if !store.is_newest(&probe, waiting.version, &waiting.tags, Bar::Numbered, now_us) {
             return None;

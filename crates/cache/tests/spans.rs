@@ -11,7 +11,7 @@ use std::{
 
 use paystrata_cache::{Cache, Clock, LoadContext, Policy, Version, testkit::Site};
 use tracing::{
-    Event, Id, Subscriber,
+    Event, Id, Instrument, Subscriber,
     field::{Field, Visit},
     span::{Attributes, Record},
     subscriber::DefaultGuard,
@@ -190,6 +190,30 @@ async fn failures_say_their_kind_and_changes_how_far_they_got() {
     cache.get_or_load(KEY, load).await.unwrap();
     let spans = collector.take();
     assert_eq!(field(of(&spans, "cache.tier.read")[0], "error.type"), "timeout");
+}
+
+#[tokio::test(start_paused = true)]
+async fn maintenance_is_the_same_span_whether_the_cache_or_a_caller_has_asked_for_it() {
+    let (collector, _guard) = Collector::start();
+    let (ttl, minute) = (Duration::from_secs(10), Duration::from_secs(60));
+    let cache: Names = Cache::builder("names")
+        .policy(Policy { ttl, jitter: 0.0, ..Policy::default() })
+        .clock(Clock::tokio())
+        .maintain_every(minute)
+        .build();
+    cache.get_or_load(KEY, load).await.unwrap();
+    tokio::time::sleep(minute + ttl / 2).await;
+    let by_itself = collector.take();
+    cache.get_or_load(KEY, load).await.unwrap();
+    tokio::time::sleep(2 * ttl).await;
+    let done = cache.maintain().instrument(tracing::info_span!("request")).await;
+    let by_hand = collector.take();
+    for spans in [&by_itself, &by_hand] {
+        let [seen] = of(spans, "cache.maintain")[..] else { panic!("{spans:?}") };
+        assert_eq!((field(seen, "cache.name"), field(seen, "cache.keys")), ("names", "1"));
+        assert_eq!((&seen.parent, seen.fields.len()), (&None, 2), "a trace of its own");
+    }
+    assert_eq!((done.entries, of(&by_hand, "request").len()), (1, 1));
 }
 
 // P11

@@ -1,5 +1,6 @@
 //! Finds the programs of the services on this machine: PostgreSQL (15 or later) and Redis (6 or later), and for tests
-//! memcached (1.6.12 or later), PgBouncer (1.18 or later) and HypoPG (1.3 or later). Looks and asks for versions only; installing is `setup::install`'s.
+//! memcached (1.6.12 or later), PgBouncer (1.18 or later), HypoPG (1.3 or later) and OpenSSL (1.1.1 or later). Looks and
+//! asks for versions only; installing is `setup::install`'s.
 
 use std::env;
 use std::ffi::OsString;
@@ -23,6 +24,8 @@ pub(crate) const MEMCACHED_MIN: Release = Release([1, 6, 12]);
 pub(crate) const PGBOUNCER_MIN: Release = Release([1, 18, 0]);
 /// Hypothetical indexes on partitioned tables and their sizes are whole since then.
 pub(crate) const HYPOPG_MIN: Release = Release([1, 3, 0]);
+/// Serial numbers of certificates are drawn since then.
+pub(crate) const OPENSSL_MIN: Release = Release([1, 1, 1]);
 /// Everything of PostgreSQL that `services` calls.
 const POSTGRES_PROGRAMS: [&str; 6] =
     ["initdb", "pg_ctl", "postgres", "pg_basebackup", "pg_controldata", "psql"];
@@ -161,6 +164,20 @@ pub(crate) fn hypopg(tools: &Tools) -> std::result::Result<(), Missing> {
             let seen = format!("none in {}", control.display());
             let reason = format!("HypoPG {HYPOPG_MIN} or later is needed for PostgreSQL {major} ({seen})");
             Err(Missing { package: Some(Package::HypoPg(major)), reason })
+        }
+    }
+}
+
+/// What makes the certificates for the cache's tests of TLS, which call it by its name.
+pub(crate) fn openssl() -> std::result::Result<(), Missing> {
+    // `--version` is none of its words before release 3.
+    let said = process::succeed(Command::new("openssl").arg("version"), VERSION_LIMIT).unwrap_or_default();
+    match Release::behind("OpenSSL ", &said) {
+        Some(release) if release >= OPENSSL_MIN => Ok(()),
+        _ => {
+            let seen = if said.is_empty() { "no openssl on PATH" } else { said.trim() };
+            let reason = format!("OpenSSL {OPENSSL_MIN} or later is needed ({seen})");
+            Err(Missing { package: Some(Package::OpenSsl), reason })
         }
     }
 }

@@ -58,14 +58,14 @@ pub(crate) fn ensure_for_tests(install: Install) -> Result<TestTools> {
     // Which HypoPG is wanted is known only once there is a PostgreSQL.
     let tools = ensure(install)?;
     ensured(install, || {
-        let hypopg = find::hypopg(&tools);
-        match (find::memcached(), find::pgbouncer(), hypopg) {
-            (Ok(memcached), Ok(pgbouncer), Ok(())) => {
+        let (hypopg, openssl) = (find::hypopg(&tools), find::openssl());
+        match (find::memcached(), find::pgbouncer(), hypopg, openssl) {
+            (Ok(memcached), Ok(pgbouncer), Ok(()), Ok(())) => {
                 Ok(TestTools { tools: tools.clone(), memcached, pgbouncer })
             }
-            (memcached, pgbouncer, hypopg) => {
-                let missing = memcached.err().into_iter().chain(pgbouncer.err()).chain(hypopg.err());
-                Err(missing.collect::<Vec<Missing>>())
+            (memcached, pgbouncer, hypopg, openssl) => {
+                let programs = memcached.err().into_iter().chain(pgbouncer.err());
+                Err(programs.chain(hypopg.err()).chain(openssl.err()).collect::<Vec<Missing>>())
             }
         }
     })

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use super::find::{HYPOPG_MIN, MEMCACHED_MIN, PGBOUNCER_MIN, POSTGRES_MIN, REDIS_MIN};
+use super::find::{HYPOPG_MIN, MEMCACHED_MIN, OPENSSL_MIN, PGBOUNCER_MIN, POSTGRES_MIN, REDIS_MIN};
 use super::release::Release;
 use crate::process;
 
@@ -23,6 +23,7 @@ pub(crate) enum Package {
     PgBouncer,
     /// For the PostgreSQL of this major version.
     HypoPg(u32),
+    OpenSsl,
 }
 
 /// What apt would install under a package's name.
@@ -42,6 +43,7 @@ impl Package {
             Package::Memcached => "memcached".to_owned(),
             Package::PgBouncer => "pgbouncer".to_owned(),
             Package::HypoPg(major) => format!("postgresql-{major}-hypopg"),
+            Package::OpenSsl => "openssl".to_owned(),
         }
     }
 
@@ -52,6 +54,7 @@ impl Package {
             Package::Memcached => "memcached".to_owned(),
             Package::PgBouncer => "pgbouncer".to_owned(),
             Package::HypoPg(major) => format!("hypopg_{major}"),
+            Package::OpenSsl => "openssl".to_owned(),
         }
     }
 
@@ -62,6 +65,7 @@ impl Package {
             Package::Memcached => MEMCACHED_MIN,
             Package::PgBouncer => PGBOUNCER_MIN,
             Package::HypoPg(_) => HYPOPG_MIN,
+            Package::OpenSsl => OPENSSL_MIN,
         }
     }
 
@@ -101,6 +105,7 @@ impl Package {
             Package::Memcached => "name one with MEMCACHED",
             Package::PgBouncer => "name one with PGBOUNCER",
             Package::HypoPg(_) => "add the packages of the PostgreSQL project (apt.postgresql.org)",
+            Package::OpenSsl => "put one on PATH",
         };
         Some(format!("apt offers {offered}, and {least} or later is needed: {instead}"))
     }
@@ -165,6 +170,9 @@ mod tests {
             (Package::Memcached, "1.6.9+dfsg-1", too_old([1, 6, 9])),
             (Package::PgBouncer, "1.18.0-1+deb12u1", Offer::Serves),
             (Package::HypoPg(15), "1.3.1-2+b1", Offer::Serves),
+            (Package::OpenSsl, "3.0.19-1~deb12u2", Offer::Serves),
+            (Package::OpenSsl, "1.1.1w-0+deb11u3", Offer::Serves),
+            (Package::OpenSsl, "1.1.0l-1~deb9u1", too_old([1, 1, 0])),
         ] {
             assert_eq!(package.judge(&policy(candidate)), expected, "{package:?} {candidate}");
         }

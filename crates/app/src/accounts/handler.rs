@@ -112,7 +112,7 @@ pub async fn list(
     let token = answer::token_of(&headers)?;
     let page = list::list(&app, caller.merchant, &filter, before, limit, token).await.map_err(|error| {
         tracing::error!(?error, "list accounts");
-        Problem::unavailable("The accounts cannot be read now.")
+        Problem::unread(&error, "The accounts cannot be read now.")
     })?;
     let rows: Vec<Bytes> = page.rows.iter().map(wire::render).collect();
     let next = page.next.map(|id| Cursor(id.as_u128()));

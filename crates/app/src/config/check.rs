@@ -3,10 +3,14 @@
 //! Refuses to coerce: text is no number, a fraction is no integer. Knows one setting at a time; what must hold
 //! between two stands in `rules`.
 
+use std::path::Path;
+
 use paystrata_cache::memcached::{MemcachedOptions, MemcachedTier};
+use paystrata_cache::{RedisOptions, RedisServers, RedisTier};
 use paystrata_gateway::check_endpoint;
 use tracing_subscriber::EnvFilter;
 
+use super::bounded_read::read_text;
 use super::raw::Literal;
 use super::secret::{Secret, SecretUrl};
 use super::setting::{Emptiness, Kind, NO_TLS, REDACTED};
@@ -75,6 +79,9 @@ fn check_text(kind: Kind, text: &str) -> Option<Value> {
         Kind::DatabaseUrl(Emptiness::MeansNone) | Kind::RedisUrl if text.is_empty() => Some(Value::Url(None)),
         Kind::DatabaseUrl(_) => SecretUrl::parse_database(text).map(|url| Value::Url(Some(url))),
         Kind::RedisUrl => SecretUrl::parse_redis(text).map(|url| Value::Url(Some(url))),
+        Kind::AuthoritiesPath => {
+            (text.is_empty() || holds_authorities(text)).then(|| Value::Text(text.to_owned()))
+        }
         Kind::Credential { characters_max } => {
             let fits = (1..=characters_max).contains(&text.len());
             let printable = text.bytes().all(|byte| byte.is_ascii_graphic());
@@ -93,6 +100,18 @@ fn is_endpoint(text: &str) -> bool {
         && !authority.host().is_empty()
         && !authority.as_str().contains('@')
         && !text.contains(['?', '#'])
+}
+
+/// Whether the file is there and holds what the cache takes for authorities.
+fn holds_authorities(path: &str) -> bool {
+    let Ok(pem) = read_text(Path::new(path)) else { return false };
+    let servers = RedisServers::Tls {
+        servers: Box::new(RedisServers::Single { url: "rediss://localhost".to_owned() }),
+        root_certificates: Some(pem.into_bytes()),
+        client_certificate: None,
+        client_key: None,
+    };
+    RedisTier::open(&servers, RedisOptions::default()).is_ok()
 }
 
 fn check_replicas(entries: &[String]) -> Option<Value> {

@@ -73,6 +73,7 @@ pub(crate) fn apply(values: &Checked, profile: Profile, problems: &mut Vec<Probl
     problems.extend(ORDERS.iter().filter_map(|order| out_of_order(values, order)));
     problems.extend(same_listener(values));
     problems.extend(untold_tier(values));
+    problems.extend(unasked_authority(values));
     if profile == Profile::Production {
         problems.extend(sections::all().filter_map(|setting| known_secret(values, setting)));
         problems.extend(short_retention(values));
@@ -144,6 +145,24 @@ fn untold_tier(values: &Checked) -> Option<Problem> {
             relation: "needs a value of",
             right: described(values, redis),
             reason: "nodes tell each other through Redis what is void",
+        }),
+        _ => None,
+    }
+}
+
+/// Whoever names an authority believes that certificates are checked.
+fn unasked_authority(values: &Checked) -> Option<Problem> {
+    let (authority, redis) = ("cache.redis_ca_path", "cache.redis_url");
+    let is_over_tls = match values.value(redis)? {
+        Value::Url(Some(url)) => url.is_redis_over_tls(),
+        _ => false,
+    };
+    match values.value(authority)? {
+        Value::Text(path) if !path.is_empty() && !is_over_tls => Some(Problem::Conflict {
+            left: described(values, authority),
+            relation: "needs a rediss:// URL in",
+            right: described(values, redis),
+            reason: "without TLS there is no certificate to check",
         }),
         _ => None,
     }

@@ -65,7 +65,7 @@ impl SecretUrl {
         matches!(text.parse::<ConnectionUrl>(), Err(UrlError::TlsDemanded))
     }
 
-    /// A Redis URL `redis://[user][:password@]host[:port][/database]`, or `None`.
+    /// A Redis URL `redis://[user][:password@]host[:port][/database]`, or `rediss://..` for TLS, or `None`.
     pub(crate) fn parse_redis(text: &str) -> Option<Self> {
         let uri: http::Uri = text.parse().ok()?;
         let authority = uri.authority()?;
@@ -74,10 +74,15 @@ impl SecretUrl {
         let port_fits = address == authority.host() || authority.port_u16().is_some();
         let database = uri.path().trim_start_matches('/');
         let database_fits = database.is_empty() || database.parse::<u16>().is_ok();
-        let fits = uri.scheme_str() == Some("redis") && !authority.host().is_empty();
+        let fits = matches!(uri.scheme_str(), Some("redis" | "rediss")) && !authority.host().is_empty();
         // And as the cache reads it: a broken percent sign in a password is found by the one who decodes it.
         let taken = || RedisTier::connect(text, RedisOptions::default()).is_ok();
         (fits && port_fits && database_fits && is_plain(text) && taken()).then(|| Self(text.to_owned()))
+    }
+
+    /// Whether it is a Redis URL that asks for TLS.
+    pub(crate) fn is_redis_over_tls(&self) -> bool {
+        self.0.starts_with("rediss://")
     }
 
     /// The whole URL, with its password, for the one place that connects.

@@ -79,6 +79,8 @@ pub(crate) enum Kind {
     DatabaseUrls,
     /// Empty text means none.
     RedisUrl,
+    /// Path of a file with certificates; empty text means none.
+    AuthoritiesPath,
     Secret {
         bytes_min: usize,
     },
@@ -182,7 +184,13 @@ impl Kind {
             Self::DatabaseUrl(Emptiness::Refused) => DATABASE_URL.into(),
             Self::DatabaseUrl(Emptiness::MeansNone) => format!("{DATABASE_URL}, or empty text"),
             Self::DatabaseUrls => format!("a list of different entries, each {DATABASE_URL}"),
-            Self::RedisUrl => "a Redis URL such as redis://:password@host:6379/0, or empty text".into(),
+            Self::RedisUrl => {
+                "a Redis URL such as redis://:password@host:6379/0, rediss:// for TLS, which is always verified, or empty text"
+                    .into()
+            }
+            Self::AuthoritiesPath => {
+                "the path of a file with certificates of authorities in PEM, or empty text".into()
+            }
             Self::Secret { bytes_min } => {
                 format!("a secret of at least {bytes_min} {}", if bytes_min == 1 { "byte" } else { "bytes" })
             }

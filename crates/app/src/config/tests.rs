@@ -10,6 +10,21 @@ use super::rules::{LISTENERS, ORDERS};
 use super::secret::SecretUrl;
 use super::sections::{self, Profile, SECTIONS};
 use super::setting::{Kind, REDACTED};
+use super::{Config, LoadOptions};
+
+/// An authority that vouches for nobody: its key was thrown away.
+const AUTHORITY: &str = "\
+-----BEGIN CERTIFICATE-----
+MIIBXjCCAQSgAwIBAgIUY5QQJNao+PUbj6Qta4Xun1bBNAYwCgYIKoZIzj0EAwIw
+FDESMBAGA1UEAwwJYXV0aG9yaXR5MCAXDTI2MTEyMzE4NDMxMloYDzIxMjYxMDMw
+MTg0MzEyWjAUMRIwEAYDVQQDDAlhdXRob3JpdHkwWTATBgcqhkjOPQIBBggqhkjO
+PQMBBwNCAATh+Vr5f68GhqnqBtz9WG4vTBWQBrwMzLuLHnFvQ4Uy1/X2/d7uonNj
+FfVvJJsyrNs0CJMkT0clP3pWIe20WkDRozIwMDAPBgNVHRMBAf8EBTADAQH/MB0G
+A1UdDgQWBBQp2QqS0FQNTVIyAY/ghuwxV5rczTAKBggqhkjOPQQDAgNIADBFAiEA
+1dSLYocUK4CUXnVjmKlFoXw08Xesy42SOYdzHbbOpPACIDa2ZQkmiCmQ241hUwIv
+TyFtIeXYt5q+pCQJbBO3Qpdf
+-----END CERTIFICATE-----
+";
 
 #[test]
 fn every_default_passes_its_own_check() {
@@ -105,6 +120,9 @@ fn urls_are_redacted_in_the_password_only() {
         0
     );
     assert_eq!(redis.expose(), "redis://:pa55@host:6379/2");
+    let secured = SecretUrl::parse_redis("rediss://:pa55@host:6380/2").unwrap();
+    assert_eq!(secured.redacted(), "rediss://:***@host:6380/2");
+    assert!(secured.is_redis_over_tls() && !redis.is_redis_over_tls());
 }
 
 #[test]
@@ -127,7 +145,9 @@ fn urls_of_the_wrong_sort_are_refused() {
         assert!(SecretUrl::parse_database(text).is_none(), "{text}");
     }
     for text in [
-        "rediss://host",
+        "rediss://host#insecure",
+        "redis://host#insecure",
+        "rediss://host:port",
         "redis://:%FF@host",
         "redis://host/1?protocol=9",
         "redis://",
@@ -137,6 +157,40 @@ fn urls_of_the_wrong_sort_are_refused() {
         "http://host",
     ] {
         assert!(SecretUrl::parse_redis(text).is_none(), "{text}");
+    }
+}
+
+#[test]
+fn authorities_are_a_file_of_certificates_beside_a_url_that_asks_for_tls() {
+    let directory = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| {
+        let path = directory.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let loaded = |path: &str, url: &str| {
+        let environment = [
+            ("PAYSTRATA__PROFILE", "development"),
+            ("PAYSTRATA__DB__PRIMARY_URL", "postgres://user@host/db"),
+            ("PAYSTRATA__CACHE__REDIS_URL", url),
+            ("PAYSTRATA__CACHE__REDIS_CA_PATH", path),
+        ];
+        let directory = directory.path().to_owned();
+        let config = Config::load(LoadOptions { file: None, directory, environment });
+        config.map(|config| config.cache.redis_ca_path).map_err(|error| error.to_string())
+    };
+    let (authority, text) = (write("authority.pem", AUTHORITY), write("text", "no certificate"));
+    assert_eq!(loaded(&authority, "rediss://host"), Ok(Some(std::path::PathBuf::from(&authority))));
+    assert_eq!(loaded("", "rediss://host"), Ok(None));
+    let refused = |path: &str, url: &str, expected: &str| {
+        let refusal = loaded(path, url).unwrap_err();
+        assert!(refusal.contains("1 problem ") && refusal.contains(expected), "{refusal}");
+    };
+    for path in [text.as_str(), "/nonexistent"] {
+        refused(path, "rediss://host", "expected the path of a file with certificates of authorities");
+    }
+    for url in ["redis://host", ""] {
+        refused(&authority, url, "needs a rediss:// URL in cache.redis_url");
     }
 }
 

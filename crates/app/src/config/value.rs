@@ -6,6 +6,7 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::secret::{Secret, SecretUrl};
@@ -92,6 +93,7 @@ take! {
     Vec<String>: Value::Hosts(hosts) => hosts.clone();
     Vec<BlocklistEntry>: Value::Blocklist(entries) => entries.clone();
     Option<String>: Value::Text(text) => (!text.is_empty()).then(|| text.clone());
+    Option<PathBuf>: Value::Text(text) => (!text.is_empty()).then(|| PathBuf::from(text));
     i64: Value::Integer(number) => *number;
     u32: Value::Integer(number) => u32::try_from(*number).expect(FITS);
     u64: Value::Integer(number) => u64::try_from(*number).expect(FITS);

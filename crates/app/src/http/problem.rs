@@ -1,6 +1,8 @@
 //! The one error of the HTTP edge: RFC 9457 `application/problem+json` with `code`, `param`, `request_id` and
 //! `retryable`. Holds only what may leave the service; causes are logged where they are handled.
 
+use std::error::Error;
+
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
@@ -60,6 +62,17 @@ impl Problem {
     /// No effect, try again.
     pub fn unavailable(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", detail).retryable()
+    }
+
+    /// A read that failed, past the cache: what the caller's token stands for is lost, or it may be tried again.
+    pub fn unread(error: &(dyn Error + 'static), detail: &'static str) -> Self {
+        if paystrata_db::is_write_lost(error) { Self::write_lost() } else { Self::unavailable(detail) }
+    }
+
+    fn write_lost() -> Self {
+        let detail = "A failover of the database has lost this write, or may have. \
+                      Read without the token: what is there, is there.";
+        Self::new(StatusCode::PRECONDITION_FAILED, "write_lost", detail).at("Paystrata-Token")
     }
 
     /// Something here is broken; the cause is in the log under the request id.
@@ -139,6 +152,7 @@ impl From<ReadError> for Problem {
         tracing::error!(?error, "serve read");
         match error {
             ReadError::Overloaded => Self::unavailable("Too many reads are waiting."),
+            ReadError::WriteLost => Self::write_lost(),
             ReadError::Failed(_) => Self::unavailable("This cannot be read now."),
         }
     }
@@ -159,5 +173,27 @@ impl IntoResponse for Problem {
         }
         response.extensions_mut().insert(self);
         response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use paystrata_db::{Error, Token};
+
+    use super::*;
+    use crate::accounts::store::AccountReadError;
+
+    #[test]
+    fn lost_write_is_told_however_deep_it_lies_and_nothing_else_is_taken_for_one() {
+        let (token, fork) = (Token { timeline: 1, lsn: 2 }, Token { timeline: 2, lsn: 1 });
+        let lost = AccountReadError::Database(Error::WriteLost { token, fork });
+        let problem = Problem::from(ReadError::account(lost));
+        assert_eq!(
+            (problem.status, problem.code, problem.retryable),
+            (StatusCode::PRECONDITION_FAILED, "write_lost", false)
+        );
+        assert_eq!(problem.param.as_deref(), Some("Paystrata-Token"));
+        let problem = Problem::from(ReadError::account(AccountReadError::Database(Error::Closed)));
+        assert_eq!((problem.code, problem.retryable), ("unavailable", true));
     }
 }

@@ -63,7 +63,7 @@ pub async fn entries(
     };
     let found = found.await.map_err(|error: Error| {
         tracing::error!(?error, "list entries");
-        Problem::unavailable("The entries cannot be read now.")
+        Problem::unread(&error, "The entries cannot be read now.")
     })?;
     let Some((_, mut rows)) = found.filter(|(owner, _)| *owner == caller.merchant.0) else {
         return Err(Problem::not_found("account"));

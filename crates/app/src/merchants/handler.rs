@@ -54,7 +54,7 @@ pub async fn stats(
     let read = app.db.read_with(token, |connection| async move { read_stats(&connection, merchant).await });
     let (rows, as_of) = read.await.map_err(|error: paystrata_db::Error| {
         tracing::error!(?error, "read merchant stats");
-        Problem::unavailable("The statistics cannot be read now.")
+        Problem::unread(&error, "The statistics cannot be read now.")
     })?;
     let mut data = Vec::with_capacity(rows.len());
     for row in rows {

@@ -1,11 +1,13 @@
 //! What the caches report: loads and calls of tiers as they happen, everything else when somebody reads the metrics.
-//! Names no key. Called by `serve`, which gives each cache its observer, and by `operator`.
+//! Names no key. Called by `serve`, which gives each cache its observer, by `operator`, and by whoever keeps results.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use paystrata_cache::{LoadEnd, Maintenance, Stats, TierCall, TierStats};
 use paystrata_monitor::{Monitor, Operation, Outcome};
+
+use crate::results::Results;
 
 /// One call of a loader, or one batch of them.
 const LOAD: &str = "cache.load";
@@ -61,13 +63,24 @@ impl paystrata_cache::Observer for CacheObserver {
 #[derive(Debug, Default)]
 pub struct CacheFigures {
     read_last: Mutex<Vec<(&'static str, Stats)>>,
+    results: OnceLock<Arc<Results>>,
 }
 
 impl CacheFigures {
+    /// Has the figures of these caches exported with the others. None of the service's routes keeps results: whoever builds
+    /// on it and does calls this once.
+    ///
+    /// # Errors
+    /// Gives them back if others came before: figures are told apart by the names of their caches.
+    pub fn follow(&self, results: Arc<Results>) -> Result<(), Arc<Results>> {
+        self.results.set(results)
+    }
+
     /// Brings the monitor's instruments up to date. Costs a lock per shard of each cache.
     pub fn export(&self, monitor: &Monitor, caches: impl IntoIterator<Item = (&'static str, Stats)>) {
         let mut read_last = self.read_last.lock().unwrap_or_else(PoisonError::into_inner);
-        for (name, now) in caches {
+        let results = self.results.get().map(|results| results.stats());
+        for (name, now) in caches.into_iter().chain(results.into_iter().flatten()) {
             let known = read_last.iter().position(|(known, _)| *known == name);
             let before = known.map_or_else(Stats::default, |at| read_last.swap_remove(at).1);
             Export { monitor, cache: name }.all(&now, &before);
@@ -111,6 +124,24 @@ impl Export<'_> {
                 "Loads begun ahead of the end of a lifetime.",
                 now.refreshes,
                 before.refreshes,
+            ),
+            (
+                "cache.load.unmodified",
+                "Loads that found the value unchanged.",
+                now.load_unmodified,
+                before.load_unmodified,
+            ),
+            (
+                "cache.adoptions",
+                "Values taken from a shared tier because another node had loaded them on the same schedule.",
+                now.adoptions,
+                before.adoptions,
+            ),
+            (
+                "cache.extensions",
+                "Values that live on because another node has found them unchanged.",
+                now.extensions,
+                before.extensions,
             ),
             ("cache.evictions", "Values pushed out for want of room.", now.evictions, before.evictions),
             ("cache.oversize", "Values too large for L1.", now.oversize, before.oversize),
@@ -179,6 +210,10 @@ impl Export<'_> {
         self.set("cache.bytes", "Bytes in L1, keys and values.", now.bytes as f64);
         let pending = now.pending_invalidations as f64;
         self.set("cache.pending", "Changes that other nodes have not been told yet.", pending);
+        let unwritten = now.pending_writes as f64;
+        self.set("cache.pending.writes", "Values that the writer has not taken yet.", unwritten);
+        let kept = now.kept_keys as f64;
+        self.set("cache.kept_keys", "Keys that are loaded on a schedule.", kept);
         if let Some(silence) = now.backplane_silence {
             let help = "Seconds since this cache was last sure to have heard everything.";
             self.set("cache.backplane.silence.seconds", help, silence.as_secs_f64());
@@ -235,5 +270,32 @@ impl Export<'_> {
 
     fn set(&self, name: &'static str, help: &'static str, value: f64) {
         self.monitor.gauge_labelled(name, help, &[("cache.name", self.cache)]).set(value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_that_no_cache_of_the_service_has_are_exported_too_and_nothing_is_counted_twice() {
+        let (monitor, figures) = (Monitor::new(), CacheFigures::default());
+        let mut counted = Stats::default();
+        (counted.load_unmodified, counted.adoptions, counted.extensions) = (1, 2, 3);
+        (counted.pending_writes, counted.kept_keys) = (4, 5);
+        for _ in 0..2 {
+            figures.export(&monitor, [("scheduled", counted.clone())]);
+        }
+        let text = monitor.prometheus();
+        for (name, value) in [
+            ("cache_load_unmodified_total", 1),
+            ("cache_adoptions_total", 2),
+            ("cache_extensions_total", 3),
+            ("cache_pending_writes", 4),
+            ("cache_kept_keys", 5),
+        ] {
+            let series = format!("{name}{{cache_name=\"scheduled\"}} {value}");
+            assert!(text.lines().any(|line| line == series), "{series} in {text}");
+        }
     }
 }

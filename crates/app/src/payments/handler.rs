@@ -220,7 +220,7 @@ pub async fn list(
     let token = answer::token_of(&headers)?;
     let page = list::list(&app, caller.merchant, &filter, part, token).await.map_err(|error| {
         tracing::error!(?error, "list payments");
-        Problem::unavailable("The payments cannot be read now.")
+        Problem::unread(&error, "The payments cannot be read now.")
     })?;
     let rows: Vec<Bytes> = page.rows.iter().map(wire::render).collect();
     let next = page.next.map(|id| Cursor(id.as_u128()));

@@ -2,12 +2,22 @@
 
 use std::fmt::Debug;
 use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
 
 use paystrata_app::engine::EngineObserver as _;
+use paystrata_app::observe::CacheObserver;
+use paystrata_app::results::Results;
+use paystrata_cache::Clock;
+use paystrata_db::results::{QueryCache, ResultOptions};
+use paystrata_db::{Statement, TransactionOptions, Type};
 use reqwest::StatusCode;
 
 use crate::scene::{pay, sql, transfer};
 use crate::stage::Stage;
+
+static ECHO: Statement = Statement::new("SELECT $1::int8", &[Type::INT8]);
+static TOUCH: Statement = Statement::new("UPDATE merchants SET name = name", &[]);
 
 async fn metrics(stage: &Stage) -> String {
     let metrics = format!("http://{}/metrics", stage.service.operator_address);
@@ -65,6 +75,11 @@ async fn reads_loads_tiers_and_ages_of_the_caches_are_in_the_metrics() {
         "cache_gaps_total",
         "cache_tier_reads_total",
         "cache_backplane_silence_seconds",
+        "cache_load_unmodified_total",
+        "cache_adoptions_total",
+        "cache_extensions_total",
+        "cache_kept_keys",
+        "cache_pending_writes",
     ] {
         assert!(value::<f64>(&text, name, &[accounts]).is_some(), "{name} in {text}");
     }
@@ -72,6 +87,45 @@ async fn reads_loads_tiers_and_ages_of_the_caches_are_in_the_metrics() {
     let again = metrics(&stage).await;
     let hits_again = value(&again, "cache_reads_total", &[accounts, "outcome=\"hit\""]);
     assert_eq!(hits_again, Some(hits));
+}
+
+/// None of the service's routes keeps results: who builds on it does.
+#[tokio::test]
+async fn caches_of_results_that_are_kept_beside_the_service_are_in_its_metrics() {
+    let stage = Stage::start().await;
+    let app = &stage.service.app;
+    let observer = |cache: &str| CacheObserver::of(&app.monitor, cache);
+    let results = Arc::new(Results::observed(&app.db, 1 << 20, Clock::system(), observer));
+    app.cache_figures.follow(Arc::clone(&results)).expect("nobody came before");
+    let others = Arc::new(Results::new(&app.db, 1 << 20, Clock::system()));
+    assert!(app.cache_figures.follow(others).is_err(), "they have the same names");
+    let cached = QueryCache::new(&app.db, results);
+    let options = ResultOptions::living(Duration::from_secs(3_600));
+    let echoes = cached.query(&ECHO, &["accounts"], options, |rows| {
+        rows.first().map(|row| row.try_get::<_, i64>(0)).transpose()
+    });
+    let echoes = echoes.expect("a query");
+    for _ in 0..3 {
+        assert_eq!(*echoes.get(&[&7_i64]).await.expect("a read").value, Some(7));
+    }
+    // Of another table: what is kept is not void, and too old for who brings the token.
+    let touched = cached.transaction(TransactionOptions::default(), &["merchants"], |tx| async move {
+        tx.execute(&TOUCH, &[]).await
+    });
+    let token = touched.await.expect("a write").token;
+    assert_eq!(*echoes.get_after(token, &[&7_i64]).await.expect("a read").value, Some(7));
+
+    let text = metrics(&stage).await;
+    let reads = |cache: &str, outcome: &str| value::<u64>(&text, "cache_reads_total", &[cache, outcome]);
+    let (kept, after) = ("cache_name=\"results\"", "cache_name=\"results-after\"");
+    let (hit, miss) = ("outcome=\"hit\"", "outcome=\"miss\"");
+    assert_eq!((reads(kept, hit), reads(kept, miss)), (Some(3), Some(1)), "{text}");
+    assert_eq!((reads(after, hit), reads(after, miss)), (Some(0), Some(1)), "{text}");
+    assert_eq!(value::<u64>(&text, "cache_entries", &[kept]), Some(1), "{text}");
+    for cache in [kept, after] {
+        let loads = value::<u64>(&text, "cache_load_duration_seconds_count", &[cache]);
+        assert!(loads.is_some_and(|loads| loads >= 1), "{cache} in {text}");
+    }
 }
 
 /// A lane that panics between a commit and its answers takes with it what the commit changed.

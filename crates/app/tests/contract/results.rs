@@ -299,7 +299,7 @@ async fn what_is_kept_has_a_bound() {
     for id in 0..12_000_i64 {
         node.sizes.get(&[&id]).await.expect("a read");
     }
-    let stats = node.results.stats();
+    let [(_, stats), _] = node.results.stats();
     assert!(stats.bytes <= BYTES_MAX, "{stats:?}");
     assert!(stats.entries > 1_000, "{stats:?}");
 }

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use super::Fronts;
+use super::{CREDIT, Front, Fronts, MISSED, NAP_MAX, NAP_MIN};
 use crate::{
     Cache, Policy, Version,
     hash::{Probe, hash_of},
@@ -187,4 +187,45 @@ fn no_thread_reads_less_than_what_was_set_before() {
         }
         over.store(true, SeqCst);
     });
+}
+
+/// How many of so many reads asked for a copy, where every `nth` finds one.
+fn asked(front: &mut Front<u64, u64>, reads: u32, nth: u32) -> u32 {
+    let mut asked = 0;
+    for read in 1..=reads {
+        if front.is_asleep() {
+            continue;
+        }
+        asked += 1;
+        if read % nth == 0 { front.has_found() } else { front.has_missed() }
+    }
+    asked
+}
+
+#[test]
+fn thread_whose_reads_find_copies_goes_on_with_them_and_one_whose_reads_do_not_asks_ever_less() {
+    let mut front = Front::new();
+    assert_eq!(asked(&mut front, 1 << 20, 2), 1 << 20);
+    let mut front = Front::new();
+    assert_eq!(asked(&mut front, CREDIT / MISSED, u32::MAX), CREDIT / MISSED);
+    assert_eq!(asked(&mut front, NAP_MIN, u32::MAX), 0);
+    assert_eq!(asked(&mut front, CREDIT / MISSED / 2, u32::MAX), CREDIT / MISSED / 2);
+    assert_eq!(asked(&mut front, 2 * NAP_MIN, u32::MAX), 0, "twice as long");
+    // One in ten is too few, however long it goes on: the naps grow.
+    let mut front = Front::new();
+    let _first = asked(&mut front, 1 << 20, 10);
+    assert!(asked(&mut front, NAP_MAX, 10) < NAP_MAX / 16);
+    assert!(front.next_nap > NAP_MIN);
+    // Once enough find one again, the next nap is short.
+    while front.is_asleep() {}
+    assert_eq!(asked(&mut front, 1 << 20, 2), 1 << 20);
+    assert_eq!(front.next_nap, NAP_MIN);
+}
+
+#[tokio::test]
+async fn values_that_are_long_by_themselves_are_not_copied() {
+    let cache: Cache<u64, [u64; 64]> = Cache::builder("long").build();
+    drop(cache.set(1, [7; 64], Version::NONE));
+    (0..WARM).for_each(|_| assert!(cache.get(&1).is_some()));
+    assert!(cache.store.local.fronts.read(&Probe::of(&1), |_| true, |_| ()).is_err());
 }

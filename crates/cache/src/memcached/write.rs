@@ -9,7 +9,10 @@ use super::{
     share::{MemcachedShare, ROUNDS_MAX, Target, Turn, store},
     wire::{Command, Reply, When},
 };
-use crate::tier::{Answers, Put, Stored, TierError, Void, Voiding};
+use crate::{
+    Version,
+    tier::{Answers, Put, Stored, TierError, Void, Voiding},
+};
 
 /// What became of one key.
 type Outcome = Result<Stored, TierError>;
@@ -42,9 +45,11 @@ impl MemcachedShare {
                 return Stored::Refused;
             }
             if put.version < record.floor() {
-                // What is there as a fallback was overtaken by this value, whatever has overtaken that.
-                if record.value().is_none() && record.kept.take().is_some() {
-                    record.claim = None;
+                // What is there as a fallback was overtaken by this value, whatever has overtaken that. Of a value that
+                // came after a change without a number it cannot be told whether it was.
+                let is_overtaken = record.value().is_none() && record.kept.is_some();
+                if is_overtaken || record.floor() == Version::LATEST {
+                    (record.claim, record.kept) = (None, None);
                 }
                 return Stored::Refused;
             }

@@ -143,7 +143,7 @@ WITH asked AS (\
     floor_until = CASE WHEN {refused} THEN r.floor_until ELSE excluded.floor_until END, \
     token = CASE WHEN {kept} THEN r.token END, \
     lease_until = CASE WHEN {kept} THEN r.lease_until END, \
-    is_value = CASE WHEN {refused} THEN r.is_value ELSE excluded.is_value END, \
+    is_value = CASE WHEN {kept} THEN r.is_value WHEN {refused} THEN false ELSE excluded.is_value END, \
     payload = CASE WHEN {kept} THEN r.payload WHEN NOT {refused} THEN excluded.payload END, \
     expires_at = CASE WHEN {kept} THEN r.expires_at WHEN NOT {refused} THEN excluded.expires_at END, \
     dead_at = CASE WHEN {refused} THEN r.dead_at ELSE excluded.dead_at END \
@@ -154,9 +154,10 @@ SELECT a.ord FROM asked a JOIN put p ON p.key = a.key AND p.floor = a.version AN
 /// A put is refused: something newer is known, and floors are.
 const REFUSED: &str = "(excluded.is_value AND r.floor_until > now() AND r.floor > excluded.floor)";
 
-/// It is refused, and there is no fallback that it would have to take away.
+/// It is refused, and there is nothing that it would have to take away: no fallback, and no value that came after a change
+/// without a number, of which it cannot be told which of the two is newer.
 const KEPT: &str = "(excluded.is_value AND r.floor_until > now() AND r.floor > excluded.floor \
-  AND (r.is_value OR NOT coalesce(r.expires_at > now(), false)))";
+  AND r.floor < 9223372036854775807 AND (r.is_value OR NOT coalesce(r.expires_at > now(), false)))";
 
 /// Takes away rows of which nothing counts any more. Parameter: how many at most. Rows that somebody else
 /// is at are left to the next time.

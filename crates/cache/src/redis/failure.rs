@@ -5,6 +5,7 @@ use std::fmt;
 
 use redis::{RedisError, ServerError};
 
+use super::tls::distrust;
 use crate::tier::TierError;
 
 /// A cause.
@@ -22,11 +23,13 @@ pub(super) enum Failure {
     Nowhere,
     /// The server reads its data from disk.
     Loading,
+    /// TLS says that this is not who it should be, or the server says so of this end. Why.
+    Untrusted(&'static str),
 }
 
 impl From<RedisError> for Failure {
     fn from(error: RedisError) -> Self {
-        Self::Redis(error)
+        distrust(&error).map_or(Self::Redis(error), Self::Untrusted)
     }
 }
 
@@ -39,6 +42,7 @@ impl fmt::Display for Failure {
             Self::NotPrimary => "not a primary",
             Self::Nowhere => "no primary known",
             Self::Loading => "still reading its data",
+            Self::Untrusted(why) => why,
         })
     }
 }
@@ -49,7 +53,7 @@ impl Failure {
         match self {
             Self::Redis(error) if error.is_timeout() => TierError::TimedOut,
             Self::Slow => TierError::TimedOut,
-            Self::Redis(_) | Self::Unreadable => TierError::Failed,
+            Self::Redis(_) | Self::Unreadable | Self::Untrusted(_) => TierError::Failed,
             Self::NotPrimary | Self::Nowhere | Self::Loading => TierError::Down,
         }
     }
@@ -68,9 +72,32 @@ impl Failure {
                     || error.is_connection_dropped()
                     || error.is_unrecoverable_error()
             }
-            Self::NotPrimary | Self::Loading => true,
+            Self::NotPrimary | Self::Loading | Self::Untrusted(_) => true,
             Self::Slow | Self::Unreadable | Self::Nowhere => false,
         }
+    }
+}
+
+/// Says why connections cannot be made. A server that is not trusted stays so until somebody looks: its cause is told once, as an
+/// error, until there is a connection or another cause.
+#[derive(Debug, Default)]
+pub(super) struct Complaint {
+    told: Option<&'static str>,
+}
+
+impl Complaint {
+    pub(super) fn log(&mut self, failure: &Failure) {
+        match failure {
+            Failure::Untrusted(why) if self.told != Some(*why) => {
+                self.told = Some(*why);
+                tracing::error!(%failure, "redis is not trusted, loads go straight to their source");
+            }
+            _ => tracing::debug!(%failure, "connect to redis"),
+        }
+    }
+
+    pub(super) fn connected(&mut self) {
+        self.told = None;
     }
 }
 

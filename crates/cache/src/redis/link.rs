@@ -26,7 +26,7 @@ use tokio::{
 
 use super::{
     RedisOptions,
-    failure::{Failure, is_unfit},
+    failure::{Complaint, Failure, is_unfit},
     keys::Slots,
     lane::{Lane, Wish},
     lock,
@@ -221,7 +221,7 @@ impl Link {
 
     /// Keeps a connection up. Never returns; dropped with its tier.
     pub(super) async fn supervise(self: Arc<Self>) {
-        let mut pause = RECONNECT_MIN;
+        let (mut pause, mut complaint) = (RECONNECT_MIN, Complaint::default());
         loop {
             match timeout(self.connect_timeout.saturating_mul(2), self.establish())
                 .await
@@ -230,9 +230,10 @@ impl Link {
                 Ok(live) => {
                     tracing::info!("redis is up");
                     pause = RECONNECT_MIN;
+                    complaint.connected();
                     self.use_until_lost(Arc::new(live)).await;
                 }
-                Err(failure) => tracing::debug!(%failure, "connect to redis"),
+                Err(failure) => complaint.log(&failure),
             }
             sleep(pause.mul_f64(0.5 + 0.5 * rand::random::<f64>())).await;
             pause = (pause * 2).min(RECONNECT_MAX);
@@ -319,7 +320,7 @@ impl Link {
             .expect("a runtime is given for the timeouts");
         match pool.get().await {
             Ok(connection) => Ok(Connection::take(connection)),
-            Err(deadpool_redis::PoolError::Backend(error)) => Err(Failure::Redis(error)),
+            Err(deadpool_redis::PoolError::Backend(error)) => Err(error.into()),
             Err(_timeout) => Err(Failure::Slow),
         }
     }

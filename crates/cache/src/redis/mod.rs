@@ -13,6 +13,7 @@
 //! exec    groups, sends, redirects  keys, scripts
 //! router  which server has a key    slots
 //! link    one connection, breaker   lane, origin, witness, failure
+//! servers where, and over what      tls
 //! ```
 
 use std::{
@@ -39,6 +40,11 @@ mod servers;
 mod share;
 mod slots;
 mod subscription;
+#[cfg(feature = "redis-tls")]
+mod tls;
+#[cfg(not(feature = "redis-tls"))]
+#[path = "no_tls.rs"]
+mod tls;
 mod witness;
 mod writes;
 
@@ -130,7 +136,7 @@ impl RedisTier {
     ///
     /// # Errors
     ///
-    /// If the URL cannot be parsed.
+    /// If the URL cannot be parsed, or asks for TLS that cannot be had.
     pub fn connect(url: &str, options: RedisOptions) -> Result<Self, RedisTierError> {
         Self::open(&RedisServers::Single { url: url.to_owned() }, options)
     }
@@ -140,7 +146,8 @@ impl RedisTier {
     ///
     /// # Errors
     ///
-    /// If a URL cannot be parsed, or if there is none.
+    /// If a URL cannot be parsed, or if there is none; if TLS is asked for by some URLs only, without a check, or in a build
+    /// without it; if a certificate cannot be used.
     pub fn open(servers: &RedisServers, options: RedisOptions) -> Result<Self, RedisTierError> {
         let (router, database) = (Arc::new(servers.router(&options)?), servers.database());
         let subscription = Arc::new(subscription::Subscription::new(Arc::clone(&router), &options));

@@ -32,7 +32,7 @@ impl Origin {
     pub(super) async fn resolve(&self, limit: Duration) -> Result<ConnectionInfo, Failure> {
         match self {
             Self::Fixed(info) => Ok(info.clone()),
-            Self::Sentinel(sentinels) => sentinels.primary(limit).await.ok_or(Failure::Nowhere),
+            Self::Sentinel(sentinels) => sentinels.primary(limit).await,
         }
     }
 
@@ -41,7 +41,7 @@ impl Origin {
     pub(super) async fn confirm(&self, info: &ConnectionInfo) -> Result<(), Failure> {
         let Self::Sentinel(sentinels) = self else { return Ok(()) };
         match sentinels.primary(CONFIRM_TIMEOUT).await {
-            Some(primary) if primary.addr() != info.addr() => Err(Failure::NotPrimary),
+            Ok(primary) if primary.addr() != info.addr() => Err(Failure::NotPrimary),
             _ => Ok(()),
         }
     }
@@ -51,20 +51,31 @@ impl Origin {
 const CONFIRM_TIMEOUT: Duration = Duration::from_millis(500);
 
 impl Sentinels {
-    async fn primary(&self, limit: Duration) -> Option<ConnectionInfo> {
+    async fn primary(&self, limit: Duration) -> Result<ConnectionInfo, Failure> {
         let answers = join_all(self.sentinels.iter().map(|sentinel| self.ask(sentinel, limit))).await;
-        let mut votes = HashMap::<(String, u16), usize>::new();
-        for answer in answers.into_iter().flatten() {
-            *votes.entry(answer).or_default() += 1;
+        let (mut votes, mut silence) = (HashMap::<(String, u16), usize>::new(), Failure::Nowhere);
+        for answer in answers {
+            match answer {
+                Ok(Some(place)) => *votes.entry(place).or_default() += 1,
+                // Somebody has to look, where others only have to come back.
+                Err(failure @ Failure::Untrusted(_)) => silence = failure,
+                Ok(None) | Err(_) => {}
+            }
         }
-        let most = votes.values().copied().max()?;
+        let Some(most) = votes.values().copied().max() else { return Err(silence) };
         let mut named = votes.into_iter().filter(|(_, votes)| *votes == most);
-        let (place, _votes) = named.next()?;
-        // Who contradict each other are not believed, in equal numbers.
-        named.next().is_none().then(|| at(&self.primary, &place.0, place.1))
+        match (named.next(), named.next()) {
+            (Some((place, _votes)), None) => Ok(at(&self.primary, &place.0, place.1)),
+            // Who contradict each other are not believed, in equal numbers.
+            _ => Err(Failure::Nowhere),
+        }
     }
 
-    async fn ask(&self, sentinel: &ConnectionInfo, limit: Duration) -> Option<(String, u16)> {
+    async fn ask(
+        &self,
+        sentinel: &ConnectionInfo,
+        limit: Duration,
+    ) -> Result<Option<(String, u16)>, Failure> {
         let asking = async {
             let config = AsyncConnectionConfig::new().set_connection_timeout(Some(limit));
             let client = Client::open(sentinel.clone())?;
@@ -74,11 +85,11 @@ impl Sentinels {
             let answer: Option<(String, u16)> = question.query_async(&mut connection).await?;
             RedisResult::Ok(answer)
         };
-        timeout(limit, asking).await.ok()?.ok()?
+        Ok(timeout(limit, asking).await.map_err(|_elapsed| Failure::Slow)??)
     }
 }
 
-/// The same way of connecting, to another place.
+/// The same way of connecting, over TLS too, to another place.
 pub(super) fn at(info: &ConnectionInfo, host: &str, port: u16) -> ConnectionInfo {
     let mut address = info.addr().clone();
     match &mut address {

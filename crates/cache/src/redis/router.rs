@@ -21,6 +21,7 @@ use tokio::{
 
 use super::{
     RedisOptions,
+    failure::{Complaint, Failure},
     keys::Slots,
     link::Link,
     lock,
@@ -168,10 +169,14 @@ struct Kept {
 
 impl Cluster {
     async fn supervise(&self) {
-        let mut kept = Kept::default();
+        let (mut kept, mut complaint) = (Kept::default(), Complaint::default());
         loop {
-            if let Some(map) = self.look().await {
-                self.follow(map, &mut kept);
+            match self.look().await {
+                Ok(map) => {
+                    complaint.connected();
+                    self.follow(map, &mut kept);
+                }
+                Err(failure) => complaint.log(&failure),
             }
             // One look answers all who doubted until now; those who doubt later ask for another.
             let is_sound = !kept.links.is_empty() && kept.links.values().all(|(link, _)| link.is_up());
@@ -224,7 +229,7 @@ impl Cluster {
     }
 
     /// The map as most nodes that answer see it; a node that is cut off may have an old one.
-    async fn look(&self) -> Option<SlotMap> {
+    async fn look(&self) -> Result<SlotMap, Failure> {
         let known = self.chart.load().map.as_ref().map(|map| map.primaries.clone()).unwrap_or_default();
         let known = known.iter().map(|(host, port)| at(&self.seeds[0], host, *port));
         let mut places = known.collect::<Vec<_>>();
@@ -233,13 +238,20 @@ impl Cluster {
                 places.push(seed.clone());
             }
         }
-        let answers = join_all(places.iter().map(|place| self.ask(place))).await;
-        let maps: Vec<SlotMap> = answers.into_iter().flatten().collect();
+        let (mut maps, mut silence) = (Vec::<SlotMap>::new(), Failure::Nowhere);
+        for answer in join_all(places.iter().map(|place| self.ask(place))).await {
+            match answer {
+                Ok(map) => maps.push(map),
+                // Somebody has to look, where others only have to come back.
+                Err(failure @ Failure::Untrusted(_)) => silence = failure,
+                Err(_) => {}
+            }
+        }
         let votes = |map: &SlotMap| maps.iter().filter(|other| *other == map).count();
-        maps.iter().max_by_key(|map| votes(map)).cloned()
+        maps.iter().max_by_key(|map| votes(map)).cloned().ok_or(silence)
     }
 
-    async fn ask(&self, place: &ConnectionInfo) -> Option<SlotMap> {
+    async fn ask(&self, place: &ConnectionInfo) -> Result<SlotMap, Failure> {
         let host = match place.addr() {
             ConnectionAddr::Tcp(host, _) | ConnectionAddr::TcpTls { host, .. } => host.as_str(),
             _ => "",
@@ -251,6 +263,7 @@ impl Cluster {
             let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
             redis::cmd("CLUSTER").arg("SLOTS").query_async::<Value>(&mut connection).await
         };
-        SlotMap::from_answer(timeout(limit, asking).await.ok()?.ok()?, host)
+        let answer = timeout(limit, asking).await.map_err(|_elapsed| Failure::Slow)??;
+        SlotMap::from_answer(answer, host).ok_or(Failure::Unreadable)
     }
 }

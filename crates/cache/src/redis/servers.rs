@@ -1,5 +1,5 @@
-//! Which servers a tier is on, as a configuration says it.
-//! Refuses to show what may hold a password: its Debug names the kind, and its error repeats nothing.
+//! Which servers a tier is on, as a configuration says it, and whether they are spoken to over TLS: all, or none.
+//! Refuses to show what may hold a password or a key: its Debug names the kind, and its errors name fields and repeat nothing.
 
 use std::fmt;
 
@@ -9,9 +9,13 @@ use super::{
     RedisOptions,
     origin::{Origin, Sentinels},
     router::Router,
+    tls::Tls,
 };
 
-/// The servers of a Redis tier. Addresses are URLs: `redis://[user:password@]host[:port][/database]`.
+/// The servers of a Redis tier. Addresses are URLs: `redis://[user:password@]host[:port][/database]`, or `rediss://..` for
+/// TLS, which takes the feature `redis-tls`. Over TLS a server must show a certificate for the host by which it is reached
+/// (of a cluster and under sentinels: by which it is named there, an IP address unless they are told otherwise), by an
+/// authority that the system trusts, or by one that [`Tls`](Self::Tls) names.
 #[derive(Clone, PartialEq, Eq)]
 pub enum RedisServers {
     /// One server.
@@ -34,6 +38,17 @@ pub enum RedisServers {
         /// Where some of its nodes are; the others are found out. All are logged in to alike.
         seeds: Vec<String>,
     },
+    /// Any of these with certificates of the tier's own. All URLs are `rediss://`.
+    Tls {
+        /// The servers.
+        servers: Box<RedisServers>,
+        /// Authorities that are trusted, in PEM: these and no others. Without any, those that the system trusts.
+        root_certificates: Option<Vec<u8>>,
+        /// What is shown to a server that asks who is there, in PEM: the certificate, then those between it and its authority.
+        client_certificate: Option<Vec<u8>>,
+        /// The private key of the client's certificate, in PEM, not encrypted.
+        client_key: Option<Vec<u8>>,
+    },
 }
 
 impl fmt::Debug for RedisServers {
@@ -48,35 +63,84 @@ impl fmt::Debug for RedisServers {
             Self::Cluster { seeds } => {
                 formatter.debug_struct("Cluster").field("seeds", &seeds.len()).finish_non_exhaustive()
             }
+            Self::Tls { servers, root_certificates, client_certificate, .. } => formatter
+                .debug_struct("Tls")
+                .field("servers", servers)
+                .field("has_roots", &root_certificates.is_some())
+                .field("has_client", &client_certificate.is_some())
+                .finish_non_exhaustive(),
         }
     }
 }
 
-/// The Redis tier cannot be set up.
+/// The Redis tier cannot be set up. Fields are those of [`RedisServers`]: `url`, `sentinels[0]`, `client_key`.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RedisTierError {
     /// A URL is none that names a Redis server. It is not repeated here: it may hold a password.
-    #[error("the Redis URL cannot be used: expected redis://[user:password@]host[:port][/database]")]
+    #[error(
+        "the Redis URL cannot be used: expected redis:// or rediss://, then [user:password@]host[:port][/database]"
+    )]
     InvalidUrl,
     /// There is no URL of a sentinel or of a cluster's node.
     #[error("no Redis server is named")]
     NoServers,
+    /// A URL asks for TLS, of which this build has none.
+    #[error("{field} asks for TLS, which takes the feature `redis-tls` of paystrata-cache")]
+    TlsNotBuilt {
+        /// Where the URL stands.
+        field: String,
+    },
+    /// A URL asks for TLS with whoever answers.
+    #[error("{field} ends with #insecure, which is refused: give the authority of its certificate instead")]
+    TlsUnverified {
+        /// Where the URL stands.
+        field: String,
+    },
+    /// A URL does not ask for TLS, and others do, or certificates are given.
+    #[error(
+        "{field} is not rediss://, and the tier is to speak TLS: it does so with all of its servers or with none"
+    )]
+    PlainUrl {
+        /// Where the URL stands.
+        field: String,
+    },
+    /// A certificate or a key is none that can be used. It is not repeated here.
+    #[error("{field} cannot be used: expected {expected}")]
+    InvalidCertificate {
+        /// Where it stands.
+        field: &'static str,
+        /// What should stand there.
+        expected: &'static str,
+    },
+    /// Servers that have their certificates are given others.
+    #[error("servers has certificates already")]
+    CertifiedTwice,
 }
 
 impl RedisServers {
     pub(super) fn router(&self, options: &RedisOptions) -> Result<Router, RedisTierError> {
+        let tls = self.tls()?;
+        let servers = match self {
+            Self::Tls { servers, .. } => &**servers,
+            servers => servers,
+        };
+        servers.router_over(tls.as_ref(), options)
+    }
+
+    fn router_over(&self, tls: Option<&Tls>, options: &RedisOptions) -> Result<Router, RedisTierError> {
         Ok(match self {
-            Self::Single { url } => Router::one(Origin::Fixed(parsed(url)?), options),
+            Self::Single { url } => Router::one(Origin::Fixed(parsed(url, tls)?), options),
             Self::Sentinel { sentinels, service, login } => {
                 let sentinels = Sentinels {
-                    sentinels: all_parsed(sentinels)?,
+                    sentinels: all_parsed(sentinels, tls)?,
                     service: service.clone(),
-                    primary: parsed(login)?,
+                    primary: parsed(login, tls)?,
                 };
                 Router::one(Origin::Sentinel(sentinels), options)
             }
-            Self::Cluster { seeds } => Router::cluster(all_parsed(seeds)?, options),
+            Self::Cluster { seeds } => Router::cluster(all_parsed(seeds, tls)?, options),
+            Self::Tls { .. } => return Err(RedisTierError::CertifiedTwice),
         })
     }
 
@@ -86,18 +150,156 @@ impl RedisServers {
             Self::Single { url } => url,
             Self::Sentinel { login, .. } => login,
             Self::Cluster { .. } => return 0,
+            Self::Tls { servers, .. } => return servers.database(),
         };
-        parsed(url).map_or(0, |info| info.redis_settings().db())
+        parsed(url, None).map_or(0, |info| info.redis_settings().db())
+    }
+
+    /// TLS, if the URLs ask for it. One that does not would be the way around it for all: passwords and values are the same
+    /// everywhere.
+    fn tls(&self) -> Result<Option<Tls>, RedisTierError> {
+        let (mut asking, mut plain) = (None, None);
+        for (field, url) in self.addresses() {
+            let first = if asks_for_tls(&field, url)? { &mut asking } else { &mut plain };
+            if first.is_none() {
+                *first = Some(field);
+            }
+        }
+        match (asking, plain) {
+            (Some(field), None) => Tls::asked_for(&field, self).map(Some),
+            (Some(_), Some(field)) => Err(RedisTierError::PlainUrl { field }),
+            (None, Some(field)) if matches!(self, Self::Tls { .. }) => {
+                Err(RedisTierError::PlainUrl { field })
+            }
+            (None, _) => Ok(None),
+        }
+    }
+
+    /// Every URL, behind the name of its field.
+    fn addresses(&self) -> Vec<(String, &str)> {
+        match self {
+            Self::Single { url } => vec![("url".to_owned(), url.as_str())],
+            Self::Sentinel { sentinels, login, .. } => {
+                let mut addresses = numbered("sentinels", sentinels);
+                addresses.push(("login".to_owned(), login.as_str()));
+                addresses
+            }
+            Self::Cluster { seeds } => numbered("seeds", seeds),
+            Self::Tls { servers, .. } => servers.addresses(),
+        }
     }
 }
 
-fn all_parsed(urls: &[String]) -> Result<Vec<ConnectionInfo>, RedisTierError> {
+fn numbered<'a>(field: &str, urls: &'a [String]) -> Vec<(String, &'a str)> {
+    let name = |(number, url): (usize, &'a String)| (format!("{field}[{number}]"), url.as_str());
+    urls.iter().enumerate().map(name).collect()
+}
+
+fn asks_for_tls(field: &str, url: &str) -> Result<bool, RedisTierError> {
+    let url = redis::parse_redis_url(url).ok_or(RedisTierError::InvalidUrl)?;
+    // Also where there is no TLS to be weakened: whoever wrote it expects some.
+    if url.fragment() == Some("insecure") {
+        return Err(RedisTierError::TlsUnverified { field: field.to_owned() });
+    }
+    Ok(matches!(url.scheme(), "rediss" | "valkeys"))
+}
+
+fn all_parsed(urls: &[String], tls: Option<&Tls>) -> Result<Vec<ConnectionInfo>, RedisTierError> {
     if urls.is_empty() {
         return Err(RedisTierError::NoServers);
     }
-    urls.iter().map(|url| parsed(url)).collect()
+    urls.iter().map(|url| parsed(url, tls)).collect()
 }
 
-fn parsed(url: &str) -> Result<ConnectionInfo, RedisTierError> {
-    url.into_connection_info().map_err(|_may_repeat_it| RedisTierError::InvalidUrl)
+fn parsed(url: &str, tls: Option<&Tls>) -> Result<ConnectionInfo, RedisTierError> {
+    let info = url.into_connection_info().and_then(|info| match tls {
+        Some(tls) => tls.over(info),
+        None => Ok(info),
+    });
+    info.map_err(|_may_repeat_it| RedisTierError::InvalidUrl)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(servers: &RedisServers) -> Option<String> {
+        servers.router(&RedisOptions::default()).err().map(|error| error.to_string())
+    }
+
+    fn single(url: &str) -> RedisServers {
+        RedisServers::Single { url: url.to_owned() }
+    }
+
+    fn urls(urls: &[&str]) -> Vec<String> {
+        urls.iter().map(|url| (*url).to_owned()).collect()
+    }
+
+    #[test]
+    fn tls_is_asked_for_by_every_url_or_by_none() {
+        let check = |servers: &RedisServers, field: &str| {
+            let refusal = refusal(servers).unwrap_or_default();
+            assert!(refusal.starts_with(&format!("{field} is not rediss://")), "{field}: {refusal}");
+        };
+        check(&RedisServers::Cluster { seeds: urls(&["rediss://a", "redis://b"]) }, "seeds[1]");
+        let sentinel = |sentinels: &[&str], login: &str| RedisServers::Sentinel {
+            sentinels: urls(sentinels),
+            service: "pay".to_owned(),
+            login: login.to_owned(),
+        };
+        check(&sentinel(&["rediss://a"], "redis://unused"), "login");
+        check(&sentinel(&["rediss://a", "redis://b"], "rediss://unused"), "sentinels[1]");
+        check(&certified(single("redis://a"), None), "url");
+        assert_eq!(refusal(&sentinel(&["redis://a"], "redis://unused")), None);
+    }
+
+    #[test]
+    fn url_that_asks_for_no_check_is_refused_by_its_field() {
+        for url in ["rediss://a#insecure", "valkeys://a/1#insecure", "redis://a#insecure"] {
+            let refusal = refusal(&single(url)).unwrap_or_default();
+            assert!(refusal.starts_with("url ends with #insecure"), "{url}: {refusal}");
+        }
+    }
+
+    #[test]
+    fn tls_is_had_or_refused_by_its_field() {
+        let expected = (!cfg!(feature = "redis-tls"))
+            .then(|| "url asks for TLS, which takes the feature `redis-tls` of paystrata-cache".to_owned());
+        for url in ["rediss://a:6380/2", "valkeys://a"] {
+            assert_eq!(refusal(&single(url)), expected, "{url}");
+        }
+    }
+
+    #[cfg(feature = "redis-tls")]
+    #[test]
+    fn certificate_that_cannot_be_used_is_refused_by_its_field_and_not_repeated() {
+        let check = |given: RedisServers, expected: &str| {
+            let refusal = refusal(&given).unwrap_or_default();
+            assert!(refusal.starts_with(expected), "{expected}: {refusal}");
+            assert!(!format!("{refusal}{given:?}").contains("hunter2"), "{refusal}");
+        };
+        let broken = b"-----BEGIN CERTIFICATE-----\nhunter2\n-----END CERTIFICATE-----\n";
+        for roots in [&b"hunter2"[..], &broken[..]] {
+            check(certified(single("rediss://a"), Some(roots)), "root_certificates cannot be used");
+        }
+        let shown = |certificate: Option<&[u8]>, key: Option<&[u8]>| RedisServers::Tls {
+            servers: Box::new(single("rediss://a")),
+            root_certificates: None,
+            client_certificate: certificate.map(<[u8]>::to_vec),
+            client_key: key.map(<[u8]>::to_vec),
+        };
+        check(shown(Some(b"hunter2"), None), "client_key cannot be used");
+        check(shown(None, Some(b"hunter2")), "client_certificate cannot be used");
+        check(shown(Some(b"hunter2"), Some(b"hunter2")), "client_certificate cannot be used");
+        check(certified(certified(single("rediss://a"), None), None), "servers has certificates already");
+    }
+
+    fn certified(servers: RedisServers, roots: Option<&[u8]>) -> RedisServers {
+        RedisServers::Tls {
+            servers: Box::new(servers),
+            root_certificates: roots.map(<[u8]>::to_vec),
+            client_certificate: None,
+            client_key: None,
+        }
+    }
 }

@@ -6,7 +6,13 @@ use std::{collections::HashMap, sync::Mutex};
 use tokio::time::Instant;
 
 use super::source::{Seen, tags};
-use crate::{CacheKey, Invalidation, backplane::Swath, flight::lock, patterns, tier::Void};
+use crate::{
+    CacheKey, Invalidation,
+    backplane::{Mark, Swath},
+    flight::lock,
+    patterns,
+    tier::Void,
+};
 
 /// What must not be seen any more: versions below, and what was read at or before the tick.
 #[derive(Debug, Clone, Copy, Default)]
@@ -31,6 +37,15 @@ impl Bar {
 pub(super) struct Told {
     pub(super) removed: HashMap<u64, Bar>,
     pub(super) expired: HashMap<u64, Bar>,
+    /// What its own calls have ordered of both.
+    pub(super) ordered: Ordered,
+}
+
+/// As [`Told`], by calls of the node's own.
+#[derive(Debug, Default)]
+pub(super) struct Ordered {
+    pub(super) removed: HashMap<u64, Bar>,
+    pub(super) expired: HashMap<u64, Bar>,
 }
 
 /// What the line has taken.
@@ -43,11 +58,27 @@ pub(super) struct Announced {
     pub(super) how: Void,
 }
 
+/// A change that its announcement does not name, because nobody has numbered it or another has its number. The others were told
+/// of it by the time that its node knew so.
+#[derive(Debug, Clone, Copy)]
+struct Confirmed {
+    /// The last announcement by then: whoever has heard all up to it was told.
+    last: Mark,
+    key: u64,
+    bar: Bar,
+    how: Void,
+}
+
 /// Changes by the version that names them: the key that was written, and what they demand.
 #[derive(Debug, Default)]
 pub(super) struct Changes {
     pub(super) by_version: HashMap<u64, (u64, Bar)>,
     pub(super) announced: Vec<Announced>,
+    /// The mark of the last of them.
+    pub(super) last: Mark,
+    confirmed: Vec<Confirmed>,
+    /// By key, the newest value that its node was to write and took along.
+    pub(super) lost: HashMap<u64, u64>,
 }
 
 impl Changes {
@@ -57,6 +88,27 @@ impl Changes {
             Some((written, bar)) if *written == key => *bar,
             Some((_, bar)) => Bar { version: 0, ..*bar },
             None => Bar::default(),
+        }
+    }
+
+    /// The others have been told by now of what this demands of each key.
+    pub(super) fn confirm(&mut self, origin: u64, how: Void, demands: &[(u64, Bar)]) {
+        let (at, last) = (Instant::now(), self.last);
+        for (key, bar) in demands.iter().copied() {
+            self.announced.push(Announced { at, origin, key, bar, how });
+            self.confirmed.push(Confirmed { last, key, bar, how });
+        }
+    }
+
+    /// Notes what a node was told of them that has heard the line up to here, without a gap.
+    pub(super) fn tell_confirmed(&self, told: &Mutex<Told>, heard: Mark) {
+        let was_told = |confirmed: &&Confirmed| {
+            heard.incarnation != 0
+                && heard.incarnation == confirmed.last.incarnation
+                && heard.sequence >= confirmed.last.sequence
+        };
+        for confirmed in self.confirmed.iter().filter(was_told) {
+            tell(told, confirmed.key, confirmed.bar, confirmed.how);
         }
     }
 }
@@ -71,6 +123,17 @@ pub(super) fn covered(swath: &Swath, keys: u64) -> Vec<u64> {
         Swath::Tag(tag) => tags(*key).iter().any(|own| **own == **tag),
     };
     (0..keys).filter(is_covered).collect()
+}
+
+/// By a call of the node's own.
+pub(super) fn order(told: &Mutex<Told>, key: u64, bar: Bar, how: Void) {
+    tell(told, key, bar, how);
+    let ordered = &mut lock(told).ordered;
+    let bars = match how {
+        Void::Remove => &mut ordered.removed,
+        Void::Expire => &mut ordered.expired,
+    };
+    bars.entry(key).or_default().raise(bar);
 }
 
 pub(super) fn tell(told: &Mutex<Told>, key: u64, bar: Bar, how: Void) {

@@ -20,9 +20,13 @@
 //! # }
 //! ```
 
+mod behind;
+mod changes;
+mod convergence;
 mod demands;
 mod faults;
 mod line;
+mod predicates;
 mod reads;
 mod simulator;
 mod source;
@@ -30,6 +34,7 @@ mod tier;
 
 use std::sync::Arc;
 
+pub use changes::Ways;
 pub use faults::Faults;
 pub use line::{Overheard, Wire};
 pub use reads::Verbs;

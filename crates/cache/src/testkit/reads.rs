@@ -9,6 +9,7 @@ use tokio::time::{Instant, sleep};
 
 use super::{
     demands::{Announced, Bar},
+    predicates::Loads,
     simulator::{Node, SLACK, World},
     source::{Seen, SimulatedLoader, SimulationError, Source},
 };
@@ -56,13 +57,30 @@ pub(super) enum Fails {
 #[derive(Debug, Clone, Copy)]
 struct Bars {
     /// It is flagged as stale.
-    flagged: Bar,
+    flagged: Demand,
     /// It says that it is not.
-    fresh: Bar,
+    fresh: Demand,
     /// It says nothing, and is no fallback.
-    hit: Bar,
+    hit: Demand,
     /// It says nothing.
-    any: Bar,
+    any: Demand,
+}
+
+/// What one answer must reflect.
+#[derive(Debug, Clone, Copy)]
+struct Demand {
+    all: Bar,
+    /// The part of it that the node's own calls have ordered. No more is asked of what waits on this node to be written, or did just
+    /// now: it is read there whatever others have announced meanwhile.
+    ordered: Bar,
+    /// When the read began.
+    begun: Begun,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Begun {
+    at: Instant,
+    tick: u64,
 }
 
 /// What a read saw of one key.
@@ -88,7 +106,7 @@ impl Sight {
 }
 
 /// What was seen of one key, and what had to be.
-type Checked = (u64, Sight, Bar);
+type Checked = (u64, Sight, Demand);
 
 impl Verb {
     pub(super) fn draw(verbs: Verbs, keys: u64, dice: &mut StdRng) -> Self {
@@ -113,24 +131,34 @@ impl Verb {
     }
 }
 
+/// Who loads on one node, and from where.
+#[derive(Clone)]
+struct Loading {
+    loader: Arc<dyn SimulatedLoader>,
+    source: Arc<Source>,
+    loads: Arc<Loads>,
+    origin: u64,
+}
+
 /// Loads one key, with its pauses.
 async fn load_one(
-    (loader, source): (Arc<dyn SimulatedLoader>, Arc<Source>),
+    loading: Loading,
     key: u64,
     context: LoadContext<Seen>,
     effort: Effort,
 ) -> Result<Option<Seen>, SimulationError> {
-    let answers = load_some((loader, source), vec![key], context, effort).await?;
+    let answers = load_some(loading, vec![key], context, effort).await?;
     answers.into_iter().next().unwrap_or(Ok(None))
 }
 
 /// Loads keys in one call. One that fails says so of the first key only.
 async fn load_some(
-    (loader, source): (Arc<dyn SimulatedLoader>, Arc<Source>),
+    Loading { loader, source, loads, origin }: Loading,
     keys: Vec<u64>,
     context: LoadContext<Seen>,
     effort: Effort,
 ) -> Result<Vec<Result<Option<Seen>, SimulationError>>, SimulationError> {
+    let number = loads.begin(origin);
     sleep(Duration::from_micros(effort.pauses_us.0)).await;
     let mut answers = Vec::new();
     for key in keys {
@@ -141,23 +169,27 @@ async fn load_some(
         answers.push(answer);
     }
     sleep(Duration::from_micros(effort.pauses_us.1)).await;
+    loads.end(number, answers.iter().flatten().flatten().copied());
     Ok(answers)
 }
 
 impl World {
     /// What a read on this node must reflect if it starts now.
     fn bars(&self, node: &Node, key: u64) -> Bars {
+        lock(&self.changes).tell_confirmed(&node.told, node.cache.store.fleet.horizon.mark());
         let told = lock(&node.told);
         let mut removed = told.removed.get(&key).copied().unwrap_or_default();
         let mut expired = told.expired.get(&key).copied().unwrap_or_default();
+        let ordered_removed = told.ordered.removed.get(&key).copied().unwrap_or_default();
+        let mut ordered_expired = told.ordered.expired.get(&key).copied().unwrap_or_default();
         drop(told);
+        ordered_expired.raise(ordered_removed);
         expired.raise(removed);
         let (told_removed, told_expired) = (removed, expired);
         let policy = &self.plan.policy;
         let now = Instant::now();
-        let bound = policy.max_stale + policy.load_timeout + SLACK;
         let told_by_now = |announced: &&Announced| {
-            announced.key == key && announced.origin != node.origin && announced.at + bound < now
+            announced.key == key && announced.origin != node.origin && announced.at + self.bound() < now
         };
         if self.plan.has_line {
             for announced in lock(&self.changes).announced.iter().filter(told_by_now) {
@@ -168,12 +200,19 @@ impl World {
             }
         }
         expired.raise(removed);
+        let begun = Begun { at: now, tick: self.source.now() };
+        let demand = |all: Bar, ordered: Bar| Demand { all, ordered, begun };
         // Who serves through a silence promises less, and flags it.
         let is_open = policy.on_silence == Silence::Serve;
-        let flagged = if is_open { told_removed } else { removed };
-        let hit = if is_open { told_expired } else { expired };
+        let flagged = demand(if is_open { told_removed } else { removed }, ordered_removed);
+        let hit = demand(if is_open { told_expired } else { expired }, ordered_expired);
         let any = if policy.grace.is_zero() { hit } else { flagged };
-        Bars { flagged, fresh: expired, hit, any }
+        Bars { flagged, fresh: demand(expired, ordered_expired), hit, any }
+    }
+
+    /// How long ago a change was announced that every node must reflect.
+    fn bound(&self) -> Duration {
+        self.plan.policy.max_stale + self.plan.policy.load_timeout + SLACK
     }
 
     /// Reads, and checks every answer.
@@ -208,7 +247,7 @@ impl World {
             Verb::Reload => vec![self.reload(on, key, effort).await],
         };
         for checked in checked {
-            self.check(checked, verb);
+            self.check(on, checked, verb);
         }
     }
 
@@ -220,61 +259,85 @@ impl World {
         key: u64,
         effort: Effort,
     ) -> Option<Loaded<Seen>> {
-        let bars = self.bars(on, key);
-        let parts = (Arc::clone(&self.loader), Arc::clone(&self.source));
-        let load = move |context| load_one(parts, key, context, effort);
+        let (bars, loading) = (self.bars(on, key), self.loading(on));
+        let load = move |context| load_one(loading, key, context, effort);
         let loaded = cache.get_or_load_entry(&key, load).await.ok()?;
-        let bar = if loaded.is_stale { bars.flagged } else { bars.fresh };
-        self.check((key, Sight::of_answer(Some(loaded.value)), bar), &loaded);
+        let demand = if loaded.is_stale { bars.flagged } else { bars.fresh };
+        self.check(on, (key, Sight::of_answer(Some(loaded.value)), demand), &loaded);
         lock(&self.report).stale += u64::from(loaded.is_stale);
         Some(loaded)
     }
 
+    fn loading(&self, on: &Node) -> Loading {
+        let (loader, source) = (Arc::clone(&self.loader), Arc::clone(&self.source));
+        Loading { loader, source, loads: Arc::clone(&self.loads), origin: on.origin }
+    }
+
     async fn read_plain(&self, on: &Node, key: u64, effort: Effort) -> Sight {
-        let parts = (Arc::clone(&self.loader), Arc::clone(&self.source));
-        let load = move |context| load_one(parts, key, context, effort);
+        let loading = self.loading(on);
+        let load = move |context| load_one(loading, key, context, effort);
         Sight::of_answer(on.cache.get_or_load(&key, load).await.ok())
     }
 
-    /// Sees everything that was committed before it, whoever was told.
+    /// Sees everything that was committed before it, whoever was told, and what waits on this node.
     async fn reload(&self, on: &Node, key: u64, effort: Effort) -> Checked {
-        let bar = Bar { version: self.source.last_write(key, u64::MAX).0, tick: self.source.tick() };
-        let parts = (Arc::clone(&self.loader), Arc::clone(&self.source));
-        let load = move |context| load_one(parts, key, context, effort);
-        (key, Sight::of_answer(on.cache.reload(&key, load).await.ok()), bar)
+        let (demand, loading) = (self.bars(on, key).fresh, self.loading(on));
+        let version = self.source.last_write(key, u64::MAX).0.max(demand.ordered.version);
+        let demand = Demand { all: Bar { version, tick: self.source.tick() }, ..demand };
+        let load = move |context| load_one(loading, key, context, effort);
+        (key, Sight::of_answer(on.cache.reload(&key, load).await.ok()), demand)
     }
 
     async fn read_batch(&self, on: &Node, keys: &[u64], effort: Effort) -> Vec<Checked> {
-        let bars: Vec<Bar> = keys.iter().map(|key| self.bars(on, *key).any).collect();
-        let parts = (Arc::clone(&self.loader), Arc::clone(&self.source));
-        let load = move |keys: Vec<u64>, context| load_some(parts.clone(), keys, context, effort);
+        let demands: Vec<Demand> = keys.iter().map(|key| self.bars(on, *key).any).collect();
+        let loading = self.loading(on);
+        let load = move |keys: Vec<u64>, context| load_some(loading.clone(), keys, context, effort);
         let answers = on.cache.get_or_load_many(keys.iter(), load).await;
         lock(&self.report).members +=
             answers.iter().filter(|answer| matches!(answer, Ok(Some(_)))).count() as u64;
-        let checked = keys.iter().zip(answers).zip(bars);
-        checked.map(|((key, answer), bar)| (*key, Sight::of_answer(answer.ok()), bar)).collect()
+        let checked = keys.iter().zip(answers).zip(demands);
+        checked.map(|((key, answer), demand)| (*key, Sight::of_answer(answer.ok()), demand)).collect()
     }
 
     fn told_of(&self, bars: &Bars, key: u64, loaded: Option<Loaded<Seen>>) -> Vec<Checked> {
         let Some(loaded) = loaded else { return vec![] };
         lock(&self.report).stale += u64::from(loaded.is_stale);
-        let bar = if loaded.is_stale { bars.flagged } else { bars.fresh };
-        vec![(key, Sight::of_answer(Some(loaded.value)), bar)]
+        let demand = if loaded.is_stale { bars.flagged } else { bars.fresh };
+        vec![(key, Sight::of_answer(Some(loaded.value)), demand)]
     }
 
-    fn check(&self, (key, sight, bar): Checked, how: &dyn std::fmt::Debug) {
+    fn check(&self, on: &Node, (key, sight, demand): Checked, how: &dyn std::fmt::Debug) {
         let is_admitted = match sight {
             Sight::Nothing => return,
-            Sight::Absent => self.source.was_absent_since(key, bar.version),
-            Sight::Value(seen) => bar.admits(seen),
+            Sight::Absent => self.admits_absence(on, key, demand.all.version),
+            Sight::Value(seen) => self.admits(on, key, seen, demand),
         };
         assert!(
             is_admitted,
-            "seed {}: key {key}: a read that starts beyond {bar:?} saw {sight:?} ({how:?})",
+            "seed {}: key {key}: a read that starts beyond {demand:?} saw {sight:?} ({how:?})",
             self.plan.seed
         );
         let mut report = lock(&self.report);
         report.reads += 1;
         report.absent += u64::from(sight == Sight::Absent);
+    }
+
+    fn admits(&self, on: &Node, key: u64, seen: Seen, demand: Demand) -> bool {
+        if self.loads.has_overtaken(seen, demand.begun.tick) {
+            return false;
+        }
+        let Some(own) = on.books.own(key, seen) else { return demand.all.admits(seen) };
+        let seen = own.as_read(seen);
+        let was_just_read = own.waited_within(self.bound(), demand.begun.at);
+        demand.ordered.admits(seen) && (was_just_read || demand.all.admits(seen))
+    }
+
+    /// The source may have yet to be given what this node has set.
+    fn admits_absence(&self, on: &Node, key: u64, version: u64) -> bool {
+        if on.books.has_set(key, version) {
+            self.source.was_deleted_after(key, version)
+        } else {
+            self.source.was_absent_since(key, version)
+        }
     }
 }

@@ -5,7 +5,12 @@
 //!   nothing older than the version it was told of (P5), whether it was told by its own call or by the line.
 //! - A read sees every change that was announced longer ago than `max_stale`, whatever its node could hear (P6). Who
 //!   joins a load sees what that load saw, so the time that a load may take is added.
-//! - When all is mended and quiet, every node sees the last write of every key.
+//! - A change that nobody has numbered is a change to its own node at once, and to others once it is confirmed and they have heard
+//!   the line up to there: voiding by a predicate, of which more is held to in `predicates`, and sweeps without a version.
+//! - What is written behind is read on the node that has set it, whatever is voided meanwhile, unless a newer version of the key is
+//!   known there; the others see it once they were told that it is written. More of that is in `behind`.
+//! - When all is mended and quiet, every node sees the last write of every key, but for what a node took along that ended
+//!   without being closed.
 //!
 //! An answer that is flagged as stale may be older than what was *expired*, never than what was *removed*. Under
 //! `Silence::Serve` an answer that is flagged, or whose verb has no flag, need not reflect what its node was not told.
@@ -25,17 +30,17 @@ use tokio::{
 
 use super::{
     Link, Site,
-    demands::{Announced, Bar, Changes, Told, covered, orders, tell},
+    behind::Books,
+    changes::Ways,
+    demands::{Announced, Changes, Told, orders, tell},
+    predicates::Loads,
     reads::{Effort, Fails, Verb, Verbs},
-    source::{Left, Seen, SimulatedLoader, Source, tags},
+    source::{Seen, SimulatedLoader, Source},
 };
 use crate::{
-    Cache, CacheKey, Clock, Confirmation, Invalidation, LineOptions, Loaded, Policy, Stats, TierOptions,
-    Version,
-    backplane::{Backplane, Line, Swath},
+    Cache, Clock, LineOptions, Policy, Stats, TierOptions,
+    backplane::{Backplane, Line},
     flight::lock,
-    patterns,
-    tier::Void,
 };
 
 /// A simulation to be run.
@@ -50,7 +55,8 @@ pub struct Simulation {
     /// How many of them are not there from the beginning, but come in the middle of it, with nothing in process.
     pub late_nodes: usize,
     /// Whether nodes end in the middle of it, with loads and claims under way, and others come in their place. They have told their
-    /// changes by then: what nobody was told of is lost with its node.
+    /// changes by then: what nobody was told of is lost with its node. One half of them is closed, and the other is dropped, with what
+    /// it had yet to write.
     pub endings: bool,
     /// How many users at each.
     pub users: usize,
@@ -64,6 +70,8 @@ pub struct Simulation {
     pub policy: Policy,
     /// By which verbs they read.
     pub verbs: Verbs,
+    /// By which ways they change values, besides those that name a write.
+    pub ways: Ways,
     /// How many shared tiers there are, up to two.
     pub tiers: usize,
     /// Whether the nodes tell each other what is void.
@@ -83,6 +91,23 @@ pub struct Report {
     pub absent: u64,
     /// Values that were given to reads of many keys that may load.
     pub members: u64,
+    /// Values in process that a predicate meant.
+    pub meant: u64,
+    /// Those that it did not mean.
+    pub spared: u64,
+    /// Calls of a loader that were under way when a predicate was asked for.
+    pub overtaken: u64,
+    /// Values that were taken to be written behind.
+    pub taken: u64,
+    /// Those that were refused, because too many waited.
+    pub full: u64,
+    /// Those that were written, but for those in whose place a newer one came.
+    pub written: u64,
+    /// Those that were lost with a node that was not closed.
+    pub lost: u64,
+    /// Demands on other nodes, key by key, of what was confirmed and is not named by its announcement: voided by a predicate or swept
+    /// without a number, or written behind.
+    pub confirmed: u64,
 }
 
 impl Simulation {
@@ -107,6 +132,7 @@ impl Simulation {
             failures: 5,
             policy,
             verbs: Verbs::Entry,
+            ways: Ways::Numbered,
             tiers: 1,
             has_line: true,
         }
@@ -136,19 +162,14 @@ const MAX_STALE: Duration = Duration::from_millis(40);
 /// What a way there, a look and a way back may take besides.
 pub(super) const SLACK: Duration = Duration::from_millis(15);
 
-/// Longer than a load, a wait for another node and a trip to a tier together: by then, what was under way has ended.
-const AFTERMATH: Duration = Duration::from_millis(200);
-
-/// Longer than the longest pause of anything that is tried again.
-const SETTLING: Duration = Duration::from_millis(1_500);
-
 pub(super) struct Node {
     pub(super) cache: Cache<u64, Seen>,
     /// Its way to the first tier and to the line.
-    link: Link,
+    pub(super) link: Link,
     /// Its way to the second tier.
-    far: Link,
+    pub(super) far: Link,
     pub(super) told: Arc<Mutex<Told>>,
+    pub(super) books: Arc<Books>,
     pub(super) origin: u64,
 }
 
@@ -156,6 +177,8 @@ pub(super) struct Node {
 #[derive(Default)]
 struct Place {
     ended: u64,
+    /// Of those, how many are not gone yet.
+    ending: u64,
     node: Option<Arc<Node>>,
 }
 
@@ -165,12 +188,13 @@ pub(super) struct World {
     site: Site,
     far: Site,
     /// The way of somebody who is no node.
-    outside: Arc<dyn Line>,
+    pub(super) outside: Arc<dyn Line>,
     pub(super) source: Arc<Source>,
     nodes: Arc<Vec<Mutex<Place>>>,
     /// Nodes that are about to end.
     endings: Arc<Mutex<Vec<JoinHandle<()>>>>,
     pub(super) changes: Arc<Mutex<Changes>>,
+    pub(super) loads: Arc<Loads>,
     pub(super) loader: Arc<dyn SimulatedLoader>,
     pub(super) report: Arc<Mutex<Report>>,
 }
@@ -187,6 +211,7 @@ impl World {
             nodes: Arc::new((0..plan.nodes).map(|_| Mutex::default()).collect()),
             endings: Arc::default(),
             changes: Arc::default(),
+            loads: Arc::default(),
             loader,
             report: Arc::default(),
             plan,
@@ -196,6 +221,7 @@ impl World {
             let (changes, keys) = (Arc::clone(&world.changes), world.plan.keys);
             move |overheard| {
                 let mut changes = lock(&changes);
+                changes.last = overheard.mark;
                 for (key, version, how) in orders(&overheard.change, keys) {
                     let bar = changes.bar(version, key);
                     let origin = overheard.change.origin;
@@ -215,15 +241,22 @@ impl World {
         Arc::clone(place.node.get_or_insert_with(|| Arc::new(self.new_node(number))))
     }
 
+    /// True if no node is left that was in this place before.
+    pub(super) fn is_alone(&self, index: usize) -> bool {
+        lock(&self.nodes[index]).ending == 0
+    }
+
     /// Has the node end that is in a place, as soon as it has told its changes and nobody is at it any more.
     fn end(&self, index: usize, closes: bool) {
         let node = {
             let mut place = lock(&self.nodes[index]);
+            let node = place.node.take();
             place.ended += 1;
-            place.node.take()
+            place.ending += u64::from(node.is_some());
+            node
         };
         let Some(node) = node else { return };
-        let report = Arc::clone(&self.report);
+        let world = self.clone();
         let ending = tokio::spawn(async move {
             while Arc::strong_count(&node) > 1 || node.cache.stats().pending_invalidations > 0 {
                 node.link.mend();
@@ -233,7 +266,12 @@ impl World {
             if closes {
                 node.cache.close().await;
             }
-            lock(&report).stats.push(node.cache.stats());
+            world.check_books(&node);
+            lock(&world.report).stats.push(node.cache.stats());
+            let books = Arc::clone(&node.books);
+            drop(node);
+            world.close_books(&books, closes);
+            lock(&world.nodes[index]).ending -= 1;
         });
         lock(&self.endings).push(ending);
     }
@@ -255,9 +293,13 @@ impl World {
                 }
             }
         });
-        let (far, source, loader) = (self.far.link(), Arc::clone(&self.source), Arc::clone(&self.loader));
+        let (far, books, loads) = (self.far.link(), Arc::<Books>::default(), Arc::clone(&self.loads));
+        let (source, loader) = (Arc::clone(&self.source), Arc::clone(&self.loader));
         let mut building = Cache::builder("simulated")
-            .keep_fresh(move |key, context| loader.load(key, context, Arc::clone(&source)))
+            .keep_fresh(move |key, context| {
+                let load = loader.load(key, context, Arc::clone(&source));
+                Arc::clone(&loads).watched(origin, load)
+            })
             .clock(Clock::tokio())
             .policy(self.plan.policy.clone())
             .pending_keys_max(3)
@@ -274,7 +316,10 @@ impl World {
             let options = LineOptions { timeout: Duration::from_millis(20), ..LineOptions::default() };
             building = building.backplane_with(Arc::new(link.clone()), options);
         }
-        Node { cache: building.build(), link, far, told, origin }
+        if self.plan.ways == Ways::Behind {
+            building = self.writing_behind(building, &books, origin);
+        }
+        Node { cache: building.build(), link, far, told, books, origin }
     }
 
     async fn run(self) -> Report {
@@ -300,88 +345,15 @@ impl World {
         report
     }
 
-    /// Commits, and voids or sets, and says what this node must not see any more.
-    fn write(&self, node: usize, key: u64, dice: &mut StdRng) -> Confirmation {
-        let node = self.on(node);
-        let is_set = dice.random_range(0..10) < 3;
-        let version = self.source.commit(key, if is_set { Left::Something } else { self.left(dice) });
-        let tick = if is_set { 0 } else { self.source.tick() };
-        // A value set before the write of a later version is not older than what that one voided.
-        let bar = Bar { version, tick };
-        lock(&self.changes).by_version.insert(version, (key, bar));
-        let (confirmation, how) = match (is_set, dice.random_range(0..4)) {
-            (true, _) => {
-                let seen = Seen { version, read_tick: self.source.tick() };
-                let [one, other] = tags(key);
-                let tags = [one.as_str(), other.as_str()];
-                let set = node.cache.set_tagged(key, seen, Version(version), &tags);
-                // One that is refused has voided the key all the same.
-                (set.unwrap_or_else(|_refused| Confirmation::of_nobody()), Void::Remove)
-            }
-            (false, 0) => (node.cache.expire_many([&key], Version(version)), Void::Expire),
-            (false, _) => (node.cache.invalidate_many([&key], Version(version)), Void::Remove),
-        };
-        tell(&node.told, key, bar, how);
-        confirmation
-    }
-
-    /// Draws nothing where only one verb is asked for, as reads do.
-    fn left(&self, dice: &mut StdRng) -> Left {
-        let is_deleted = self.plan.verbs == Verbs::All && dice.random_range(0..4) == 0;
-        if is_deleted { Left::Nothing } else { Left::Something }
-    }
-
-    /// Commits, and announces in the same step, as a transaction does that has its outbox in the store: nobody has
-    /// voided the tier. Without a line there is nobody to announce it to.
-    async fn commit_outside(&self, key: u64, left: Left) {
-        let version = self.source.commit(key, left);
-        if !self.plan.has_line {
-            return;
-        }
-        let bar = Bar { version, tick: self.source.tick() };
-        lock(&self.changes).by_version.insert(version, (key, bar));
-        let change = Invalidation::at(Version(version)).remove(&key);
-        let announced = self.outside.announce(&change.announcement()).await;
-        assert!(announced.is_ok(), "nothing ever goes wrong with this way");
-    }
-
-    fn sweep(&self, node: usize, dice: &mut StdRng) -> Confirmation {
-        let node = self.on(node);
-        let key = dice.random_range(0..self.plan.keys);
-        let version = self.source.commit(u64::MAX, Left::Something);
-        let bar = Bar { version: 0, tick: self.source.tick() };
-        lock(&self.changes).by_version.insert(version, (u64::MAX, bar));
-        let kinds = if self.plan.verbs == Verbs::All { 6 } else { 5 };
-        let swath = match dice.random_range(0..kinds) {
-            0 => Swath::All,
-            1 => Swath::Prefix(key.encode()),
-            2 => Swath::Prefix(key.encode().slice(..7)),
-            3 => Swath::Tag(Arc::from("even")),
-            5 => patterns::swath_of(&[b"*", &key.encode()[4..]].concat()),
-            _ => Swath::Tag(Arc::from(format!("key:{key}"))),
-        };
-        let covering = match &swath {
-            Swath::All => node.cache.prefix([]),
-            Swath::Prefix(prefix) => node.cache.prefix(prefix),
-            // A pattern is one of a reserved name.
-            Swath::Tag(tag) => node.cache.tag(tag),
-        };
-        let covering = covering.at(Version(version));
-        let (confirmation, how) = match dice.random_range(0..3) {
-            0 => (covering.expire(), Void::Expire),
-            _ => (covering.remove(), Void::Remove),
-        };
-        covered(&swath, self.plan.keys).iter().for_each(|key| tell(&node.told, *key, bar, how));
-        confirmation
-    }
-
     async fn user(self, node: usize, mut dice: StdRng) {
         if node >= self.plan.early_nodes() {
             sleep(Duration::from_micros(dice.random_range(0..80_000))).await;
         }
         for _ in 0..self.plan.steps {
             let key = dice.random_range(0..self.plan.keys);
-            match dice.random_range(0..21) {
+            // Not one more where they do nothing besides, so that such a seed stays the run it was.
+            let sides = if self.plan.ways == Ways::Numbered { 21 } else { 25 };
+            match dice.random_range(0..sides) {
                 0..12 => {
                     let pauses_us = (dice.random_range(0..5_000), dice.random_range(0..5_000));
                     let fails =
@@ -398,9 +370,10 @@ impl World {
                 }
                 17..19 => drop(self.sweep(node, &mut dice)),
                 19 => self.commit_outside(key, self.left(&mut dice)).await,
-                _ => {
+                20 => {
                     let _reach = self.sweep(node, &mut dice).await;
                 }
+                _ => self.change_besides(node, &mut dice).await,
             }
             sleep(Duration::from_micros(dice.random_range(0..3_000))).await;
         }
@@ -441,59 +414,6 @@ impl World {
                 12 => link.faults.set_part_down(50),
                 _ => link.mend(),
             }
-        }
-    }
-
-    /// What a reader sees who is not content with a fallback, in a few attempts. The answer may be that there is no such key.
-    async fn read_fresh(&self, node: usize, key: u64) -> Option<Option<Seen>> {
-        let policy = Policy { soft_timeout: Duration::MAX, ..self.plan.policy.clone() };
-        let on = self.on(node);
-        let patient = on.cache.under(&Arc::new(policy));
-        for _ in 0..10 {
-            let effort = Effort { pauses_us: (0, 0), fails: Fails::No };
-            match self.read_entry(&on, &patient, key, effort).await {
-                Some(Loaded { value, is_stale: false, .. }) => return Some(value),
-                _ => sleep(SLACK).await,
-            }
-        }
-        None
-    }
-
-    /// What a node has not got right, if anything: a change that it has not told, or a key that it reads wrongly.
-    async fn fault(&self) -> Option<String> {
-        for index in 0..self.plan.nodes {
-            let pending = self.on(index).cache.stats().pending_invalidations;
-            if pending > 0 {
-                return Some(format!("node {index} has {pending} changes to tell"));
-            }
-        }
-        for (node, key) in
-            (0..self.plan.nodes).flat_map(|node| (0..self.plan.keys).map(move |key| (node, key)))
-        {
-            let last = self.source.read(key, Version::LATEST).map(|seen| seen.version);
-            let read = self.read_fresh(node, key).await;
-            if read.map(|seen| seen.map(|seen| seen.version)) != Some(last) {
-                return Some(format!("node {node} reads {read:?} for version {last:?} of key {key}"));
-            }
-        }
-        None
-    }
-
-    /// When all is mended and quiet, every node sees the last write of every key: at once if it is told of them.
-    async fn check_convergence(&self) {
-        for node in (0..self.plan.nodes).map(|node| self.on(node)) {
-            node.link.mend();
-            node.far.mend();
-        }
-        self.source.replayed.store(self.source.version.load(SeqCst), SeqCst);
-        sleep(AFTERMATH).await;
-        if !self.plan.has_line {
-            sleep(self.plan.policy.ttl.max(self.plan.policy.negative_ttl)).await;
-        }
-        let last_attempt = Instant::now() + SETTLING;
-        while let Some(fault) = self.fault().await {
-            assert!(Instant::now() < last_attempt, "seed {}: {fault}, though all is mended", self.plan.seed);
-            sleep(SLACK).await;
         }
     }
 }

@@ -60,21 +60,47 @@ impl Source {
 
     /// True if there was no such key at some time from `version` on.
     pub(super) fn was_absent_since(&self, key: u64, version: u64) -> bool {
-        let at_first = self.last_write(key, version).1 == Left::Nothing;
+        self.last_write(key, version).1 == Left::Nothing || self.was_deleted_after(key, version)
+    }
+
+    /// True if a later write than `version` deleted the key.
+    pub(super) fn was_deleted_after(&self, key: u64, version: u64) -> bool {
         let writes = lock(&self.writes);
         let mut later = writes.get(&key).into_iter().flatten().filter(|(later, _)| *later > version);
-        at_first || later.any(|(_, left)| *left == Left::Nothing)
+        later.any(|(_, left)| *left == Left::Nothing)
     }
 
     pub(super) fn commit(&self, key: u64, left: Left) -> u64 {
         let mut writes = lock(&self.writes);
-        let version = self.version.fetch_add(1, SeqCst) + 1;
+        let version = self.number();
         writes.entry(key).or_default().push((version, left));
         version
     }
 
+    /// The version of a write that is yet to come.
+    pub(super) fn number(&self) -> u64 {
+        self.version.fetch_add(1, SeqCst) + 1
+    }
+
+    /// Commits what was numbered before, in its place: where something newer is there, nobody sees it but on a replica that has not
+    /// got so far. One that has got beyond the number shows it at once, since a number that was given early says nothing of a place
+    /// in a log.
+    pub(super) fn commit_late(&self, key: u64, version: u64) {
+        let mut writes = lock(&self.writes);
+        let of_key = writes.entry(key).or_default();
+        let place = of_key.partition_point(|(known, _)| *known < version);
+        if of_key.get(place).is_none_or(|(known, _)| *known != version) {
+            of_key.insert(place, (version, Left::Something));
+        }
+    }
+
     pub(super) fn tick(&self) -> u64 {
         self.tick.fetch_add(1, SeqCst) + 1
+    }
+
+    /// The last tick so far.
+    pub(super) fn now(&self) -> u64 {
+        self.tick.load(SeqCst)
     }
 }
 

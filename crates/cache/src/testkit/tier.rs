@@ -182,14 +182,19 @@ impl Record {
             return Stored::Refused;
         }
         if put.version < self.floor(None, now).max(self.put) {
-            // What is there as a fallback was overtaken by this value, whatever has overtaken that.
-            if !self.state.is_value() && self.payload(now).is_some() {
+            // What is there as a fallback was overtaken by this value, whatever has overtaken that. Of a value that came
+            // after a change without a number it cannot be told whether it was.
+            let is_overtaken = !self.state.is_value() && self.payload(now).is_some();
+            if is_overtaken || self.floor(None, now) == Version::LATEST {
                 self.payload = None;
                 self.state = State::Free;
             }
             return Stored::Refused;
         }
-        self.put = put.version;
+        // LATEST is no number: its floor ends.
+        if put.version != Version::LATEST {
+            self.put = put.version;
+        }
         self.floor = put.version;
         self.floor_until = Some(now + FLOOR_LIFE);
         self.payload = Some((put.bytes.clone(), end(now, put.lifetime)));

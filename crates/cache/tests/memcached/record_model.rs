@@ -110,9 +110,10 @@ impl Record {
 
     fn put(&mut self, put: &Put) -> Stored {
         if put.version < self.floor {
-            // A fallback may be older than what is refused; whoever loads over it has seen it.
-            if !self.is_value && self.kept.take().is_some() {
-                self.claim = None;
+            // A fallback may be older than what is refused, and whoever loads over it has seen it; so may be whatever came
+            // after a change without a number.
+            if self.floor == Version::LATEST || (!self.is_value && self.kept.is_some()) {
+                (self.kept, self.claim, self.is_value) = (None, None, false);
             }
             return Stored::Refused;
         }
@@ -192,9 +193,10 @@ impl Run {
     }
 
     fn a_version(&mut self) -> Version {
-        match self.random.random_range(0..12) {
+        match self.random.random_range(0..40) {
             0 => Version::NONE,
-            number => Version(number * 1_000_000_000_000_000_000),
+            39 => Version::LATEST,
+            number => Version((1 + number % 11) * 1_000_000_000_000_000_000),
         }
     }
 

@@ -58,6 +58,15 @@ impl Server {
     pub(crate) fn hang(&self) {
         let process = self.process.as_ref().expect("it runs").id().to_string();
         assert!(Command::new("kill").args(["-STOP", &process]).status().unwrap().success());
+        // Its threads stop one after the other, and one that has not yet stopped may answer.
+        let threads = || std::fs::read_dir(format!("/proc/{process}/task")).expect("it is there");
+        let is_stopped = |thread: std::io::Result<std::fs::DirEntry>| {
+            let stat = std::fs::read_to_string(thread.expect("a thread").path().join("stat"));
+            stat.expect("its state").rsplit_once(") ").is_some_and(|(_, state)| state.starts_with('T'))
+        };
+        while !threads().all(is_stopped) {
+            std::thread::yield_now();
+        }
     }
 
     pub(crate) fn address(&self) -> String {

@@ -13,6 +13,7 @@ mod races;
 mod record_model;
 mod records;
 mod server;
+mod stopped;
 #[path = "../memcached/whole.rs"]
 mod whole;
 mod wholes;

@@ -6,11 +6,19 @@ mod clusters;
 mod crowds;
 mod fixture;
 mod lines;
+#[cfg(feature = "memcached")]
+#[path = "../memcached/server.rs"]
+#[expect(dead_code, reason = "the tests of memcached alone use more of it")]
+mod memcached;
 mod model;
 mod outages;
 mod proxy;
 mod records;
 mod server;
+#[cfg(feature = "redis-tls")]
+mod tls;
+#[cfg(feature = "memcached")]
+mod two_tiers;
 #[path = "../memcached/whole.rs"]
 mod whole;
 mod wholes;

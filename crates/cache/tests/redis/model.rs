@@ -90,9 +90,10 @@ impl Model {
 
     fn put(&mut self, version: Version, bytes: &Bytes) -> Stored {
         if version < self.floor {
-            // A fallback may be older than what is refused; whoever loads over it has seen it.
-            if !self.state.is_value() && self.payload.take().is_some() {
-                self.state = State::Free;
+            // A fallback may be older than what is refused, and whoever loads over it has seen it; so may be whatever came
+            // after a change without a number.
+            if self.floor == Version::LATEST || (!self.state.is_value() && self.payload.is_some()) {
+                (self.state, self.payload) = (State::Free, None);
             }
             return Stored::Refused;
         }

@@ -118,7 +118,7 @@ fn redis_server() -> OsString {
     std::env::var_os("REDIS_SERVER").unwrap_or_else(|| "redis-server".into())
 }
 
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
@@ -131,8 +131,13 @@ impl Cluster {
     pub(crate) async fn start() -> Self {
         let mut nodes = Vec::new();
         for _ in 0..6 {
-            nodes.push(cluster_node(free_port()).await);
+            nodes.push(cluster_node(free_port(), &[]).await);
         }
+        Self::of(nodes).await
+    }
+
+    /// A cluster of six nodes that are running.
+    pub(crate) async fn of(nodes: Vec<Server>) -> Self {
         let created = Command::new("redis-cli")
             .args(["--cluster", "create"])
             .args(nodes.iter().map(|node| format!("127.0.0.1:{}", node.port())))
@@ -155,7 +160,7 @@ impl Cluster {
     /// One primary more, without slots. Gives its number.
     pub(crate) async fn join(&mut self) -> usize {
         let bus = free_port();
-        let newcomer = cluster_node(bus).await;
+        let newcomer = cluster_node(bus, &[]).await;
         let meeting = format!("CLUSTER MEET 127.0.0.1 {} {bus}", newcomer.port());
         self.nodes[0].ask::<()>(&meeting).await;
         let id: String = newcomer.ask("CLUSTER MYID").await;
@@ -211,10 +216,11 @@ impl Cluster {
     }
 }
 
-async fn cluster_node(bus: u16) -> Server {
+/// A node that is in no cluster yet, with more settings.
+pub(crate) async fn cluster_node(bus: u16, more: &[&str]) -> Server {
     let bus = bus.to_string();
     let arguments = ["--cluster-enabled", "yes", "--cluster-port", &bus, "--cluster-node-timeout", "1500"];
-    Server::start_with(&arguments).await
+    Server::start_with(&[&arguments[..], more].concat()).await
 }
 
 /// A primary, its replica, and three sentinels that make the replica the primary within two seconds.
@@ -234,7 +240,7 @@ impl Watched {
         .await;
         let mut sentinels = Vec::new();
         for _ in 0..3 {
-            sentinels.push(sentinel(&port).await);
+            sentinels.push(sentinel(&port, "").await);
         }
         for sentinel in &sentinels {
             eventually("the sentinels know each other", async || {
@@ -250,11 +256,12 @@ impl Watched {
     }
 }
 
-async fn sentinel(primary_port: &str) -> Server {
+/// Watches over a primary, with more lines of settings.
+pub(crate) async fn sentinel(primary_port: &str, more: &str) -> Server {
     let mut server = Server::stopped(&[]);
     let settings = format!(
         "port {}\nbind 127.0.0.1\ndir {}\nsentinel monitor pay 127.0.0.1 {primary_port} 2\n\
-         sentinel down-after-milliseconds pay 500\nsentinel failover-timeout pay 3000\n",
+         sentinel down-after-milliseconds pay 500\nsentinel failover-timeout pay 3000\n{more}",
         server.port,
         server.directory.path().display(),
     );

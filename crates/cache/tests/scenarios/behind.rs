@@ -1,9 +1,12 @@
 //! Values that are written behind: none is lost in silence, none that is older is written over a newer one, reads see them
 //! before they are written, and a writer that hangs holds up nobody for ever.
 
-use std::sync::{
-    Arc, Mutex,
-    atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst},
+use std::{
+    convert::Infallible,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst},
+    },
 };
 
 use futures_util::future::{BoxFuture, FutureExt};
@@ -344,4 +347,38 @@ async fn value_that_is_never_taken_keeps_no_other_from_being_written() {
     wait_for(|| cache.stats().pending_writes == 0).await;
     cache.close().await;
     assert_eq!(lost.0.load(SeqCst), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_loaded_past_a_value_that_waits_goes_once_that_is_written() {
+    let (cache, table) = slow_table(brief());
+    assert_eq!(set(&cache, "k", 50, Version(5)), None);
+    // Newer than what waits, and no write of the key: the loader is asked, and has what was there before.
+    drop(cache.prefix("k").at(Version(6)).remove());
+    let old = |_| async { Ok::<_, Infallible>(Some(1)) };
+    assert_eq!(cache.get_or_load("k", old).await.unwrap(), Some(1));
+    assert_eq!(cache.get("k"), Some(1));
+    table.let_go();
+    wait_for(|| cache.stats().pending_writes == 0).await;
+    settle().await;
+    assert_eq!(cache.get("k"), None, "from before the write");
+    let new = |_| async { Ok::<_, Infallible>(Some(50)) };
+    assert_eq!(cache.get_or_load("k", new).await.unwrap(), Some(50));
+}
+
+/// Whatever is newer where it is written to, this node may not have heard of it: a value that was read while it waited is read anew.
+#[tokio::test(start_paused = true)]
+async fn value_that_was_read_while_it_waited_is_loaded_once_it_is_written_and_one_that_was_not_stays() {
+    let (cache, table) = slow_table(brief());
+    for key in ["read", "kept"] {
+        assert_eq!(set(&cache, key, 50, Version(5)), None);
+    }
+    drop(cache.invalidate("read"));
+    let never = |_| async { Ok::<_, Infallible>(None) };
+    assert_eq!(cache.get_or_load("read", never).await.unwrap(), Some(50), "it waits");
+    assert_eq!(cache.get("read"), Some(50));
+    table.let_go();
+    wait_for(|| cache.stats().pending_writes == 0).await;
+    settle().await;
+    assert_eq!((cache.get("read"), cache.get("kept")), (None, Some(50)));
 }

@@ -141,6 +141,31 @@ async fn record_of_a_tier_is_explained_by_what_it_is_worth() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn tier_that_says_nothing_is_explained_by_the_reason() {
+    let site = Site::new(88);
+    let (cache, link) = node(&site, graceful()).await;
+    load_told(&cache, "k").await;
+    trips().await;
+    let faults = &link.faults;
+    faults.lose_answers(100);
+    assert_eq!(tier_state(&cache, "k").await, ("timed out", false));
+    faults.lose_answers(0);
+    faults.set_part_refusing(100);
+    assert_eq!(tier_state(&cache, "k").await, ("failed", false));
+    faults.set_part_refusing(0);
+    faults.set_part_down(100);
+    assert_eq!(tier_state(&cache, "k").await, ("down", false));
+    faults.set_part_down(0);
+    assert_eq!(tier_state(&cache, "k").await, ("fresh", true));
+    // After so many failures it is left alone, and is not asked.
+    faults.lose_answers(100);
+    for _ in 0..5 {
+        assert_eq!(tier_state(&cache, "k").await, ("timed out", false));
+    }
+    assert_eq!(tier_state(&cache, "k").await, ("down", false));
+}
+
+#[tokio::test(start_paused = true)]
 async fn key_is_pending_and_no_tier_is_trusted_with_it_until_the_others_are_told() {
     let site = Site::new(87);
     let (cache, link) = node(&site, graceful()).await;
@@ -187,7 +212,9 @@ async fn last_sweep_over_a_key_is_told_with_what_it_left_and_how_long_ago_it_was
     assert_eq!(swept("user:1").await, None);
     drop(cache.prefix("user:").at(Version(3)).expire());
     advance(5 * SECOND).await;
-    let by = |swath: &str, how, version, ago| Some(LastSweep { swath: swath.to_owned(), how, version, ago });
+    let by = |swath: &str, how, version, ago| {
+        Some(LastSweep { swath: swath.to_owned(), how, version, origin: 0, ago })
+    };
     let by_prefix = || by("prefix user:", Void::Expire, Version(3), 5 * SECOND);
     assert_eq!((swept("user:1").await, swept("account:1").await), (by_prefix(), None));
     // Over others.
@@ -200,4 +227,25 @@ async fn last_sweep_over_a_key_is_told_with_what_it_left_and_how_long_ago_it_was
     drop(cache.clear());
     let by_all = by("everything", Void::Remove, Version::NONE, Duration::ZERO);
     assert_eq!(swept("user:2").await, by_all);
+}
+
+#[tokio::test(start_paused = true)]
+async fn last_sweep_over_a_key_is_told_with_the_node_that_announced_it() {
+    let site = Site::new(89);
+    let (here, _) = node(&site, graceful()).await;
+    let (there, _) = node(&site, graceful()).await;
+    let swept = async |cache: &Numbers| cache.explain("user:1").await.swept.unwrap();
+    there.invalidate_many(["user:1"], Version(2)).await;
+    there.prefix("user:").at(Version(3)).remove().await;
+    trips().await;
+    let (by_itself, by_another) = (swept(&there).await, swept(&here).await);
+    assert_eq!((by_itself.origin, by_another.swath.as_str()), (0, "prefix user:"));
+    // Keys and sweeps of one node have one origin.
+    let invalidated = here.explain("user:1").await.invalidated.unwrap();
+    assert!(by_another.origin != 0 && by_another.origin == invalidated.origin, "{by_another:?}");
+    here.clear().await;
+    trips().await;
+    let (by_itself, by_the_first) = (swept(&here).await, swept(&there).await);
+    assert_eq!((by_itself.origin, by_the_first.swath.as_str()), (0, "everything"));
+    assert!(![0, by_another.origin].contains(&by_the_first.origin), "{by_the_first:?}");
 }

@@ -3,8 +3,9 @@
 use std::sync::{Arc, Mutex};
 
 use paystrata_cache::{
-    Cache, CacheBuilder, Clock, LoadContext, Observer, Policy, TierOptions, Version, codec::CodecError,
-    testkit::Site,
+    Cache, CacheBuilder, Clock, LoadContext, Observer, Policy, TierOptions, Version,
+    codec::CodecError,
+    testkit::{Link, Site},
 };
 use tokio::time::{advance, sleep};
 
@@ -48,6 +49,10 @@ impl Observer for Recorder {
 
     fn stale_served(&self, cache: &str) {
         self.note(format!("stale_served {cache}"));
+    }
+
+    fn pending_lost(&self, cache: &str, changes: usize) {
+        self.note(format!("pending_lost {cache} {changes}"));
     }
 
     fn pending_overflowed(&self, cache: &str) {
@@ -214,5 +219,49 @@ async fn changes_for_which_there_is_no_room_are_told() {
     assert_eq!(cache.stats().pending_overflows, 1);
     link.faults.set_down(false);
     wait_for(|| cache.stats().pending_invalidations == 0).await;
+    assert_eq!(recorder.taken(), NOTHING);
+}
+
+/// A node that nobody hears from now on.
+async fn unheard() -> (Numbers, Arc<Recorder>, Link) {
+    let link = Site::new(90).link();
+    let (builder, recorder) = observed(Policy::default());
+    let cache: Numbers = builder.tier(Arc::new(link.clone())).backplane(Arc::new(link.clone())).build();
+    wait_for(|| cache.stats().backplane_silence.is_some()).await;
+    cache.invalidate_many(["told"], Version(5)).await;
+    link.faults.set_down(true);
+    (cache, recorder, link)
+}
+
+// T78
+#[tokio::test(start_paused = true)]
+async fn changes_that_nobody_was_told_of_when_the_cache_ends_are_told_to_be_lost_once() {
+    let (cache, recorder, _link) = unheard().await;
+    let change = |cache: &Numbers| {
+        drop(cache.invalidate_many(["a", "b"], Version(6)));
+        drop(cache.tag("org:7").remove());
+    };
+    change(&cache);
+    settle().await;
+    let another = cache.clone();
+    drop(cache);
+    assert_eq!(recorder.taken(), NOTHING, "a handle is left");
+    drop(another);
+    assert_eq!(recorder.taken(), ["pending_lost observed 3"]);
+
+    let (cache, recorder, _link) = unheard().await;
+    change(&cache);
+    cache.close().await;
+    assert_eq!(recorder.taken(), ["pending_lost observed 3"]);
+    assert_eq!(cache.stats().pending_invalidations, 3);
+    drop(cache);
+    assert_eq!(recorder.taken(), NOTHING);
+
+    // Told in time, they are not lost.
+    let (cache, recorder, link) = unheard().await;
+    change(&cache);
+    link.faults.set_down(false);
+    cache.close().await;
+    drop(cache);
     assert_eq!(recorder.taken(), NOTHING);
 }

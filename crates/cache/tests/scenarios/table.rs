@@ -1,4 +1,4 @@
-//! Holds the table of scenarios (`tests/README.md`) to the tests that there are.
+//! Holds the tables of scenarios and of verbs (`tests/README.md`) to the tests, and to the verbs, that there are.
 
 use std::{fs, path::Path};
 
@@ -27,13 +27,40 @@ fn every_scenario_has_a_test_and_every_test_that_is_named_exists() {
     let rows: Vec<&str> = table.lines().filter(|line| line.starts_with("| T")).collect();
     let number = |row: &&str| row.split(' ').nth(1).and_then(|number| number[1..].parse().ok());
     assert_eq!(rows.iter().filter_map(number).collect::<Vec<u32>>(), SCENARIOS);
-    for row in rows {
-        let tests = row.rsplit_once("| `").expect("a row ends with its tests").1;
-        for test in tests.trim_end_matches(" |").split(", ") {
-            let test = test.trim_matches('`');
-            assert!(is_test(test), "{test} is named in a row of the table and is not there: {row}");
-        }
+    rows.into_iter().for_each(check_tests);
+}
+
+/// Each test that the last column of a row names is there.
+fn check_tests(row: &str) {
+    let tests = row.rsplit_once("| `").expect("a row ends with its tests").1;
+    for test in tests.trim_end_matches(" |").split(", ") {
+        let test = test.trim_matches('`');
+        assert!(is_test(test), "{test} is named in a row of the table and is not there: {row}");
     }
+}
+
+/// The verbs that a caller of the cache waits for: what is public and asynchronous in the files of `src` itself, which know
+/// no server.
+fn verbs() -> Vec<String> {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let files = fs::read_dir(source).unwrap().map(|file| file.unwrap().path());
+    let texts = files.filter(|path| path.is_file()).map(|path| fs::read_to_string(path).unwrap());
+    let name = |rest: &str| rest.split(['<', '(']).next().unwrap_or_default().to_owned();
+    texts.flat_map(|text| text.split("pub async fn ").skip(1).map(name).collect::<Vec<_>>()).collect()
+}
+
+#[test]
+fn every_verb_that_is_waited_for_has_a_test_whose_caller_goes_away() {
+    let table = include_str!("../README.md");
+    let rows: Vec<&str> = table.lines().filter(|line| line.starts_with("| `")).collect();
+    let verbs = verbs();
+    assert!(verbs.len() > 10, "{verbs:?}");
+    for verb in verbs {
+        let is_of_it =
+            |row: &&str| row.split(" | ").next().is_some_and(|first| first.contains(&format!("`{verb}`")));
+        assert!(rows.iter().any(is_of_it), "{verb} has no row");
+    }
+    rows.into_iter().for_each(check_tests);
 }
 
 #[test]

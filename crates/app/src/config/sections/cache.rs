@@ -1,5 +1,6 @@
 //! `cache`: the tiers in front of the database. Read by the start of the caches.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::config::secret::SecretUrl;
@@ -12,8 +13,11 @@ section! {
         enabled: bool = "enabled" Kind::Flag, Fixed("true");
         /// Memory of the in-process tier: three quarters for accounts and payments, one for the answers of idempotent requests.
         memory_bytes_max: u64 = "memory_bytes_max" bytes(1024 * 1024, 1024 * 1024 * 1024 * 1024), Fixed("67108864");
-        /// Redis of the shared tier, through which nodes also tell each other what is void; empty means neither. TLS is not in this version.
+        /// Redis of the shared tier, through which nodes also tell each other what is void; empty means neither. With `rediss://` it is
+        /// spoken to over TLS, and its certificate must be for the host of the URL.
         redis_url: Option<SecretUrl> = "redis_url" Kind::RedisUrl, Fixed("");
+        /// Authorities by which the certificate of a `rediss://` Redis may be; empty means those that the system trusts.
+        redis_ca_path: Option<PathBuf> = "redis_ca_path" Kind::AuthoritiesPath, Fixed("");
         /// memcached servers of a tier behind Redis, `host` or `host:port` each; none means no such tier. All nodes must name the same ones.
         memcached_hosts: Vec<String> = "memcached_hosts" Kind::MemcachedHosts, Fixed("");
         /// Time to live of an entry; without `cache.redis_url`, `cache.max_stale_ms` where that is shorter.

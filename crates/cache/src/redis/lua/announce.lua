@@ -38,7 +38,11 @@ local function keep_prefix(member)
         set('clear_' .. how, string.format('%.0f', tonumber(score)))
       end
     else
-      redis.call('ZADD', PREFIXES, 'GT', score, how .. shared)
+      -- By hand: ZADD knows of GT since Redis 6.2.
+      local seen = tonumber(redis.call('ZSCORE', PREFIXES, how .. shared) or nil)
+      if not seen or tonumber(score) > seen then
+        redis.call('ZADD', PREFIXES, score, how .. shared)
+      end
     end
   end
 end

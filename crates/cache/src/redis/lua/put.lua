@@ -16,8 +16,9 @@ for index = 1, #KEYS do
     keep_floor(entry)
     write(KEYS[index], entry)
   elseif version < entry.floor then
-    -- What is there as a fallback was overtaken by this value, whatever has overtaken that.
-    if not is_value(entry) and entry.expiry > now then
+    -- What is there as a fallback was overtaken by this value, whatever has overtaken that. Of a value that came after
+    -- a change without a number it cannot be told whether it was.
+    if entry.floor == LATEST or (not is_value(entry) and entry.expiry > now) then
       end_claim(entry, 'F')
       drop_payload(entry)
       write(KEYS[index], entry)
