@@ -126,6 +126,8 @@ mod builder;
 mod cache;
 mod clock;
 pub mod codec;
+#[cfg(any(feature = "memcached", feature = "postgres", feature = "redis"))]
+mod complaint;
 mod consult;
 mod context;
 mod coupling;

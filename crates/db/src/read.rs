@@ -12,7 +12,7 @@ use crate::connection::Connection;
 use crate::db::{Db, Member, Shared};
 use crate::error::{AcquirePhase, Error};
 use crate::node::{NodeId, NodeState, Observation, Role};
-use crate::route::{cheaper_of_two, has_replayed, score, serves_reads};
+use crate::route::{cheaper_of_two, has_replayed, scores, serves_reads};
 use crate::token::Token;
 use crate::usage::{Asker, Errand};
 
@@ -237,8 +237,8 @@ impl Shared {
         let candidates = self.members.iter().zip(seen);
         let fits = |seen: &Observation| self.fence.is_of_this_cluster(seen) && fits(seen);
         let candidates: Vec<_> = candidates.filter(|(member, seen)| usable(member) && fits(seen)).collect();
-        let scores: Vec<f64> =
-            candidates.iter().map(|(member, seen)| score(&member.node, seen, now)).collect();
+        let priced: Vec<_> = candidates.iter().map(|(member, seen)| (&*member.node, *seen)).collect();
+        let scores = scores(&priced, now);
         let chosen = cheaper_of_two(&scores, |below| rand::random_range(0..below))?;
         let (member, seen) = candidates[chosen];
         Some(Replayed { member, incarnation: seen.facts?.incarnation, has_others: candidates.len() > 1 })

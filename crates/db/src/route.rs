@@ -164,12 +164,22 @@ pub(crate) fn cheaper_of_two(scores: &[f64], mut draw: impl FnMut(usize) -> usiz
     }
 }
 
-/// Expected cost of one more read: (in flight + 1) times the latency, divided by the share the server may have by now.
-pub(crate) fn score(node: &Node, seen: &Observation, now: Instant) -> f64 {
-    let age = now.saturating_duration_since(seen.since).as_secs_f64();
-    let share = (age / RAMP.as_secs_f64()).clamp(RAMP_SHARE_MIN, 1.0);
-    let waiting = u32::try_from(node.in_flight()).unwrap_or(u32::MAX);
-    (f64::from(waiting) + 1.0) * node.latency_micros(now).max(LATENCY_FLOOR_MICROS) / share
+/// Expected costs of one more read: (in flight + 1) times the latency, divided by the share the server may have by now. One that has
+/// yet to come to its full share is not taken to be quicker than those that have: it has hardly answered anything.
+pub(crate) fn scores(candidates: &[(&Node, &Observation)], now: Instant) -> Vec<f64> {
+    let share = |seen: &Observation| {
+        let age = now.saturating_duration_since(seen.since).as_secs_f64();
+        (age / RAMP.as_secs_f64()).clamp(RAMP_SHARE_MIN, 1.0)
+    };
+    let settled = candidates.iter().filter(|(_, seen)| share(seen) >= 1.0);
+    let slowest = settled.map(|(node, _)| node.latency_micros(now)).fold(LATENCY_FLOOR_MICROS, f64::max);
+    let score = |(node, seen): &(&Node, &Observation)| {
+        let share = share(seen);
+        let least = if share < 1.0 { slowest } else { LATENCY_FLOOR_MICROS };
+        let waiting = u32::try_from(node.in_flight()).unwrap_or(u32::MAX);
+        (f64::from(waiting) + 1.0) * node.latency_micros(now).max(least) / share
+    };
+    candidates.iter().map(score).collect()
 }
 
 impl fmt::Display for NoPrimary {

@@ -8,7 +8,11 @@ use arc_swap::ArcSwapOption;
 use tokio::time::sleep;
 
 use super::{MemcachedOptions, connection::Connection};
-use crate::{YoungServer, tier::TierError};
+use crate::{
+    YoungServer,
+    complaint::{Complaint, Outlook},
+    tier::TierError,
+};
 
 /// First pause before another attempt to connect.
 const RECONNECT_MIN: Duration = Duration::from_millis(25);
@@ -51,7 +55,7 @@ impl Server {
     /// Keeps one of the connections up. Never returns.
     pub(super) async fn supervise(self: Arc<Self>, slot: usize) {
         let slot = &self.connections[slot];
-        let mut pause = RECONNECT_MIN;
+        let (mut pause, mut complaint) = (RECONNECT_MIN, Complaint::of("memcached"));
         loop {
             let Self { address, connect_timeout, command_timeout, young_server, .. } = &*self;
             match Connection::establish(address, *connect_timeout, *command_timeout, *young_server).await {
@@ -60,11 +64,12 @@ impl Server {
                     slot.store(Some(Arc::clone(&connection)));
                     tracing::info!(server = self.address, "memcached is up");
                     pause = RECONNECT_MIN;
+                    complaint.connected();
                     connection.closed().await;
                     slot.store(None);
                     tracing::warn!(server = self.address, "memcached connection lost");
                 }
-                Err(broken) => tracing::debug!(server = self.address, %broken, "connect to memcached"),
+                Err(broken) => complaint.tell(&format_args!("{}: {broken}", self.address), Outlook::Passing),
             }
             sleep(pause.mul_f64(0.5 + 0.5 * rand::random::<f64>())).await;
             pause = (pause * 2).min(RECONNECT_MAX);

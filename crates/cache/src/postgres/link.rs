@@ -14,7 +14,10 @@ use arc_swap::ArcSwapOption;
 use tokio::time::sleep;
 
 use super::{PostgresOptions, dial::Dial, session::Session};
-use crate::tier::TierError;
+use crate::{
+    complaint::{Complaint, Outlook},
+    tier::TierError,
+};
 
 /// First pause before another attempt to connect.
 const RECONNECT_MIN: Duration = Duration::from_millis(25);
@@ -64,7 +67,7 @@ impl Link {
     /// Keeps one of the sessions up. Never returns.
     pub(super) async fn supervise(self: Arc<Self>, slot: usize) {
         let slot = &self.sessions[slot];
-        let mut pause = RECONNECT_MIN;
+        let (mut pause, mut complaint) = (RECONNECT_MIN, Complaint::of("postgres"));
         loop {
             let (schema, limits) = (&self.schema, (self.connect_timeout, self.command_timeout));
             match Session::establish(&self.dial, schema, limits.0, limits.1).await {
@@ -73,13 +76,14 @@ impl Link {
                     slot.store(Some(Arc::clone(&session)));
                     tracing::info!("the cache's connection to postgres is up");
                     pause = RECONNECT_MIN;
+                    complaint.connected();
                     while !session.is_closed() {
                         sleep(LOOK_EVERY).await;
                     }
                     slot.store(None);
                     tracing::warn!("the cache's connection to postgres is lost");
                 }
-                Err(broken) => tracing::debug!(%broken, "connect the cache to postgres"),
+                Err(broken) => complaint.tell(&broken, Outlook::Passing),
             }
             sleep(pause.mul_f64(0.5 + 0.5 * rand::random::<f64>())).await;
             pause = (pause * 2).min(RECONNECT_MAX);

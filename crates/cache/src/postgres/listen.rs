@@ -29,6 +29,7 @@ use super::{
 };
 use crate::{
     backplane::{Heard, Interruption, Listener, Mark},
+    complaint::{Complaint, Outlook},
     echo::Echo,
 };
 
@@ -104,15 +105,15 @@ impl Ear {
 
     /// Keeps listening. Never returns; dropped with the tier.
     pub(super) async fn supervise(self: Arc<Self>) {
-        let mut pause = RELISTEN_MIN;
+        let (mut pause, mut complaint) = (RELISTEN_MIN, Complaint::of("postgres, the line"));
         loop {
-            if let Ok(Ok(Dialed { client, messages })) = timeout(self.connect_timeout, self.dial.dial()).await
-            {
+            if let Some(Dialed { client, messages }) = self.dialed(&mut complaint).await {
                 let (sender, mut queue) = mpsc::channel(QUEUE_MAX);
                 let overflowed = AtomicBool::new(false);
                 let listening = async {
-                    self.subscribe(&client).await?;
+                    self.subscribe(&client, &mut complaint).await?;
                     pause = RELISTEN_MIN;
+                    complaint.connected();
                     self.pass_on(&client, &mut queue, &overflowed).await
                 };
                 tokio::select! {
@@ -129,11 +130,19 @@ impl Ear {
         }
     }
 
-    async fn subscribe(&self, client: &Client) -> Result<(), Lost> {
+    async fn dialed(&self, complaint: &mut Complaint) -> Option<Dialed> {
+        let Ok(dialed) = timeout(self.connect_timeout, self.dial.dial()).await else {
+            complaint.tell(&"no answer in time", Outlook::Passing);
+            return None;
+        };
+        dialed.map_err(|error| complaint.tell(&error, Outlook::Passing)).ok()
+    }
+
+    async fn subscribe(&self, client: &Client, complaint: &mut Complaint) -> Result<(), Lost> {
         let listening = timeout(self.connect_timeout, client.batch_execute(&sql::listen(&self.schema))).await;
         let listening = listening.map_err(|_elapsed| Lost)?;
         // A replica refuses; it would never hear anything.
-        listening.map_err(|error| tracing::debug!(%error, "listen")).map_err(|()| Lost)?;
+        listening.map_err(|error| complaint.tell(&error, Outlook::Passing)).map_err(|()| Lost)?;
         self.echo.begin();
         let listeners: Vec<_> = {
             let mut listeners = self.lock();

@@ -6,7 +6,7 @@ use std::fmt;
 use redis::{RedisError, ServerError};
 
 use super::tls::distrust;
-use crate::tier::TierError;
+use crate::{complaint::Outlook, tier::TierError};
 
 /// A cause.
 #[derive(Debug)]
@@ -76,28 +76,10 @@ impl Failure {
             Self::Slow | Self::Unreadable | Self::Nowhere => false,
         }
     }
-}
 
-/// Says why connections cannot be made. A server that is not trusted stays so until somebody looks: its cause is told once, as an
-/// error, until there is a connection or another cause.
-#[derive(Debug, Default)]
-pub(super) struct Complaint {
-    told: Option<&'static str>,
-}
-
-impl Complaint {
-    pub(super) fn log(&mut self, failure: &Failure) {
-        match failure {
-            Failure::Untrusted(why) if self.told != Some(*why) => {
-                self.told = Some(*why);
-                tracing::error!(%failure, "redis is not trusted, loads go straight to their source");
-            }
-            _ => tracing::debug!(%failure, "connect to redis"),
-        }
-    }
-
-    pub(super) fn connected(&mut self) {
-        self.told = None;
+    /// Whether a connection that fails so may be made in a moment: a server that is not trusted stays so until somebody looks.
+    pub(super) fn outlook(&self) -> Outlook {
+        if matches!(self, Self::Untrusted(_)) { Outlook::Lasting } else { Outlook::Passing }
     }
 }
 

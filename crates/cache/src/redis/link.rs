@@ -26,14 +26,14 @@ use tokio::{
 
 use super::{
     RedisOptions,
-    failure::{Complaint, Failure, is_unfit},
+    failure::{Failure, is_unfit},
     keys::Slots,
     lane::{Lane, Wish},
     lock,
     origin::Origin,
     witness::{Claiming, ServerId, Witness, local_ms},
 };
-use crate::{FLOOR_LIFE, YoungServer, tier::TierError};
+use crate::{FLOOR_LIFE, YoungServer, complaint::Complaint, tier::TierError};
 
 /// Commands that may time out in a row before the connection is given up: one may be bad luck, and
 /// each costs its caller a whole timeout.
@@ -221,7 +221,7 @@ impl Link {
 
     /// Keeps a connection up. Never returns; dropped with its tier.
     pub(super) async fn supervise(self: Arc<Self>) {
-        let (mut pause, mut complaint) = (RECONNECT_MIN, Complaint::default());
+        let (mut pause, mut complaint) = (RECONNECT_MIN, Complaint::of("redis"));
         loop {
             match timeout(self.connect_timeout.saturating_mul(2), self.establish())
                 .await
@@ -233,7 +233,7 @@ impl Link {
                     complaint.connected();
                     self.use_until_lost(Arc::new(live)).await;
                 }
-                Err(failure) => complaint.log(&failure),
+                Err(failure) => complaint.tell(&failure, failure.outlook()),
             }
             sleep(pause.mul_f64(0.5 + 0.5 * rand::random::<f64>())).await;
             pause = (pause * 2).min(RECONNECT_MAX);

@@ -21,13 +21,14 @@ use tokio::{
 
 use super::{
     RedisOptions,
-    failure::{Complaint, Failure},
+    failure::Failure,
     keys::Slots,
     link::Link,
     lock,
     origin::{Origin, at},
     slots::{Place, SlotMap},
 };
+use crate::complaint::Complaint;
 
 /// Between two looks at the map of a cluster in which nothing seems amiss.
 const REFRESH_EVERY: Duration = Duration::from_secs(10);
@@ -169,14 +170,14 @@ struct Kept {
 
 impl Cluster {
     async fn supervise(&self) {
-        let (mut kept, mut complaint) = (Kept::default(), Complaint::default());
+        let (mut kept, mut complaint) = (Kept::default(), Complaint::of("redis, the map of its cluster"));
         loop {
             match self.look().await {
                 Ok(map) => {
                     complaint.connected();
                     self.follow(map, &mut kept);
                 }
-                Err(failure) => complaint.log(&failure),
+                Err(failure) => complaint.tell(&failure, failure.outlook()),
             }
             // One look answers all who doubted until now; those who doubt later ask for another.
             let is_sound = !kept.links.is_empty() && kept.links.values().all(|(link, _)| link.is_up());

@@ -26,6 +26,7 @@ use tokio::{
 use super::{RedisOptions, failure::Failure, frame, lock, router::Router};
 use crate::{
     backplane::{Heard, Interruption, Listener},
+    complaint::Complaint,
     echo::Echo,
 };
 
@@ -105,16 +106,17 @@ impl Subscription {
 
     /// Keeps a subscription up. Never returns; dropped with the tier.
     pub(super) async fn supervise(self: Arc<Self>) {
-        let mut pause = RESUBSCRIBE_MIN;
+        let (mut pause, mut complaint) = (RESUBSCRIBE_MIN, Complaint::of("redis, the line"));
         loop {
             match self.open().await {
                 Ok(open) => {
                     pause = RESUBSCRIBE_MIN;
+                    complaint.connected();
                     let Err(failure) = self.listen(open).await;
                     tracing::warn!(%failure, "lost the subscription to invalidations");
                     self.lose();
                 }
-                Err(failure) => tracing::debug!(%failure, "subscribe to invalidations"),
+                Err(failure) => complaint.tell(&failure, failure.outlook()),
             }
             sleep(pause.mul_f64(0.5 + 0.5 * rand::random::<f64>())).await;
             pause = (pause * 2).min(RESUBSCRIBE_MAX);

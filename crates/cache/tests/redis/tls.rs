@@ -240,7 +240,7 @@ async fn server_that_is_not_trusted_is_told_once_and_left_alone_and_values_are_l
         eventually(cause, async || errors.count(cause) > 0).await;
         assert_eq!(read(&cache, "k", 7).await, Some(7), "{cause}");
         assert!(!tier.is_up(), "{cause}");
-        assert_eq!(errors.count("redis is not trusted"), 1, "{cause}");
+        assert_eq!(errors.count("of=\"redis\" cause"), 1, "{cause}");
         nobody_speaks_plainly(&secured.server).await;
         assert!(secured.server.ask::<Vec<String>>("KEYS *").await.is_empty(), "{cause}");
     }

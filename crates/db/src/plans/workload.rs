@@ -39,15 +39,17 @@ pub enum WorkloadError {
     Empty,
 }
 
-/// Statements of a workload that are looked at, those with the most time first.
+/// Statements of a workload that are looked at, those that are called most first.
 const STATEMENTS_MAX: usize = 200;
 const CALLS_MARK: &str = "-- calls:";
 
 const IS_COUNTED: &str = "SELECT EXISTS (SELECT FROM pg_extension WHERE extname = 'pg_stat_statements')";
-/// Longest in all first. Utility statements have no plan, and what this crate asks about plans is nobody's workload.
+/// Longest in all first. Utility statements have no plan, and what is asked about the server itself, by this crate too, is nobody's
+/// workload.
 const COUNTED_SQL: &str = "SELECT query, calls FROM pg_stat_statements \
     WHERE dbid = (SELECT oid FROM pg_database WHERE datname = current_database()) \
-    AND query ~* '^\\s*(select|with|update|delete)\\M' AND query !~ 'pg_stat_statements' \
+    AND query ~* '^(\\s|/\\*.*?\\*/|--[^\\n]*\\n)*(select|with|update|delete)\\M' \
+    AND query !~* '\\mpg_(stat|extension|control|is_in_recovery|last_wal|current_wal|postmaster)' \
     ORDER BY total_exec_time DESC LIMIT 200";
 
 impl Workload {

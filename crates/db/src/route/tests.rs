@@ -145,13 +145,31 @@ fn load_latency_and_youth_raise_the_price() {
     let node = Node::new(NodeId::new("a:1"), Duration::from_secs(1), start);
     let mut observed = replica(1, 90);
     observed.since = start;
-    let calm = score(&node, &observed, later);
+    let score = |observed: &Observation, now| scores(&[(&node, observed)], now)[0];
+    let calm = score(&observed, later);
     node.enter();
-    assert!(score(&node, &observed, later) > calm);
+    assert!(score(&observed, later) > calm);
     node.leave();
-    assert!(score(&node, &observed, start) > calm, "a server that just appeared is spared");
+    assert!(score(&observed, start) > calm, "a server that just appeared is spared");
     node.record_latency(Duration::from_millis(20), later);
-    assert!(score(&node, &observed, later) > calm);
+    assert!(score(&observed, later) > calm);
+}
+
+#[test]
+fn a_server_without_answers_is_not_taken_for_the_quickest() {
+    let start = Instant::now();
+    let now = start + Duration::from_secs(60);
+    let node = |name| Node::new(NodeId::new(name), Duration::from_secs(1), start);
+    let (settled, new) = (node("a:1"), node("b:1"));
+    settled.record_latency(Duration::from_millis(2), now);
+    let (mut old, mut young) = (replica(1, 90), replica(1, 90));
+    (old.since, young.since) = (start, now);
+    let price = |young: &Observation| scores(&[(&settled, &old), (&new, young)], now);
+    let prices = price(&young);
+    assert!(prices[1] >= 9.9 * prices[0], "a tenth of the share: {prices:?}");
+    young.since = start;
+    let prices = price(&young);
+    assert!(prices[1] < prices[0], "in the end it is tried: {prices:?}");
 }
 
 #[test]
