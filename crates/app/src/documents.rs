@@ -13,7 +13,7 @@ use paystrata_cache::memcached::MemcachedTier;
 use paystrata_cache::{
     Cache, CacheError, CacheKey, LoadContext, Observer, Policy, Reach, RedisTier, Stats, TierOptions, Version,
 };
-use paystrata_db::{Db, History, Token, is_write_lost};
+use paystrata_db::{Db, History, Token, is_write_lost, read_from_floor};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
@@ -257,7 +257,7 @@ where
         let loader = move |context: LoadContext<Arc<Document>>| async move {
             // Before anything is read: if the history ends meanwhile, the document is of the past at once.
             let history = reading.present().map(|history| (history.system_id, history.timeline));
-            let found = load_from(load, floor_token(&context, &reading)).await?;
+            let found = read_from_floor(floor_token(&context, &reading), load).await?;
             Ok::<_, E>(found.map(|document| Arc::new(Document { history, ..document })))
         };
         let found = cache.get_or_load(key, loader).await.map_err(ReadError::cached)?;
@@ -341,19 +341,6 @@ fn floor_token(context: &LoadContext<Arc<Document>>, timeline: &Timeline) -> Opt
     }
 }
 
-/// As the floor has it, which is this node's and not a caller's: where a failover has taken what it stands for, what there is now is
-/// all there is.
-async fn load_from<T, E, Fut>(load: impl Fn(Option<Token>) -> Fut, floor: Option<Token>) -> Result<T, E>
-where
-    E: std::error::Error + 'static,
-    Fut: Future<Output = Result<T, E>>,
-{
-    match load(floor).await {
-        Err(error) if is_write_lost(&error) => load(floor.map(Token::latest)).await,
-        found => found,
-    }
-}
-
 impl EngineObserver for Documents {
     fn committed(&self, commit: &Commit) {
         self.timeline.committed.fetch_max(commit.token.timeline, Ordering::Relaxed);
@@ -422,9 +409,9 @@ mod tests {
             }
             after => Ok(after),
         };
-        assert_eq!(load_from(load, None).await.unwrap(), None);
+        assert_eq!(read_from_floor(None, load).await.unwrap(), None);
         let latest = Token { timeline: 1, lsn: u64::MAX };
-        assert_eq!(load_from(load, Some(written)).await.unwrap(), Some(latest));
-        assert!(load_from(load, Some(written.latest())).await.is_ok());
+        assert_eq!(read_from_floor(Some(written), load).await.unwrap(), Some(latest));
+        assert!(read_from_floor(Some(written.latest()), load).await.is_ok());
     }
 }

@@ -9,7 +9,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use paystrata_cache::{Cache, CacheError, Clock, LoadContext, Observer, Policy, Stats, Version};
 use paystrata_db::results::{CachedResult, ResultAnswer, ResultCache, ResultError, ResultRequest, Written};
-use paystrata_db::{Db, Token, is_write_lost};
+use paystrata_db::{Db, Token, read_from_floor};
 
 /// Bytes of bookkeeping counted per result beside its rows and its key.
 const OVERHEAD_BYTES: usize = 128;
@@ -147,11 +147,7 @@ fn loader(
                 Version::NONE => None,
                 Version(lsn) => Some(Token { timeline: db.timeline(), lsn }),
             };
-            let result = match load.run(floor).await {
-                // A failover has taken what it was to reflect: what there is now, is all there is.
-                Err(error) if is_write_lost(&error) => load.run(floor.map(Token::latest)).await?,
-                result => result?,
-            };
+            let result = read_from_floor(floor, |floor| load.run(floor)).await?;
             context.ttl(options.ttl).grace(options.stale_if_error);
             for table in tables {
                 context.tag(table);

@@ -119,11 +119,11 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
             count(&self.counters.invalidations);
             match decoded::<K>(&order.key) {
                 Some(key) => self.void(&key, order.how, order.version, change.origin),
-                None => self.sweep(&Swath::All, Void::Remove, order.version),
+                None => self.sweep(&Swath::All, Void::Remove, order.version, change.origin),
             }
         }
         for order in change.sweeps.iter().filter(|order| cutoffs::digest_of(&order.swath).is_none()) {
-            self.sweep(&order.swath, order.how, order.version);
+            self.sweep(&order.swath, order.how, order.version, change.origin);
         }
     }
 }

@@ -161,6 +161,9 @@ impl<K, V> Fronts<K, V> {
     /// Takes note of a hit in L1. True if the key was hit before, lately: then it is worth a copy.
     #[inline]
     pub(crate) fn is_again(&self, hash: u64) -> bool {
+        if size_of::<Place<K, V>>() > PLACE_BYTES_MAX {
+            return false;
+        }
         self.fronts.enter_or_make(Front::new, |front| front.is_again(hash)).unwrap_or(false)
     }
 
@@ -292,7 +295,7 @@ impl<K, V> Front<K, V> {
 
     /// The place for a copy of this weight, and what had to make room there; nothing if there is none.
     fn make_room(&mut self, hash: u64, weight: u32, bytes_max: u64) -> Option<(usize, Option<Copied<K, V>>)> {
-        if hash == NONE || size_of::<Place<K, V>>() > PLACE_BYTES_MAX {
+        if hash == NONE {
             return None;
         }
         let mut places = window(hash);

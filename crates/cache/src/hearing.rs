@@ -156,7 +156,7 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
         let Ok(change) = Invalidation::decode(body) else {
             // Another release may have written it. It voids something: it may be anything.
             self.fleet.sweeps.sweep_there(&Swath::All, Void::Remove, mark.sequence);
-            self.sweep(&Swath::All, Void::Remove, Version::LATEST);
+            self.sweep(&Swath::All, Void::Remove, Version::LATEST, 0);
             return Applied::Unreadable;
         };
         let is_own = change.origin == self.fleet.origin;
@@ -168,7 +168,7 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
             }
             // Done here when it was ordered; what was loaded since need not go.
             if !is_own {
-                self.sweep_for(&order.swath, order.how, order.version, change.origin);
+                self.sweep(&order.swath, order.how, order.version, change.origin);
             }
         }
         let others = if is_own { &[][..] } else { &change.keys[..] };
@@ -176,7 +176,7 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
             match decoded::<K>(&order.key) {
                 Some(key) => self.void(&key, order.how, order.version, change.origin),
                 // A key of another release's shape: some key of ours may be meant.
-                None => self.sweep_for(&Swath::All, Void::Remove, order.version, change.origin),
+                None => self.sweep(&Swath::All, Void::Remove, order.version, change.origin),
             }
         }
         if is_own {

@@ -364,7 +364,7 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
         // Floors first of all, as of keys.
         store.raise_for_sweep(swath, version);
         let number = store.fleet.order(vec![], vec![order]);
-        store.sweep(swath, how, version);
+        store.sweep(swath, how, version, 0);
         Confirmation::of(self, number, span)
     }
 }

@@ -313,13 +313,9 @@ impl<K: CacheKey, V: Clone> Store<K, V> {
         }
     }
 
-    /// Voids what this node holds of the swath. As with `void`, the caller has ordered it before.
-    pub(crate) fn sweep(&self, swath: &Swath, how: Void, version: Version) {
-        self.sweep_for(swath, how, version, 0);
-    }
-
-    /// As `sweep`, because of what `origin` has announced.
-    pub(crate) fn sweep_for(&self, swath: &Swath, how: Void, version: Version, origin: u64) {
+    /// Voids what this node holds of the swath, because of what `origin` has announced; zero is this node. As with `void`, the caller
+    /// has ordered it before.
+    pub(crate) fn sweep(&self, swath: &Swath, how: Void, version: Version, origin: u64) {
         count(&self.counters.sweeps);
         self.sweep_log.note(swath, how, version, origin, self.clock.now_us());
         self.raise_for_sweep(swath, version);

@@ -284,6 +284,25 @@ impl Error {
     }
 }
 
+/// Reads for a floor that is nobody's token, as that of a cache's load: where a failover has taken what it stands for, what there is
+/// now is all there is, and `read` is asked once more for [`Token::latest`].
+///
+/// # Errors
+/// Those of `read`.
+pub async fn read_from_floor<T, E, Fut>(
+    floor: Option<Token>,
+    read: impl Fn(Option<Token>) -> Fut,
+) -> Result<T, E>
+where
+    E: std::error::Error + 'static,
+    Fut: Future<Output = Result<T, E>>,
+{
+    match read(floor).await {
+        Err(error) if is_write_lost(&error) => read(floor.map(Token::latest)).await,
+        found => found,
+    }
+}
+
 /// True if the cause of this, however deep, is that a failover has lost the write that was to be seen.
 #[must_use]
 pub fn is_write_lost(error: &(dyn std::error::Error + 'static)) -> bool {

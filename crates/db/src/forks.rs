@@ -46,7 +46,7 @@ impl Forks {
     /// Where the history of this primary left the one that the token is of, if that was before the token's position.
     pub(crate) fn left_before(&self, primary: &Facts, token: Token) -> Option<Token> {
         // "The latest" is the latest there is.
-        if token.timeline >= primary.timeline || token.lsn == u64::MAX {
+        if token.timeline >= primary.timeline || token.is_latest() {
             return None;
         }
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);

@@ -131,7 +131,7 @@ pub use coalesce::{BatchError, Batcher, CoalesceOptions, Items, LoadError, Loade
 pub use config::Config;
 pub use connection::{Connection, Values};
 pub use db::Db;
-pub use error::{AcquirePhase, Error, is_write_lost};
+pub use error::{AcquirePhase, Error, is_write_lost, read_from_floor};
 pub use holders::{Doing, Holder, Holders};
 pub use incarnation::{History, PrimaryLife};
 pub use migrate::{

@@ -208,7 +208,7 @@ impl Shared {
 
     async fn replica_at(&self, token: Token, except: Option<&NodeId>) -> Option<Replayed<'_>> {
         // "The latest": no replica can show that it has it, so that asking one would only cost the trip.
-        if token.lsn == u64::MAX {
+        if token.is_latest() {
             return None;
         }
         let known = self.cheapest(&self.observations(), except, |seen| has_replayed(seen, token));
@@ -237,8 +237,7 @@ impl Shared {
         let candidates = self.members.iter().zip(seen);
         let fits = |seen: &Observation| self.fence.is_of_this_cluster(seen) && fits(seen);
         let candidates: Vec<_> = candidates.filter(|(member, seen)| usable(member) && fits(seen)).collect();
-        let priced: Vec<_> = candidates.iter().map(|(member, seen)| (&*member.node, *seen)).collect();
-        let scores = scores(&priced, now);
+        let scores = scores(candidates.iter().map(|(member, seen)| (&*member.node, *seen)), now);
         let chosen = cheaper_of_two(&scores, |below| rand::random_range(0..below))?;
         let (member, seen) = candidates[chosen];
         Some(Replayed { member, incarnation: seen.facts?.incarnation, has_others: candidates.len() > 1 })

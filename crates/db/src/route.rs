@@ -166,20 +166,24 @@ pub(crate) fn cheaper_of_two(scores: &[f64], mut draw: impl FnMut(usize) -> usiz
 
 /// Expected costs of one more read: (in flight + 1) times the latency, divided by the share the server may have by now. One that has
 /// yet to come to its full share is not taken to be quicker than those that have: it has hardly answered anything.
-pub(crate) fn scores(candidates: &[(&Node, &Observation)], now: Instant) -> Vec<f64> {
+pub(crate) fn scores<'a>(
+    candidates: impl Iterator<Item = (&'a Node, &'a Observation)> + Clone,
+    now: Instant,
+) -> Vec<f64> {
     let share = |seen: &Observation| {
         let age = now.saturating_duration_since(seen.since).as_secs_f64();
         (age / RAMP.as_secs_f64()).clamp(RAMP_SHARE_MIN, 1.0)
     };
-    let settled = candidates.iter().filter(|(_, seen)| share(seen) >= 1.0);
-    let slowest = settled.map(|(node, _)| node.latency_micros(now)).fold(LATENCY_FLOOR_MICROS, f64::max);
-    let score = |(node, seen): &(&Node, &Observation)| {
+    let mut prices: Vec<f64> = candidates.clone().map(|(node, _)| node.latency_micros(now)).collect();
+    let settled = prices.iter().zip(candidates.clone()).filter(|(_, (_, seen))| share(seen) >= 1.0);
+    let slowest = settled.map(|(latency, _)| *latency).fold(LATENCY_FLOOR_MICROS, f64::max);
+    for (price, (node, seen)) in prices.iter_mut().zip(candidates) {
         let share = share(seen);
         let least = if share < 1.0 { slowest } else { LATENCY_FLOOR_MICROS };
         let waiting = u32::try_from(node.in_flight()).unwrap_or(u32::MAX);
-        (f64::from(waiting) + 1.0) * node.latency_micros(now).max(least) / share
-    };
-    candidates.iter().map(score).collect()
+        *price = (f64::from(waiting) + 1.0) * price.max(least) / share;
+    }
+    prices
 }
 
 impl fmt::Display for NoPrimary {

@@ -49,6 +49,11 @@ impl Token {
         Self { timeline: self.timeline, lsn: u64::MAX }
     }
 
+    /// True of what [`Token::latest`] gives.
+    pub(crate) const fn is_latest(self) -> bool {
+        self.lsn == u64::MAX
+    }
+
     /// Reads the row that [`Token::SQL`] answers with.
     ///
     /// # Errors

@@ -32,20 +32,38 @@ impl Bar {
     }
 }
 
-/// What one node has been told, by key.
+/// What changes demand, by key.
 #[derive(Debug, Default)]
-pub(super) struct Told {
-    pub(super) removed: HashMap<u64, Bar>,
-    pub(super) expired: HashMap<u64, Bar>,
-    /// What its own calls have ordered of both.
-    pub(super) ordered: Ordered,
+pub(super) struct Demands {
+    removed: HashMap<u64, Bar>,
+    expired: HashMap<u64, Bar>,
 }
 
-/// As [`Told`], by calls of the node's own.
+/// What one node has been told.
 #[derive(Debug, Default)]
-pub(super) struct Ordered {
-    pub(super) removed: HashMap<u64, Bar>,
-    pub(super) expired: HashMap<u64, Bar>,
+pub(super) struct Told {
+    /// By the line, and by its own calls.
+    pub(super) all: Demands,
+    /// By its own calls.
+    pub(super) ordered: Demands,
+}
+
+impl Demands {
+    fn raise(&mut self, key: u64, bar: Bar, how: Void) {
+        let bars = match how {
+            Void::Remove => &mut self.removed,
+            Void::Expire => &mut self.expired,
+        };
+        bars.entry(key).or_default().raise(bar);
+    }
+
+    /// Of what must be gone, and of what must be gone or flagged.
+    pub(super) fn of(&self, key: u64) -> (Bar, Bar) {
+        let removed = self.removed.get(&key).copied().unwrap_or_default();
+        let mut expired = self.expired.get(&key).copied().unwrap_or_default();
+        expired.raise(removed);
+        (removed, expired)
+    }
 }
 
 /// What the line has taken.
@@ -127,22 +145,14 @@ pub(super) fn covered(swath: &Swath, keys: u64) -> Vec<u64> {
 
 /// By a call of the node's own.
 pub(super) fn order(told: &Mutex<Told>, key: u64, bar: Bar, how: Void) {
-    tell(told, key, bar, how);
-    let ordered = &mut lock(told).ordered;
-    let bars = match how {
-        Void::Remove => &mut ordered.removed,
-        Void::Expire => &mut ordered.expired,
-    };
-    bars.entry(key).or_default().raise(bar);
+    let mut told = lock(told);
+    told.all.raise(key, bar, how);
+    told.ordered.raise(key, bar, how);
 }
 
+/// By the line.
 pub(super) fn tell(told: &Mutex<Told>, key: u64, bar: Bar, how: Void) {
-    let mut told = lock(told);
-    let bars = match how {
-        Void::Remove => &mut told.removed,
-        Void::Expire => &mut told.expired,
-    };
-    bars.entry(key).or_default().raise(bar);
+    lock(told).all.raise(key, bar, how);
 }
 
 /// What an announcement voids, of the keys there are: key, version, how.

@@ -178,13 +178,9 @@ impl World {
     fn bars(&self, node: &Node, key: u64) -> Bars {
         lock(&self.changes).tell_confirmed(&node.told, node.cache.store.fleet.horizon.mark());
         let told = lock(&node.told);
-        let mut removed = told.removed.get(&key).copied().unwrap_or_default();
-        let mut expired = told.expired.get(&key).copied().unwrap_or_default();
-        let ordered_removed = told.ordered.removed.get(&key).copied().unwrap_or_default();
-        let mut ordered_expired = told.ordered.expired.get(&key).copied().unwrap_or_default();
+        let ((mut removed, mut expired), (ordered_removed, ordered_expired)) =
+            (told.all.of(key), told.ordered.of(key));
         drop(told);
-        ordered_expired.raise(ordered_removed);
-        expired.raise(removed);
         let (told_removed, told_expired) = (removed, expired);
         let policy = &self.plan.policy;
         let now = Instant::now();

@@ -145,7 +145,7 @@ fn load_latency_and_youth_raise_the_price() {
     let node = Node::new(NodeId::new("a:1"), Duration::from_secs(1), start);
     let mut observed = replica(1, 90);
     observed.since = start;
-    let score = |observed: &Observation, now| scores(&[(&node, observed)], now)[0];
+    let score = |observed: &Observation, now| scores([(&node, observed)].into_iter(), now)[0];
     let calm = score(&observed, later);
     node.enter();
     assert!(score(&observed, later) > calm);
@@ -164,7 +164,7 @@ fn a_server_without_answers_is_not_taken_for_the_quickest() {
     settled.record_latency(Duration::from_millis(2), now);
     let (mut old, mut young) = (replica(1, 90), replica(1, 90));
     (old.since, young.since) = (start, now);
-    let price = |young: &Observation| scores(&[(&settled, &old), (&new, young)], now);
+    let price = |young: &Observation| scores([(&settled, &old), (&new, young)].into_iter(), now);
     let prices = price(&young);
     assert!(prices[1] >= 9.9 * prices[0], "a tenth of the share: {prices:?}");
     young.since = start;
