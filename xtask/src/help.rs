@@ -26,7 +26,7 @@ cargo xtask COMMAND
   migrate up|status|new NAME
       Apply, list or begin database migrations.
   tidy
-      Check layers, lengths, names and first lines.
+      Check layers, lengths, names, first lines, and the tests that documents name.
   help
       This screen.
 

@@ -1,7 +1,9 @@
 //! The read path: rendered accounts and payments behind the cache. Every commit voids what it changed before its
 //! callers are answered, and a later load must come from a node that has replayed that commit. What was read in another
 //! history of the database is void, too: a failover or a restore may have taken it back, and the shared tier outlives both.
-//! Balances that decide anything are never read here: the engine reads its own, under lock.
+//! Balances that decide anything are never read here: the engine reads its own, under lock. And who brings a token reads past all of
+//! this: a document does not know up to where it was read, and a token, which may be of a lost write or made up, is no reason to
+//! have others wait for its load, or share its error.
 
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -8,7 +8,7 @@
 use std::{env, error::Error, sync::Arc, time::Duration};
 
 use paystrata_cache::{
-    Cache, Invalidation, Version,
+    Cache, Version,
     postgres::{PostgresOptions, PostgresTier},
 };
 use tokio::sync::Mutex;
@@ -32,7 +32,7 @@ async fn rename(
     let sql =
         "UPDATE people SET name = $2, written = nextval('people_written') WHERE id = $1 RETURNING written";
     let version = Version(u64::try_from(transaction.query_one(sql, &[&id, &name]).await?.get::<_, i64>(0))?);
-    let change = Invalidation::at(version).remove(&id);
+    let change = people.invalidation(version).remove(&id);
     let coupled = people.invalidate_in(line, &transaction, change).await?;
     if name.is_empty() {
         transaction.rollback().await?;
@@ -66,9 +66,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         people.get_or_load(&7, move |_context| load(client, 7)).await
     };
     // What is loaded before the line is up is dropped when it is.
-    while people.explain(&7).await.mark.incarnation == 0 {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    people.ready(Duration::from_secs(30)).await?;
     for name in ["", "Grace"] {
         read().await?;
         println!("cached before: {:?}", people.get(&7));

@@ -42,7 +42,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let url = env::var("REDIS_URL").unwrap_or_else(|_| "redis://127.0.0.1:6379".to_owned());
     let (first, second) = (node(&url)?, node(&url)?);
     for node in [&first, &second] {
-        until(async || node.explain("tea").await.mark.incarnation != 0).await?;
+        node.ready(Duration::from_secs(30)).await?;
     }
 
     println!("voided: {:?}", first.invalidate_many(["tea"], Version(1)).await);

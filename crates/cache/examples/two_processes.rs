@@ -14,9 +14,7 @@ use paystrata_cache::{Cache, RedisOptions, RedisTier, Version};
 /// Answers each line on its standard input, which names a file, with what the cache has of it.
 async fn child(files: Cache<String, String>) -> Result<(), Box<dyn Error>> {
     // A node that is not connected yet hears nothing: until it does, it serves what it loaded, for `max_stale` at most.
-    while files.explain("").await.mark.incarnation == 0 {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    files.ready(Duration::from_secs(30)).await?;
     // Waiting for a line blocks this thread; the cache listens on others.
     for path in io::stdin().lines() {
         let path = path?;

@@ -1,4 +1,5 @@
-//! Puts a cache together. Starts the tasks that shared tiers and a line need, and nothing without them.
+//! Puts a cache together, once `settings` has nothing against it. Starts the tasks that shared tiers and a line need, and
+//! nothing without them.
 
 use std::{
     fmt,
@@ -24,10 +25,11 @@ use crate::{
     horizon::Horizon,
     keeper::{self, Keeper, Renewal},
     life::ENDLESS,
-    local::Local,
+    local::{Local, slot_bytes},
     maintain,
     observer::{Guarded, Silent},
     outbox::Outbox,
+    settings::{Asked, BuildError},
     stats::Counters,
     store::{Store, Weigher},
     sweeps::Sweeps,
@@ -42,18 +44,6 @@ const CONFIRMATION: Duration = Duration::from_secs(2);
 
 /// Changed keys that may wait to be told: some 10 MB.
 const PENDING_KEYS_MAX: usize = 65_536;
-
-/// What was asked of a builder does not fit together.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum BuildError {
-    /// There is a shared tier, and nothing says how values become bytes.
-    #[error(
-        "a cache with a shared tier needs a codec: turn the feature `messagepack` on, or name one with `codec` or \
-         `tier_with_codec`"
-    )]
-    NoCodec,
-}
 
 /// A cache in the making; see [`Cache::builder`].
 pub struct CacheBuilder<K, V> {
@@ -159,7 +149,7 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> CacheBuilder<K, V> {
         self.codec(codec)
     }
 
-    /// Tells other nodes what is void, and hears it from them.
+    /// Tells other nodes what is void, and hears it from them. Of several, the one named last is used.
     #[must_use]
     pub fn backplane(self, backplane: Arc<dyn Backplane>) -> Self {
         self.backplane_with(backplane, LineOptions::default())
@@ -184,14 +174,15 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> CacheBuilder<K, V> {
     }
 
     /// Sets how values become bytes in shared tiers. Default: [`Codec::messagepack`] if that feature is on. See
-    /// [`tier_with_codec`](Self::tier_with_codec) for values that are not serializable.
+    /// [`tier_with_codec`](Self::tier_with_codec) for values that are not serializable. Not used without a shared tier.
     #[must_use]
     pub fn codec(mut self, codec: Codec<V>) -> Self {
         self.codec = Some(codec);
         self
     }
 
-    /// Sets where values go that are set under [`Write::Behind`](crate::Write::Behind).
+    /// Sets where values go that are set under [`Write::Behind`](crate::Write::Behind), which the cache's own policy must
+    /// say: calls that are to write through [are given another](Cache::with).
     #[must_use]
     pub fn writer(self, writer: Arc<dyn Writer<K, V>>) -> Self {
         self.writer_with(writer, WriterOptions::default())
@@ -206,7 +197,7 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> CacheBuilder<K, V> {
 
     /// Loads keys anew every [`refresh_every`](Policy::refresh_every): those that were read since, and those that are
     /// [pinned](Cache::pin). At most 16,384 of them, eight at once. With a shared tier one node of the fleet loads a key
-    /// per period, and the others take from the tier what it has loaded. Ends with the cache.
+    /// per period, and the others take from the tier what it has loaded. Ends with the cache. Refused without a period.
     ///
     /// ```
     /// # use std::{convert::Infallible, time::Duration};
@@ -234,15 +225,16 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> CacheBuilder<K, V> {
     }
 
     /// Drops entries that are over in the background, this often, and tells the [observer](Observer::maintained) of it.
-    /// Without it (the default) they are dropped when they are read, or when their room is needed. A minute is good.
+    /// Without it (the default) they are dropped when they are read, or when their room is needed. A minute is good, a
+    /// millisecond the least, and `Duration::MAX` never.
     #[must_use]
     pub fn maintain_every(mut self, every: Duration) -> Self {
         self.maintain_every = every;
         self
     }
 
-    /// Sets how many changed keys may wait to be told to the others; over it everything shared becomes void. Default
-    /// 65,536.
+    /// Sets how many changed keys may wait to be told to the others; over it everything shared becomes void. At least 1.
+    /// Default 65,536.
     #[must_use]
     pub fn pending_keys_max(mut self, keys: usize) -> Self {
         self.pending_keys_max = keys;
@@ -262,25 +254,40 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> CacheBuilder<K, V> {
     /// # Panics
     ///
     /// With a shared tier, a backplane, a writer, or something to do at intervals, outside of a Tokio runtime. And where
-    /// [`try_build`](Self::try_build) gives an error: that is a mistake in the program.
+    /// [`try_build`](Self::try_build) gives an error, with the cache's name and that error: that is a mistake in the program.
+    /// Where settings come from outside of it, take `try_build`.
     pub fn build(self) -> Cache<K, V> {
-        self.try_build().unwrap_or_else(|error| panic!("{error}"))
+        let name = Arc::clone(&self.name);
+        self.try_build().unwrap_or_else(|error| panic!("cache `{name}`: {error}"))
     }
 
-    /// The cache, if what was asked for fits together.
+    /// The cache, if what was asked for fits together. If not, nothing was connected and nothing started.
     ///
     /// # Errors
     ///
-    /// [`BuildError`].
+    /// [`BuildError`]: a setting that could not do what it is there for, or that another one makes do nothing. The
+    /// [guide](crate::guide::policies) lists them.
     ///
     /// # Panics
     ///
-    /// With a shared tier, a backplane or a writer, outside of a Tokio runtime.
+    /// With a shared tier, a backplane, a writer, or something to do at intervals, outside of a Tokio runtime.
     pub fn try_build(self) -> Result<Cache<K, V>, BuildError> {
-        if !self.tiers.is_empty() && self.codec.is_none() {
-            return Err(BuildError::NoCodec);
-        }
+        self.asked().check()?;
         Ok(self.assemble())
+    }
+
+    fn asked(&self) -> Asked<'_> {
+        Asked {
+            policy: &self.policy,
+            tiers: self.tiers.iter().map(|(_, options)| options).collect(),
+            line: self.backplane.as_ref().map(|(_, options)| options),
+            writer: self.writer.as_ref().map(|(_, options)| options),
+            has_codec: self.codec.is_some(),
+            has_renewal: self.renewal.is_some(),
+            pending_keys_max: self.pending_keys_max,
+            maintain_every: self.maintain_every,
+            slot_bytes: slot_bytes::<K, V>() as u64,
+        }
     }
 
     fn assemble(self) -> Cache<K, V> {

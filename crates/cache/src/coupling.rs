@@ -3,14 +3,13 @@
 //! NOTIFY (`PostgresTier`).
 //! Refuses to know when a transaction commits; whoever commits says so. Called by applications.
 
-use std::future::Future;
+use std::{future::Future, sync::atomic::Ordering::Relaxed};
 
 use crate::{
-    Cache, CacheKey, Confirmation, Invalidation,
+    Cache, CacheKey, Confirmation, Invalidation, KeyedInvalidation, Version,
     backplane::{Announcement, Swath},
     cutoffs,
-    key::decoded,
-    stats::count,
+    invalidation::SweepOrder,
     store::Store,
     tier::Void,
 };
@@ -26,7 +25,7 @@ use crate::{
 /// ```
 /// use std::{cell::RefCell, convert::Infallible};
 ///
-/// use paystrata_cache::{Cache, Invalidation, TransactionOutbox, Version, backplane::Announcement};
+/// use paystrata_cache::{Cache, TransactionOutbox, Version, backplane::Announcement};
 ///
 /// /// A transaction that is nothing but the rows it adds to an outbox.
 /// struct Transaction(RefCell<Vec<(String, bytes::Bytes)>>);
@@ -46,7 +45,7 @@ use crate::{
 /// # async fn main() {
 /// let names: Cache<u64, String> = Cache::builder("names").build();
 /// let transaction = Transaction(RefCell::default());
-/// let change = Invalidation::at(Version(42)).remove(&7_u64);
+/// let change = names.invalidation(Version(42)).remove(&7);
 /// let coupled = names.invalidate_in(&Table, &transaction, change).await.unwrap();
 /// // Commit, and say so; dropped instead, nothing was done here.
 /// let rows = transaction.0.into_inner();
@@ -79,6 +78,12 @@ pub struct Coupled<K, V> {
 }
 
 impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
+    /// Begins a change of this cache's keys and no others, because of the write `version`: to be kept in a transaction, or
+    /// anywhere, and applied later. Does nothing by itself.
+    pub fn invalidation(&self, version: Version) -> KeyedInvalidation<K> {
+        KeyedInvalidation::at(version)
+    }
+
     /// Keeps `change` in the caller's transaction. Nothing is void yet: call [`Coupled::committed`] after the commit.
     ///
     /// # Errors
@@ -88,8 +93,9 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
         &self,
         outbox: &O,
         transaction: Tx,
-        change: Invalidation,
+        change: impl Into<Invalidation>,
     ) -> Result<Coupled<K, V>, O::Error> {
+        let change = change.into();
         if !change.is_empty() {
             outbox.keep(transaction, &self.store.name, &change.announcement()).await?;
         }
@@ -115,12 +121,17 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Coupled<K, V> {
 impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
     /// This node's part of a change, after the shared tiers are blocked for it.
     pub(crate) fn void_by(&self, change: &Invalidation) {
-        for order in &change.keys {
-            count(&self.counters.invalidations);
-            match decoded::<K>(&order.key) {
-                Some(key) => self.void(&key, order.how, order.version, change.origin),
-                None => self.sweep(&Swath::All, Void::Remove, order.version, change.origin),
+        self.counters.invalidations.fetch_add(change.keys.len() as u64, Relaxed);
+        let unread =
+            change.read_keys::<K>(|key, order| self.void(key, order.how, order.version, change.origin));
+        if unread.keys > 0 {
+            if !self.fleet.tiers.is_empty() {
+                // They were told of bytes under which no record of ours lies. A sweep is also kept for nodes still to come.
+                let order = SweepOrder { swath: Swath::All, how: Void::Remove, version: unread.version };
+                let _number = self.fleet.order(vec![], vec![order]);
             }
+            self.sweep(&Swath::All, Void::Remove, unread.version, change.origin);
+            self.tell_unread(unread.keys);
         }
         for order in change.sweeps.iter().filter(|order| cutoffs::digest_of(&order.swath).is_none()) {
             self.sweep(&order.swath, order.how, order.version, change.origin);

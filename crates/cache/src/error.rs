@@ -84,7 +84,8 @@ pub enum SetRefused {
     /// Under [`Write::Behind`](crate::Write::Behind): the cache was closed. Nothing was done.
     #[error("the cache was closed")]
     Closed,
-    /// Under [`Write::Behind`](crate::Write::Behind): the cache has no [`Writer`](crate::Writer). Nothing was done.
+    /// Under [`Write::Behind`](crate::Write::Behind) of a policy that was edited for the call: the cache has no
+    /// [`Writer`](crate::Writer). Nothing was done.
     #[error("the cache has no writer")]
     NoWriter,
 }

@@ -40,7 +40,8 @@ pub struct Explanation {
     /// What a load must at least reflect, by what this node has heard of the key. One that begins while it hears nothing, or soon
     /// after it had, is told [`Version::LATEST`].
     pub floor: Version,
-    /// The last invalidation of this key by name that this node knows of (or of one that shares its slot of 1,024).
+    /// The last invalidation of this key by name that this node knows of. Forgotten once another key is voided that shares its slot,
+    /// of which there are 1,024.
     pub invalidated: Option<LastInvalidation>,
     /// The last sweep that went over this key, of the last 64 that this node has made or heard: those from before it joined the others
     /// are not among them. By tag: as far as the tags of what

@@ -26,7 +26,7 @@ use crate::{
 pub struct LineOptions {
     /// What one call may take. Default 500 ms.
     pub timeout: Duration,
-    /// Between two signs of life; at most a quarter of the policy's `max_stale` is used. Default 500 ms.
+    /// Between two signs of life; at most a quarter of the policy's `max_stale` is used, and 5 ms at least. Default 500 ms.
     pub heartbeat: Duration,
 }
 

@@ -2,7 +2,10 @@
 //! Never writes to a shared tier: whoever announces a change has made it there already.
 //! Called by the line (on its task) and by the courier.
 
-use std::sync::{Arc, atomic::Ordering::Relaxed};
+use std::{
+    any::type_name,
+    sync::{Arc, atomic::Ordering::Relaxed},
+};
 
 use bytes::Bytes;
 
@@ -14,7 +17,6 @@ use crate::{
     extend::Extended,
     horizon::Step,
     invalidation::SweepOrder,
-    key::decoded,
     stats::count,
     store::Store,
     tier::Void,
@@ -57,9 +59,12 @@ where
         // Foreign code, after the order's lock is given back.
         match applied {
             Applied::Nothing => {}
-            Applied::OfAnother { keys, sweeps } => {
+            Applied::OfAnother { keys, sweeps, unread } => {
                 self.counters.remote_invalidations.fetch_add(keys as u64, Relaxed);
                 self.observer.voided_elsewhere(&self.name, keys, sweeps);
+                if unread > 0 {
+                    self.tell_unread(unread);
+                }
             }
             Applied::Unreadable => {
                 count(&self.counters.unreadable);
@@ -111,6 +116,17 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
         tracing::debug!(cache = %self.name, ?cause, "drop L1, announcements may be missing");
         self.start_afresh();
         self.observer.gap_noticed(&self.name, cause);
+    }
+
+    /// Takes note of keys in a change that are none of this cache's, and for which everything became void. Whoever writes such
+    /// keys goes on with it: the log has the first ones only.
+    pub(crate) fn tell_unread(&self, keys: usize) {
+        let before = self.counters.unreadable_keys.fetch_add(keys as u64, Relaxed);
+        if before == 0 {
+            let (cache, expected) = (&self.name, type_name::<K>());
+            tracing::warn!(%cache, keys, expected, "keys of a change cannot be read, it voids everything");
+        }
+        self.observer.keys_unreadable(&self.name, keys);
     }
 
     fn pulsed(&self, mark: Mark, body: &Bytes) {
@@ -171,19 +187,19 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
                 self.sweep(&order.swath, order.how, order.version, change.origin);
             }
         }
-        let others = if is_own { &[][..] } else { &change.keys[..] };
-        for order in others {
-            match decoded::<K>(&order.key) {
-                Some(key) => self.void(&key, order.how, order.version, change.origin),
-                // A key of another release's shape: some key of ours may be meant.
-                None => self.sweep(&Swath::All, Void::Remove, order.version, change.origin),
-            }
-        }
         if is_own {
             return Applied::Nothing;
         }
+        let unread =
+            change.read_keys::<K>(|key, order| self.void(key, order.how, order.version, change.origin));
+        if unread.keys > 0 {
+            // Some key of ours may be meant, whose records in the shared tiers nobody has voided: they lie under other bytes.
+            self.fleet.sweeps.sweep_there(&Swath::All, Void::Remove, mark.sequence);
+            self.sweep(&Swath::All, Void::Remove, unread.version, change.origin);
+        }
         let is_of_keys = |order: &&SweepOrder| cutoffs::digest_of(&order.swath).is_none();
-        Applied::OfAnother { keys: others.len(), sweeps: change.sweeps.iter().filter(is_of_keys).count() }
+        let sweeps = change.sweeps.iter().filter(is_of_keys).count();
+        Applied::OfAnother { keys: change.keys.len(), sweeps, unread: unread.keys }
     }
 }
 
@@ -194,6 +210,8 @@ enum Applied {
     OfAnother {
         keys: usize,
         sweeps: usize,
+        /// Keys among them that are none of this cache's.
+        unread: usize,
     },
     Unreadable,
 }

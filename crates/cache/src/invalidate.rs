@@ -20,6 +20,7 @@ use crate::{
     invalidation::{KeyOrder, SweepOrder},
     key::decoded,
     life::{Life, Span},
+    local::{Idle, Traits},
     outbox::Putting,
     patterns,
     recent::Bar,
@@ -302,7 +303,8 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
             )
         });
         let life = Life::begin(policy, span, now_us, now_us, store.fleet.sweeps.stamp());
-        store.put(&key, Setting { value, version, tags, life, bar, voids }, writing)?;
+        let traits = Traits { version, tags, idle: Idle::under(policy, now_us), validator: None };
+        store.put(&key, Setting { value, traits, life, bar, voids }, writing)?;
         Ok(Confirmation::of(self, number, trace))
     }
 
@@ -406,8 +408,8 @@ mod tests {
         let put = |voids: u64| {
             let (span, now_us) = (Span::of_value(&cache.policy, None), store.clock.now_us());
             let life = Life::begin(&cache.policy, span, now_us, now_us, store.fleet.sweeps.stamp());
-            let (version, tags) = (Version::LATEST, Box::default());
-            store.put(&1, Setting { value: 5, version, tags, life, bar: Bar::Any, voids }, None)
+            let traits = Traits { version: Version::LATEST, ..Traits::default() };
+            store.put(&1, Setting { value: 5, traits, life, bar: Bar::Any, voids }, None)
         };
         let voids = || store.flights.voids(Probe::of(&1_u64).hash);
         let ordered = voids();

@@ -8,14 +8,17 @@
 //! Keys and names are a length u32 and their bytes; numbers are big-endian. Bytes after the last field are an
 //! error, so that a longer message of a later release is not taken for a shorter one.
 
-use std::sync::Arc;
+use std::{marker::PhantomData, ops::Deref, sync::Arc};
 
 use bytes::Bytes;
 
 use crate::{
     CacheKey, Version,
     backplane::{Announcement, Swath},
-    cutoffs, patterns,
+    cutoffs,
+    key::decoded,
+    patterns,
+    store::KeyForm,
     tier::Void,
     wire::{Reader, Unreadable, put_bytes},
 };
@@ -23,6 +26,17 @@ use crate::{
 const HEAD: [u8; 3] = *b"PA\x01";
 
 /// Keys, tags, prefixes, or everything, to be removed or expired.
+///
+/// A key goes into it as the bytes that its own type [spells](CacheKey::encode), and whether that is the type of the cache's keys
+/// nobody can check here: take [`KeyedInvalidation`] where the type is known. Integers are spelled at their full width and
+/// without a word about their sign, so `7_i64` is the key `7_u64` and `-1_i64` is `u64::MAX`, but `7_i32` and `7_u32` are no `u64`.
+///
+/// - Bytes that a cache cannot read as a key of its own may mean any of them. It takes them for everything, in the shared tiers
+///   too, which is right and dear: it counts them in [`unreadable_keys`](crate::Stats::unreadable_keys), tells its
+///   [observer](crate::Observer::keys_unreadable), and logs a warning the first time. Nodes that start later know of it where a node
+///   of the cache has applied the change; where only the line was told, they may believe a record from before it.
+/// - Bytes that it reads as *another* key void that one, and nobody notices: eight bytes of a `u64` may be text to a cache of
+///   `String`, and any bytes are a key of `Vec<u8>`.
 ///
 /// ```
 /// # use paystrata_cache::{Invalidation, Version};
@@ -52,6 +66,14 @@ pub(crate) struct KeyOrder {
 pub(crate) struct SweepOrder {
     pub(crate) swath: Swath,
     pub(crate) how: Void,
+    pub(crate) version: Version,
+}
+
+/// Keys of a change that are none of the cache's: which of its own are meant nobody knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Unread {
+    pub(crate) keys: usize,
+    /// The newest of the writes behind them.
     pub(crate) version: Version,
 }
 
@@ -152,6 +174,21 @@ impl Invalidation {
         Announcement { body: self.encode(), sweeps, version }
     }
 
+    /// Has `void` see to each key that is one of the cache's. Gives what is left.
+    pub(crate) fn read_keys<K: CacheKey>(&self, mut void: impl FnMut(&K, &KeyOrder)) -> Unread {
+        let mut unread = Unread::default();
+        for order in &self.keys {
+            match decoded::<K>(&order.key) {
+                Some(key) => void(&key, order),
+                None => {
+                    let version = unread.version.max(order.version);
+                    unread = Unread { keys: unread.keys + 1, version };
+                }
+            }
+        }
+        unread
+    }
+
     pub(crate) fn key(mut self, key: Bytes, how: Void) -> Self {
         let version = self.version;
         self.keys.push(KeyOrder { key, how, version });
@@ -231,6 +268,85 @@ impl From<&Invalidation> for Announcement {
     }
 }
 
+/// An [`Invalidation`] for caches whose keys are `K`, which takes no others. Whatever reads an invalidation reads this one too.
+/// [`Cache::invalidation`](crate::Cache::invalidation) begins one where the cache is at hand.
+///
+/// ```
+/// # use paystrata_cache::{Invalidation, KeyedInvalidation, Version};
+/// let change = KeyedInvalidation::<u64>::at(Version(42)).remove(&7).expire_tag("org:9");
+/// assert_eq!(Invalidation::decode(&change.encode()), Ok(change.into()));
+/// ```
+///
+/// ```compile_fail
+/// # use paystrata_cache::{KeyedInvalidation, Version};
+/// let id: i32 = 7;
+/// let change = KeyedInvalidation::<u64>::at(Version(42)).remove(&id);
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyedInvalidation<K> {
+    change: Invalidation,
+    of: PhantomData<fn() -> K>,
+}
+
+impl<K: CacheKey> KeyedInvalidation<K> {
+    /// Of nothing yet, because of the write `version`.
+    pub fn at(version: Version) -> Self {
+        Self { change: Invalidation::at(version), of: PhantomData }
+    }
+
+    /// And of this key: nobody reads its old value again.
+    #[must_use]
+    pub fn remove<Q: KeyForm<K> + ?Sized>(self, key: &Q) -> Self {
+        Self { change: self.change.remove::<K>(&key.to_owned()), ..self }
+    }
+
+    /// And of this key: its old value stays a fallback for loads that fail.
+    #[must_use]
+    pub fn expire<Q: KeyForm<K> + ?Sized>(self, key: &Q) -> Self {
+        Self { change: self.change.expire::<K>(&key.to_owned()), ..self }
+    }
+}
+
+/// What names no key is said as it is to an invalidation of any keys.
+macro_rules! said_alike {
+    ($($verb:ident($($name:ident: $kind:ty)?);)*) => {
+        impl<K: CacheKey> KeyedInvalidation<K> {
+            $(
+                #[doc = concat!("As [`Invalidation::", stringify!($verb), "`].")]
+                #[must_use]
+                pub fn $verb(self $(, $name: $kind)?) -> Self {
+                    Self { change: self.change.$verb($($name)?), ..self }
+                }
+            )*
+        }
+    };
+}
+
+said_alike! {
+    remove_tag(tag: &str);
+    expire_tag(tag: &str);
+    remove_prefix(prefix: impl AsRef<[u8]>);
+    expire_prefix(prefix: impl AsRef<[u8]>);
+    remove_pattern(pattern: impl AsRef<[u8]>);
+    expire_pattern(pattern: impl AsRef<[u8]>);
+    remove_all();
+}
+
+/// It is one, and the only thing it does not do is to take a key of another type.
+impl<K> Deref for KeyedInvalidation<K> {
+    type Target = Invalidation;
+
+    fn deref(&self) -> &Invalidation {
+        &self.change
+    }
+}
+
+impl<K> From<KeyedInvalidation<K>> for Invalidation {
+    fn from(keyed: KeyedInvalidation<K>) -> Self {
+        keyed.change
+    }
+}
+
 fn how_byte(how: Void) -> u8 {
     match how {
         Void::Remove => 0,
@@ -289,6 +405,47 @@ mod tests {
         bytes[end - 8..end - 4].fill(0xff);
         assert_eq!(Invalidation::decode(&bytes), Err(Unreadable));
     }
+
+    #[test]
+    fn what_takes_keys_of_one_type_only_is_spelled_as_what_takes_any() {
+        let keyed = KeyedInvalidation::<String>::at(Version(7))
+            .remove("a")
+            .expire("")
+            .remove_tag("t")
+            .expire_tag("u")
+            .remove_prefix("p:")
+            .expire_prefix("")
+            .remove_all();
+        assert_eq!((keyed.encode(), Invalidation::from(keyed)), (all_kinds().encode(), all_kinds()));
+        let keyed = KeyedInvalidation::<u64>::at(Version(7)).remove_pattern("a?c").expire_pattern("*");
+        assert_eq!(*keyed, Invalidation::at(Version(7)).remove_pattern("a?c").expire_pattern("*"));
+    }
+
+    /// The keys of a cache that a change names, and those that are none of its keys.
+    fn read<K: CacheKey>(change: &Invalidation) -> (Vec<K>, Unread) {
+        let mut keys = Vec::new();
+        let unread = change.read_keys::<K>(|key, _| keys.push(key.clone()));
+        (keys, unread)
+    }
+
+    #[test]
+    fn integer_of_another_width_is_no_key_and_one_of_another_sign_is() {
+        let change = Invalidation::at(Version(5)).remove(&7_i32).remove(&7_u32).remove(&"7".to_owned());
+        assert_eq!(read::<u64>(&change), (vec![], Unread { keys: 3, version: Version(5) }));
+        let change = Invalidation::at(Version(5)).remove(&7_i64).remove(&-1_i64).remove(&7_usize);
+        assert_eq!(read::<u64>(&change), (vec![7, u64::MAX, 7], Unread::default()));
+        assert_eq!(read::<i64>(&Invalidation::default().remove(&7_u64)), (vec![7], Unread::default()));
+    }
+
+    #[test]
+    fn key_of_another_type_whose_bytes_are_a_key_too_is_taken_for_it() {
+        let change = Invalidation::default().remove(&7_u64);
+        let text = "\0\0\0\0\0\0\0\u{7}".to_owned();
+        assert_eq!(read::<String>(&change), (vec![text], Unread::default()));
+        assert_eq!(read::<Vec<u8>>(&change), (vec![7_u64.to_be_bytes().to_vec()], Unread::default()));
+        assert_eq!(read::<String>(&Invalidation::default().remove(&u64::MAX)).1.keys, 1);
+    }
+
     /// The second key and the second tag have versions of their own.
     const FORMAT_1: [&str; 15] = [
         "504101",

@@ -1,5 +1,5 @@
 //! What a type must do to be a key: be hashed in process, and be spelled as bytes for other nodes.
-//! Refuses nothing itself; a key that cannot be read back from a message makes the cache drop L1.
+//! Refuses nothing itself; a key that cannot be read back from a message is taken for every key: the cache drops all it has.
 //! Implemented by callers for their own id types.
 
 use std::{hash::Hash, panic::catch_unwind};

@@ -40,8 +40,9 @@
 //! # fn main() {}
 //! ```
 //!
-//! The **[guide]** has a page for each question: policies, loaders, invalidation and commits, batches, absent keys, stale
-//! answers, tiers, many nodes, testing with faults and with the simulator, operating, limits, and coming from moka.
+//! The **[guide]** has a page for each question: policies, loaders, writing, invalidation and commits, writers of other
+//! languages, batches, absent keys, stale answers, tiers, codecs, many nodes, testing with faults and with the simulator,
+//! operating, limits, and coming from moka.
 //!
 //! # The model
 //!
@@ -173,12 +174,15 @@ pub mod postgres;
 #[cfg(all(test, feature = "shuttle"))]
 mod races;
 mod read;
+mod ready;
 mod recent;
 #[cfg(feature = "redis")]
 mod redis;
+mod reflect;
 mod reload;
 mod rounds;
 mod scout;
+mod settings;
 #[cfg(any(feature = "memcached", feature = "postgres"))]
 mod silence;
 mod spans;
@@ -200,7 +204,7 @@ mod write_back;
 mod write_behind;
 
 pub use answer::{Loaded, Origin};
-pub use builder::{BuildError, CacheBuilder};
+pub use builder::CacheBuilder;
 #[doc(no_inline)]
 pub use bytes::Bytes;
 pub use cache::Cache;
@@ -213,14 +217,16 @@ pub use fleet::LineOptions;
 pub use floors::FLOOR_LIFE;
 pub use histogram::Histogram;
 pub use invalidate::{Confirmation, Covered, Reach};
-pub use invalidation::Invalidation;
+pub use invalidation::{Invalidation, KeyedInvalidation};
 pub use key::CacheKey;
 pub use local::Lookup;
 pub use observer::{GapCause, LoadEnd, Maintenance, Observer, TierCall};
 pub use policy::{Policy, Silence, Write};
 pub use quick_cache::Equivalent;
+pub use ready::{NotReady, Readiness, RemotePart};
 #[cfg(feature = "redis")]
 pub use redis::{RedisOptions, RedisServers, RedisTier, RedisTierError};
+pub use settings::BuildError;
 pub use stats::{Stats, TierStats};
 pub use store::KeyForm;
 pub use tier_side::{TierOptions, YoungServer};

@@ -131,6 +131,12 @@ pub trait Observer: Send + Sync + fmt::Debug {
         let _ = (cache, keys, sweeps);
     }
 
+    /// A change, made here or announced by another node, has named so many keys by bytes that are no key of this cache: another
+    /// type of key spelled them, or another release. Any of its keys may be meant, so everything is void.
+    fn keys_unreadable(&self, cache: &str, keys: usize) {
+        let _ = (cache, keys);
+    }
+
     /// A shared tier was called. Calls that were not made because it is left alone are none.
     fn tier_called(&self, cache: &str, call: &TierCall) {
         let _ = (cache, call);
@@ -201,6 +207,7 @@ guarded! {
     tier_closed(kind: &'static str);
     unstorable(error: &CodecError);
     voided_elsewhere(keys: usize, sweeps: usize);
+    keys_unreadable(keys: usize);
     tier_called(call: &TierCall);
     maintained(done: &Maintenance);
     stale_served();

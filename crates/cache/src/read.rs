@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use tracing::Instrument;
 
 use crate::{
-    CacheError, CacheKey, Load, LoadContext, Policy,
+    CacheError, CacheKey, Load, LoadContext, Policy, Version,
     answer::{Answer, Origin},
     consult::{Verdict, consult_one},
     flight::{Outcome, Waiter},
@@ -19,6 +19,7 @@ use crate::{
     lead::{Boarding, Lead, Purpose, Storing},
     load,
     local::Entry,
+    reflect::reflects,
     spans,
     stats::{SAMPLE, count},
     store::{Look, Standing, Store},
@@ -220,14 +221,25 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
     /// Waits for a load, until it ends or the policy says that it has taken too long. Where it is a caller who asks the tiers, and
     /// has not been polled for so long that they must have answered, or that somebody has lost patience, the next one begins
     /// anew.
-    pub(crate) async fn landed<E: Send + Sync + 'static>(
+    pub(crate) fn landed<E: Send + Sync + 'static>(
         &self,
         key: &K,
         policy: &Policy,
         waiter: Waiter<V>,
+    ) -> impl Future<Output = Landed<V, E>> {
+        self.landed_at(key, policy, waiter, Version::NONE)
+    }
+
+    /// As `landed`, for somebody who takes no fallback that is older than `version`.
+    pub(crate) async fn landed_at<E: Send + Sync + 'static>(
+        &self,
+        key: &K,
+        policy: &Policy,
+        waiter: Waiter<V>,
+        version: Version,
     ) -> Landed<V, E> {
         let flight = Arc::clone(&waiter.flight);
-        let mut landing = pin!(self.landed_in_time(key, policy, waiter));
+        let mut landing = pin!(self.landed_in_time(key, policy, waiter, version));
         if self.fleet.tiers.is_empty() {
             return landing.await;
         }
@@ -249,12 +261,16 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
         key: &K,
         policy: &Policy,
         waiter: Waiter<V>,
+        version: Version,
     ) -> Landed<V, E> {
         let flight = &waiter.flight;
         let waited = flight.age(self.clock.now_us());
         let left = policy.load_timeout.saturating_sub(waited);
         let patience = policy.soft_timeout.saturating_sub(waited).min(left);
-        let usable = |answer: &Answer<V>| Some(answer).filter(|answer| self.is_usable(key, answer)).cloned();
+        let usable = |answer: &Answer<V>| {
+            let will_do = reflects(answer.version(), version) && self.is_usable(key, answer);
+            will_do.then(|| answer.clone())
+        };
         let outcome = match timeout(patience, waiter.outcome()).await {
             Ok(outcome) => outcome,
             // From now on a fallback will do, be it offered by a tier that has yet to answer.

@@ -74,6 +74,9 @@ pub struct Stats {
     /// Messages of other nodes that could not be read. Nothing is done of what they say; an announcement voids something, which may
     /// be anything, and is taken to void everything.
     pub unreadable: u64,
+    /// Keys in changes, made here or announced by others, whose bytes are no key of this cache: another type of key spelled them, or
+    /// another release. Any of its keys may be meant, so each change that has some voids everything, in the shared tiers too.
+    pub unreadable_keys: u64,
     /// Changes that the other nodes have not been told yet, now.
     pub pending_invalidations: u64,
     /// Times that more changes were pending than there is room for.
@@ -182,6 +185,7 @@ pub(crate) struct Counters {
     pub(crate) gaps: AtomicU64,
     pub(crate) replays: AtomicU64,
     pub(crate) unreadable: AtomicU64,
+    pub(crate) unreadable_keys: AtomicU64,
     pub(crate) served_ages: Recorder,
 }
 
@@ -218,6 +222,7 @@ impl Counters {
             gaps: self.gaps.load(Relaxed),
             replays: self.replays.load(Relaxed),
             unreadable: self.unreadable.load(Relaxed),
+            unreadable_keys: self.unreadable_keys.load(Relaxed),
             served_ages: self.served_ages.snapshot(),
             ..Stats::default()
         }

@@ -121,8 +121,7 @@ enum Reap {
 /// A value that the caller sets.
 pub(crate) struct Setting<V> {
     pub(crate) value: V,
-    pub(crate) version: Version,
-    pub(crate) tags: Box<[Arc<Tag>]>,
+    pub(crate) traits: Traits,
     pub(crate) life: Life,
     pub(crate) bar: Bar,
     /// What had been voided near the key before the change was ordered.
@@ -389,7 +388,8 @@ impl<K: CacheKey, V: Clone> Store<K, V> {
         setting: Setting<V>,
         writing: Option<(Room<K, V>, Waiting<V>)>,
     ) -> Result<(), SetRefused> {
-        let Setting { value, version, tags, life, bar, voids } = setting;
+        let Setting { value, traits, life, bar, voids } = setting;
+        let version = traits.version;
         let probe = Probe::of(key);
         let now_us = self.clock.now_us();
         let heap_bytes = self.heap_bytes(key, &value);
@@ -397,9 +397,8 @@ impl<K: CacheKey, V: Clone> Store<K, V> {
         if !is_small {
             count(&self.counters.oversize);
         }
-        let has_few_tags = tags.len() <= TAGS_MAX;
+        let has_few_tags = traits.tags.len() <= TAGS_MAX;
         let (room, waiting) = writing.unzip();
-        let traits = Traits { version, tags, ..Traits::default() };
         let mut displaced = Displaced::default();
         let mut shard = self.flights.lock(probe.hash);
         // The newest when it was ordered. What was voided since is not told apart from it by its number; a value that waits

@@ -32,15 +32,18 @@ use crate::{
     },
 };
 
-/// How a shared tier is used. Build one with `TierOptions { timeout: .., ..TierOptions::default() }`.
+/// How a shared tier is used. Build one with `TierOptions { timeout: .., ..TierOptions::default() }`. No field may be zero:
+/// the cache is not built then ([`BuildError`](crate::BuildError)).
 #[derive(Debug, Clone, PartialEq)]
 pub struct TierOptions {
     /// How long a value is fresh in this tier, if that is shorter than the policy's `ttl`; its grace comes after that. Default:
     /// as long as the policy says.
     pub ttl: Duration,
-    /// What one call may take, the wait for its turn included. Default 100 ms.
+    /// What one call may take, the wait for its turn included. The tier has a limit of its own (the `command_timeout` of its
+    /// options): whichever is shorter ends the call. Of several servers one that hangs fails the others' keys too unless the
+    /// tier's own is the shorter one. Default 100 ms.
     pub timeout: Duration,
-    /// After so many failures in a row the tier is left alone. Default 5.
+    /// After so many failures in a row the tier is left alone. `u32::MAX` is never. Default 5.
     pub breaker_failures: u32,
     /// For how long, until one call tries it again. Default 1 s.
     pub breaker_pause: Duration,

@@ -46,6 +46,7 @@ fn simulation(seed: u64) -> Simulation {
     }
     if seed.is_multiple_of(5) {
         simulation.policy.refresh_every = Duration::from_millis(10);
+        simulation.policy.refresh_at = 0.0;
     }
     if seed.is_multiple_of(3) {
         simulation.nodes = 3;
@@ -87,7 +88,9 @@ fn vary(simulation: &mut Simulation, shape: u64, seed: u64) {
     simulation.endings = !is_every(3) || is_every(4);
     // What the process lets go of and a tier still has is read in batches without a load.
     if is_every(5) || !is_every(2) {
-        simulation.policy.l1_ttl = Duration::from_millis(8);
+        let is_scheduled = simulation.policy.refresh_every < Duration::MAX;
+        // Longer than the period of a schedule.
+        simulation.policy.l1_ttl = Duration::from_millis(if is_scheduled { 12 } else { 8 });
     }
     simulation.ways = match seed % 11 {
         0..3 => Ways::Predicates,

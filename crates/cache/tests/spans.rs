@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use paystrata_cache::{Cache, Clock, LoadContext, Policy, Version, testkit::Site};
+use paystrata_cache::{Cache, Clock, Invalidation, LoadContext, Policy, Version, testkit::Site};
 use tracing::{
     Event, Id, Instrument, Subscriber,
     field::{Field, Visit},
@@ -214,6 +214,21 @@ async fn maintenance_is_the_same_span_whether_the_cache_or_a_caller_has_asked_fo
         assert_eq!((&seen.parent, seen.fields.len()), (&None, 2), "a trace of its own");
     }
     assert_eq!((done.entries, of(&by_hand, "request").len()), (1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn keys_of_changes_that_cannot_be_read_are_one_warning_that_names_the_type_and_no_key() {
+    let (collector, _guard) = Collector::start();
+    let cache: Names = Cache::builder("names").build();
+    let change = Invalidation::at(Version(5)).remove(&[0xff_u8; 4]);
+    for _ in 0..3 {
+        drop(cache.invalidate_by(&change));
+    }
+    let said = collector.said.lock().unwrap().clone();
+    let told: Vec<&str> = said.lines().filter(|line| line.contains("cannot be read")).collect();
+    let [told] = told[..] else { panic!("{said}") };
+    assert!(told.contains("String") && told.contains("names") && !told.contains("255"), "{told}");
+    assert_eq!(cache.stats().unreadable_keys, 3);
 }
 
 // P11

@@ -1,12 +1,15 @@
 //! `cargo xtask tidy`: what the compiler and clippy do not check. Arrows between packages and between the
-//! modules of the app, lengths, names, first lines, unfinished places. Reads; never rewrites.
+//! modules of the app, lengths, names, first lines, unfinished places, and tests that documents name. Reads; never rewrites.
 
 mod arrows;
+mod census;
 mod finding;
+mod named;
 mod packages;
 mod paths;
 mod ratchet;
 mod shape;
+mod tables;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -15,6 +18,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use crate::workspace;
+use census::{Census, Names};
 use finding::Finding;
 
 const SOURCE_DIRECTORIES: [&str; 2] = ["crates", "xtask"];
@@ -29,10 +33,18 @@ pub(crate) fn run(mut arguments: lexopt::Parser) -> Result<i32> {
     let mut findings = package_findings(&root)?;
     let files = source_files(&root)?;
     let modules = app_modules(&files);
+    let mut census = Census::default();
     for path in &files {
-        let text = fs::read_to_string(root.join(path)).with_context(|| format!("read {path}"))?;
-        findings.extend(file_findings(path, &text, &modules));
+        let text = read(&root, path)?;
+        match parse(path, &text) {
+            Ok(syntax) => {
+                findings.extend(file_findings(path, &text, &syntax, &modules));
+                census.read(path, &syntax);
+            }
+            Err(finding) => findings.push(finding),
+        }
     }
+    findings.extend(document_findings(&root, &files, &census.names())?);
     let ratchet = fs::read_to_string(root.join(ratchet::RATCHET_FILE)).unwrap_or_default();
     let remaining = ratchet::apply(findings, &ratchet);
     for finding in &remaining {
@@ -43,6 +55,10 @@ pub(crate) fn run(mut arguments: lexopt::Parser) -> Result<i32> {
         count => println!("tidy: {count} findings in {} files", files.len()),
     }
     Ok(i32::from(!remaining.is_empty()))
+}
+
+fn read(root: &Path, path: &str) -> Result<String> {
+    fs::read_to_string(root.join(path)).with_context(|| format!("read {path}"))
 }
 
 fn package_findings(root: &Path) -> Result<Vec<Finding>> {
@@ -57,20 +73,34 @@ fn package_findings(root: &Path) -> Result<Vec<Finding>> {
     Ok(findings)
 }
 
-fn file_findings(path: &str, text: &str, modules: &BTreeSet<String>) -> Vec<Finding> {
-    let syntax = match syn::parse_file(text) {
-        Ok(syntax) => syntax,
-        Err(error) => {
-            let line = error.span().start().line;
-            let message = format!("cannot be parsed: {error}");
-            return vec![Finding { path: path.to_owned(), line, rule: "syntax", message }];
-        }
-    };
-    let mut findings = shape::check(path, text, &syntax);
+fn parse(path: &str, text: &str) -> Result<syn::File, Finding> {
+    syn::parse_file(text).map_err(|error| {
+        let line = error.span().start().line;
+        let message = format!("cannot be parsed: {error}");
+        Finding { path: path.to_owned(), line, rule: "syntax", message }
+    })
+}
+
+fn file_findings(path: &str, text: &str, syntax: &syn::File, modules: &BTreeSet<String>) -> Vec<Finding> {
+    let mut findings = shape::check(path, text, syntax);
     if let Some(file) = path.strip_prefix(APP_SOURCE) {
-        findings.extend(arrows::check(file, &syntax, modules));
+        findings.extend(arrows::check(file, syntax, modules));
     }
     findings
+}
+
+/// What documents say of the tests.
+fn document_findings(root: &Path, files: &[String], tests: &Names) -> Result<Vec<Finding>> {
+    let mut findings = Vec::new();
+    for path in named::documents(root)? {
+        findings.extend(named::check(&path, &read(root, &path)?, tests));
+    }
+    let sources = files.iter().filter(|path| tables::has_verbs(path));
+    let sources = sources.map(|path| read(root, path)).collect::<Result<Vec<_>>>()?;
+    for document in &tables::DOCUMENTS {
+        findings.extend(document.check(&read(root, &document.path())?, tests, &sources));
+    }
+    Ok(findings)
 }
 
 /// The top-level modules of the app, from its files.
@@ -105,7 +135,7 @@ fn source_files(root: &Path) -> Result<Vec<String>> {
 
 #[cfg(test)]
 mod tests {
-    use super::{app_modules, file_findings};
+    use super::{app_modules, file_findings, parse};
 
     #[test]
     fn modules_come_from_files_and_folders() {
@@ -116,16 +146,20 @@ mod tests {
 
     #[test]
     fn file_that_does_not_parse_is_one_finding() {
-        let findings = file_findings("crates/db/src/pool.rs", "//! x\nfn f( {}\n", &[].into());
-        assert_eq!(findings.len(), 1);
-        assert_eq!((findings[0].rule, findings[0].line), ("syntax", 2));
+        let parsed = parse("crates/db/src/pool.rs", "//! x\nfn f( {}\n");
+        let Err(finding) = parsed else { panic!("a brace is missing") };
+        assert_eq!((finding.rule, finding.line), ("syntax", 2));
     }
 
     #[test]
     fn arrows_are_judged_only_inside_the_app() {
         let modules = ["payments".to_owned()].into();
         let text = "//! x\nuse crate::payments::Payment;\n";
-        assert_eq!(file_findings("crates/app/src/engine/batch.rs", text, &modules).len(), 1);
-        assert_eq!(file_findings("crates/db/src/engine/batch.rs", text, &modules).len(), 0);
+        let findings = |path: &str| {
+            let syntax = parse(path, text).expect("the snippet parses");
+            file_findings(path, text, &syntax, &modules).len()
+        };
+        assert_eq!(findings("crates/app/src/engine/batch.rs"), 1);
+        assert_eq!(findings("crates/db/src/engine/batch.rs"), 0);
     }
 }

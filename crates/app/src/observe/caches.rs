@@ -183,6 +183,12 @@ impl Export<'_> {
                 before.unreadable,
             ),
             (
+                "cache.unreadable_keys",
+                "Keys in changes that are none of this cache's: everything was dropped for them.",
+                now.unreadable_keys,
+                before.unreadable_keys,
+            ),
+            (
                 "cache.unstorable",
                 "Values with too many tags, or that the codec could not take.",
                 now.unstorable,
@@ -282,7 +288,7 @@ mod tests {
         let (monitor, figures) = (Monitor::new(), CacheFigures::default());
         let mut counted = Stats::default();
         (counted.load_unmodified, counted.adoptions, counted.extensions) = (1, 2, 3);
-        (counted.pending_writes, counted.kept_keys) = (4, 5);
+        (counted.pending_writes, counted.kept_keys, counted.unreadable_keys) = (4, 5, 6);
         for _ in 0..2 {
             figures.export(&monitor, [("scheduled", counted.clone())]);
         }
@@ -293,6 +299,7 @@ mod tests {
             ("cache_extensions_total", 3),
             ("cache_pending_writes", 4),
             ("cache_kept_keys", 5),
+            ("cache_unreadable_keys_total", 6),
         ] {
             let series = format!("{name}{{cache_name=\"scheduled\"}} {value}");
             assert!(text.lines().any(|line| line == series), "{series} in {text}");

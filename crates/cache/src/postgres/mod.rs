@@ -68,7 +68,11 @@ pub struct PostgresOptions {
     /// The schema that holds the tables, and the channel of the same name. Letters, digits, underscores.
     /// Nodes that share entries share it. Default `paystrata_cache`.
     pub schema: String,
-    /// What one call may take before the next tier or the loader is asked instead. Default 250 ms.
+    /// What one statement may take, of the table, of the line, or to prune: the server ends it then, and a connection on which
+    /// calls have waited for so long without an answer is given up. The caches' own limits hold beside it, and whichever is shorter
+    /// ends the call: [`TierOptions::timeout`](crate::TierOptions::timeout), by default 100 ms, for the table, and
+    /// [`LineOptions::timeout`](crate::LineOptions::timeout), by default 500 ms, for the line. Longer than the table's, so that a
+    /// statement nobody waits for any more still ends by itself, and announcements can queue behind each other. Default 250 ms.
     pub command_timeout: Duration,
     /// What connecting and preparing may take. Default 2 s.
     pub connect_timeout: Duration,

@@ -1,7 +1,6 @@
 //! One connection to one server, over which all its commands travel, multiplexed, and the breaker that
 //! is nothing but its absence: while there is none, commands fail at once and a supervisor tries to
-//! make one and to have it answer. Connections are made by deadpool; measured, checking one out per
-//! command is five times slower than sharing it.
+//! make one and to have it answer.
 //! Refuses to trust a server that is not the one it was. Called by `exec`; supervised by `router`.
 
 use std::{
@@ -13,11 +12,7 @@ use std::{
 };
 
 use arc_swap::ArcSwapOption;
-use deadpool_redis::{Connection, Manager, Pool, Runtime};
-use redis::{
-    AsyncConnectionConfig, Cmd, ConnectionAddr, ConnectionInfo, Pipeline, Value,
-    aio::{ConnectionLike, MultiplexedConnection},
-};
+use redis::{AsyncConnectionConfig, Cmd, Pipeline, Value, aio::ConnectionLike};
 use tokio::{
     sync::{Notify, Semaphore, SemaphorePermit},
     task::JoinSet,
@@ -26,6 +21,7 @@ use tokio::{
 
 use super::{
     RedisOptions,
+    dial::{Dialed, Endpoint},
     failure::{Failure, is_unfit},
     keys::Slots,
     lane::{Lane, Wish},
@@ -61,11 +57,11 @@ const CROWD: usize = 8;
 
 /// A connection to a server that is known.
 pub(super) struct Live {
-    connection: MultiplexedConnection,
+    dialed: Dialed,
     pub(super) server: ServerId,
     pub(super) claiming: Claiming,
     /// Where it is, for the subscription that belongs to it.
-    pub(super) info: ConnectionInfo,
+    pub(super) endpoint: Endpoint,
     offset_ms: AtomicU64,
     blind_until: Option<Instant>,
     lane: Lane,
@@ -79,10 +75,7 @@ impl Live {
 
     /// The host it is at.
     pub(super) fn host(&self) -> &str {
-        match self.info.addr() {
-            ConnectionAddr::Tcp(host, _) | ConnectionAddr::TcpTls { host, .. } => host,
-            _ => "",
-        }
+        self.endpoint.host()
     }
 
     /// True while floors that should be here may have been lost with the server before this one.
@@ -157,7 +150,7 @@ impl Link {
         mut commands: Vec<Cmd>,
     ) -> Result<Vec<Value>, TierError> {
         let _turn = self.turn().await?;
-        let mut connection = live.connection.clone();
+        let mut connection = live.dialed.connection.clone();
         let answers = if let [command] = &commands[..] {
             connection.req_packed_command(command).await.map(|value| vec![value])
         } else {
@@ -258,7 +251,7 @@ impl Link {
             let (link, live) = (Arc::clone(self), Arc::clone(&live));
             lanes.spawn(async move {
                 let judge = |result: Result<(), &Failure>| link.judge(&live, result);
-                live.lane.drive(live.connection.clone(), judge).await;
+                live.lane.drive(live.dialed.connection.clone(), judge).await;
             });
         }
         tokio::select! {
@@ -269,13 +262,13 @@ impl Link {
 
     /// Looks at the server every second, and returns when it is no longer the one it was.
     async fn verify(&self, live: &Arc<Live>) {
-        let mut connection = live.connection.clone();
+        let mut connection = live.dialed.connection.clone();
         loop {
             sleep(VERIFY_EVERY).await;
             let seen = match Witness::ask(&mut connection).await {
                 Ok(witness) if witness.id == live.server => {
                     live.offset_ms.store(witness.offset_ms, Ordering::Relaxed);
-                    self.origin.confirm(&live.info).await
+                    self.origin.confirm(&live.endpoint).await
                 }
                 Ok(_other) => Err(Failure::NotPrimary),
                 Err(failure) => Err(failure),
@@ -291,38 +284,21 @@ impl Link {
     async fn establish(&self) -> Result<Live, Failure> {
         // A signal left over from the connection before.
         let _stale = timeout(Duration::ZERO, self.lost.notified()).await;
-        let info = self.origin.resolve(self.connect_timeout).await?;
-        let mut connection = self.connect(info.clone()).await?;
-        let witness = Witness::ask(&mut connection).await?;
+        let endpoint = self.origin.resolve(self.connect_timeout).await?;
+        let config = AsyncConnectionConfig::new()
+            .set_response_timeout(Some(self.command_timeout))
+            .set_pipeline_buffer_size(PIPELINE_MAX);
+        let mut dialed = endpoint.connect(config, self.connect_timeout).await?;
+        let witness = Witness::ask(&mut dialed.connection).await?;
         Ok(Live {
-            connection,
+            dialed,
             server: witness.id,
             claiming: witness.claiming,
-            info,
+            endpoint,
             offset_ms: AtomicU64::new(witness.offset_ms),
             blind_until: self.blind_until(&witness),
             lane: Lane::new(self.slots),
         })
-    }
-
-    async fn connect(&self, info: ConnectionInfo) -> Result<MultiplexedConnection, Failure> {
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(self.connect_timeout))
-            .set_response_timeout(Some(self.command_timeout))
-            .set_pipeline_buffer_size(PIPELINE_MAX);
-        let manager = Manager::new_with_config(info, config)?;
-        let pool = Pool::builder(manager)
-            .max_size(1)
-            .create_timeout(Some(self.connect_timeout))
-            .wait_timeout(Some(self.connect_timeout))
-            .runtime(Runtime::Tokio1)
-            .build()
-            .expect("a runtime is given for the timeouts");
-        match pool.get().await {
-            Ok(connection) => Ok(Connection::take(connection)),
-            Err(deadpool_redis::PoolError::Backend(error)) => Err(error.into()),
-            Err(_timeout) => Err(Failure::Slow),
-        }
     }
 
     /// Until when floors may be missing: they lived on the server that this one has taken the place of.

@@ -13,7 +13,8 @@
 //! exec    groups, sends, redirects  keys, scripts
 //! router  which server has a key    slots
 //! link    one connection, breaker   lane, origin, witness, failure
-//! servers where, and over what      tls
+//! dial    how one is made           tls
+//! servers where, as it is said      tls
 //! ```
 
 use std::{
@@ -24,6 +25,7 @@ use std::{
 
 use tokio::task::JoinHandle;
 
+mod dial;
 mod exec;
 mod failure;
 mod frame;

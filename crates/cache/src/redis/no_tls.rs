@@ -1,11 +1,13 @@
 //! Stands in for `tls` in a build without the feature `redis-tls`.
 //! Refuses, by its field, whatever asks for TLS.
 
-use redis::{ConnectionInfo, RedisError, RedisResult};
+use redis::RedisError;
+use tokio::net::TcpStream;
 
-use super::{RedisServers, RedisTierError};
+use super::{RedisServers, RedisTierError, failure::Failure};
 
 /// Cannot be had.
+#[derive(Clone)]
 pub(super) enum Tls {}
 
 impl Tls {
@@ -13,7 +15,7 @@ impl Tls {
         Err(RedisTierError::TlsNotBuilt { field: field.to_owned() })
     }
 
-    pub(super) fn over(&self, _info: ConnectionInfo) -> RedisResult<ConnectionInfo> {
+    pub(super) async fn handshake(&self, _host: &str, _stream: TcpStream) -> Result<TcpStream, Failure> {
         match *self {}
     }
 }

@@ -12,7 +12,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use futures_util::future::join_all;
-use redis::{AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, Value};
+use redis::{AsyncConnectionConfig, Value};
 use tokio::{
     sync::{Notify, watch},
     task::JoinSet,
@@ -21,11 +21,12 @@ use tokio::{
 
 use super::{
     RedisOptions,
+    dial::Endpoint,
     failure::Failure,
     keys::Slots,
     link::Link,
     lock,
-    origin::{Origin, at},
+    origin::Origin,
     slots::{Place, SlotMap},
 };
 use crate::complaint::Complaint;
@@ -33,8 +34,11 @@ use crate::complaint::Complaint;
 /// Between two looks at the map of a cluster in which nothing seems amiss.
 const REFRESH_EVERY: Duration = Duration::from_secs(10);
 
-/// Between two looks while a primary is down or a slot was not where it should be.
+/// Between two looks at least, and at first while a primary is down or a slot was not where it should be.
 const REFRESH_AMISS: Duration = Duration::from_millis(100);
+
+/// Between two looks at most while a primary is down. Who is sent elsewhere does not wait for it.
+const REFRESH_AMISS_MAX: Duration = Duration::from_secs(1);
 
 /// For how long a server without slots is kept after it was last named: that is where a slot moves to first.
 const GUEST_LIFE: Duration = Duration::from_secs(60);
@@ -50,7 +54,7 @@ pub(super) enum Router {
 
 /// The links to a cluster's primaries.
 pub(super) struct Cluster {
-    seeds: Vec<ConnectionInfo>,
+    seeds: Vec<Endpoint>,
     options: RedisOptions,
     chart: ArcSwap<Chart>,
     /// Servers that callers were sent on to and that have no slots, and when that was last.
@@ -73,7 +77,7 @@ impl Router {
         Self::One(Arc::new(Link::new(origin, Slots::Unused, options, Arc::default())))
     }
 
-    pub(super) fn cluster(seeds: Vec<ConnectionInfo>, options: &RedisOptions) -> Self {
+    pub(super) fn cluster(seeds: Vec<Endpoint>, options: &RedisOptions) -> Self {
         Self::Cluster(Cluster {
             seeds,
             options: options.clone(),
@@ -143,13 +147,13 @@ impl Router {
     }
 
     /// A server to subscribe at, near to the primary of the slot.
-    pub(super) fn subscribe_at(&self, slot: u16) -> Option<ConnectionInfo> {
+    pub(super) fn subscribe_at(&self, slot: u16) -> Option<Endpoint> {
         if let Some(live) = self.link(slot).and_then(|link| link.live()) {
-            return Some(live.info.clone());
+            return Some(live.endpoint.clone());
         }
         let Self::Cluster(cluster) = self else { return None };
         let chart = cluster.chart.load();
-        chart.links.iter().find_map(|link| link.live()).map(|live| live.info.clone())
+        chart.links.iter().find_map(|link| link.live()).map(|live| live.endpoint.clone())
     }
 
     /// Keeps the links up. Never returns; dropped with the tier.
@@ -171,6 +175,7 @@ struct Kept {
 impl Cluster {
     async fn supervise(&self) {
         let (mut kept, mut complaint) = (Kept::default(), Complaint::of("redis, the map of its cluster"));
+        let mut pause = REFRESH_AMISS;
         loop {
             match self.look().await {
                 Ok(map) => {
@@ -182,9 +187,9 @@ impl Cluster {
             // One look answers all who doubted until now; those who doubt later ask for another.
             let is_sound = !kept.links.is_empty() && kept.links.values().all(|(link, _)| link.is_up());
             sleep(REFRESH_AMISS.mul_f64(0.5 + 0.5 * rand::random::<f64>())).await;
-            if is_sound {
-                let _late = timeout(REFRESH_EVERY, self.amiss.notified()).await;
-            }
+            let wait = if is_sound { REFRESH_EVERY } else { pause };
+            pause = if is_sound { REFRESH_AMISS } else { (pause * 2).min(REFRESH_AMISS_MAX) };
+            let _late = timeout(wait, self.amiss.notified()).await;
         }
     }
 
@@ -217,7 +222,7 @@ impl Cluster {
         while kept.tasks.try_join_next().is_some() {}
         let links = map.primaries.iter().chain(&guests).map(|place| {
             let (link, _) = kept.links.entry(place.clone()).or_insert_with(|| {
-                let origin = Origin::Fixed(at(&self.seeds[0], &place.0, place.1));
+                let origin = Origin::Fixed(self.seeds[0].at(&place.0, place.1));
                 let link = Arc::new(Link::new(origin, Slots::Needed, &self.options, Arc::clone(&self.amiss)));
                 let task = kept.tasks.spawn(Arc::clone(&link).supervise());
                 (link, task)
@@ -232,10 +237,10 @@ impl Cluster {
     /// The map as most nodes that answer see it; a node that is cut off may have an old one.
     async fn look(&self) -> Result<SlotMap, Failure> {
         let known = self.chart.load().map.as_ref().map(|map| map.primaries.clone()).unwrap_or_default();
-        let known = known.iter().map(|(host, port)| at(&self.seeds[0], host, *port));
+        let known = known.iter().map(|(host, port)| self.seeds[0].at(host, *port));
         let mut places = known.collect::<Vec<_>>();
         for seed in &self.seeds {
-            if places.iter().all(|place| place.addr() != seed.addr()) {
+            if !places.iter().any(|place| place.is_where(seed)) {
                 places.push(seed.clone());
             }
         }
@@ -252,19 +257,14 @@ impl Cluster {
         maps.iter().max_by_key(|map| votes(map)).cloned().ok_or(silence)
     }
 
-    async fn ask(&self, place: &ConnectionInfo) -> Result<SlotMap, Failure> {
-        let host = match place.addr() {
-            ConnectionAddr::Tcp(host, _) | ConnectionAddr::TcpTls { host, .. } => host.as_str(),
-            _ => "",
-        };
+    async fn ask(&self, place: &Endpoint) -> Result<SlotMap, Failure> {
         let limit = self.options.connect_timeout;
         let asking = async {
-            let config = AsyncConnectionConfig::new().set_connection_timeout(Some(limit));
-            let client = Client::open(place.clone())?;
-            let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
-            redis::cmd("CLUSTER").arg("SLOTS").query_async::<Value>(&mut connection).await
+            let mut dialed = place.connect(AsyncConnectionConfig::new(), limit).await?;
+            let answer: Value =
+                redis::cmd("CLUSTER").arg("SLOTS").query_async(&mut dialed.connection).await?;
+            SlotMap::from_answer(answer, place.host()).ok_or(Failure::Unreadable)
         };
-        let answer = timeout(limit, asking).await.map_err(|_elapsed| Failure::Slow)??;
-        SlotMap::from_answer(answer, host).ok_or(Failure::Unreadable)
+        timeout(limit, asking).await.unwrap_or(Err(Failure::Slow))
     }
 }

@@ -3,10 +3,9 @@
 
 use std::fmt;
 
-use redis::{ConnectionInfo, IntoConnectionInfo};
-
 use super::{
     RedisOptions,
+    dial::{Endpoint, is_over_tls},
     origin::{Origin, Sentinels},
     router::Router,
     tls::Tls,
@@ -113,6 +112,9 @@ pub enum RedisTierError {
         /// What should stand there.
         expected: &'static str,
     },
+    /// The system trusts no authority, and none is given.
+    #[error("the system has no certificates that can be read: give root_certificates, or set SSL_CERT_FILE")]
+    NoSystemCertificates,
     /// Servers that have their certificates are given others.
     #[error("servers has certificates already")]
     CertifiedTwice,
@@ -152,7 +154,7 @@ impl RedisServers {
             Self::Cluster { .. } => return 0,
             Self::Tls { servers, .. } => return servers.database(),
         };
-        parsed(url, None).map_or(0, |info| info.redis_settings().db())
+        parsed(url, None).map_or(0, |endpoint| endpoint.database())
     }
 
     /// TLS, if the URLs ask for it. One that does not would be the way around it for all: passwords and values are the same
@@ -201,22 +203,18 @@ fn asks_for_tls(field: &str, url: &str) -> Result<bool, RedisTierError> {
     if url.fragment() == Some("insecure") {
         return Err(RedisTierError::TlsUnverified { field: field.to_owned() });
     }
-    Ok(matches!(url.scheme(), "rediss" | "valkeys"))
+    Ok(is_over_tls(url.scheme()))
 }
 
-fn all_parsed(urls: &[String], tls: Option<&Tls>) -> Result<Vec<ConnectionInfo>, RedisTierError> {
+fn all_parsed(urls: &[String], tls: Option<&Tls>) -> Result<Vec<Endpoint>, RedisTierError> {
     if urls.is_empty() {
         return Err(RedisTierError::NoServers);
     }
     urls.iter().map(|url| parsed(url, tls)).collect()
 }
 
-fn parsed(url: &str, tls: Option<&Tls>) -> Result<ConnectionInfo, RedisTierError> {
-    let info = url.into_connection_info().and_then(|info| match tls {
-        Some(tls) => tls.over(info),
-        None => Ok(info),
-    });
-    info.map_err(|_may_repeat_it| RedisTierError::InvalidUrl)
+fn parsed(url: &str, tls: Option<&Tls>) -> Result<Endpoint, RedisTierError> {
+    Endpoint::parse(url, tls.cloned())
 }
 
 #[cfg(test)]

@@ -15,15 +15,13 @@ use std::{
 };
 
 use bytes::Bytes;
-use redis::{
-    AsyncConnectionConfig, Client, ProtocolVersion, PushInfo, PushKind, Value, aio::MultiplexedConnection,
-};
+use redis::{AsyncConnectionConfig, ProtocolVersion, PushInfo, PushKind, Value, aio::MultiplexedConnection};
 use tokio::{
     sync::{Notify, mpsc},
     time::{Instant, MissedTickBehavior, interval, sleep, timeout},
 };
 
-use super::{RedisOptions, failure::Failure, frame, lock, router::Router};
+use super::{RedisOptions, dial::Dialed, failure::Failure, frame, lock, router::Router};
 use crate::{
     backplane::{Heard, Interruption, Listener},
     complaint::Complaint,
@@ -73,7 +71,7 @@ struct Seat {
 
 /// A connection to subscribe on, and what comes over it.
 struct Open {
-    connection: MultiplexedConnection,
+    dialed: Dialed,
     pushes: mpsc::Receiver<PushInfo>,
     overflowed: Arc<AtomicBool>,
 }
@@ -125,10 +123,7 @@ impl Subscription {
 
     async fn open(&self) -> Result<Open, Failure> {
         let slot = lock(&self.channels).values().next().map_or(0, |channel| channel.slot);
-        let info = self.router.subscribe_at(slot).ok_or(Failure::Nowhere)?;
-        // RESP3, because it lets a PING travel on a subscribed connection.
-        let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
-        let client = Client::open(info.set_redis_settings(settings))?;
+        let endpoint = self.router.subscribe_at(slot).ok_or(Failure::Nowhere)?;
         let overflowed = Arc::new(AtomicBool::new(false));
         let (sender, pushes) = mpsc::channel(QUEUE_MAX);
         let flag = Arc::clone(&overflowed);
@@ -142,15 +137,13 @@ impl Subscription {
             sent
         };
         let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(self.connect_timeout))
             .set_response_timeout(Some(self.connect_timeout))
             .set_push_sender(push);
-        let connecting = client.get_multiplexed_async_connection_with_config(&config);
-        let connection = timeout(self.connect_timeout.saturating_mul(2), connecting)
-            .await
-            .map_err(|_| Failure::Slow)??;
+        // RESP3, because it lets a PING travel on a subscribed connection.
+        let endpoint = endpoint.speaking(ProtocolVersion::RESP3);
+        let dialed = endpoint.connect(config, self.connect_timeout).await?;
         self.echo.begin();
-        Ok(Open { connection, pushes, overflowed })
+        Ok(Open { dialed, pushes, overflowed })
     }
 
     /// Passes messages on until the connection is of no more use.
@@ -160,7 +153,7 @@ impl Subscription {
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut heard_at = Instant::now();
         loop {
-            self.subscribe(&mut open.connection, &mut subscribed).await?;
+            self.subscribe(&mut open.dialed.connection, &mut subscribed).await?;
             self.tell_newcomers(&subscribed);
             tokio::select! {
                 biased;
@@ -241,7 +234,8 @@ impl Subscription {
     /// stalled does not take itself for deaf.
     async fn explain_silence(&self, open: &mut Open) -> Result<(), Failure> {
         let asking = redis::cmd("PING");
-        let answer = timeout(self.command_timeout, asking.query_async::<()>(&mut open.connection)).await;
+        let answer =
+            timeout(self.command_timeout, asking.query_async::<()>(&mut open.dialed.connection)).await;
         answer.map_err(|_elapsed| Failure::Slow)??;
         let is_deaf = self.echo.is_missing(self.silence_max);
         if is_deaf && open.pushes.is_empty() { Err(Failure::Slow) } else { Ok(()) }

@@ -1,62 +1,72 @@
 //! TLS to Redis: which certificates a tier trusts and shows, and what is said of a server that is not trusted.
 //! Refuses to connect without a check: no way leads around a certificate that does not fit, and none back to plain.
-//! Made by `servers`; `failure` asks what was wrong.
+//! Made by `servers`, used by `dial`; `failure` asks what was wrong.
 
 use std::{error::Error, io, sync::Arc};
 
-use redis::{Client, ClientTlsConfig, ConnectionInfo, RedisError, RedisResult, TlsCertificates};
+use redis::RedisError;
 use rustls::{
     AlertDescription, CertificateError, ClientConfig, RootCertStore,
     crypto::ring,
-    pki_types::{CertificateDer, InvalidDnsNameError, PrivateKeyDer, pem::PemObject},
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
 };
+use rustls_native_certs::{CertificateResult, load_native_certs};
+use tokio::net::TcpStream;
+use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use super::{RedisServers, RedisTierError};
+use super::{RedisServers, RedisTierError, failure::Failure};
 
 /// How the client of Redis holds a cause.
 type Shared = Arc<dyn Error + Send + Sync>;
 
-const UNREADABLE_STORE: &str = "the system's own certificates cannot be read";
-
-/// What the servers of one tier are spoken to over.
+/// What the servers of one tier are spoken to over. Its clones resume one another's sessions.
+#[derive(Clone)]
 pub(super) struct Tls {
-    /// None: what the system trusts, and nothing to show.
-    certificates: Option<TlsCertificates>,
+    connector: TlsConnector,
 }
 
 impl Tls {
-    /// TLS with the certificates of these servers, if they have any. That a field asks for it is all that it takes; a build
-    /// without TLS refuses by its name.
+    /// TLS with the certificates of these servers, or with those of the system, which are read here and not again. That a field asks
+    /// for it is all that it takes; a build without TLS refuses by its name.
     pub(super) fn asked_for(_field: &str, servers: &RedisServers) -> Result<Self, RedisTierError> {
-        // The client of Redis takes the provider of the process, and panics if two are built in and none is chosen.
-        let _earlier = ring::default_provider().install_default();
-        let RedisServers::Tls { root_certificates, client_certificate, client_key, .. } = servers else {
-            return Ok(Self { certificates: None });
+        let (roots, certificate, key) = match servers {
+            RedisServers::Tls { root_certificates, client_certificate, client_key, .. } => {
+                (root_certificates.as_deref(), client_certificate.as_deref(), client_key.as_deref())
+            }
+            _ => (None, None, None),
         };
-        if let Some(roots) = root_certificates {
-            check_roots(roots)?;
-        }
-        let client_tls = match (client_certificate, client_key) {
-            (None, None) => None,
+        let roots = roots.map_or_else(|| those_of_system(load_native_certs()), given_roots)?;
+        let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .expect("ring has what both versions need")
+            .with_root_certificates(roots);
+        let config = match (certificate, key) {
+            (None, None) => config.with_no_client_auth(),
             (Some(certificate), Some(key)) => {
-                check_client(certificate, key)?;
-                Some(ClientTlsConfig { client_cert: certificate.clone(), client_key: key.clone() })
+                let (chain, key) = client(certificate, key)?;
+                config.with_client_auth_cert(chain, key).map_err(|_does_not_fit| refused_key())?
             }
             (Some(_), None) => return Err(refused_key()),
             (None, Some(_)) => return Err(refused_client()),
         };
-        Ok(Self { certificates: Some(TlsCertificates { client_tls, root_cert: root_certificates.clone() }) })
+        Ok(Self { connector: TlsConnector::from(Arc::new(config)) })
     }
 
-    /// The same place with these certificates.
-    pub(super) fn over(&self, info: ConnectionInfo) -> RedisResult<ConnectionInfo> {
-        let Some(certificates) = &self.certificates else { return Ok(info) };
-        Ok(Client::build_with_tls(info, certificates.clone())?.get_connection_info().clone())
+    /// Agrees on keys with who is at the other end, if it is the host that it should be.
+    pub(super) async fn handshake(
+        &self,
+        host: &str,
+        stream: TcpStream,
+    ) -> Result<TlsStream<TcpStream>, Failure> {
+        let name = ServerName::try_from(host.to_owned());
+        let name =
+            name.map_err(|_| Failure::Untrusted("its host is no name that a certificate can be for"))?;
+        self.connector.connect(name, stream).await.map_err(|error| RedisError::from(error).into())
     }
 }
 
 /// Text without a certificate in it would trust nobody, and say so at the first connection only.
-fn check_roots(pem: &[u8]) -> Result<(), RedisTierError> {
+fn given_roots(pem: &[u8]) -> Result<RootCertStore, RedisTierError> {
     let refused = || RedisTierError::InvalidCertificate {
         field: "root_certificates",
         expected: "one or more certificates of authorities in PEM",
@@ -66,20 +76,29 @@ fn check_roots(pem: &[u8]) -> Result<(), RedisTierError> {
         let certificate = certificate.map_err(|_may_repeat_it| refused())?;
         roots.add(certificate).map_err(|_unreadable| refused())?;
     }
-    if roots.is_empty() { Err(refused()) } else { Ok(()) }
+    if roots.is_empty() { Err(refused()) } else { Ok(roots) }
 }
 
-/// Also whether the key is that of the certificate.
-fn check_client(certificate: &[u8], key: &[u8]) -> Result<(), RedisTierError> {
+/// What can be read of them: one that cannot does not make the others worse.
+fn those_of_system(found: CertificateResult) -> Result<RootCertStore, RedisTierError> {
+    let mut roots = RootCertStore::empty();
+    let (added, ignored) = roots.add_parsable_certificates(found.certs);
+    tracing::debug!(added, ignored, errors = found.errors.len(), "read the certificates of the system");
+    if roots.is_empty() { Err(RedisTierError::NoSystemCertificates) } else { Ok(roots) }
+}
+
+/// What is shown to a server that asks who is there.
+fn client(
+    certificate: &[u8],
+    key: &[u8],
+) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), RedisTierError> {
     let chain = CertificateDer::pem_slice_iter(certificate).collect::<Result<Vec<_>, _>>();
     let chain = chain.map_err(|_may_repeat_it| refused_client())?;
     if chain.is_empty() {
         return Err(refused_client());
     }
     let key = PrivateKeyDer::from_pem_slice(key).map_err(|_may_repeat_it| refused_key())?;
-    let config = ClientConfig::builder().with_root_certificates(RootCertStore::empty());
-    config.with_client_auth_cert(chain, key).map_err(|_does_not_fit| refused_key())?;
-    Ok(())
+    Ok((chain, key))
 }
 
 fn refused_client() -> RedisTierError {
@@ -99,14 +118,8 @@ pub(super) fn distrust(error: &RedisError) -> Option<&'static str> {
         Some(shared) => &**shared,
         None => source,
     };
-    if let Some(error) = cause.downcast_ref::<io::Error>() {
-        return error.get_ref()?.downcast_ref::<rustls::Error>().map(said_of);
-    }
-    if cause.is::<InvalidDnsNameError>() {
-        return Some("its host is no name that a certificate can be for");
-    }
-    // It is read before each connection, and a certificate in it that cannot be read is told as it comes.
-    (cause.is::<rustls::Error>() || error.is_io_error()).then_some(UNREADABLE_STORE)
+    let error = cause.downcast_ref::<io::Error>()?;
+    error.get_ref()?.downcast_ref::<rustls::Error>().map(said_of)
 }
 
 fn said_of(error: &rustls::Error) -> &'static str {
@@ -167,11 +180,18 @@ mod tests {
 
     #[test]
     fn other_errors_are_no_distrust() {
-        let check =
-            |error: RedisError, expected: Option<&str>| assert_eq!(distrust(&error), expected, "{error}");
-        check(io::Error::from(io::ErrorKind::ConnectionReset).into(), None);
-        check(io::Error::other("something else").into(), None);
-        check((redis::ErrorKind::Client, "something else").into(), None);
-        check(rustls::Error::DecryptError.into(), Some(UNREADABLE_STORE));
+        let check = |error: RedisError| assert_eq!(distrust(&error), None, "{error}");
+        check(io::Error::from(io::ErrorKind::ConnectionReset).into());
+        check(io::Error::other("something else").into());
+        check((redis::ErrorKind::Client, "something else").into());
+    }
+
+    #[test]
+    fn system_that_trusts_nobody_is_refused_when_the_tier_is_opened() {
+        let refused = |found| matches!(those_of_system(found), Err(RedisTierError::NoSystemCertificates));
+        assert!(refused(CertificateResult::default()));
+        let mut found = CertificateResult::default();
+        found.certs.push(CertificateDer::from_slice(b"no certificate"));
+        assert!(refused(found));
     }
 }

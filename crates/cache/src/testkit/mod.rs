@@ -1,5 +1,6 @@
 //! A kit for tests: shared tiers and a line in memory whose faults are at the test's command, on Tokio's clock, which
-//! a test can pause; and a simulator of many nodes that checks the promises of this crate against a loader.
+//! a test can pause, for caches and loaders of your own; and a simulator of many nodes that checks the promises of this crate
+//! against the rule by which a loader chooses where to read ([`SimulatedLoader`] says what it can run and what not).
 //! Refuses to be fast or bounded: it is not for production. The cache's own tests and those of its users call it.
 //!
 //! ```
@@ -47,7 +48,7 @@ use crate::{
     tier::{Tier, TierShare},
 };
 
-/// The servers that all nodes of a test share: a tier and a line.
+/// The servers that all nodes of a test share: a tier and a line. Any cache can be built on them, whatever its keys, values and loader.
 #[derive(Debug, Clone)]
 pub struct Site {
     /// The tier's records.

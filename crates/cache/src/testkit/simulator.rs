@@ -41,16 +41,34 @@ use crate::{
     Cache, Clock, LineOptions, Policy, Stats, TierOptions,
     backplane::{Backplane, Line},
     flight::lock,
+    keeper::keeps,
 };
 
-/// A simulation to be run.
+/// A simulation to be run: `Simulation { nodes: 3, ..Simulation::new(seed) }`.
+///
+/// | to see | set |
+/// |---|---|
+/// | fallbacks, and loads that are slow or fail | `policy.grace`, `policy.soft_timeout`, `policy.grace_backoff`, `failures` |
+/// | refreshes, ahead of time or on a schedule | `policy.refresh_at` or `policy.refresh_every`, not both |
+/// | hits, batches, reloads, absent keys, overflows of the line | `verbs` |
+/// | entries that are pushed out | `policy.l1_bytes_max`: 300 bytes hold fewer than four keys |
+/// | reads of the tiers where L1 has let go | `policy.l1_ttl` |
+/// | a node that serves through silence | `policy.on_silence` |
+/// | nodes that come late, end, and are replaced | `late_nodes`, `endings` |
+/// | two tiers, none, no line | `tiers`, `has_line` |
+/// | voiding by predicates, writing behind | `ways` |
+///
+/// What is not yours in it: the tiers and the line are those of this kit and not Redis, memcached or Postgres; keys, values and
+/// the source are its own ([`SimulatedLoader`]); and of each cache only the policy can be set. Calls of a tier may take 15 ms there, three
+/// changes may wait to be told, and a tier that was left alone is tried again after 100 ms. Its users read for some hundred
+/// milliseconds: lifetimes that are longer do not end meanwhile.
 #[derive(Debug, Clone)]
 pub struct Simulation {
     /// Every step, wait and fault is drawn from it. Three things are the process's own, and another in each: which keys share a slot or
     /// a group (hashes of keys are seeded by chance), the tokens of claims, and the names of nodes. A seed that failed fails again unless it
     /// takes one of those.
     pub seed: u64,
-    /// How many caches.
+    /// How many caches: one or more.
     pub nodes: usize,
     /// How many of them are not there from the beginning, but come in the middle of it, with nothing in process.
     pub late_nodes: usize,
@@ -62,17 +80,17 @@ pub struct Simulation {
     pub users: usize,
     /// What each of them does, one after the other.
     pub steps: usize,
-    /// How many keys they share.
+    /// How many keys they share: one or more. The fewer, the more often they meet.
     pub keys: u64,
     /// Out of 100 loads, so many fail.
     pub failures: u64,
-    /// Of all caches.
+    /// Of all caches. Begin with that of [`Simulation::new`], whose limits suit the simulation's times.
     pub policy: Policy,
     /// By which verbs they read.
     pub verbs: Verbs,
     /// By which ways they change values, besides those that name a write.
     pub ways: Ways,
-    /// How many shared tiers there are, up to two.
+    /// How many shared tiers there are: none, one or two; more are taken for two.
     pub tiers: usize,
     /// Whether the nodes tell each other what is void.
     pub has_line: bool,
@@ -111,7 +129,8 @@ pub struct Report {
 }
 
 impl Simulation {
-    /// A small one: two nodes over a tier and a line, three users each, four keys, and reads of one verb.
+    /// A small one: two nodes over a tier and a line, three users each who do 25 things, four keys, reads of one verb, and five loads
+    /// of a hundred that fail. It takes some milliseconds.
     pub fn new(seed: u64) -> Self {
         let policy = Policy {
             load_timeout: Duration::from_millis(60),
@@ -296,14 +315,16 @@ impl World {
         let (far, books, loads) = (self.far.link(), Arc::<Books>::default(), Arc::clone(&self.loads));
         let (source, loader) = (Arc::clone(&self.source), Arc::clone(&self.loader));
         let mut building = Cache::builder("simulated")
-            .keep_fresh(move |key, context| {
-                let load = loader.load(key, context, Arc::clone(&source));
-                Arc::clone(&loads).watched(origin, load)
-            })
             .clock(Clock::tokio())
             .policy(self.plan.policy.clone())
             .pending_keys_max(3)
             .origin(origin);
+        if keeps(self.plan.policy.refresh_every) {
+            building = building.keep_fresh(move |key, context| {
+                let load = loader.load(key, context, Arc::clone(&source));
+                Arc::clone(&loads).watched(origin, load)
+            });
+        }
         for way in [&link, &far].into_iter().take(self.plan.tiers) {
             let options = TierOptions {
                 timeout: Duration::from_millis(15),

@@ -109,9 +109,22 @@ impl Source {
 #[error("the simulated source failed")]
 pub struct SimulationError;
 
-/// A loader to be run in the simulation: yours, around the source it is given.
+/// A loader to be run in the simulation: the rule by which yours reads, around the source it is given.
+///
+/// The checker must know what each answer reflects, so keys are `u64`, values are [`Seen`], and they come from [`Source`]: your
+/// statements, types and codec cannot be run here. What can be run is
+///
+/// - where it reads for a [floor](LoadContext::floor): [`Source::read`] with that floor is a good loader, with
+///   [`Version::NONE`] one that takes whatever the replica shows, with [`Version::LATEST`] one that always asks the primary;
+/// - what it says to its context: a lifetime, a grace, or that the answer is not to be stored. It has to put the tags on it that
+///   [`HonestLoader`] puts, because the simulation sweeps by them. One call may load a batch, whose keys share one context
+///   here: a version or a validator would be said of all of them;
+/// - how it waits (on Tokio's clock, which is paused: the runtime has no I/O), and how it fails.
+///
+/// It cannot answer [`Load::NotModified`](crate::Load::NotModified). To test a loader as it is, build caches of your own on a
+/// [`Site`](super::Site).
 pub trait SimulatedLoader: Send + Sync + 'static {
-    /// Loads one key.
+    /// Loads one key. Called for each key of a batch, one after the other.
     fn load(
         &self,
         key: u64,

@@ -46,6 +46,11 @@ fn port_of(server: &Private) -> u16 {
     server.config().get_ports()[0]
 }
 
+/// Ends the listening connection. What it said last is `LISTEN` or, once it was quiet for a while, nothing at all; one that has yet to
+/// say its first word looks the same but for the time of it.
+const END_EAR: &str = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity \
+    WHERE backend_type = 'client backend' AND query_start IS NOT NULL AND (query LIKE 'LISTEN%' OR query = '')";
+
 #[tokio::test]
 async fn ear_that_hears_another_server_is_noticed_by_the_pulses_and_led_back() {
     let (server, stranger) = (Private::start().await, Private::start().await);
@@ -64,7 +69,7 @@ async fn ear_that_hears_another_server_is_noticed_by_the_pulses_and_led_back() {
     let line = tier.line("c");
     let ear = Notebook::on(&line).await;
     target.store(port_of(&stranger), SeqCst);
-    bed.run("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'LISTEN%'").await;
+    assert_eq!(bed.count(END_EAR).await, 1);
     let interruptions = || {
         let told = |note: &Note| matches!(note, Note::Interrupted(_));
         ear.notes().into_iter().filter(told).collect::<Vec<_>>()

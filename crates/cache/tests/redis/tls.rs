@@ -1,7 +1,7 @@
 //! TLS: servers whose certificates a private authority makes, those that are not to be trusted, and those that ask who is there.
 
 use std::{
-    fs, io,
+    env, fs, io,
     path::PathBuf,
     process::Command,
     sync::{Arc, Mutex},
@@ -12,9 +12,10 @@ use paystrata_cache::{Cache, RedisOptions, RedisServers, RedisTier};
 use tracing::subscriber::DefaultGuard;
 
 use crate::{
-    fixture::{Node, eventually, patient},
+    fixture::{eventually, patient},
     server::{Cluster, Server, cluster_node, free_port, sentinel},
-    whole::{Numbers, check, node, read},
+    whole::{Numbers, check, read},
+    wholes::whole_with,
 };
 
 /// Everything that `openssl` is told: none of the system's settings count.
@@ -128,7 +129,7 @@ fn url(port: u16) -> String {
     format!("rediss://127.0.0.1:{port}")
 }
 
-/// The system's certificates are read before each connection, which takes its time in a build for tests.
+/// Handshakes take their time in a build for tests.
 fn slow() -> RedisOptions {
     RedisOptions { connect_timeout: Duration::from_secs(30), ..patient() }
 }
@@ -166,8 +167,7 @@ async fn connections_over_tls(server: &Server, port: u16) -> usize {
 }
 
 async fn whole(servers: &RedisServers) -> Numbers {
-    let tier = Arc::new(Node::up(servers, slow()).await.tier);
-    node(tier.clone(), tier).await
+    whole_with(servers, slow()).await
 }
 
 /// A cache that does not wait for its servers.
@@ -284,6 +284,29 @@ fn key_of_another_certificate_is_refused_by_its_field() {
     assert!(refusal.starts_with("client_key cannot be used"), "{refusal}");
 }
 
+/// Where the system's certificates are belongs to a process: the test runs itself again, with what it finds in this place.
+#[tokio::test]
+async fn authorities_that_the_system_trusts_are_trusted_where_no_others_are_named() {
+    const SERVER: &str = "PAYSTRATA_TEST_TLS_SERVER";
+    if let Ok(url) = env::var(SERVER) {
+        let servers = RedisServers::Single { url };
+        return check(&whole(&servers).await, &whole(&servers).await).await;
+    }
+    let authority = Authority::new("authority");
+    authority.issue("server", "here", FAR_OFF);
+    let secured = Secured::start(&authority, "server", &["--tls-auth-clients", "no"]).await;
+    let again = tokio::process::Command::new(env::current_exe().unwrap())
+        .args(["--exact", "tls::authorities_that_the_system_trusts_are_trusted_where_no_others_are_named"])
+        .env(SERVER, url(secured.port))
+        .env("SSL_CERT_FILE", authority.path("authority.pem"))
+        .env_remove("SSL_CERT_DIR")
+        .output()
+        .await
+        .unwrap();
+    let told = String::from_utf8_lossy(&again.stdout);
+    assert!(again.status.success() && told.contains("1 passed"), "{told}");
+}
+
 #[tokio::test]
 async fn two_nodes_over_a_cluster_that_speaks_tls_agree() {
     let authority = Authority::new("authority");
@@ -300,7 +323,6 @@ async fn two_nodes_over_a_cluster_that_speaks_tls_agree() {
     }
     let cluster = Cluster::of(nodes).await;
     let servers = authority.trusted(RedisServers::Cluster { seeds: seeds[..2].to_vec() });
-    Node::up(&servers, slow()).await.settled().await;
     let (one, other) = (whole(&servers).await, whole(&servers).await);
     check(&one, &other).await;
     for node in &cluster.nodes {

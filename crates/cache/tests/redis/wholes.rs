@@ -9,7 +9,7 @@ use std::{
 };
 
 use paystrata_cache::{
-    Cache, LoadContext, Origin, RedisServers, RedisTier, Version,
+    Cache, LoadContext, Origin, RedisOptions, RedisServers, RedisTier, Version,
     backplane::{Announcement, Backplane},
     codec::{Codec, Compression},
 };
@@ -21,7 +21,14 @@ use crate::{
 };
 
 async fn whole(servers: &RedisServers) -> Numbers {
-    let tier: Arc<RedisTier> = Arc::new(Node::up(servers, patient()).await.tier);
+    whole_with(servers, patient()).await
+}
+
+/// A cache that is connected to every server: a shard that is still dialed would be passed over.
+pub(crate) async fn whole_with(servers: &RedisServers, options: RedisOptions) -> Numbers {
+    let connected = Node::up(servers, options).await;
+    connected.settled().await;
+    let tier: Arc<RedisTier> = Arc::new(connected.tier);
     node(tier.clone(), tier).await
 }
 
@@ -38,7 +45,6 @@ async fn two_nodes_over_redis_agree() {
 async fn two_nodes_over_a_cluster_agree() {
     let cluster = Cluster::start().await;
     let servers = RedisServers::Cluster { seeds: cluster.urls() };
-    Node::up(&servers, patient()).await.settled().await;
     check(&whole(&servers).await, &whole(&servers).await).await;
 }
 

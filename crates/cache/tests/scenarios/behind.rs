@@ -185,7 +185,7 @@ async fn values_are_refused_by_their_weight_and_the_heaviest_is_taken_alone() {
 
 #[tokio::test(start_paused = true)]
 async fn cache_without_a_writer_takes_no_write() {
-    let cache = alone(Policy { write: Write::Behind, ..Policy::default() });
+    let cache = alone(Policy::default()).with(|policy| policy.write = Write::Behind);
     assert_eq!(set(&cache, "k", 1, Version(1)), Some(SetRefused::NoWriter));
     assert_eq!(cache.get("k"), None);
 }

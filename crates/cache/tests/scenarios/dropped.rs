@@ -205,6 +205,26 @@ async fn who_reads_with_a_loader_may_go_away_at_any_poll() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_reads_what_reflects_a_version_may_go_away_at_any_poll() {
+    let versioned = |source: Source| {
+        move |context: LoadContext<u64>| async move {
+            context.version(Version(7));
+            source.tell().await
+        }
+    };
+    loads_at_every_poll(1, async |cache: &Numbers, source: &Source| {
+        let load = versioned(source.clone());
+        vec![cache.get_or_load_at_least(KEYS[0], Version(5), load).await.unwrap()]
+    })
+    .await;
+    loads_at_every_poll(1, async |cache: &Numbers, source: &Source| {
+        let load = versioned(source.clone());
+        vec![cache.get_or_load_at_least_entry(KEYS[0], Version(5), load).await.unwrap().value]
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn who_reads_many_with_a_loader_may_go_away_at_any_poll() {
     loads_at_every_poll(1, async |cache: &Numbers, source: &Source| load_all(cache, source).await).await;
     loads_at_every_poll(1, async |cache: &Numbers, source: &Source| {

@@ -10,7 +10,7 @@ use std::{
 
 use futures_util::future::{BoxFuture, FutureExt};
 use paystrata_cache::{
-    Cache, Clock, Origin, Policy, Reach, Silence, Version, WriteFailed, Writer,
+    BuildError, Cache, Clock, Origin, Policy, Reach, Silence, Version, Write, WriteFailed, Writer,
     testkit::{Link, Site},
 };
 use tokio::time::sleep;
@@ -316,7 +316,7 @@ async fn tasks_end_with_the_last_handle() {
     let link = Arc::new(site.link());
     // One with everything that runs in the background.
     let cache: Numbers = Cache::builder("numbers")
-        .policy(Policy { refresh_every: SECOND, ..Policy::default() })
+        .policy(Policy { refresh_every: SECOND, write: Write::Behind, ..Policy::default() })
         .clock(Clock::tokio())
         .tier(Arc::<Link>::clone(&link))
         .backplane(Arc::<Link>::clone(&link))
@@ -340,6 +340,34 @@ async fn tasks_end_with_the_last_handle() {
     drop(link);
     settle().await;
     assert_eq!(alive(), before);
+}
+
+// T78
+#[tokio::test(start_paused = true)]
+async fn cache_that_is_refused_leaves_no_task_and_nobody_listening() {
+    let alive = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    let link = Arc::new(Site::new(13).link());
+    let before = alive();
+    let asked = |write| {
+        Cache::<String, u64>::builder("numbers")
+            .policy(Policy { refresh_every: SECOND, write, ..Policy::default() })
+            .clock(Clock::tokio())
+            .tier(Arc::<Link>::clone(&link))
+            .backplane(Arc::<Link>::clone(&link))
+            .writer(Arc::new(Nobody))
+            .keep_fresh(|_, _| async { Ok::<_, Broken>(Some(1)) })
+            .maintain_every(SECOND)
+            .try_build()
+    };
+    let refused = asked(Write::Through).err();
+    let is_named = matches!(refused, Some(BuildError::Contradiction { field: "Policy::write", .. }));
+    assert!(is_named, "{refused:?}");
+    settle().await;
+    assert_eq!((alive(), Arc::strong_count(&link)), (before, 1));
+    let taken = asked(Write::Behind).unwrap();
+    settle().await;
+    assert!(alive() > before, "it has tasks where nothing is wrong with it");
+    drop(taken);
 }
 
 struct Nobody;

@@ -162,6 +162,12 @@ async fn value_that_nobody_reads_ends_with_its_time_to_idle() {
     }
     advance(10 * SECOND).await;
     assert_eq!(cache.get("k"), None);
+    // One that was set as well.
+    drop(cache.set("k".to_owned(), 2, Version(1)).unwrap());
+    advance(8 * SECOND).await;
+    assert_eq!(cache.get("k"), Some(2));
+    advance(10 * SECOND).await;
+    assert_eq!(cache.get("k"), None);
 }
 
 #[tokio::test(start_paused = true)]

@@ -104,7 +104,9 @@ async fn pinned_key_is_loaded_unread_until_it_is_unpinned() {
 
 #[tokio::test(start_paused = true)]
 async fn without_a_loader_nothing_is_kept() {
-    let cache: Numbers = Cache::builder("numbers").policy(scheduled()).clock(Clock::tokio()).build();
+    let unscheduled = Policy { refresh_every: Duration::MAX, ..scheduled() };
+    let cache: Numbers = Cache::builder("numbers").policy(unscheduled).clock(Clock::tokio()).build();
+    let cache = cache.with(|policy| policy.refresh_every = PERIOD);
     Teller::default().value(&cache, "k", 1).await;
     assert_eq!((cache.pin(["k".to_owned()]), cache.stats().kept_keys), (0, 0));
 }

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::candidate::IndexColumns;
+use crate::node::NodeId;
 
 /// When an index is advised.
 #[derive(Clone, Debug)]
@@ -41,6 +42,8 @@ impl Default for AdviseOptions {
 /// What the advisor says of a workload.
 #[derive(Clone, Debug)]
 pub struct Advice {
+    /// The server that planned.
+    pub node: NodeId,
     /// What it weighed with.
     pub hypopg: HypoPg,
     /// Indexes that would pay, the most saved first.
@@ -144,6 +147,17 @@ pub enum Refusal {
     Partitioned,
 }
 
+impl IndexAdvice {
+    /// What one call saves in the mean, in the planner's units: for [`CreateOptions`](super::CreateOptions), and so for
+    /// [`review_indexes`](super::review_indexes).
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "a weight")]
+    pub fn saves_per_call(&self) -> f64 {
+        let calls: u64 = self.helps.iter().map(|helped| helped.calls).sum();
+        self.saves / (calls.max(1) as f64)
+    }
+}
+
 impl Helped {
     #[expect(clippy::cast_precision_loss, reason = "a weight")]
     pub(super) fn saves(&self) -> f64 {
@@ -173,7 +187,8 @@ impl fmt::Display for Advice {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.hypopg {
             HypoPg::Installed { version } => {
-                writeln!(formatter, "{} statements planned, weighed with HypoPG {version}", self.planned)?;
+                let Self { planned, node, .. } = self;
+                writeln!(formatter, "{planned} statements planned by {node}, weighed with HypoPG {version}")?;
             }
             HypoPg::Absent => writeln!(
                 formatter,

@@ -1,5 +1,6 @@
 //! Which indexes would pay for a whole workload: each is put before the planner as a hypothetical one (HypoPG), and what
-//! it saves over all calls is held against what every written row would cost. Nothing is created.
+//! it saves over all calls is held against what every written row would cost. Nothing is created. A replica can do it, which
+//! plans for itself and has to be told what the primary has counted.
 //! Without HypoPG nothing can be weighed: the advice says so, and names the columns that scans throw most rows away by.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,6 +18,7 @@ use super::fingerprint::redacted;
 use super::plan::TableName;
 use super::table::{TableFacts, table_facts};
 use super::workload::{Workload, WorkloadStatement};
+use crate::db::Db;
 use crate::session::Session;
 
 /// What speaks for one index.
@@ -45,6 +47,8 @@ struct Choice {
 
 struct Advisor<'a> {
     client: &'a Client,
+    /// Of the server that counts rows written, if that is another one than the one that plans.
+    counting: Option<&'a Client>,
     options: &'a AdviseOptions,
     /// The schema of HypoPG's functions, quoted.
     hypopg: Option<String>,
@@ -64,11 +68,38 @@ pub async fn advise(
     workload: &Workload,
     options: &AdviseOptions,
 ) -> Result<Advice, PlanError> {
+    advise_apart(session, None, workload, options).await
+}
+
+impl Db {
+    /// As [`advise`], planned by a replica that serves reads, so that the primary is asked for its counters of rows written and
+    /// for nothing else; a replica counts none. Without such a replica the primary plans. [`Advice::node`] names
+    /// the server: it plans by its own settings. Dials a session to each of the two.
+    ///
+    /// # Errors
+    /// [`PlanError`].
+    pub async fn advise(&self, workload: &Workload, options: &AdviseOptions) -> Result<Advice, PlanError> {
+        let primary = self.session("advise").await?;
+        match self.replica_session("advise").await {
+            Ok(Some(replica)) => advise_apart(&replica, Some(&primary), workload, options).await,
+            Ok(None) | Err(_) => advise(&primary, workload, options).await,
+        }
+    }
+}
+
+/// Plans on `session`, and asks `counting` for counters if that is another server's.
+async fn advise_apart(
+    session: &Session,
+    counting: Option<&Session>,
+    workload: &Workload,
+    options: &AdviseOptions,
+) -> Result<Advice, PlanError> {
     let guard = session.close_unless_done();
     let client = session.client();
     let (hypopg, schema) = find_hypopg(client).await?;
     let mut advisor = Advisor {
         client,
+        counting: counting.map(Session::client),
         options,
         hypopg: schema,
         choices: Vec::new(),
@@ -91,7 +122,8 @@ pub async fn advise(
     }
     guard.done();
     let (indexes, rejected, unweighed) = advisor.judge();
-    Ok(Advice { hypopg, indexes, rejected, unweighed, skipped, planned })
+    let node = session.node().clone();
+    Ok(Advice { node, hypopg, indexes, rejected, unweighed, skipped, planned })
 }
 
 async fn find_hypopg(client: &Client) -> Result<(HypoPg, Option<String>), PlanError> {
@@ -112,7 +144,7 @@ impl Advisor<'_> {
         let plan = generic.plan(self.client).await?;
         if plan.root.cost >= self.options.cost_min {
             let names: BTreeSet<TableName> = plan.nodes().filter_map(|node| node.table.clone()).collect();
-            let tables = table_facts(self.client, &names).await?;
+            let tables = self.table_facts(&names).await?;
             self.facts.extend(tables.iter().map(|facts| (facts.table.clone(), facts.clone())));
             let explained = Explained { plan, tables };
             let candidates = self.candidates(&explained).await?;
@@ -124,6 +156,15 @@ impl Advisor<'_> {
         }
         generic.forget(self.client).await?;
         Ok(self.client.batch_execute("ROLLBACK").await?)
+    }
+
+    async fn table_facts(&self, names: &BTreeSet<TableName>) -> Result<Vec<TableFacts>, PlanError> {
+        let Some(counting) = self.counting else { return Ok(table_facts(self.client, names).await?) };
+        // For the limits that it sets.
+        begin(counting, Measure::No).await?;
+        let facts = table_facts(counting, names).await;
+        counting.batch_execute("ROLLBACK").await?;
+        Ok(facts?)
     }
 
     /// Hypothetical indexes belong to the session, and outlive a transaction.

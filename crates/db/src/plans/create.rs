@@ -1,6 +1,7 @@
 //! Builds an advised index: concurrently, one at a time in a database, on a session of its own, and only when told so.
 //! A build that fails or is cut leaves an invalid index: it is dropped, now or by the next call. Nothing is ever dropped
-//! that the audit does not show to be ours. Every act has its row in the audit table.
+//! that the audit does not show to be ours. Every act has its row in the audit table. Whether what was built pays is for
+//! `review` to find out.
 
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use tokio_postgres::error::SqlState;
 use super::candidate::{IndexColumns, NAME_PREFIX, quoted};
 use super::catalog::indexes;
 use super::plan::TableName;
-use crate::session::{CloseUnlessDone, Session};
+use crate::session::Session;
 
 /// Whether an index may be built.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -36,10 +37,13 @@ pub struct CreateOptions {
     pub attempts_max: u32,
     /// A transaction open for longer than this keeps a build waiting: then none is begun.
     pub transaction_age_max: Duration,
+    /// What one call saves by the advice, in the planner's units ([`IndexAdvice::saves_per_call`](super::IndexAdvice::saves_per_call)).
+    /// The audit keeps it for [`review_indexes`](super::review_indexes), which without it knows only how often the index is used.
+    pub saves_per_call: Option<f64>,
 }
 
 impl Default for CreateOptions {
-    /// Not approved, 3 s for a lock, an hour for a build, 3 attempts, transactions up to a minute old.
+    /// Not approved, 3 s for a lock, an hour for a build, 3 attempts, transactions up to a minute old, savings not known.
     fn default() -> Self {
         Self {
             approval: Approval::default(),
@@ -47,6 +51,7 @@ impl Default for CreateOptions {
             build_timeout: Duration::from_secs(3600),
             attempts_max: 3,
             transaction_age_max: Duration::from_secs(60),
+            saves_per_call: None,
         }
     }
 }
@@ -93,10 +98,34 @@ pub enum CreateError {
 
 /// "dbindex" in ASCII: one build per database.
 const LOCK_KEY: i64 = 0x64_6269_6e64_6578;
-const AUDIT_SQL: &str = "CREATE TABLE IF NOT EXISTS index_audit ( \
+
+macro_rules! check_sql {
+    () => {
+        "CHECK (act IN ('begun', 'built', 'failed', 'swept', 'condemned', 'taken back'))"
+    };
+}
+
+/// A row that says `built` has the identity of the index, which another one of the same name does not share.
+const AUDIT_SQL: &str = concat!(
+    "CREATE TABLE IF NOT EXISTS index_audit ( \
     at timestamptz NOT NULL DEFAULT clock_timestamp(), \
-    act text NOT NULL CHECK (act IN ('begun', 'built', 'failed', 'swept')), \
-    schema_name text NOT NULL, index_name text NOT NULL, statement text NOT NULL, detail text NOT NULL)";
+    act text NOT NULL CONSTRAINT index_audit_act_check ",
+    check_sql!(),
+    ", schema_name text NOT NULL, index_name text NOT NULL, statement text NOT NULL, detail text NOT NULL, \
+    index_oid oid, saves_per_call float8)"
+);
+/// Whether the table was made before indexes were taken back.
+const IS_OLD_SQL: &str = "SELECT NOT EXISTS (SELECT FROM pg_attribute \
+    WHERE attrelid = to_regclass('index_audit') AND attname = 'saves_per_call' AND NOT attisdropped)";
+const RENEW_SQL: &str = concat!(
+    "ALTER TABLE index_audit ADD COLUMN index_oid oid, ADD COLUMN saves_per_call float8, \
+    DROP CONSTRAINT IF EXISTS index_audit_act_check, ADD CONSTRAINT index_audit_act_check ",
+    check_sql!()
+);
+const BUILT_SQL: &str = "INSERT INTO index_audit \
+    (act, schema_name, index_name, statement, detail, index_oid, saves_per_call) \
+    VALUES ('built', $1, $2, $3, '', (SELECT c.oid FROM pg_class c \
+        JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = $2), $4)";
 /// Only what the audit shows to have been begun by us, bears our kind of name, and serves nobody.
 const LEFTOVERS_SQL: &str = "SELECT DISTINCT n.nspname::text, c.relname::text FROM pg_index i \
     JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_namespace n ON n.oid = c.relnamespace \
@@ -123,8 +152,10 @@ pub async fn create_index(
     }
     let guard = session.close_unless_done();
     let client = session.client();
-    if let Err(error) = lock(client).await {
-        return Err(done_if_busy(error, guard));
+    if !lock(client).await? {
+        // Nothing was left on the session.
+        guard.done();
+        return Err(CreateError::Busy);
     }
     let outcome = build(client, index, options).await;
     unlock(client).await?;
@@ -139,8 +170,9 @@ pub async fn create_index(
 pub async fn sweep_invalid(session: &Session) -> Result<Vec<String>, CreateError> {
     let guard = session.close_unless_done();
     let client = session.client();
-    if let Err(error) = lock(client).await {
-        return Err(done_if_busy(error, guard));
+    if !lock(client).await? {
+        guard.done();
+        return Err(CreateError::Busy);
     }
     let swept = sweep(client).await;
     unlock(client).await?;
@@ -148,23 +180,21 @@ pub async fn sweep_invalid(session: &Session) -> Result<Vec<String>, CreateError
     Ok(swept?)
 }
 
-async fn lock(client: &Client) -> Result<(), CreateError> {
+/// The right to build and drop, with the audit table as it should be. False if somebody else has it.
+pub(super) async fn lock(client: &Client) -> Result<bool, tokio_postgres::Error> {
     let row = client.query_typed_one("SELECT pg_try_advisory_lock($1)", &[(&LOCK_KEY, Type::INT8)]).await?;
     if !row.try_get::<_, bool>(0)? {
-        return Err(CreateError::Busy);
+        return Ok(false);
     }
-    Ok(client.batch_execute(AUDIT_SQL).await?)
+    client.batch_execute(AUDIT_SQL).await?;
+    if client.query_typed_one(IS_OLD_SQL, &[]).await?.try_get::<_, bool>(0)? {
+        client.batch_execute(RENEW_SQL).await?;
+    }
+    Ok(true)
 }
 
-/// Whoever was told to come again has left nothing on the session.
-fn done_if_busy(error: CreateError, guard: CloseUnlessDone<'_>) -> CreateError {
-    if matches!(error, CreateError::Busy) {
-        guard.done();
-    }
-    error
-}
-
-async fn unlock(client: &Client) -> Result<(), CreateError> {
+/// Gives it back, and the session its limits.
+pub(super) async fn unlock(client: &Client) -> Result<(), tokio_postgres::Error> {
     client.batch_execute("RESET lock_timeout; RESET statement_timeout").await?;
     client.execute_typed("SELECT pg_advisory_unlock($1)", &[(&LOCK_KEY, Type::INT8)]).await?;
     Ok(())
@@ -207,17 +237,18 @@ async fn build(
             return Err(CreateError::GaveUp { attempts, source });
         }
     }
-    audit(client, "built", index, "").await?;
+    note_built(client, index, options.saves_per_call).await?;
     Ok(Created::Built)
 }
 
 /// A lock or the time was not to be had, or the build and another transaction waited for each other.
-fn is_worth_another_try(error: &tokio_postgres::Error) -> bool {
+pub(super) fn is_worth_another_try(error: &tokio_postgres::Error) -> bool {
     let codes = [SqlState::LOCK_NOT_AVAILABLE, SqlState::QUERY_CANCELED, SqlState::T_R_DEADLOCK_DETECTED];
     error.code().is_some_and(|code| codes.contains(code))
 }
 
-async fn sweep(client: &Client) -> Result<Vec<String>, tokio_postgres::Error> {
+/// Drops what cut builds of ours, and cut drops, have left.
+pub(super) async fn sweep(client: &Client) -> Result<Vec<String>, tokio_postgres::Error> {
     let mut swept = Vec::new();
     for row in client.query_typed(LEFTOVERS_SQL, &[(&NAME_PREFIX, Type::TEXT)]).await? {
         let (schema, name): (String, String) = (row.try_get(0)?, row.try_get(1)?);
@@ -239,7 +270,24 @@ async fn audit(
     note(client, [act, schema, &index.name(), &index.create_sql(), detail]).await
 }
 
-async fn note(client: &Client, row: [&str; 5]) -> Result<(), tokio_postgres::Error> {
+async fn note_built(
+    client: &Client,
+    index: &IndexColumns,
+    saves_per_call: Option<f64>,
+) -> Result<(), tokio_postgres::Error> {
+    let (schema, name, statement) = (&index.table.schema, index.name(), index.create_sql());
+    let values: [(&(dyn ToSql + Sync), Type); 4] = [
+        (schema, Type::TEXT),
+        (&name, Type::TEXT),
+        (&statement, Type::TEXT),
+        (&saves_per_call, Type::FLOAT8),
+    ];
+    client.execute_typed(BUILT_SQL, &values).await?;
+    Ok(())
+}
+
+/// One row of the audit: act, schema, index, statement, detail.
+pub(super) async fn note(client: &Client, row: [&str; 5]) -> Result<(), tokio_postgres::Error> {
     let sql = "INSERT INTO index_audit (act, schema_name, index_name, statement, detail) \
                VALUES ($1, $2, $3, $4, $5)";
     let values = row.each_ref().map(|value| (value as &(dyn ToSql + Sync), Type::TEXT));

@@ -4,6 +4,8 @@
 use tokio_postgres::Client;
 
 use super::explain::PlanError;
+use super::sessions::session_on;
+use crate::db::Db;
 use crate::session::Session;
 
 /// What a database is asked. The counts should cover about the time that the server's own counters of writes cover.
@@ -52,7 +54,33 @@ const COUNTED_SQL: &str = "SELECT query, calls FROM pg_stat_statements \
     AND query !~* '\\mpg_(stat|extension|control|is_in_recovery|last_wal|current_wal|postmaster)' \
     ORDER BY total_exec_time DESC LIMIT 200";
 
+impl Db {
+    /// What all servers have counted, together: what is read from replicas is counted there and nowhere else. `None` where
+    /// `pg_stat_statements` is not installed in this database. Dials a session to each server, replicas that
+    /// serve no reads included.
+    ///
+    /// # Errors
+    /// [`PlanError::Session`] where a server does not answer, [`PlanError::Refused`] where it counts nothing.
+    pub async fn counted_workload(&self) -> Result<Option<Workload>, PlanError> {
+        let mut together = Workload::default();
+        for place in 0..self.shared.members.len() {
+            let session = session_on(self, place, "workload").await?;
+            let Some(counted) = Workload::from_server(&session).await? else { return Ok(None) };
+            counted.statements.into_iter().for_each(|statement| together.add(statement));
+        }
+        Ok(Some(together))
+    }
+}
+
 impl Workload {
+    /// Adds the calls of a statement to those of the same text, if there are any.
+    pub fn add(&mut self, statement: WorkloadStatement) {
+        match self.statements.iter_mut().find(|known| known.sql == statement.sql) {
+            Some(known) => known.calls = known.calls.saturating_add(statement.calls),
+            None => self.statements.push(statement),
+        }
+    }
+
     /// Reads statements, each ended by a semicolon at the end of a line. A line `-- calls: 1000` before a statement says
     /// how often it is called; without one, once.
     ///
@@ -127,6 +155,16 @@ mod tests {
         let read = Workload::from_text(text).expect("three statements");
         let read: Vec<_> = read.statements.iter().map(|one| (one.sql.as_str(), one.calls)).collect();
         assert_eq!(read, [("SELECT a\nFROM t WHERE b = ';'", 900), ("SELECT 2", 1), ("SELECT 3", 1)]);
+    }
+
+    #[test]
+    fn calls_of_one_text_are_added_up() {
+        let mut together = Workload::default();
+        for (sql, calls) in [("SELECT 1", 2), ("SELECT 2", 1), ("SELECT 1", u64::MAX)] {
+            together.add(WorkloadStatement { sql: sql.to_owned(), calls });
+        }
+        let found: Vec<_> = together.statements.iter().map(|one| (one.sql.as_str(), one.calls)).collect();
+        assert_eq!(found, [("SELECT 1", u64::MAX), ("SELECT 2", 1)]);
     }
 
     #[test]

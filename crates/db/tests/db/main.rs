@@ -31,7 +31,6 @@ mod sessions;
 mod shared;
 mod support;
 mod switchovers;
-mod table;
 mod transactions;
 mod two_replicas;
 mod view_reads;

@@ -3,7 +3,7 @@
 use paystrata_db::plans::{Advice, AdviseOptions, HypoPg, Refusal, Workload, WorkloadStatement, advise};
 
 use super::on;
-use crate::support::{Bed, count, with_database};
+use crate::support::{Bed, count, until, with_database};
 
 const INDEXES: &str = "SELECT count(*) FROM pg_indexes WHERE schemaname = 'public'";
 
@@ -91,6 +91,44 @@ fn a_table_written_far_more_than_it_is_read_gets_none_and_the_same_one_read_more
         assert!(*saves > 0.0 && *write_cost >= 800_000.0, "{rare}");
         let often = advice(&bed, "", &[(sql, 1_000_000)], &AdviseOptions::default()).await;
         assert_eq!(often.indexes.len(), 1, "{often}");
+    });
+}
+
+/// A replica counts no rows written: by its own counters the index would cost nothing.
+#[test]
+fn a_replica_plans_and_the_writes_that_it_weighs_are_those_that_the_primary_has_counted() {
+    const SETUP: &str = "CREATE EXTENSION hypopg; CREATE TABLE w (id int, k int, n int) WITH (autovacuum_enabled = off); \
+        INSERT INTO w SELECT i, i % 5000, 0 FROM generate_series(1, 50000) i; \
+        UPDATE w SET n = n + 1; UPDATE w SET n = n + 1; UPDATE w SET n = n + 1; ANALYZE w";
+    with_database(|bed| async move {
+        let db = bed.replicated().await;
+        let session = db.session("setup").await.expect("session");
+        on(&session, SETUP).await;
+        on(&session, "SELECT pg_stat_force_next_flush()").await;
+        let token = session.token().await.expect("token");
+        let status = until(&db, |status| status.nodes[1].lsn.is_some_and(|lsn| lsn >= token.lsn)).await;
+
+        let sql = "SELECT * FROM w WHERE k = $1";
+        let rare = workload(&[(sql, 10)]);
+        let told = db.advise(&rare, &AdviseOptions::default()).await.expect("advice");
+        assert_eq!(told.node, status.nodes[1].id);
+        assert!(matches!(told.hypopg, HypoPg::Installed { .. }) && told.indexes.is_empty(), "{told}");
+        let Some(Refusal::Writes { write_cost, .. }) = refusal(&told, "public.w (k)") else {
+            panic!("{told}")
+        };
+        assert!(*write_cost >= 800_000.0, "{told}");
+        let often = workload(&[(sql, 1_000_000)]);
+        let told = db.advise(&often, &AdviseOptions::default()).await.expect("advice");
+        assert_eq!(advised(&told), ["public.w (k)"], "{told}");
+        let per_call = told.indexes[0].saves_per_call();
+        assert!(
+            per_call > 100.0 && per_call < 10_000.0,
+            "one scan of the table is a thousand or two: {told}"
+        );
+
+        // Without a replica the primary does it.
+        let told = bed.primary_only().await.advise(&rare, &AdviseOptions::default()).await.expect("advice");
+        assert_eq!(told.node, status.nodes[0].id);
     });
 }
 

@@ -4,6 +4,7 @@ mod advice;
 mod creation;
 mod explaining;
 mod findings;
+mod reviewing;
 mod slow;
 mod workload;
 

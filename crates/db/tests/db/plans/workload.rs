@@ -8,7 +8,7 @@ use paystrata_db::{Db, Statement, Type};
 
 use super::on;
 use crate::failover::on_cluster;
-use crate::support::{plain, with_database};
+use crate::support::{plain, until, with_database};
 
 static FIND: Statement = Statement::new("SELECT id FROM visit WHERE k = $1", &[Type::INT4]);
 
@@ -31,11 +31,16 @@ fn a_server_that_counts_nothing_has_no_workload_and_one_that_was_started_without
 #[test]
 fn what_a_server_has_counted_is_told_with_its_calls_and_can_be_advised_on() {
     on_cluster(|cluster, config| async move {
-        cluster.run_on("primary", "ALTER SYSTEM SET shared_preload_libraries = 'pg_stat_statements'").await;
+        const SERVERS: [&str; 2] = ["primary", "replica"];
+        for name in SERVERS {
+            cluster.run_on(name, "ALTER SYSTEM SET shared_preload_libraries = 'pg_stat_statements'").await;
+        }
         let same = Arc::clone(&cluster);
         let restart = move || {
-            same.stop("primary");
-            same.boot("primary");
+            for name in SERVERS {
+                same.stop(name);
+                same.boot(name);
+            }
         };
         tokio::task::spawn_blocking(restart).await.expect("restart");
         let db = Db::connect(config).await.expect("connect");
@@ -65,6 +70,19 @@ fn what_a_server_has_counted_is_told_with_its_calls_and_can_be_advised_on() {
         for left_out in ["INSERT", "CREATE", "elsewhere"] {
             assert!(counted.statements.iter().all(|one| !one.sql.contains(left_out)), "{counted:?}");
         }
+
+        // What is read from a replica is counted there and nowhere else.
+        let token = session.token().await.expect("token");
+        until(&db, |status| status.nodes[1].lsn.is_some_and(|lsn| lsn >= token.lsn)).await;
+        let reader = plain(&cluster.url("replica")).await;
+        for k in 0..5 {
+            let find = format!("SELECT max(id) FROM visit WHERE k = {k}");
+            reader.client.batch_execute(&find).await.expect("find");
+        }
+        let together = db.counted_workload().await.expect("ask").expect("it is installed");
+        let calls = |sql: &str| together.statements.iter().find(|one| one.sql == sql).map(|one| one.calls);
+        assert_eq!(calls(FIND.sql()), Some(7), "{together:?}");
+        assert_eq!(calls("SELECT max(id) FROM visit WHERE k = $1"), Some(3 + 5), "{together:?}");
 
         // Its texts are those that the server plans, values or not.
         let advice = advise(&session, &counted, &AdviseOptions::default()).await.expect("advice");

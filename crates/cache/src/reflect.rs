@@ -1,0 +1,458 @@
+//! Reads that must reflect a version, as that of a write whose caller was handed it by another node: what this node was not
+//! told of yet is not waited for. A value counts by the version that it was stored with; what is older, or says nothing, will
+//! not do for this reader, and goes on being served to the others until what is loaded takes its place.
+//! While somebody asks, every load of the key that begins is told; with the last one who asks that floor is gone, so that a
+//! version which nobody will ever write holds up nothing. Called through `Cache`.
+
+use std::sync::Arc;
+
+use tracing::Instrument;
+
+use crate::{
+    Cache, CacheError, CacheKey, Load, LoadContext, Loaded, Policy, Version,
+    answer::{Answer, Origin},
+    consult::{Plan, Verdict, consult_one},
+    flight::{Flight, Waiter},
+    hash::Probe,
+    lead::{Boarding, Lead, Purpose, Storing},
+    load,
+    local::{Displaced, Traits},
+    read::{Landed, answer_of_absence, answer_of_hit},
+    spans,
+    stats::count,
+    store::{KeyForm, Look, Standing, Store},
+};
+
+/// True if what is stored with the one version will do for who asks for the other. [`Version::LATEST`] on a value says that it was
+/// the newest when it was set, and no more.
+pub(crate) fn reflects(known: Version, asked: Version) -> bool {
+    asked == Version::NONE || (known != Version::LATEST && known >= asked)
+}
+
+fn version_of(traits: Option<&Traits>) -> Version {
+    traits.map_or(Version::NONE, |traits| traits.version)
+}
+
+fn version_seen<V>(look: &Look<V>) -> Version {
+    match look {
+        Look::Hit(entry) => version_of(entry.traits.as_deref()),
+        Look::Absent(entry) => version_of(entry.traits.as_deref()),
+        Look::Doubt(answer, _) => answer.version(),
+        Look::Miss => Version::NONE,
+    }
+}
+
+impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
+    /// The value of `key`, from no earlier than the write `version`, whether or not this node has been told of that write: for a
+    /// caller who has written on another node and brings the version of the write along (read your writes).
+    ///
+    /// What L1 or a shared tier has will do if it was stored with that version or a higher one, said by its loader
+    /// ([`LoadContext::version`]) or by whoever [set](Self::set) it. Anything older or without a version is loaded anew, the
+    /// knowledge that there is no such thing too, and the loader's [floor](LoadContext::floor) is `version` at least. Until what
+    /// is loaded takes its place in every tier, other callers are given what is there; other nodes are not told.
+    ///
+    /// The loader's word counts, as in every load: it has been told the floor, so a lower version on its answer says only that
+    /// nothing has changed since. A loader that cannot reach the floor fails, and so does this call: the only fallback that it
+    /// takes is one of that version. A load that is under way is joined; if it began for less and ends with less, those who
+    /// waited for it load together once more, so that two loads may be waited for.
+    ///
+    /// [`Version::NONE`] asks for nothing ([`get_or_load`](Self::get_or_load)), and [`Version::LATEST`] for what the source says
+    /// from now on ([`reload`](Self::reload)). What becomes of a version that has yet to be written is for the loader to say. Nothing
+    /// of it stays here, but loads of the key that begin meanwhile, for whomever, are told of it too: look at versions from
+    /// strangers before you pass them on.
+    ///
+    /// A hit costs what one of [`get_or_load`](Self::get_or_load) costs that this thread has no copy of.
+    ///
+    /// # Errors
+    ///
+    /// As [`get_or_load`](Self::get_or_load).
+    ///
+    /// # Panics
+    ///
+    /// On a miss, outside of a Tokio runtime.
+    pub async fn get_or_load_at_least<Q, F, Fut, A, E>(
+        &self,
+        key: &Q,
+        version: Version,
+        load: F,
+    ) -> Result<Option<V>, CacheError<E>>
+    where
+        Q: KeyForm<K> + ?Sized,
+        F: FnOnce(LoadContext<V>) -> Fut + Send + 'static,
+        Fut: Future<Output = Result<A, E>> + Send + 'static,
+        A: Into<Load<V>> + Send + 'static,
+        E: Send + Sync + 'static,
+    {
+        let probe = Probe::of(key);
+        if let Some(value) = self.hit_at_least(&probe, version) {
+            return Ok(Some(value));
+        }
+        match self.found_at_least(&probe, version) {
+            Ok(answer) => Ok(answer.value),
+            Err(look) => {
+                Box::pin(self.answer_at_least(key, version, look, load)).await.map(|loaded| loaded.value)
+            }
+        }
+    }
+
+    /// As [`get_or_load_at_least`](Self::get_or_load_at_least), and tells where the answer comes from, how old it is, and whether
+    /// it is past its lifetime.
+    ///
+    /// # Errors
+    ///
+    /// As [`get_or_load`](Self::get_or_load).
+    pub async fn get_or_load_at_least_entry<Q, F, Fut, A, E>(
+        &self,
+        key: &Q,
+        version: Version,
+        load: F,
+    ) -> Result<Loaded<V>, CacheError<E>>
+    where
+        Q: KeyForm<K> + ?Sized,
+        F: FnOnce(LoadContext<V>) -> Fut + Send + 'static,
+        Fut: Future<Output = Result<A, E>> + Send + 'static,
+        A: Into<Load<V>> + Send + 'static,
+        E: Send + Sync + 'static,
+    {
+        match self.found_at_least(&Probe::of(key), version) {
+            Ok(answer) => Ok(self.loaded(answer)),
+            Err(look) => Box::pin(self.answer_at_least(key, version, look, load)).await,
+        }
+    }
+
+    /// A value that needs no second look, counted. Copies of threads know no versions and are not asked.
+    #[inline]
+    fn hit_at_least<Q: KeyForm<K> + ?Sized>(&self, probe: &Probe<'_, Q>, version: Version) -> Option<V> {
+        let (store, moment) = (&*self.store, self.store.moment());
+        let found = store.local.read(probe, |kept| {
+            let will_do = moment.finds_fresh(&kept.bounds()) && reflects(version_of(kept.traits()), version);
+            will_do.then(|| (kept.value().clone(), kept.loaded_us()))
+        });
+        let (value, loaded_us) = found.flatten()?;
+        self.count_served(probe.hash, loaded_us);
+        Some(value)
+    }
+
+    /// The answer that nothing has to be done for, counted: a value, or that there is none.
+    fn found_at_least<Q: KeyForm<K> + ?Sized>(
+        &self,
+        probe: &Probe<'_, Q>,
+        version: Version,
+    ) -> Result<Answer<V>, Look<V>> {
+        match self.store.look(probe) {
+            look if !reflects(version_seen(&look), version) => Err(look),
+            Look::Hit(entry) => {
+                self.count_served(probe.hash, entry.life.loaded_us);
+                Ok(answer_of_hit(entry))
+            }
+            Look::Absent(entry) => {
+                count(&self.store.counters.absent_hits);
+                Ok(answer_of_absence(entry))
+            }
+            look => Err(look),
+        }
+    }
+
+    #[inline]
+    fn count_served(&self, hash: u64, loaded_us: u64) {
+        let store = &*self.store;
+        if store.counters.hits.count() {
+            store.heat.record(hash);
+            store.counters.served_ages.record_us(store.clock.now_us().saturating_sub(loaded_us));
+        }
+    }
+
+    /// The answer for somebody who can load, and has looked into L1.
+    async fn answer_at_least<Q, F, Fut, A, E>(
+        &self,
+        key: &Q,
+        version: Version,
+        look: Look<V>,
+        load: F,
+    ) -> Result<Loaded<V>, CacheError<E>>
+    where
+        Q: KeyForm<K> + ?Sized,
+        F: FnOnce(LoadContext<V>) -> Fut + Send + 'static,
+        Fut: Future<Output = Result<A, E>> + Send + 'static,
+        A: Into<Load<V>> + Send + 'static,
+        E: Send + Sync + 'static,
+    {
+        match version {
+            Version::NONE => return self.get_or_load_entry(key, load).await,
+            Version::LATEST => return self.reload_entry(key, load).await,
+            Version(_) => {}
+        }
+        let store = &self.store;
+        if let Some((answer, standing)) = store.settled_at_least(look, version) {
+            store.counters.hits.count();
+            if standing == Standing::Due {
+                store.refresh(&key.to_owned(), &self.policy, load);
+            }
+            return Ok(self.loaded(answer));
+        }
+        count(&store.counters.misses);
+        let span = spans::read(&store.name, 1);
+        let loading = store.load_at_least(key.to_owned(), &self.policy, version, load);
+        let ended = loading.instrument(span.clone()).await;
+        spans::read_ended(&span, &ended);
+        ended.map(|answer| self.loaded(answer))
+    }
+}
+
+/// What is known of the floor of a load that a reader waits for.
+enum Told {
+    /// Its lead asks for as much, and ends it with nothing less.
+    ByLead,
+    /// It began after this reader had asked: its loader is told.
+    InTime,
+    /// It began before.
+    TooLate,
+}
+
+impl Told {
+    /// True if how the load ended will do.
+    fn takes<V>(&self, answer: &Answer<V>, version: Version) -> bool {
+        let is_told = match self {
+            Self::ByLead => true,
+            // A tier knows nothing of this reader, and a fallback is from before.
+            Self::InTime => answer.origin == Origin::Loader && !answer.is_stale,
+            Self::TooLate => false,
+        };
+        is_told || reflects(answer.version(), version)
+    }
+}
+
+impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
+    /// As `settled_by`, if it will do.
+    fn settled_at_least(&self, look: Look<V>, version: Version) -> Option<(Answer<V>, Standing)> {
+        if reflects(version_seen(&look), version) { self.settled_by(look) } else { None }
+    }
+
+    /// Reads `key` past what L1 has of it. The loader is called at most once.
+    async fn load_at_least<F, Fut, A, E>(
+        self: &Arc<Self>,
+        key: K,
+        policy: &Arc<Policy>,
+        version: Version,
+        load: F,
+    ) -> Result<Answer<V>, CacheError<E>>
+    where
+        F: FnOnce(LoadContext<V>) -> Fut + Send + 'static,
+        Fut: Future<Output = Result<A, E>> + Send + 'static,
+        A: Into<Load<V>> + Send + 'static,
+        E: Send + Sync + 'static,
+    {
+        let probe = Probe::of(&key);
+        let (asking, earlier) = self.ask(&probe, version);
+        let mut load = Some(load);
+        loop {
+            if let Some((answer, _)) = self.settled_at_least(self.look(&probe), version) {
+                return Ok(answer);
+            }
+            // As a load ahead of time: whatever L1 has stays there until it is replaced, and a load under way is joined.
+            let (waiter, told) = match self.board(&key, policy, Purpose::Renew, None) {
+                Boarding::Found(look) => {
+                    if let Some((answer, _)) = self.settled_at_least(look, version) {
+                        return Ok(answer);
+                    }
+                    if self.makes_way(&probe) {
+                        continue;
+                    }
+                    count(&self.counters.overloads);
+                    return Err(CacheError::Overloaded);
+                }
+                Boarding::Full => {
+                    count(&self.counters.overloads);
+                    return Err(CacheError::Overloaded);
+                }
+                Boarding::Joined(waiter) => {
+                    count(&self.counters.joins);
+                    let told = self.told(&waiter.flight, earlier.as_ref(), version);
+                    (waiter, told)
+                }
+                Boarding::Lead(lead) => {
+                    let load = load.take().expect("a load that was led to its task is not left");
+                    (self.begin_load(lead, asking.again(), load), Told::ByLead)
+                }
+            };
+            match Box::pin(self.landed_at(&key, policy, waiter, version)).await {
+                Landed::Answered(answer) if told.takes(&answer, version) => return Ok(answer),
+                Landed::Refused(error) => return Err(error),
+                Landed::Nothing | Landed::Again if load.is_none() => return Err(CacheError::Stopped),
+                Landed::Answered(_) | Landed::Nothing | Landed::Again => {}
+            }
+        }
+    }
+
+    /// Has every load of the key that begins from here on told of the version. Gives the one that began before, if it is still
+    /// under way: the lock of the shard tells which is which.
+    fn ask(
+        self: &Arc<Self>,
+        probe: &Probe<'_, K>,
+        version: Version,
+    ) -> (Asking<K, V>, Option<Arc<Flight<V>>>) {
+        let now_us = self.clock.now_us();
+        let mut shard = self.flights.lock(probe.hash);
+        let asking = Asking::begin(self, probe.hash, version);
+        let earlier = shard.find(probe.key, now_us);
+        drop(shard);
+        (asking, earlier)
+    }
+
+    fn told(&self, flight: &Arc<Flight<V>>, earlier: Option<&Arc<Flight<V>>>, version: Version) -> Told {
+        match earlier {
+            _ if self.floors.asked.is_led_at(address(flight), version) => Told::ByLead,
+            Some(earlier) if Arc::ptr_eq(earlier, flight) => Told::TooLate,
+            _ => Told::InTime,
+        }
+    }
+
+    /// Takes away what is served without asking a loader although it is not fresh, or not there: it keeps others from loading, and
+    /// the one who must. False if there is nothing of the kind.
+    fn makes_way(&self, probe: &Probe<'_, K>) -> bool {
+        let mut displaced = Displaced::default();
+        let shard = self.flights.lock(probe.hash);
+        let look = self.peek(probe);
+        let is_in_the_way =
+            matches!(look, Look::Absent(_) | Look::Doubt(_, Standing::Resting | Standing::Unvouched));
+        if is_in_the_way {
+            self.local.outdate(probe, &mut displaced);
+        }
+        drop(shard);
+        is_in_the_way
+    }
+
+    /// Asks the tiers and loads on a task of its own, which asks for the version as long as it runs.
+    fn begin_load<F, Fut, A, E>(
+        self: &Arc<Self>,
+        lead: Lead<K, V>,
+        asking: Asking<K, V>,
+        load: F,
+    ) -> Waiter<V>
+    where
+        F: FnOnce(LoadContext<V>) -> Fut + Send + 'static,
+        Fut: Future<Output = Result<A, E>> + Send + 'static,
+        A: Into<Load<V>> + Send + 'static,
+        E: Send + Sync + 'static,
+    {
+        let (waiter, version) = (lead.waiter(), asking.version);
+        let led = Led::begin(asking, &lead.flight);
+        let store = Arc::clone(self);
+        let loading = async move {
+            store.load_told(lead, version, load).await;
+            drop(led);
+        };
+        drop(tokio::spawn(loading.in_current_span()));
+        waiter
+    }
+
+    /// Ends a load with what will do for who asks for `version`: of a tier, or of the loader. A fallback that will not is
+    /// left to those who ask for less.
+    async fn load_told<F, Fut, A, E>(&self, mut lead: Lead<K, V>, version: Version, load: F)
+    where
+        F: FnOnce(LoadContext<V>) -> Fut,
+        Fut: Future<Output = Result<A, E>>,
+        A: Into<Load<V>>,
+        E: Send + Sync + 'static,
+    {
+        let plan = match consult_for(&mut lead, version).await {
+            Verdict::Found(answer) => {
+                lead.settle(answer, Storing::Yes);
+                return;
+            }
+            Verdict::Stale(answer) if reflects(answer.version(), version) => {
+                lead.settle(Answer { is_stale: true, ..answer }, Storing::No);
+                return;
+            }
+            // Another node loads it, for a floor that nobody here knows; and what the tier has said of floors is lost.
+            Verdict::Stale(answer) => Plan { floor: Version::LATEST, fallback: Some(answer), lies_in: None },
+            Verdict::Load(plan) => plan,
+        };
+        lead.offer_fallback(&plan);
+        let will_do = plan.fallback.as_ref().is_some_and(|old| reflects(old.version(), version));
+        let plan = if will_do { plan } else { Plan { floor: plan.floor, fallback: None, lies_in: None } };
+        let span = spans::load(&self.name, lead.purpose, 1);
+        load::run(lead, plan, span, load).await;
+    }
+}
+
+/// What the tiers say. What one has that will not do is claimed, and stays the value for the others until the claim is exchanged.
+async fn consult_for<K: CacheKey, V: Clone + Send + Sync + 'static>(
+    lead: &mut Lead<K, V>,
+    version: Version,
+) -> Verdict<V> {
+    lead.purpose = Purpose::Read;
+    let verdict = consult_one(lead).await;
+    // What was set here and is not written yet is what the source will say.
+    let will_do = |answer: &Answer<V>| answer.origin == Origin::Local || reflects(answer.version(), version);
+    if !matches!(&verdict, Verdict::Found(answer) if !will_do(answer)) {
+        return verdict;
+    }
+    lead.purpose = Purpose::Renew;
+    let verdict = consult_one(lead).await;
+    lead.purpose = Purpose::Read;
+    verdict
+}
+
+/// A reader asks for a version of a key, until this is dropped.
+struct Asking<K, V> {
+    store: Arc<Store<K, V>>,
+    hash: u64,
+    version: Version,
+}
+
+impl<K, V> Asking<K, V> {
+    fn begin(store: &Arc<Store<K, V>>, hash: u64, version: Version) -> Self {
+        store.floors.asked.ask(hash, version);
+        Self { store: Arc::clone(store), hash, version }
+    }
+
+    /// For somebody who may go on asking for longer.
+    fn again(&self) -> Self {
+        Self::begin(&self.store, self.hash, self.version)
+    }
+}
+
+impl<K, V> Drop for Asking<K, V> {
+    fn drop(&mut self) {
+        self.store.floors.asked.give_up(self.hash, self.version);
+    }
+}
+
+/// A load whose lead asks, until this is dropped.
+struct Led<K, V> {
+    asking: Asking<K, V>,
+    /// Held, so that no other one gets its address meanwhile.
+    flight: Arc<Flight<V>>,
+}
+
+impl<K, V> Led<K, V> {
+    fn begin(asking: Asking<K, V>, flight: &Arc<Flight<V>>) -> Self {
+        asking.store.floors.asked.lead(address(flight), asking.version);
+        Self { asking, flight: Arc::clone(flight) }
+    }
+}
+
+impl<K, V> Drop for Led<K, V> {
+    fn drop(&mut self) {
+        self.asking.store.floors.asked.land(address(&self.flight));
+    }
+}
+
+/// Tells one flight from all others that live at the same time.
+fn address<V>(flight: &Arc<Flight<V>>) -> usize {
+    Arc::as_ptr(flight).addr()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn older_value_and_one_that_says_nothing_will_not_do() {
+        assert!(reflects(Version(9), Version(9)) && reflects(Version(9), Version(8)));
+        assert!(!reflects(Version(8), Version(9)) && !reflects(Version::NONE, Version(1)));
+        assert!(!reflects(Version::LATEST, Version(1)) && !reflects(Version::LATEST, Version::LATEST));
+        assert!(reflects(Version::NONE, Version::NONE) && reflects(Version::LATEST, Version::NONE));
+    }
+}
