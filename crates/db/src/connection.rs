@@ -14,6 +14,7 @@ use tokio_postgres::{Row, RowStream, SimpleQueryMessage, SimpleQueryRow, Stateme
 use crate::config::DEADLINE_GRACE;
 use crate::dial::Path;
 use crate::error::Error;
+use crate::migrate::SchemaState;
 use crate::node::{Node, NodeId, Observation, Role};
 use crate::observe::{Observer, QuerySeen};
 use crate::pool::{PoolObject, Pooled};
@@ -157,7 +158,7 @@ impl Connection {
     }
 
     pub(crate) fn has_prepared(&self, statement: &Statement) -> bool {
-        let prepared = self.pooled().presence.statements.get(statement.sql());
+        let prepared = self.pooled().presence.statements.get(statement.sql(), self.context.node.schema());
         prepared.is_some_and(|prepared| prepared.params() == statement.types())
     }
 
@@ -166,7 +167,7 @@ impl Connection {
     /// # Errors
     /// As [`Connection::query`].
     pub(crate) async fn prepare(&self, statement: &Statement) -> Result<(), Error> {
-        self.guarded(self.prepared(statement)).await.map(drop)
+        self.guarded(self.prepared(statement, self.context.node.schema())).await.map(drop)
     }
 
     async fn fetch(&self, statement: &Statement, values: Values<'_>) -> Result<Fetched, Error> {
@@ -276,12 +277,14 @@ impl Connection {
         statement: &Statement,
         values: Values<'_>,
     ) -> Result<Fetched, tokio_postgres::Error> {
+        let schema = self.context.node.schema();
         let stream = match self.pooled().path {
-            Path::Direct => {
-                let prepared = self.prepared(statement).await?;
+            Path::Direct if schema.is_settled() => {
+                let prepared = self.prepared(statement, schema).await?;
                 self.pooled().client.query_raw(&prepared, values.iter().copied()).await?
             }
-            Path::Pooler => self.unnamed(statement, values).await?,
+            // A name is worth nothing there, or may be worth nothing in a moment.
+            Path::Direct | Path::Pooler => self.unnamed(statement, values).await?,
         };
         pin_mut!(stream);
         let mut rows = Vec::new();
@@ -291,16 +294,20 @@ impl Connection {
         Ok(Fetched { rows, affected: stream.rows_affected().unwrap_or(0) })
     }
 
-    async fn prepared(&self, statement: &Statement) -> Result<Prepared, tokio_postgres::Error> {
+    async fn prepared(
+        &self,
+        statement: &Statement,
+        schema: SchemaState,
+    ) -> Result<Prepared, tokio_postgres::Error> {
         let Pooled { client, presence, .. } = self.pooled();
         let statements = &presence.statements;
         // One text with two lists of types would need two plans; the parameters tell them apart.
-        let cached = statements.get(statement.sql());
+        let cached = statements.get(statement.sql(), schema);
         if let Some(prepared) = cached.filter(|prepared| prepared.params() == statement.types()) {
             return Ok(prepared);
         }
         let prepared = client.prepare_typed(statement.sql(), statement.types()).await?;
-        statements.insert(statement.sql(), prepared.clone());
+        statements.insert(statement.sql(), prepared.clone(), schema);
         Ok(prepared)
     }
 

@@ -18,6 +18,7 @@ use crate::error::Error;
 use crate::forks::Forks;
 use crate::incarnation::incarnation_sql;
 use crate::lag::PrimaryClock;
+use crate::migrate::{STATE_SQL, SchemaState};
 use crate::node::{Change, Facts, Node, NodeState, Role};
 use crate::observe::Observer;
 use crate::pool::{self, Pool};
@@ -47,7 +48,7 @@ pub(crate) struct Monitor {
 const IDENTITY_SQL: &str =
     concat!("SELECT system_identifier, ", straight_sql!(), " FROM pg_control_system()");
 
-/// Role, position, timeline, incarnation, and where a primary stopped replaying. A replica's timeline is that of the log it receives; while it receives none, that of
+/// Role, position, timeline, incarnation, where a primary stopped replaying, and whether migrations announce themselves. A replica's timeline is that of the log it receives; while it receives none, that of
 /// its control file, which may lag after a failover but is never ahead.
 const PROBE_SQL: &str = concat!(
     "SELECT recovering, \
@@ -58,7 +59,9 @@ const PROBE_SQL: &str = concat!(
                  (SELECT min_recovery_end_timeline FROM pg_control_recovery())))::bigint \
     ELSE ('x' || left(pg_walfile_name(pg_current_wal_flush_lsn()), 8))::bit(32)::bigint END, ",
     incarnation_sql!(),
-    ", CASE WHEN NOT recovering THEN pg_last_wal_replay_lsn() END::text FROM pg_is_in_recovery() AS recovering"
+    ", CASE WHEN NOT recovering THEN pg_last_wal_replay_lsn() END::text, \
+    coalesce(has_table_privilege(to_regclass('schema_announcements')::oid, 'SELECT'), false) \
+    FROM pg_is_in_recovery() AS recovering"
 );
 
 struct Link {
@@ -126,16 +129,31 @@ impl Monitor {
     async fn probe_until_failure(&self, link: &Link) -> String {
         loop {
             let (mark, probed) = (self.node.suspicion_mark(), Instant::now());
-            let facts = match timeout(PROBE_TIMEOUT, link.client.query_one(&link.probe, &[])).await {
+            let row = match timeout(PROBE_TIMEOUT, link.client.query_one(&link.probe, &[])).await {
                 Err(_) => return format!("no answer to a probe within {PROBE_TIMEOUT:?}"),
                 Ok(Err(error)) => return describe(&error),
-                Ok(Ok(row)) => match read_facts(&row, link) {
-                    Some(facts) => facts,
-                    None => return "the answer to a probe has an unknown form".to_owned(),
-                },
+                Ok(Ok(row)) => row,
+            };
+            let Some(facts) = read_facts(&row, link) else {
+                return "the answer to a probe has an unknown form".to_owned();
             };
             self.answered(facts, mark, probed);
+            if row.try_get(5).unwrap_or(false) {
+                self.hear(link).await;
+            } else {
+                // Where nobody has ever announced anything, and where that may no longer be read.
+                self.node.record_schema(SchemaState::default());
+            }
             self.rest(self.interval).await;
+        }
+    }
+
+    /// What migrations have announced. Who cannot ask goes by what was heard last, as one who hears too late.
+    async fn hear(&self, link: &Link) {
+        let asked = timeout(PROBE_TIMEOUT, link.client.query_typed_one(STATE_SQL, &[])).await;
+        let number = asked.ok().and_then(Result::ok).and_then(|row| row.try_get::<_, i64>(0).ok());
+        if let Some(number) = number {
+            self.node.record_schema(SchemaState::new(number.cast_unsigned()));
         }
     }
 

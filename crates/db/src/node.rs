@@ -11,6 +11,7 @@ use tokio::sync::{Notify, watch};
 use crate::breaker::Breaker;
 use crate::config::PROBE_TIMEOUT;
 use crate::incarnation::PrimaryLife;
+use crate::migrate::SchemaState;
 
 /// Name of a server: `host:port`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -108,6 +109,8 @@ pub(crate) struct Node {
     in_flight: AtomicUsize,
     latency: Mutex<Latency>,
     breaker: Breaker,
+    /// What migrations have announced, as a number.
+    schema: AtomicU64,
 }
 
 /// Exponentially decaying answer time that jumps to a peak at once (Finagle's "peak EWMA").
@@ -154,7 +157,17 @@ impl Node {
             in_flight: AtomicUsize::new(0),
             latency: Mutex::new(Latency { micros: 0.0, at: now }),
             breaker: Breaker::default(),
+            schema: AtomicU64::new(SchemaState::default().number()),
         }
+    }
+
+    /// What the server was last seen to say of its schema.
+    pub(crate) fn schema(&self) -> SchemaState {
+        SchemaState::new(self.schema.load(Ordering::Acquire))
+    }
+
+    pub(crate) fn record_schema(&self, seen: SchemaState) {
+        self.schema.store(seen.number(), Ordering::Release);
     }
 
     /// Nothing speaks against reads there, as far as callers know.

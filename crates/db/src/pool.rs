@@ -154,9 +154,11 @@ impl ServerManager {
         if self.statements_ahead.is_empty() {
             return Ok(());
         }
+        // Read first: should it change meanwhile, what is prepared here is forgotten and prepared once more.
+        let schema = self.node.schema();
         let preparing = self.statements_ahead.iter().map(|statement| async move {
             match client.prepare_typed(statement.sql(), statement.types()).await {
-                Ok(prepared) => statements.insert(statement.sql(), prepared),
+                Ok(prepared) => statements.insert(statement.sql(), prepared, schema),
                 // Its table may come with a later migration; the caller who needs it then prepares it or is told.
                 Err(error) => debug!(sql = statement.sql(), %error, "not prepared ahead"),
             }

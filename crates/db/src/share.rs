@@ -118,7 +118,8 @@ impl Db {
             None => (shared.primary_after(after).ok()?, Role::Primary),
         };
         let lanes: &Lanes = &member.lanes;
-        if !lanes.admit(statement) {
+        // While the schema is about to change a statement's place in a lane is not known: it may have to ask for types.
+        if !lanes.admit(statement) || !member.node.schema().is_settled() {
             return None;
         }
         // Only who has a token must not meet a server process that came up in an older state than the one that was seen.

@@ -2,6 +2,7 @@
 //! It never edits, reorders or undoes what was applied, and stops with a clear error when list and database disagree.
 //! Run by the binary and by tools, on a [`crate::Session`].
 
+mod announce;
 mod plan;
 mod run;
 mod split;
@@ -10,6 +11,8 @@ use std::borrow::Cow;
 use std::time::{Duration, SystemTime};
 
 use sha2::{Digest, Sha256};
+
+pub(crate) use announce::{STATE_SQL, SchemaState};
 
 /// Whether a migration runs inside a transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +41,7 @@ pub struct Migration {
 #[derive(Clone, Copy, Debug)]
 pub struct Migrator {
     migrations: &'static [Migration],
+    ahead: Option<Duration>,
 }
 
 /// A migration that `up` has applied.
@@ -223,7 +227,17 @@ impl Migrator {
     /// Takes the list, in rising order of versions.
     #[must_use]
     pub const fn new(migrations: &'static [Migration]) -> Self {
-        Self { migrations }
+        Self { migrations, ahead: None }
+    }
+
+    /// Announces changes so long before they begin: if something is pending, every [`Db`](crate::Db) on the database sends
+    /// statements by their texts until it is applied, so that none fails or reruns for the change, and prepares them anew
+    /// afterwards. Meanwhile statements cost their planning, and no connection is shared. It should be several times
+    /// [`monitor_interval`](crate::Config::monitor_interval); a replica that catches up may hear of it too late, and whoever did
+    /// is served as without it.
+    #[must_use]
+    pub const fn announced(self, ahead: Duration) -> Self {
+        Self { migrations: self.migrations, ahead: Some(ahead) }
     }
 }
 

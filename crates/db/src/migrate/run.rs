@@ -9,7 +9,7 @@ use tracing::info;
 
 use super::plan::{self, Record};
 use super::split::statements;
-use super::{Applied, MigrateError, Migration, MigrationStatus, Migrator, Transactional};
+use super::{Applied, MigrateError, Migration, MigrationStatus, Migrator, Transactional, announce};
 use crate::session::Session;
 
 /// "dbmigrat" in ASCII; one lock per database, for all programs that use this crate.
@@ -68,19 +68,33 @@ impl Migrator {
 
     async fn up_locked(&self, client: &Client) -> Result<Vec<Applied>, MigrateError> {
         client.batch_execute(CREATE_TABLE).await?;
-        let mut applied = Vec::new();
-        for migration in plan::pending(self.migrations, &records(client).await?)? {
-            let started = Instant::now();
-            match migration.transactional {
-                Transactional::Yes => apply_in_transaction(client, migration, started).await?,
-                Transactional::No => apply_outside(client, migration, started).await?,
-            }
-            let took = started.elapsed();
-            info!(version = migration.version, name = migration.name, ?took, "migration applied");
-            applied.push(Applied { version: migration.version, name: migration.name, took });
-        }
+        let pending = plan::pending(self.migrations, &records(client).await?)?;
+        let Some(ahead) = self.ahead.filter(|_| !pending.is_empty()) else {
+            return apply(client, pending).await;
+        };
+        announce::begin(client, ahead).await?;
+        let outcome = apply(client, pending).await;
+        // Where it cannot be ended it ceases by itself; what a migration failed of is told all the same.
+        let ended = announce::end(client).await;
+        let applied = outcome?;
+        ended?;
         Ok(applied)
     }
+}
+
+async fn apply(client: &Client, pending: Vec<&'static Migration>) -> Result<Vec<Applied>, MigrateError> {
+    let mut applied = Vec::new();
+    for migration in pending {
+        let started = Instant::now();
+        match migration.transactional {
+            Transactional::Yes => apply_in_transaction(client, migration, started).await?,
+            Transactional::No => apply_outside(client, migration, started).await?,
+        }
+        let took = started.elapsed();
+        info!(version = migration.version, name = migration.name, ?took, "migration applied");
+        applied.push(Applied { version: migration.version, name: migration.name, took });
+    }
+    Ok(applied)
 }
 
 // Asked again and again instead of waited for on the server: a waiting statement keeps its snapshot, for whose end the

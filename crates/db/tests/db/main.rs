@@ -1,6 +1,7 @@
 //! The data layer against a real primary and replica, with faults made by a proxy in front of them.
 //! One binary, so that the support code is compiled once; every test works in a database of its own.
 
+mod announced;
 mod balance;
 mod batcher;
 mod bouncer;
