@@ -61,15 +61,26 @@ pub enum ConfigView {
 /// What can be done with the database.
 #[derive(Debug, Subcommand)]
 pub enum DbAction {
-    /// Weigh which indexes would pay for what the database is asked. It runs none of the statements.
+    /// Weigh which indexes would pay for what the database is asked. It runs none of the statements, and plans them on a
+    /// replica if one serves reads.
     Advise {
         /// The statements, each ended by a semicolon at the end of a line; a line `-- calls: 1000` before one says how
-        /// often it is called. Without it, what pg_stat_statements has counted in this database.
+        /// often it is called. Without it, what pg_stat_statements has counted in this database, on all servers together.
         #[arg(long, value_name = "FILE")]
         workload: Option<PathBuf>,
         /// Build what is advised, one index after the other, while the service goes on.
         #[arg(long)]
         create: bool,
+    },
+    /// Judge whether the indexes that "db advise --create" has built pay: how often all servers of the settings have used
+    /// them, against what the writes cost.
+    Review {
+        /// Judge an index once every server has counted its uses for so many days; 0 judges at once.
+        #[arg(long, value_name = "DAYS", default_value_t = 7)]
+        days: u32,
+        /// Drop those that do not pay, while the service goes on.
+        #[arg(long)]
+        drop: bool,
     },
 }
 

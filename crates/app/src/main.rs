@@ -4,6 +4,7 @@ use std::path::Path;
 use std::pin::pin;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Parser as _;
@@ -14,8 +15,13 @@ use paystrata_app::ledger::verify::{Audit, verify};
 use paystrata_app::merchants::store::add_merchant;
 use paystrata_app::migrations::{MIGRATOR, ensure_partitions, status_page};
 use paystrata_app::{observe, serve, telemetry};
-use paystrata_db::plans::{AdviseOptions, Approval, CreateOptions, Workload, advise, create_index};
+use paystrata_db::plans::{
+    AdviseOptions, Approval, CreateOptions, Fate, ReviewOptions, Workload, create_index, review_indexes,
+};
+use paystrata_db::{Db, NodeState, Session, Status};
 use tokio::signal::unix::{SignalKind, signal};
+
+const DAY: Duration = Duration::from_secs(86_400);
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -43,8 +49,10 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Migrate { status: false } => migrate(&config).await?,
         Command::Verify => return audit(&config).await,
         Command::Db { action: DbAction::Advise { workload, create } } => {
-            let approval = if create { Approval::Given } else { Approval::Withheld };
-            advise_indexes(&config, workload.as_deref(), approval).await?;
+            advise_indexes(&config, workload.as_deref(), approval(create)).await?;
+        }
+        Command::Db { action: DbAction::Review { days, drop } } => {
+            return review(&config, days, approval(drop)).await;
         }
         Command::Merchant { action: MerchantAction::Add { name } } => add(&config, &name).await?,
     }
@@ -73,9 +81,13 @@ async fn serve_until_told(config: Config) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn session(config: &Config, name: &str) -> anyhow::Result<(paystrata_db::Db, paystrata_db::Session)> {
+async fn connect(config: &Config) -> anyhow::Result<Db> {
     let observer = observe::DatabaseObserver::new(&observe::monitor(&config.targets));
-    let db = serve::connect(&config.db, Arc::new(observer)).await?;
+    serve::connect(&config.db, Arc::new(observer)).await
+}
+
+async fn session(config: &Config, name: &str) -> anyhow::Result<(Db, Session)> {
+    let db = connect(config).await?;
     let session = db.session(name).await?;
     Ok((db, session))
 }
@@ -119,22 +131,25 @@ async fn audit(config: &Config) -> anyhow::Result<ExitCode> {
 }
 
 async fn advise_indexes(config: &Config, file: Option<&Path>, approval: Approval) -> anyhow::Result<()> {
-    let (_db, session) = session(config, "advise").await?;
+    let db = connect(config).await?;
     let workload = match file {
         Some(file) => {
             let text = std::fs::read_to_string(file).with_context(|| format!("read {}", file.display()))?;
             Workload::from_text(&text).with_context(|| format!("read the workload {}", file.display()))?
         }
-        None => Workload::from_server(&session).await?.context(
+        None => db.counted_workload().await.context("add up what the servers have counted")?.context(
             "no statements to weigh: pg_stat_statements is not installed in this database; install it or name a \
              file with --workload",
         )?,
     };
-    let advice = advise(&session, &workload, &AdviseOptions::default()).await?;
+    hear_all(&db, config.db.connect_timeout).await;
+    let advice = db.advise(&workload, &AdviseOptions::default()).await?;
     say(advice.to_string().trim_end());
     if approval == Approval::Given {
-        let options = CreateOptions { approval, ..CreateOptions::default() };
+        let session = db.session("advise").await?;
         for advised in &advice.indexes {
+            let saves_per_call = Some(advised.saves_per_call());
+            let options = CreateOptions { approval, saves_per_call, ..CreateOptions::default() };
             let created = create_index(&session, &advised.index, &options).await;
             let created = created.with_context(|| format!("index {}", advised.index))?;
             say(&format!("{}: {created:?}", advised.index));
@@ -143,8 +158,29 @@ async fn advise_indexes(config: &Config, file: Option<&Path>, approval: Approval
     Ok(())
 }
 
+/// Only a replica that has answered can be chosen to plan, and the primary is mostly known before it has.
+async fn hear_all(db: &Db, limit: Duration) {
+    let heard = |status: &Status| status.nodes.iter().all(|node| node.state != NodeState::Unknown);
+    // Whoever is silent for so long is done without.
+    let _heard = db.status_when(limit, heard).await;
+}
+
+/// Fails where an index should have been dropped and is not gone, so that a script sees what a person reads.
+async fn review(config: &Config, days: u32, approval: Approval) -> anyhow::Result<ExitCode> {
+    let db = connect(config).await?;
+    let options = ReviewOptions { approval, age_min: DAY * days, ..ReviewOptions::default() };
+    let review = review_indexes(&db, &options).await?;
+    say(review.to_string().trim_end());
+    let is_stuck = review.indexes.iter().any(|index| index.fate == Fate::Stuck);
+    Ok(if is_stuck { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+fn approval(told: bool) -> Approval {
+    if told { Approval::Given } else { Approval::Withheld }
+}
+
 async fn add(config: &Config, name: &str) -> anyhow::Result<()> {
-    let (db, _session) = session(config, "merchant").await?;
+    let db = connect(config).await?;
     let id = MerchantId::new();
     // 256 random bits; only the digest is stored.
     let key = format!("sk_{:032x}{:032x}", rand::random::<u128>(), rand::random::<u128>());

@@ -16,7 +16,7 @@ use crate::{Cache, CacheKey, Load, LoadContext, hash::hash_of};
 /// How fast a cache is filled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pace {
-    /// Keys in one batch, at most. Default 64.
+    /// Keys in one batch, at most; zero counts as one. Default 64.
     pub batch: usize,
     /// From the start of one batch to the start of the next, at least; a key waits no longer for others to come along.
     /// Default 10 ms.

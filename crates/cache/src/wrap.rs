@@ -51,6 +51,13 @@ impl<K, V, E> fmt::Debug for Cached<K, V, E> {
 /// ```
 ///
 /// With shared tiers, or if the function wants to be told what it must reflect, [`Cache::wrap`] a cache that was built.
+///
+/// # Panics
+///
+/// Where the policy does not fit together, as [`CacheBuilder::build`](crate::CacheBuilder::build). A
+/// [`refresh_every`](Policy::refresh_every) is always refused here, for it takes [`keep_fresh`](crate::CacheBuilder::keep_fresh),
+/// and so is [`Write::Behind`](crate::Write::Behind), which takes a [`writer`](crate::CacheBuilder::writer): build a cache
+/// with those, and wrap it.
 pub fn cached<K, V, F, Fut, A, E>(name: impl Into<Arc<str>>, policy: Policy, function: F) -> Cached<K, V, E>
 where
     K: CacheKey,

@@ -1,4 +1,5 @@
-//! Plans of a statement, what is wrong with it, and the index that would help: on a table of its own, which it removes again.
+//! Plans of a statement, what is wrong with it, the index that would help, and whether those that were built pay: on a table of
+//! its own, which it removes again.
 //! Nothing is built, for nobody has approved it.
 //!
 //! ```text
@@ -10,8 +11,8 @@
 use std::error::Error;
 
 use paystrata_db::plans::{
-    AdviseOptions, CreateError, CreateOptions, Measure, SlowLog, SlowLogOptions, Thresholds, advise,
-    create_index,
+    AdviseOptions, CreateError, CreateOptions, Measure, ReviewOptions, SlowLog, SlowLogOptions, Thresholds,
+    create_index, review_indexes,
 };
 use paystrata_db::{Config, Db, Statement, Type};
 
@@ -46,16 +47,23 @@ async fn show(db: &Db, log: &SlowLog) -> Result<(), Box<dyn Error>> {
         println!("- {finding}\n  {}", finding.advice());
     }
 
+    // With `db.counted_workload()` it would be what all processes have asked, where the servers count that.
     println!("\nWhat would help all that was asked so far:");
-    let session = db.session("advice").await?;
-    let advice = advise(&session, &log.workload(), &AdviseOptions::default()).await?;
+    let advice = db.advise(&log.workload(), &AdviseOptions::default()).await?;
     println!("{advice}");
 
     if let Some(best) = advice.indexes.first() {
-        match create_index(&session, &best.index, &CreateOptions::default()).await {
+        let session = db.session("advice").await?;
+        // What the review compares with, weeks after the index was built.
+        let saves_per_call = Some(best.saves_per_call());
+        let options = CreateOptions { saves_per_call, ..CreateOptions::default() };
+        match create_index(&session, &best.index, &options).await {
             Err(CreateError::NotApproved) => println!("{} is not built: approval was not given", best.index),
             other => println!("{other:?}"),
         }
     }
+
+    println!("\nWhether what was built here pays:");
+    print!("{}", review_indexes(db, &ReviewOptions::default()).await?);
     Ok(())
 }

@@ -21,19 +21,16 @@ use std::{
     collections::HashSet,
     fmt,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
 };
 
 use tokio::{sync::Semaphore, task::JoinHandle};
 
-use crate::{
-    YoungServer,
-    tier::{Tier, TierShare},
-};
+use crate::tier::{Tier, TierShare};
 
 mod claims;
 mod connection;
 mod key;
+mod options;
 mod read;
 mod record;
 mod ring;
@@ -43,43 +40,10 @@ mod share;
 mod wire;
 mod write;
 
+pub use options::MemcachedOptions;
+
 /// Memcached's own port.
 const PORT_DEFAULT: u16 = 11_211;
-
-/// How a memcached tier behaves, over all caches attached to it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct MemcachedOptions {
-    /// Goes before every key. Nodes that share entries share it. Default `paystrata`.
-    pub namespace: String,
-    /// What one call may take before the next tier or the loader is asked instead. One server may keep it waiting for half of
-    /// that, so that what the others answered is not lost with it. Default 80 ms: below the timeout of the tier.
-    pub command_timeout: Duration,
-    /// What connecting may take. Default 1 s.
-    pub connect_timeout: Duration,
-    /// Connections to each server; all calls share them. Default 2: one is kept busy by one core.
-    pub connections: usize,
-    /// Calls at once, over all caches; more wait, within their timeout. Default 1,024.
-    pub calls_max: usize,
-    /// What to think of a server that has not been up for [`FLOOR_LIFE`](crate::FLOOR_LIFE). Default: its floors may be
-    /// lost.
-    pub young_server: YoungServer,
-    /// The largest item to store, if the server would take a larger one. Default 1 MiB.
-    pub item_bytes_max: usize,
-}
-
-impl Default for MemcachedOptions {
-    fn default() -> Self {
-        Self {
-            namespace: "paystrata".to_owned(),
-            command_timeout: Duration::from_millis(80),
-            connect_timeout: Duration::from_secs(1),
-            connections: 2,
-            calls_max: 1_024,
-            young_server: YoungServer::Blind,
-            item_bytes_max: 1_024 * 1_024,
-        }
-    }
-}
 
 /// The memcached tier cannot be set up.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -93,6 +57,16 @@ pub enum MemcachedTierError {
     InvalidHost {
         /// The part.
         host: String,
+    },
+    /// With this value an option could not do what it is there for.
+    #[error("`{field}` is {value}: expected {expected}")]
+    InvalidOption {
+        /// The option, named with its type: `MemcachedOptions::connections`.
+        field: &'static str,
+        /// As it was given.
+        value: String,
+        /// What would be taken.
+        expected: &'static str,
     },
 }
 
@@ -118,8 +92,9 @@ impl MemcachedTier {
     ///
     /// # Errors
     ///
-    /// If the list is empty, or a part of it is no address.
+    /// If the list is empty, or a part of it is no address; if an option could not do what it is there for.
     pub fn connect(hosts: &str, options: MemcachedOptions) -> Result<Self, MemcachedTierError> {
+        options.check()?;
         let mut addresses = HashSet::new();
         let mut servers = Vec::new();
         for host in hosts.split(',').map(str::trim).filter(|host| !host.is_empty()) {
@@ -133,7 +108,7 @@ impl MemcachedTier {
             return Err(MemcachedTierError::NoHosts);
         }
         let ring = ring::Ring::new(servers.iter().map(|server| server.address.as_str()));
-        let permits = Semaphore::new(options.calls_max.clamp(1, Semaphore::MAX_PERMITS));
+        let permits = Semaphore::new(options.calls_max.min(Semaphore::MAX_PERMITS));
         Ok(Self { owner: Arc::new(Owner { servers, ring, options, permits, tasks: Mutex::default() }) })
     }
 

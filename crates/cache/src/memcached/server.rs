@@ -31,7 +31,7 @@ pub(super) struct Server {
 
 impl Server {
     pub(super) fn new(address: String, options: &MemcachedOptions) -> Self {
-        let connections = (0..options.connections.max(1)).map(|_| ArcSwapOption::empty()).collect();
+        let connections = (0..options.connections).map(|_| ArcSwapOption::empty()).collect();
         let MemcachedOptions { connect_timeout, command_timeout, young_server, .. } = *options;
         Self { address, connections, connect_timeout, command_timeout, young_server }
     }

@@ -29,7 +29,7 @@ use crate::{
 const COMMAND_MAX: Duration = Duration::from_secs(86_400);
 
 /// What memcached adds to an item's key and bytes, rounded up.
-const ITEM_OVERHEAD_BYTES: usize = 128;
+pub(super) const ITEM_OVERHEAD_BYTES: usize = 128;
 
 /// Times that a key is read again because it changed between being read and being written. Each time
 /// somebody else got through.

@@ -42,7 +42,7 @@ impl Link {
         Self {
             dial,
             schema: options.schema.clone(),
-            sessions: (0..sessions.max(1)).map(|_| ArcSwapOption::empty()).collect(),
+            sessions: (0..sessions).map(|_| ArcSwapOption::empty()).collect(),
             next: AtomicUsize::new(0),
             connect_timeout: options.connect_timeout,
             command_timeout: options.command_timeout,

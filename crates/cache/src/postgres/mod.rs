@@ -45,12 +45,14 @@ mod dial;
 mod line;
 mod link;
 mod listen;
+mod options;
 mod session;
 mod share;
 mod sql;
 
-/// Rounds are between these apart, whatever is set.
-const PRUNE_EVERY_MIN: Duration = Duration::from_millis(10);
+pub use options::PostgresOptions;
+
+/// Rounds are no further apart, whatever is set: the arithmetic of time must not overflow.
 const PRUNE_EVERY_MAX: Duration = Duration::from_secs(86_400 * 365);
 
 /// Dead rows that one pruning statement takes: some milliseconds of work.
@@ -62,47 +64,6 @@ const PRUNES_MAX: u32 = 20;
 /// What Postgres takes as the name of a schema or channel.
 const NAME_BYTES_MAX: usize = 63;
 
-/// How a Postgres tier behaves, over all caches attached to it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PostgresOptions {
-    /// The schema that holds the tables, and the channel of the same name. Letters, digits, underscores.
-    /// Nodes that share entries share it. Default `paystrata_cache`.
-    pub schema: String,
-    /// What one statement may take, of the table, of the line, or to prune: the server ends it then, and a connection on which
-    /// calls have waited for so long without an answer is given up. The caches' own limits hold beside it, and whichever is shorter
-    /// ends the call: [`TierOptions::timeout`](crate::TierOptions::timeout), by default 100 ms, for the table, and
-    /// [`LineOptions::timeout`](crate::LineOptions::timeout), by default 500 ms, for the line. Longer than the table's, so that a
-    /// statement nobody waits for any more still ends by itself, and announcements can queue behind each other. Default 250 ms.
-    pub command_timeout: Duration,
-    /// What connecting and preparing may take. Default 2 s.
-    pub connect_timeout: Duration,
-    /// Sessions for the table; all calls share them. One more announces, and one listens. Default 2.
-    pub sessions: usize,
-    /// Calls to the table at once, over all caches; more wait, within their timeout. Default 1,024.
-    pub calls_max: usize,
-    /// The largest value to store. Default 1 MiB.
-    pub value_bytes_max: usize,
-    /// Silence on the listening connection after which it is asked whether it lives. Default 2 s.
-    pub silence_max: Duration,
-    /// Between two prunings by this node. Each takes a bounded number of dead rows. Default 10 s.
-    pub prune_every: Duration,
-}
-
-impl Default for PostgresOptions {
-    fn default() -> Self {
-        Self {
-            schema: "paystrata_cache".to_owned(),
-            command_timeout: Duration::from_millis(250),
-            connect_timeout: Duration::from_secs(2),
-            sessions: 2,
-            calls_max: 1_024,
-            value_bytes_max: 1_024 * 1_024,
-            silence_max: Duration::from_secs(2),
-            prune_every: Duration::from_secs(10),
-        }
-    }
-}
-
 /// The Postgres tier cannot be set up.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -112,6 +73,16 @@ pub enum PostgresTierError {
     InvalidSchema {
         /// The name.
         name: String,
+    },
+    /// With this value an option could not do what it is there for.
+    #[error("`{field}` is {value}: expected {expected}")]
+    InvalidOption {
+        /// The option, named with its type: `PostgresOptions::prune_every`.
+        field: &'static str,
+        /// As it was given.
+        value: String,
+        /// What would be taken.
+        expected: &'static str,
     },
     /// The server refused.
     #[error("postgres: {0}")]
@@ -153,7 +124,7 @@ impl PostgresTier {
     ///
     /// # Errors
     ///
-    /// If the schema's name cannot be used.
+    /// If the schema's name cannot be used, or an option could not do what it is there for.
     pub fn connect(config: Config, options: PostgresOptions) -> Result<Self, PostgresTierError> {
         Self::connect_with(config, NoTls, options)
     }
@@ -162,7 +133,7 @@ impl PostgresTier {
     ///
     /// # Errors
     ///
-    /// If the schema's name cannot be used.
+    /// If the schema's name cannot be used, or an option could not do what it is there for.
     pub fn connect_with<T>(
         config: Config,
         tls: T,
@@ -175,12 +146,13 @@ impl PostgresTier {
         <T::TlsConnect as TlsConnect<Socket>>::Future: Send,
     {
         check_schema(&options.schema)?;
+        options.check()?;
         let dial = dial::Dial::new(config, tls);
         let owner = Owner {
             table: Arc::new(link::Link::new(dial.clone(), &options, options.sessions)),
             line: Arc::new(link::Link::new(dial.clone(), &options, 1)),
             ear: Arc::new(listen::Ear::new(dial, &options)),
-            permits: Semaphore::new(options.calls_max.clamp(1, Semaphore::MAX_PERMITS)),
+            permits: Semaphore::new(options.calls_max.min(Semaphore::MAX_PERMITS)),
             tasks: Mutex::default(),
             options,
         };
@@ -319,7 +291,7 @@ impl Owner {
             let slots = 0..owner.table.slots();
             tasks.table.extend(slots.map(|slot| tokio::spawn(Arc::clone(&owner.table).supervise(slot))));
             // It must not keep the tier alive.
-            let pause = owner.options.prune_every.clamp(PRUNE_EVERY_MIN, PRUNE_EVERY_MAX);
+            let pause = owner.options.prune_every.min(PRUNE_EVERY_MAX);
             let weak = Arc::downgrade(owner);
             tasks.table.push(tokio::spawn(async move {
                 loop {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use deadpool_redis::{Connection, Manager, Pool, PoolError, Runtime};
 use redis::{
     AsyncConnectionConfig, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, ProtocolVersion, RedisError,
-    aio::MultiplexedConnection, io::tcp::TcpSettings,
+    aio::MultiplexedConnection,
 };
 use tokio::{net::TcpStream, task::JoinSet, time::timeout};
 
@@ -36,8 +36,6 @@ impl Endpoint {
             url.set_scheme("redis").map_err(|()| RedisTierError::InvalidUrl)?;
         }
         let info = url.into_connection_info().map_err(|_may_repeat_it| RedisTierError::InvalidUrl)?;
-        // A command must not wait until those before it have been acknowledged.
-        let info = info.set_tcp_settings(TcpSettings::default().set_nodelay(true));
         Ok(Self { info, tls })
     }
 
@@ -104,7 +102,6 @@ impl Endpoint {
     async fn connect_over(&self, tls: &Tls, config: AsyncConnectionConfig) -> Result<Dialed, Failure> {
         let ConnectionAddr::Tcp(host, port) = self.info.addr() else { return Err(Failure::Nowhere) };
         let stream = TcpStream::connect((host.as_str(), *port)).await.map_err(RedisError::from)?;
-        stream.set_nodelay(true).map_err(RedisError::from)?;
         let stream = tls.handshake(host, stream).await?;
         let settings = self.info.redis_settings();
         let (connection, driving) = MultiplexedConnection::new_with_config(settings, stream, config).await?;

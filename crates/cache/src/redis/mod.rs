@@ -15,6 +15,7 @@
 //! link    one connection, breaker   lane, origin, witness, failure
 //! dial    how one is made           tls
 //! servers where, as it is said      tls
+//! options how it is to behave
 //! ```
 
 use std::{
@@ -33,6 +34,7 @@ mod keys;
 mod lane;
 mod line;
 mod link;
+mod options;
 mod origin;
 mod reads;
 mod record;
@@ -50,47 +52,16 @@ mod tls;
 mod witness;
 mod writes;
 
+pub use options::RedisOptions;
 pub use servers::{RedisServers, RedisTierError};
 
 use crate::{
-    YoungServer,
     backplane::{Backplane, Line},
     tier::{Tier, TierShare},
 };
 
 /// The longest life handed to Redis, which refuses one that overflows its clock.
 const LIFETIME_MAX: Duration = Duration::from_secs(10 * 365 * 24 * 3_600);
-
-/// How a Redis tier behaves, over all caches attached to it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RedisOptions {
-    /// Goes before every key and channel. Nodes that share entries share it. Default `paystrata`.
-    pub namespace: String,
-    /// What one trip to a server may take. Default 80 ms: below the timeout of the tier, so that a shard that hangs fails its
-    /// own keys and no others.
-    pub command_timeout: Duration,
-    /// What connecting may take. Default 1 s.
-    pub connect_timeout: Duration,
-    /// How often the caches attached send pulses: after four without a word, and at least a second, the
-    /// subscription is looked into. Default 500 ms.
-    pub heartbeat: Duration,
-    /// What to think of a server that has not been up for [`FLOOR_LIFE`](crate::FLOOR_LIFE). Default: its floors may be
-    /// lost. Everything works meanwhile; misses are loaded from the primary, and values that are put without a claim
-    /// are not stored.
-    pub young_server: YoungServer,
-}
-
-impl Default for RedisOptions {
-    fn default() -> Self {
-        Self {
-            namespace: "paystrata".to_owned(),
-            command_timeout: Duration::from_millis(80),
-            connect_timeout: Duration::from_secs(1),
-            heartbeat: Duration::from_millis(500),
-            young_server: YoungServer::Blind,
-        }
-    }
-}
 
 /// Redis (6.2 or later), shared by caches as a [`Tier`], as a [`Backplane`], or both. Cloning gives
 /// another handle to the same connections: one per server for commands, and one for the backplane.
@@ -138,7 +109,7 @@ impl RedisTier {
     ///
     /// # Errors
     ///
-    /// If the URL cannot be parsed, or asks for TLS that cannot be had.
+    /// If the URL cannot be parsed, or asks for TLS that cannot be had; if an option could not do what it is there for.
     pub fn connect(url: &str, options: RedisOptions) -> Result<Self, RedisTierError> {
         Self::open(&RedisServers::Single { url: url.to_owned() }, options)
     }
@@ -149,8 +120,9 @@ impl RedisTier {
     /// # Errors
     ///
     /// If a URL cannot be parsed, or if there is none; if TLS is asked for by some URLs only, without a check, or in a build
-    /// without it; if a certificate cannot be used.
+    /// without it; if a certificate cannot be used; if an option could not do what it is there for.
     pub fn open(servers: &RedisServers, options: RedisOptions) -> Result<Self, RedisTierError> {
+        options.check()?;
         let (router, database) = (Arc::new(servers.router(&options)?), servers.database());
         let subscription = Arc::new(subscription::Subscription::new(Arc::clone(&router), &options));
         let RedisOptions { namespace, .. } = options;

@@ -72,7 +72,8 @@ impl fmt::Debug for RedisServers {
     }
 }
 
-/// The Redis tier cannot be set up. Fields are those of [`RedisServers`]: `url`, `sentinels[0]`, `client_key`.
+/// The Redis tier cannot be set up. Fields are those of [`RedisServers`]: `url`, `sentinels[0]`, `client_key`; options are named
+/// with their type.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RedisTierError {
@@ -118,6 +119,16 @@ pub enum RedisTierError {
     /// Servers that have their certificates are given others.
     #[error("servers has certificates already")]
     CertifiedTwice,
+    /// With this value an option could not do what it is there for.
+    #[error("`{field}` is {value}: expected {expected}")]
+    InvalidOption {
+        /// The option, named with its type: `RedisOptions::heartbeat`.
+        field: &'static str,
+        /// As it was given.
+        value: String,
+        /// What would be taken.
+        expected: &'static str,
+    },
 }
 
 impl RedisServers {

@@ -10,9 +10,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, ensure};
 use futures_util::future::BoxFuture;
 use paystrata_cache::{Cache, LoadContext, Policy, RedisOptions, RedisTier};
+use redis::AsyncCommands;
 use redis::aio::MultiplexedConnection;
-use redis::io::tcp::TcpSettings;
-use redis::{AsyncCommands, IntoConnectionInfo as _};
 use tokio::task::JoinSet;
 
 use super::Sizes;
@@ -125,11 +124,7 @@ impl Source for Bare {
 
 impl Bare {
     async fn connect(url: &str) -> anyhow::Result<Self> {
-        let refused = |_| anyhow::anyhow!("--redis-url is no Redis URL");
-        // Its best settings, which are not its own: with Nagle's algorithm a command waits until those before it are acknowledged.
-        let settings = TcpSettings::default().set_nodelay(true);
-        let info = url.into_connection_info().map_err(refused)?.set_tcp_settings(settings);
-        let client = redis::Client::open(info).map_err(refused)?;
+        let client = redis::Client::open(url).map_err(|_| anyhow::anyhow!("--redis-url is no Redis URL"))?;
         let mut connection = client.get_multiplexed_async_connection().await.context("connect to Redis")?;
         let mut pipeline = redis::pipe();
         for key in 0..KEYS {
