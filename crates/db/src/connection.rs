@@ -89,7 +89,7 @@ impl Connection {
         self.role
     }
 
-    /// All rows. One round trip, two when the statement is new to the connection.
+    /// All rows. One round trip, two when the statement is new to the connection or a migration is announced.
     ///
     /// # Errors
     /// [`Error::Query`] with the server's error, [`Error::Deadline`] or [`Error::Lost`].
@@ -279,12 +279,11 @@ impl Connection {
     ) -> Result<Fetched, tokio_postgres::Error> {
         let schema = self.context.node.schema();
         let stream = match self.pooled().path {
-            Path::Direct if schema.is_settled() => {
+            Path::Direct => {
                 let prepared = self.prepared(statement, schema).await?;
                 self.pooled().client.query_raw(&prepared, values.iter().copied()).await?
             }
-            // A name is worth nothing there, or may be worth nothing in a moment.
-            Path::Direct | Path::Pooler => self.unnamed(statement, values).await?,
+            Path::Pooler => self.unnamed(statement, values).await?,
         };
         pin_mut!(stream);
         let mut rows = Vec::new();
@@ -301,8 +300,11 @@ impl Connection {
     ) -> Result<Prepared, tokio_postgres::Error> {
         let Pooled { client, presence, .. } = self.pooled();
         let statements = &presence.statements;
+        // What is about to change is prepared for each use: in a transaction nothing changes before it runs, for the locks
+        // that parsing takes are kept to its end. By its text alone it cannot go: while its rows come, and wait to be read,
+        // nothing can be asked about their types.
+        let cached = statements.get(statement.sql(), schema).filter(|_| schema.is_settled());
         // One text with two lists of types would need two plans; the parameters tell them apart.
-        let cached = statements.get(statement.sql(), schema);
         if let Some(prepared) = cached.filter(|prepared| prepared.params() == statement.types()) {
             return Ok(prepared);
         }

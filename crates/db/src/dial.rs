@@ -30,6 +30,10 @@ pub(crate) enum Path {
     Pooler,
 }
 
+/// How long a question of the monitor's waits for a lock. Far below the limit of a probe: a table that somebody has locked says
+/// nothing of its server.
+const MONITOR_LOCK_TIMEOUT: Duration = Duration::from_millis(100);
+
 /// What all connections of one `Db` share.
 #[derive(Clone, Debug)]
 pub(crate) struct DialSettings {
@@ -113,6 +117,9 @@ impl DialSettings {
                 self.statement_timeout.as_millis(),
                 IDLE_TRANSACTION_TIMEOUT.as_millis()
             );
+        }
+        if matches!(purpose, Purpose::Monitor) {
+            let _infallible = write!(options, " -c lock_timeout={}", MONITOR_LOCK_TIMEOUT.as_millis());
         }
         options.push_str(&self.server_options);
         if !from_url.is_empty() {
@@ -212,6 +219,7 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::PROBE_TIMEOUT;
 
     fn settings(url: &str, purpose: Purpose<'_>) -> tokio_postgres::Config {
         let url: ConnectionUrl = url.parse().expect("a valid URL");
@@ -252,6 +260,10 @@ mod tests {
                 && options.contains("client_connection_check_interval=1000")
         );
         assert_eq!(session.get_application_name(), Some("paystrata-db/engine-0"));
+        let monitor = settings(url, Purpose::Monitor);
+        let options = monitor.get_options().expect("a monitor has options");
+        assert!(options.contains(" -c lock_timeout=100 "), "{options}");
+        assert!(MONITOR_LOCK_TIMEOUT < PROBE_TIMEOUT);
         assert_eq!(settings("postgres://pay@db1/x", Purpose::BehindPooler).get_options(), None);
     }
 }

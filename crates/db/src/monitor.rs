@@ -48,8 +48,9 @@ pub(crate) struct Monitor {
 const IDENTITY_SQL: &str =
     concat!("SELECT system_identifier, ", straight_sql!(), " FROM pg_control_system()");
 
-/// Role, position, timeline, incarnation, where a primary stopped replaying, and whether migrations announce themselves. A replica's timeline is that of the log it receives; while it receives none, that of
-/// its control file, which may lag after a failover but is never ahead.
+/// Role, position, timeline, incarnation, where a primary stopped replaying, and whether migrations announce themselves. A
+/// replica's timeline is that of the log it receives; while it receives none, that of its control file, which may lag after a
+/// failover but is never ahead.
 const PROBE_SQL: &str = concat!(
     "SELECT recovering, \
     CASE WHEN recovering THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_flush_lsn() END::text, \
@@ -127,6 +128,7 @@ impl Monitor {
     }
 
     async fn probe_until_failure(&self, link: &Link) -> String {
+        let mut is_first = true;
         loop {
             let (mark, probed) = (self.node.suspicion_mark(), Instant::now());
             let row = match timeout(PROBE_TIMEOUT, link.client.query_one(&link.probe, &[])).await {
@@ -137,24 +139,34 @@ impl Monitor {
             let Some(facts) = read_facts(&row, link) else {
                 return "the answer to a probe has an unknown form".to_owned();
             };
-            self.answered(facts, mark, probed);
-            if row.try_get(5).unwrap_or(false) {
-                self.hear(link).await;
-            } else {
-                // Where nobody has ever announced anything, and where that may no longer be read.
-                self.node.record_schema(SchemaState::default());
+            let is_announcing = row.try_get(5).unwrap_or(false);
+            // Before anybody is served by it, and afterwards not in the way of what it is asked for.
+            if is_first && let Err(error) = self.hear(link, is_announcing).await {
+                return error;
             }
+            self.answered(facts, mark, probed);
+            if !is_first && let Err(error) = self.hear(link, is_announcing).await {
+                return error;
+            }
+            is_first = false;
             self.rest(self.interval).await;
         }
     }
 
-    /// What migrations have announced. Who cannot ask goes by what was heard last, as one who hears too late.
-    async fn hear(&self, link: &Link) {
+    /// What migrations have announced. Who is refused goes by what was heard last, as one who hears too late.
+    async fn hear(&self, link: &Link, is_announcing: bool) -> Result<(), String> {
+        if !is_announcing {
+            // Where nobody has ever announced anything, and where that may no longer be read.
+            self.node.record_schema(SchemaState::default());
+            return Ok(());
+        }
         let asked = timeout(PROBE_TIMEOUT, link.client.query_typed_one(STATE_SQL, &[])).await;
-        let number = asked.ok().and_then(Result::ok).and_then(|row| row.try_get::<_, i64>(0).ok());
-        if let Some(number) = number {
+        // The next probe would wait behind it.
+        let asked = asked.map_err(|_| format!("no word on its schema within {PROBE_TIMEOUT:?}"))?;
+        if let Some(number) = asked.ok().and_then(|row| row.try_get::<_, i64>(0).ok()) {
             self.node.record_schema(SchemaState::new(number.cast_unsigned()));
         }
+        Ok(())
     }
 
     fn answered(&self, facts: Facts, mark: u64, probed: Instant) {

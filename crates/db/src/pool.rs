@@ -151,11 +151,12 @@ impl ServerManager {
         client: &ClientWrapper,
         statements: &StatementCache,
     ) -> Result<(), tokio_postgres::Error> {
-        if self.statements_ahead.is_empty() {
-            return Ok(());
-        }
         // Read first: should it change meanwhile, what is prepared here is forgotten and prepared once more.
         let schema = self.node.schema();
+        // What is about to change would be prepared for nobody.
+        if self.statements_ahead.is_empty() || !schema.is_settled() {
+            return Ok(());
+        }
         let preparing = self.statements_ahead.iter().map(|statement| async move {
             match client.prepare_typed(statement.sql(), statement.types()).await {
                 Ok(prepared) => statements.insert(statement.sql(), prepared, schema),

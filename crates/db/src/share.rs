@@ -118,7 +118,7 @@ impl Db {
             None => (shared.primary_after(after).ok()?, Role::Primary),
         };
         let lanes: &Lanes = &member.lanes;
-        // While the schema is about to change a statement's place in a lane is not known: it may have to ask for types.
+        // While the schema is about to change each statement is prepared first, and its place in a lane is not known.
         if !lanes.admit(statement) || !member.node.schema().is_settled() {
             return None;
         }

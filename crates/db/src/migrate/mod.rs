@@ -230,11 +230,12 @@ impl Migrator {
         Self { migrations, ahead: None }
     }
 
-    /// Announces changes so long before they begin: if something is pending, every [`Db`](crate::Db) on the database sends
-    /// statements by their texts until it is applied, so that none fails or reruns for the change, and prepares them anew
-    /// afterwards. Meanwhile statements cost their planning, and no connection is shared. It should be several times
-    /// [`monitor_interval`](crate::Config::monitor_interval); a replica that catches up may hear of it too late, and whoever did
-    /// is served as without it.
+    /// Announces changes so long before they begin: if something is pending, every [`Db`](crate::Db) whose role finds
+    /// `schema_announcements` in its `search_path` prepares statements for each use until it is applied, so that none fails or
+    /// reruns for the change, and once more afterwards. Meanwhile each costs a round trip and its planning more, and no
+    /// connection is shared. It should be several times [`monitor_interval`](crate::Config::monitor_interval); a replica that
+    /// catches up may hear of it too late, and whoever did is served as without it. What is prepared on a
+    /// [`Session`](crate::Session) is its owner's to prepare anew.
     #[must_use]
     pub const fn announced(self, ahead: Duration) -> Self {
         Self { migrations: self.migrations, ahead: Some(ahead) }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use postgres_types::{ToSql, Type};
 use tokio_postgres::Client;
-use tracing::info;
+use tracing::{info, warn};
 
 use super::plan::{self, Record};
 use super::split::statements;
@@ -69,22 +69,42 @@ impl Migrator {
     async fn up_locked(&self, client: &Client) -> Result<Vec<Applied>, MigrateError> {
         client.batch_execute(CREATE_TABLE).await?;
         let pending = plan::pending(self.migrations, &records(client).await?)?;
-        let Some(ahead) = self.ahead.filter(|_| !pending.is_empty()) else {
-            return apply(client, pending).await;
+        let Some(ahead) = self.ahead else {
+            return apply(client, pending, None).await;
         };
+        if pending.is_empty() {
+            tell_unended(announce::end_left(client).await);
+            return Ok(Vec::new());
+        }
         announce::begin(client, ahead).await?;
-        let outcome = apply(client, pending).await;
-        // Where it cannot be ended it ceases by itself; what a migration failed of is told all the same.
-        let ended = announce::end(client).await;
-        let applied = outcome?;
-        ended?;
-        Ok(applied)
+        let outcome = apply(client, pending, Some(ahead)).await;
+        if outcome.is_err() {
+            // It may have left its session in a transaction, with another role, or where the table is not found.
+            let _rolled_back = client.batch_execute("ROLLBACK").await;
+            let _forgotten = client.batch_execute(FORGET_SETTINGS).await;
+        }
+        tell_unended(announce::end(client).await);
+        outcome
     }
 }
 
-async fn apply(client: &Client, pending: Vec<&'static Migration>) -> Result<Vec<Applied>, MigrateError> {
+// What was applied is applied, and what a migration failed of is told all the same.
+fn tell_unended(ended: Result<(), tokio_postgres::Error>) {
+    if let Err(error) = ended {
+        warn!(%error, "announcement of migrations not ended; it ceases by itself");
+    }
+}
+
+async fn apply(
+    client: &Client,
+    pending: Vec<&'static Migration>,
+    announced: Option<Duration>,
+) -> Result<Vec<Applied>, MigrateError> {
     let mut applied = Vec::new();
     for migration in pending {
+        if let Some(ahead) = announced {
+            announce::renew(client, ahead).await?;
+        }
         let started = Instant::now();
         match migration.transactional {
             Transactional::Yes => apply_in_transaction(client, migration, started).await?,

@@ -105,6 +105,16 @@ macro_rules! check_sql {
     };
 }
 
+/// Rows written to the table of the index `i` that cost each of its indexes something, since the primary's counters began.
+/// Updates that touch no index cost it nothing.
+macro_rules! written_sql {
+    () => {
+        "(pg_stat_get_tuples_inserted(i.indrelid) + pg_stat_get_tuples_updated(i.indrelid) \
+        - pg_stat_get_tuples_hot_updated(i.indrelid))::float8"
+    };
+}
+pub(super) use written_sql;
+
 /// A row that says `built` has the identity of the index, which another one of the same name does not share.
 const AUDIT_SQL: &str = concat!(
     "CREATE TABLE IF NOT EXISTS index_audit ( \
@@ -112,25 +122,36 @@ const AUDIT_SQL: &str = concat!(
     act text NOT NULL CONSTRAINT index_audit_act_check ",
     check_sql!(),
     ", schema_name text NOT NULL, index_name text NOT NULL, statement text NOT NULL, detail text NOT NULL, \
-    index_oid oid, saves_per_call float8)"
+    index_oid oid, saves_per_call float8, rows_written float8)"
 );
-/// Whether the table was made before indexes were taken back.
+/// Whether the table was made before the audit said how much had been written by the time of a build.
 const IS_OLD_SQL: &str = "SELECT NOT EXISTS (SELECT FROM pg_attribute \
-    WHERE attrelid = to_regclass('index_audit') AND attname = 'saves_per_call' AND NOT attisdropped)";
+    WHERE attrelid = to_regclass('index_audit') AND attname = 'rows_written' AND NOT attisdropped)";
 const RENEW_SQL: &str = concat!(
-    "ALTER TABLE index_audit ADD COLUMN index_oid oid, ADD COLUMN saves_per_call float8, \
+    "ALTER TABLE index_audit ADD COLUMN IF NOT EXISTS index_oid oid, \
+    ADD COLUMN IF NOT EXISTS saves_per_call float8, ADD COLUMN IF NOT EXISTS rows_written float8, \
     DROP CONSTRAINT IF EXISTS index_audit_act_check, ADD CONSTRAINT index_audit_act_check ",
     check_sql!()
 );
-const BUILT_SQL: &str = "INSERT INTO index_audit \
-    (act, schema_name, index_name, statement, detail, index_oid, saves_per_call) \
-    VALUES ('built', $1, $2, $3, '', (SELECT c.oid FROM pg_class c \
-        JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = $2), $4)";
-/// Only what the audit shows to have been begun by us, bears our kind of name, and serves nobody.
+/// What was written by then is the base line of what the index costs: it answers for no row from before it.
+const BUILT_SQL: &str = concat!(
+    "INSERT INTO index_audit \
+    (act, schema_name, index_name, statement, detail, index_oid, saves_per_call, rows_written) \
+    SELECT 'built', $1, $2, $3, '', c.oid, $4, ",
+    written_sql!(),
+    " FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_index i ON i.indexrelid = c.oid \
+    WHERE n.nspname = $1 AND c.relname = $2"
+);
+/// Only what the audit shows to have been begun by us, bears our kind of name, and serves nobody. While somebody holds the
+/// lock of a concurrent build on the table, the index may be one that a person is building with our statement: a drop and
+/// that build would wait for each other. The part of a partitioned index cannot be dropped.
 const LEFTOVERS_SQL: &str = "SELECT DISTINCT n.nspname::text, c.relname::text FROM pg_index i \
     JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_namespace n ON n.oid = c.relnamespace \
     JOIN index_audit a ON a.schema_name = n.nspname AND a.index_name = c.relname AND a.act = 'begun' \
-    WHERE NOT i.indisvalid AND starts_with(c.relname, $1)";
+    WHERE NOT i.indisvalid AND NOT c.relispartition AND starts_with(c.relname, $1) \
+    AND NOT EXISTS (SELECT FROM pg_locks l WHERE l.relation = i.indrelid \
+        AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) \
+        AND l.mode = 'ShareUpdateExclusiveLock')";
 const OLDEST_SQL: &str = "SELECT coalesce(extract(epoch FROM max(clock_timestamp() - xact_start)), 0)::bigint \
     FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND datname = current_database() \
     AND backend_type = 'client backend'";
@@ -152,7 +173,7 @@ pub async fn create_index(
     }
     let guard = session.close_unless_done();
     let client = session.client();
-    if !lock(client).await? {
+    if !lock(client, options.lock_timeout).await? {
         // Nothing was left on the session.
         guard.done();
         return Err(CreateError::Busy);
@@ -163,14 +184,16 @@ pub async fn create_index(
     outcome
 }
 
-/// Drops the invalid indexes that builds of ours have left, and gives their names.
+/// Drops the invalid indexes that builds of ours have left, and gives their names. It waits for each lock as long as
+/// [`CreateOptions::default`] says, and leaves alone what is on a table of which an index is being built, or which is being
+/// vacuumed: the next call looks again.
 ///
 /// # Errors
 /// [`CreateError::Busy`] or [`CreateError::Refused`].
 pub async fn sweep_invalid(session: &Session) -> Result<Vec<String>, CreateError> {
     let guard = session.close_unless_done();
     let client = session.client();
-    if !lock(client).await? {
+    if !lock(client, CreateOptions::default().lock_timeout).await? {
         guard.done();
         return Err(CreateError::Busy);
     }
@@ -180,12 +203,14 @@ pub async fn sweep_invalid(session: &Session) -> Result<Vec<String>, CreateError
     Ok(swept?)
 }
 
-/// The right to build and drop, with the audit table as it should be. False if somebody else has it.
-pub(super) async fn lock(client: &Client) -> Result<bool, tokio_postgres::Error> {
+/// The right to build and drop, with the audit table as it should be and a limit to each wait for a lock. False, and nothing
+/// set, if somebody else has it.
+pub(super) async fn lock(client: &Client, lock_timeout: Duration) -> Result<bool, tokio_postgres::Error> {
     let row = client.query_typed_one("SELECT pg_try_advisory_lock($1)", &[(&LOCK_KEY, Type::INT8)]).await?;
     if !row.try_get::<_, bool>(0)? {
         return Ok(false);
     }
+    client.batch_execute(&format!("SET lock_timeout = {}", limit_ms(lock_timeout))).await?;
     client.batch_execute(AUDIT_SQL).await?;
     if client.query_typed_one(IS_OLD_SQL, &[]).await?.try_get::<_, bool>(0)? {
         client.batch_execute(RENEW_SQL).await?;
@@ -200,24 +225,34 @@ pub(super) async fn unlock(client: &Client) -> Result<(), tokio_postgres::Error>
     Ok(())
 }
 
+/// A limit of the server in milliseconds, of which it takes 0 for none at all.
+fn limit_ms(limit: Duration) -> u128 {
+    limit.as_millis().max(1)
+}
+
+/// How long the oldest transaction in this database has been open on this server.
+pub(super) async fn oldest_transaction_seconds(client: &Client) -> Result<i64, tokio_postgres::Error> {
+    client.query_typed_one(OLDEST_SQL, &[]).await?.try_get(0)
+}
+
+/// Whether a transaction that has been open for so long is waited for rather than gone ahead of.
+pub(super) fn is_old(seconds: i64, age_max: Duration) -> bool {
+    u64::try_from(seconds).unwrap_or(0) > age_max.as_secs()
+}
+
 async fn build(
     client: &Client,
     index: &IndexColumns,
     options: &CreateOptions,
 ) -> Result<Created, CreateError> {
-    let limits = format!(
-        "SET lock_timeout = {}; SET statement_timeout = {}",
-        options.lock_timeout.as_millis(),
-        options.build_timeout.as_millis()
-    );
-    client.batch_execute(&limits).await?;
+    client.batch_execute(&format!("SET statement_timeout = {}", limit_ms(options.build_timeout))).await?;
     sweep(client).await?;
     let existing = indexes(client, &index.table).await?;
     if existing.iter().any(|other| other.serves_prefixes && index.is_prefix_of(&other.columns)) {
         return Ok(Created::Needless);
     }
-    let seconds: i64 = client.query_typed_one(OLDEST_SQL, &[]).await?.try_get(0)?;
-    if u64::try_from(seconds).unwrap_or(0) > options.transaction_age_max.as_secs() {
+    let seconds = oldest_transaction_seconds(client).await?;
+    if is_old(seconds, options.transaction_age_max) {
         return Err(CreateError::OldTransaction { seconds });
     }
     let mut attempts = 0;

@@ -9,7 +9,10 @@ use postgres_types::Type;
 use tokio_postgres::{Client, Row};
 
 use super::candidate::{NAME_PREFIX, quoted};
-use super::create::{Approval, is_worth_another_try, lock, note, sweep, unlock};
+use super::create::{
+    Approval, is_old, is_worth_another_try, lock, note, oldest_transaction_seconds, sweep, unlock,
+    written_sql,
+};
 use super::explain::EXPLAIN_TIMEOUT;
 use super::plan::TableName;
 use super::sessions::session_on;
@@ -17,6 +20,7 @@ use super::verdict::{Fate, IndexFigures, Reviewed, Verdict};
 use crate::db::Db;
 use crate::error::Error;
 use crate::node::NodeId;
+use crate::session::Session;
 
 /// When an index is judged, and what may be done about it.
 #[derive(Clone, Debug)]
@@ -33,10 +37,14 @@ pub struct ReviewOptions {
     pub write_cost: f64,
     /// Longest wait for a lock.
     pub lock_timeout: Duration,
+    /// While a transaction has been open on any server for longer than this, no index that was judged is dropped. On the
+    /// primary the drop would wait for it; a replica would cease to replay, and in the end cancel it, if it has so much as
+    /// read the table.
+    pub transaction_age_max: Duration,
 }
 
 impl Default for ReviewOptions {
-    /// Not approved, a week, 50 scans, 4.0, 3 s.
+    /// Not approved, a week, 50 scans, 4.0, 3 s, transactions up to a minute old.
     fn default() -> Self {
         Self {
             approval: Approval::default(),
@@ -44,6 +52,7 @@ impl Default for ReviewOptions {
             scans_unused_max: 50,
             write_cost: 4.0,
             lock_timeout: Duration::from_secs(3),
+            transaction_age_max: Duration::from_secs(60),
         }
     }
 }
@@ -57,7 +66,7 @@ pub struct Review {
     pub swept: Vec<String>,
 }
 
-/// Why nothing was judged.
+/// Why there is no review.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReviewError {
@@ -76,7 +85,7 @@ pub enum ReviewError {
     /// No session on the primary.
     #[error("reach the primary to review indexes")]
     Session(#[from] Error),
-    /// A server refused.
+    /// A server refused. What was dropped before that has its rows in the audit.
     #[error("review the indexes that were built here")]
     Refused(#[from] tokio_postgres::Error),
 }
@@ -90,7 +99,7 @@ struct Ours {
     statement: String,
     saves_per_call: Option<f64>,
     age_seconds: f64,
-    /// Rows written to its table that cost each of its indexes something, since the primary's counters began.
+    /// Rows written to its table that cost each of its indexes something, since it stands or the primary's counters began.
     rows_written: f64,
 }
 
@@ -103,38 +112,55 @@ struct Count {
     seconds: f64,
 }
 
+/// Who is asked before an index is dropped, and told to.
+#[derive(Clone, Copy)]
+struct Servers<'a> {
+    primary: &'a Client,
+    elsewhere: &'a [Session],
+}
+
 const SESSION_NAME: &str = "review";
 const DAY_SECONDS: f64 = 86_400.0;
 /// Shorter times tell nothing of what happens in a day.
 const COUNTED_SECONDS_MIN: f64 = 1.0;
 
 const HAS_AUDIT_SQL: &str = "SELECT to_regclass('index_audit') IS NOT NULL";
-/// By identity: one that a person has made anew under the same name is theirs. Updates that touch no index cost it nothing.
-const OURS_SQL: &str = "SELECT c.oid, n.nspname::text, t.relname::text, c.relname::text, a.statement, \
+/// By identity: one that a person has made anew under the same name is theirs. Fewer rows written than when it was built
+/// are those of counters that began anew since; where nobody knows how many there were, none is held against it. The part of
+/// a partitioned index stands as long as that does.
+const OURS_SQL: &str = concat!(
+    "SELECT c.oid, n.nspname::text, t.relname::text, c.relname::text, a.statement, \
     a.saves_per_call, extract(epoch FROM clock_timestamp() - a.at)::float8, \
-    (pg_stat_get_tuples_inserted(t.oid) + pg_stat_get_tuples_updated(t.oid) \
-        - pg_stat_get_tuples_hot_updated(t.oid))::float8 \
+    CASE WHEN w.rows_written < a.rows_written THEN w.rows_written \
+        ELSE w.rows_written - coalesce(a.rows_written, w.rows_written) END \
     FROM (SELECT DISTINCT ON (schema_name, index_name) \
-            schema_name, index_name, act, at, statement, index_oid, saves_per_call \
+            schema_name, index_name, act, at, statement, index_oid, saves_per_call, rows_written \
         FROM index_audit WHERE act IN ('built', 'taken back', 'swept') \
         ORDER BY schema_name, index_name, at DESC) AS a \
     JOIN pg_namespace n ON n.nspname = a.schema_name \
     JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = a.index_name AND c.oid = a.index_oid \
     JOIN pg_index i ON i.indexrelid = c.oid JOIN pg_class t ON t.oid = i.indrelid \
-    WHERE a.act = 'built' AND i.indisvalid AND starts_with(c.relname, $1) ORDER BY n.nspname, c.relname";
+    CROSS JOIN LATERAL (SELECT ",
+    written_sql!(),
+    " AS rows_written) AS w \
+    WHERE a.act = 'built' AND i.indisvalid AND NOT c.relispartition AND starts_with(c.relname, $1) \
+    ORDER BY n.nspname, c.relname"
+);
 /// Counters begin when they are reset by hand, which a database knows, and after a crash, which what the server counts for all
-/// databases knows.
+/// databases knows: a crash sets back all of that, a person one kind at a time.
 const COUNTS_SQL: &str = "SELECT c.oid, pg_stat_get_numscans(c.oid), \
-    extract(epoch FROM clock_timestamp() - greatest(w.stats_reset, pg_stat_get_db_stat_reset_time(d.oid)))::float8 \
+    extract(epoch FROM clock_timestamp() - greatest(least(w.stats_reset, a.stats_reset, b.stats_reset), \
+        pg_stat_get_db_stat_reset_time(d.oid)))::float8 \
     FROM unnest($1::oid[]) AS wanted(oid) JOIN pg_class c ON c.oid = wanted.oid \
-    CROSS JOIN pg_stat_wal w JOIN pg_database d ON d.datname = current_database()";
+    CROSS JOIN pg_stat_wal w CROSS JOIN pg_stat_archiver a CROSS JOIN pg_stat_bgwriter b \
+    JOIN pg_database d ON d.datname = current_database()";
 
 /// Judges every index that [`create_index`](super::create_index) has built and that still stands, and drops those that do not
 /// pay if [`ReviewOptions::approval`] is given. It asks each server of `db` on a session of its own: give it a `Db` that
 /// knows all servers that anybody reads from. Dropped halfway, it leaves what is known to the next one.
 ///
 /// # Errors
-/// [`ReviewError`]; nothing was dropped, but for [`ReviewError::Refused`], which may come after a drop.
+/// [`ReviewError`]; nothing was dropped, but for [`ReviewError::Refused`], which may come after a drop: the audit has it.
 pub async fn review_indexes(db: &Db, options: &ReviewOptions) -> Result<Review, ReviewError> {
     let primary = db.session(SESSION_NAME).await?;
     let client = primary.client();
@@ -142,22 +168,25 @@ pub async fn review_indexes(db: &Db, options: &ReviewOptions) -> Result<Review, 
         return Ok(Review::default());
     }
     // From here on the session ends with whatever fails, and the lock with it.
-    if !lock(client).await? {
+    if !lock(client, options.lock_timeout).await? {
         return Err(ReviewError::Busy);
     }
     let mut review = Review::default();
-    if options.approval == Approval::Given {
-        client.batch_execute(&format!("SET lock_timeout = {}", options.lock_timeout.as_millis())).await?;
-        review.swept = sweep(client).await?;
-    }
     let ours = ours(client).await?;
-    if !ours.is_empty() {
-        let counted_here = counts(client, &ours).await?;
-        let counted_elsewhere = counts_elsewhere(db, primary.node(), &ours).await?;
-        for index in ours {
-            let figures = index.figures(&counted_here, &counted_elsewhere, options);
-            review.indexes.push(judge(client, index, figures, options).await?);
-        }
+    let elsewhere = if ours.is_empty() { Vec::new() } else { sessions_elsewhere(db, primary.node()).await? };
+    let counted_here = counts(client, &ours).await?;
+    let mut counted_elsewhere = Vec::new();
+    for session in &elsewhere {
+        counted_elsewhere.push(counts(session.client(), &ours).await?);
+    }
+    // Not before everybody has answered.
+    if options.approval == Approval::Given {
+        review.swept = sweep_or_leave(client).await?;
+    }
+    let servers = Servers { primary: client, elsewhere: &elsewhere };
+    for index in ours {
+        let figures = index.figures(&counted_here, &counted_elsewhere, options);
+        review.indexes.push(judge(servers, index, figures, options).await?);
     }
     unlock(client).await?;
     Ok(review)
@@ -178,17 +207,24 @@ async fn ours(client: &Client) -> Result<Vec<Ours>, tokio_postgres::Error> {
     client.query_typed(OURS_SQL, &[(&NAME_PREFIX, Type::TEXT)]).await?.iter().map(read).collect()
 }
 
-async fn counts_elsewhere(db: &Db, primary: &NodeId, ours: &[Ours]) -> Result<Vec<Vec<Count>>, ReviewError> {
-    let mut all = Vec::new();
+/// Who is in the way of a leftover ends no review: the next one sweeps again.
+async fn sweep_or_leave(client: &Client) -> Result<Vec<String>, tokio_postgres::Error> {
+    match sweep(client).await {
+        Err(error) if is_worth_another_try(&error) => Ok(Vec::new()),
+        outcome => outcome,
+    }
+}
+
+async fn sessions_elsewhere(db: &Db, primary: &NodeId) -> Result<Vec<Session>, ReviewError> {
+    let mut sessions = Vec::new();
     for (place, member) in db.shared.members.iter().enumerate() {
         let node = &member.node.id;
         if node != primary {
             let session = session_on(db, place, SESSION_NAME).await;
-            let session = session.map_err(|source| ReviewError::Unseen { node: node.clone(), source })?;
-            all.push(counts(session.client(), ours).await?);
+            sessions.push(session.map_err(|source| ReviewError::Unseen { node: node.clone(), source })?);
         }
     }
-    Ok(all)
+    Ok(sessions)
 }
 
 async fn counts(client: &Client, ours: &[Ours]) -> Result<Vec<Count>, tokio_postgres::Error> {
@@ -218,7 +254,7 @@ impl Ours {
             shortest = shortest.min(seconds);
         }
         let counted_here = here.iter().find(|count| count.oid == self.oid);
-        let writing = counted_here.map_or(self.age_seconds, |count| count.seconds);
+        let writing = counted_here.map_or(self.age_seconds, |count| count.seconds.min(self.age_seconds));
         let written_a_day = self.rows_written * DAY_SECONDS / writing.max(COUNTED_SECONDS_MIN);
         IndexFigures {
             scans,
@@ -235,8 +271,18 @@ fn a_day(scans: u64, seconds: f64) -> f64 {
     scans as f64 * DAY_SECONDS / seconds.max(COUNTED_SECONDS_MIN)
 }
 
+impl Servers<'_> {
+    async fn oldest_transaction_seconds(&self) -> Result<i64, tokio_postgres::Error> {
+        let mut oldest = oldest_transaction_seconds(self.primary).await?;
+        for session in self.elsewhere {
+            oldest = oldest.max(oldest_transaction_seconds(session.client()).await?);
+        }
+        Ok(oldest)
+    }
+}
+
 async fn judge(
-    client: &Client,
+    servers: Servers<'_>,
     index: Ours,
     figures: IndexFigures,
     options: &ReviewOptions,
@@ -246,7 +292,9 @@ async fn judge(
     let mut reviewed = Reviewed { table, name, statement, figures, verdict, fate: Fate::Stands };
     let pays_not = matches!(verdict, Verdict::Unused | Verdict::Dear);
     if pays_not && options.approval == Approval::Given {
-        reviewed.fate = take_back(client, &reviewed).await?;
+        let seconds = servers.oldest_transaction_seconds().await?;
+        let is_held_up = is_old(seconds, options.transaction_age_max);
+        reviewed.fate = if is_held_up { Fate::Stuck } else { take_back(servers.primary, &reviewed).await? };
     }
     Ok(reviewed)
 }
@@ -293,12 +341,24 @@ mod tests {
         let here = [count(6, 99, 1.0), count(7, 40, 30.0)];
         let figures = ours(10.0).figures(&here, &[vec![count(7, 100, 4.0)]], &options);
         assert_eq!((figures.scans, figures.counted), (140, 4 * DAY));
-        // Four scans a day here since it stands, and 25 there; 100 rows a day, at 4.0 each, since the counters began.
+        // Four scans a day here, and 25 there; 300 rows a day, at 4.0 each. Here all of it since the index stands, which is
+        // for a shorter time than the counters.
         assert!(figures.saves_a_day.is_some_and(|saves| (saves - 290.0).abs() < 1e-6), "{figures:?}");
-        assert!((figures.writes_cost_a_day - 400.0).abs() < 1e-6, "{figures:?}");
+        assert!((figures.writes_cost_a_day - 1_200.0).abs() < 1e-6, "{figures:?}");
         assert_eq!(figures.verdict(&options), Verdict::Young);
         let figures = ours(10.0).figures(&here, &[], &options);
         assert_eq!((figures.counted, figures.verdict(&options)), (10 * DAY, Verdict::Unused));
+    }
+
+    #[test]
+    fn writes_are_weighed_over_the_time_in_which_they_were_counted() {
+        let cost = |counting_days| {
+            let here = [count(7, 0, counting_days)];
+            ours(10.0).figures(&here, &[], &ReviewOptions::default()).writes_cost_a_day
+        };
+        // Counters older than the index, and counters that began two days ago.
+        assert!((cost(30.0) - 1_200.0).abs() < 1e-6, "{}", cost(30.0));
+        assert!((cost(2.0) - 6_000.0).abs() < 1e-6, "{}", cost(2.0));
     }
 
     #[test]

@@ -58,7 +58,8 @@ pub enum Fate {
     Stands,
     /// It was dropped.
     TakenBack,
-    /// A lock was not to be had in time. The next review with approval goes on; the planner may have ceased to use it.
+    /// A transaction is in the way: it has been open for longer than [`ReviewOptions::transaction_age_max`] on a server, or a
+    /// lock was not to be had in time. The next review with approval goes on; the planner may have ceased to use it.
     Stuck,
 }
 
@@ -99,7 +100,7 @@ impl fmt::Display for Reviewed {
         let fate = match self.fate {
             Fate::Stands => "",
             Fate::TakenBack => ", taken back",
-            Fate::Stuck => ", not taken back yet: no lock in time",
+            Fate::Stuck => ", not taken back yet: a transaction is in the way",
         };
         write!(formatter, "{} on {}: {verdict}{fate} ({})", self.name, self.table, self.why())
     }

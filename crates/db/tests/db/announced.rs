@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use paystrata_db::{
-    Class, Db, Error, Migration, Migrator, Observer, QuerySeen, Statement, TransactionOptions, Type,
+    Class, Db, Error, MigrateError, Migration, Migrator, Observer, QuerySeen, Role, Statement,
+    TransactionOptions, Type,
 };
 
-use crate::support::{Bed, LIMIT, count, with_database};
+use crate::support::{Bed, LIMIT, ONE, connected, count, with_database};
 
 /// Long enough for every monitor of a busy machine to hear of it.
 const AHEAD: Duration = Duration::from_secs(10);
@@ -22,9 +23,27 @@ static COLUMNS: [Migration; 3] = [
 static SILENT: Migrator = Migrator::new(&COLUMNS);
 static ANNOUNCED: Migrator = Migrator::new(&COLUMNS).announced(AHEAD);
 
+/// Leaves its session in a transaction that has failed, with a role that may write nothing, where no table is found.
+static FAILS: [Migration; 1] = [Migration::from_file(
+    "0001_fails.sql",
+    "-- no-transaction\nSELECT set_config('search_path', '', false);\nSET ROLE pg_monitor;\nBEGIN;\nSELECT 1 / 0;",
+)];
+static FAILING: Migrator = Migrator::new(&FAILS).announced(Duration::ZERO);
+
 static ALL: Statement = Statement::new("SELECT * FROM card", &[]);
-static NAMES: Statement =
-    Statement::new("SELECT count(*) FROM pg_prepared_statements WHERE statement = $1", &[Type::TEXT]);
+static MOODS: Statement = Statement::new("SELECT mood, filler FROM moods", &[]);
+/// How often the plan with that text that was used most was used.
+static USES: Statement = Statement::new(
+    "SELECT coalesce(max(generic_plans + custom_plans), 0) FROM pg_prepared_statements WHERE statement = $1",
+    &[Type::TEXT],
+);
+/// No text is new to its connection twice.
+static NEXT: AtomicUsize = AtomicUsize::new(0);
+
+const LEFT: &str = "CREATE TABLE schema_announcements \
+    (is_only boolean PRIMARY KEY DEFAULT true, number bigint, in_force_until timestamptz); \
+    INSERT INTO schema_announcements (number, in_force_until) VALUES (1, 'infinity')";
+const ENDED: &str = "SELECT count(*) FROM schema_announcements WHERE in_force_until IS NULL";
 
 /// Counts statements that failed in a transaction because the schema had changed below them.
 #[derive(Debug, Default)]
@@ -72,7 +91,7 @@ async fn outdated_by(bed: &Bed, migrator: &'static Migrator) -> usize {
     done.store(true, Ordering::Relaxed);
     join_all(readers).await.into_iter().for_each(|reader| reader.expect("no reader got an error"));
     assert_eq!(columns(&db).await, 1 + COLUMNS.len());
-    until_named(&db, true).await;
+    until_named(&db, Role::Primary, true).await;
     outdated.0.load(Ordering::Relaxed)
 }
 
@@ -86,15 +105,19 @@ async fn until_more(reads: &AtomicUsize, more: usize) {
     tokio::time::timeout(LIMIT, read).await.expect("they go on");
 }
 
-/// Waits until statements that are new to their connection are known there by name, or are not any more.
-async fn until_named(db: &Db, wanted: bool) {
+/// Waits until a server of that role is asked by name what it is asked a second time, or is not any more.
+async fn until_named(db: &Db, role: Role, wanted: bool) {
+    let wanted = if wanted { 2 } else { 1 };
     let asked = async {
-        for number in 0.. {
+        loop {
+            let number = NEXT.fetch_add(1, Ordering::Relaxed);
             let sql: &'static str = Box::leak(format!("SELECT {number}").into_boxed_str());
             let connection = db.read().await.expect("connection");
-            connection.query_one(&Statement::new(sql, &[]), &[]).await.expect("read");
-            let names: i64 = connection.query_one(&NAMES, &[&sql]).await.expect("ask").get(0);
-            if (names > 0) == wanted {
+            for _ in 0..2 {
+                connection.query_one(&Statement::new(sql, &[]), &[]).await.expect("read");
+            }
+            let uses: i64 = connection.query_one(&USES, &[&sql]).await.expect("ask").get(0);
+            if connection.role() == role && uses == wanted {
                 return;
             }
         }
@@ -109,30 +132,73 @@ fn what_is_announced_outdates_no_statement_and_what_is_not_does() {
     });
     with_database(|bed| async move {
         assert_eq!(outdated_by(&bed, &ANNOUNCED).await, 0);
-        let announced = "SELECT number FROM schema_announcements WHERE in_force_until IS NULL";
-        assert_eq!(count(&bed.admin().await, announced).await, 1);
+        let admin = bed.admin().await;
+        let number = "SELECT number FROM schema_announcements WHERE in_force_until IS NULL";
+        let ended = count(&admin, number).await;
         // Nothing is pending any more, and nothing is announced.
         let session = bed.primary_only().await.session("migrate").await.expect("session");
         assert!(ANNOUNCED.up(&session).await.expect("up").is_empty());
-        assert_eq!(count(&bed.admin().await, announced).await, 1);
+        assert_eq!(count(&admin, number).await, ended);
+        let left = "UPDATE schema_announcements SET number = number + 1, in_force_until = 'infinity'";
+        admin.client.batch_execute(left).await.expect("as a process leaves it that dies after its last file");
+        assert!(ANNOUNCED.up(&session).await.expect("up").is_empty());
+        assert!(count(&admin, number).await > ended);
+    });
+}
+
+#[test]
+fn an_announcement_ends_however_its_migration_has_failed() {
+    with_database(|bed| async move {
+        let session = bed.primary_only().await.session("migrate").await.expect("session");
+        let failed = FAILING.up(&session).await.expect_err("it divides by zero");
+        assert!(matches!(failed, MigrateError::Failed { version: 1, .. }), "{failed:?}");
+        assert_eq!(count(&bed.admin().await, ENDED).await, 1);
+    });
+}
+
+#[test]
+fn rows_of_a_type_that_is_new_to_the_connection_are_read_while_a_change_is_announced() {
+    const MADE: &str = "CREATE TYPE mood AS ENUM ('calm'); CREATE TABLE moods AS \
+        SELECT 'calm'::mood AS mood, repeat('x', 1000) AS filler FROM generate_series(1, 2000)";
+    with_database(|bed| async move {
+        let admin = bed.admin().await;
+        admin.client.batch_execute(MADE).await.expect("create");
+        admin.client.batch_execute(LEFT).await.expect("announce");
+        let db = bed.primary_only().await;
+        until_named(&db, Role::Primary, false).await;
+        let connection = db.read().await.expect("connection");
+        assert_eq!(connection.query(&MOODS, &[]).await.expect("read").len(), 2000);
+    });
+}
+
+#[test]
+fn a_server_serves_while_its_announcements_are_locked() {
+    with_database(|bed| async move {
+        let admin = bed.admin().await;
+        admin.client.batch_execute(LEFT).await.expect("announce");
+        let lock = "BEGIN; LOCK TABLE schema_announcements IN ACCESS EXCLUSIVE MODE";
+        admin.client.batch_execute(lock).await.expect("lock");
+        // A link's first probe is not over before what was announced is heard of, or cannot be.
+        let db = connected(bed.config()).await;
+        let connection = db.read().await.expect("connection");
+        connection.query_one(&ONE, &[]).await.expect("read");
+        assert_eq!(count(&admin, "SELECT number FROM schema_announcements").await, 1, "it holds the lock");
     });
 }
 
 /// On a replica too.
 #[test]
 fn an_announcement_whose_process_has_gone_ceases_by_itself() {
-    const LEFT: &str = "CREATE TABLE schema_announcements \
-        (is_only boolean PRIMARY KEY DEFAULT true, number bigint, in_force_until timestamptz); \
-        INSERT INTO schema_announcements (number, in_force_until) VALUES (1, 'infinity')";
     const OVER: &str = "UPDATE schema_announcements SET in_force_until = clock_timestamp()";
     with_database(|bed| async move {
         let admin = bed.admin().await;
-        for db in [bed.primary_only().await, bed.replicated().await] {
-            until_named(&db, true).await;
+        let dbs = [(bed.primary_only().await, Role::Primary), (bed.replicated().await, Role::Replica)];
+        for (db, role) in dbs {
+            until_named(&db, role, true).await;
             admin.client.batch_execute(LEFT).await.expect("as a process leaves it");
-            until_named(&db, false).await;
+            until_named(&db, role, false).await;
             admin.client.batch_execute(OVER).await.expect("its time is over");
-            until_named(&db, true).await;
+            until_named(&db, role, true).await;
             admin.client.batch_execute("DROP TABLE schema_announcements").await.expect("drop");
         }
     });

@@ -9,8 +9,9 @@ use paystrata_db::plans::{
 use super::on;
 use crate::support::{count, until_count, with_database};
 
-const SETUP: &str =
-    "CREATE TABLE note (id int, k int); INSERT INTO note SELECT i, i % 10 FROM generate_series(1, 1000) i";
+/// What is left on a table that is being vacuumed or analyzed is not swept.
+const SETUP: &str = "CREATE TABLE note (id int, k int) WITH (autovacuum_enabled = off); \
+    INSERT INTO note SELECT i, i % 10 FROM generate_series(1, 1000) i";
 const VALID: &str = "SELECT count(*) FROM pg_index WHERE indrelid = 'note'::regclass AND indisvalid";
 const INVALID: &str = "SELECT count(*) FROM pg_index WHERE indrelid = 'note'::regclass AND NOT indisvalid";
 
@@ -109,6 +110,27 @@ fn a_build_cut_halfway_is_swept_and_what_others_left_is_not() {
         assert!(swept == [format!("public.{}", index.name())] || ours_stands, "{swept:?}");
         let left = "SELECT count(*) FROM pg_class WHERE relname = 'advised_foreign'";
         assert_eq!(count(&admin, left).await, 1);
+    });
+}
+
+/// Who vacuums holds the same lock as who builds, and a person may build what a cut build of ours had begun.
+#[test]
+fn what_a_person_may_be_building_is_not_swept() {
+    with_database(|bed| async move {
+        let db = bed.primary_only().await;
+        let session = db.session("index").await.expect("session");
+        on(&session, SETUP).await;
+        let (writer, person) = (bed.admin().await, bed.admin().await);
+        writer.client.batch_execute("BEGIN; INSERT INTO note VALUES (0, 0)").await.expect("write");
+        create_index(&session, &index(), &approved()).await.expect_err("it waits in vain");
+        assert_eq!(count(&person, INVALID).await, 1, "the writer keeps it from being dropped too");
+        writer.client.batch_execute("COMMIT").await.expect("commit");
+        let hold = "BEGIN; LOCK TABLE note IN SHARE UPDATE EXCLUSIVE MODE";
+        person.client.batch_execute(hold).await.expect("hold");
+        assert!(sweep_invalid(&session).await.expect("nothing to wait for").is_empty());
+        person.client.batch_execute("COMMIT").await.expect("let go");
+        let swept = sweep_invalid(&session).await.expect("swept");
+        assert_eq!(swept, [format!("public.{}", index().name())]);
     });
 }
 

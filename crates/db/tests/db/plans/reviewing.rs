@@ -163,6 +163,59 @@ fn an_index_whose_writes_cost_more_than_its_scans_save_is_taken_back() {
 }
 
 #[test]
+fn an_index_answers_for_no_row_that_was_written_before_it() {
+    with_database(|bed| async move {
+        let (db, admin) = (bed.primary_only().await, bed.admin().await);
+        let session = db.session("index").await.expect("session");
+        on(&session, SETUP).await;
+        on(&session, "SELECT pg_stat_force_next_flush()").await;
+        until_count(&admin, "SELECT pg_stat_get_tuples_inserted('note'::regclass)", 1_000).await;
+        build(&session, Some(1e-9)).await;
+        scan(&admin).await;
+        let seen = review(&db, &at_once(Approval::Given)).await;
+        assert_eq!((only(&seen).verdict, only(&seen).fate), (Verdict::Pays, Fate::Stands), "{seen}");
+        assert!(only(&seen).figures.writes_cost_a_day <= 0.0, "{seen}");
+    });
+}
+
+#[test]
+fn an_index_that_has_become_part_of_a_partitioned_one_is_left_alone() {
+    const ATTACH: &str = "CREATE TABLE whole (id int, k int) PARTITION BY RANGE (id); \
+        CREATE INDEX whole_k ON whole (k); \
+        ALTER TABLE whole ATTACH PARTITION note FOR VALUES FROM (0) TO (1000000)";
+    with_database(|bed| async move {
+        let (db, admin) = built(&bed, None).await;
+        admin.client.batch_execute(ATTACH).await.expect("attach");
+        let seen = review(&db, &at_once(Approval::Given)).await;
+        assert!(seen.indexes.is_empty() && seen.swept.is_empty(), "{seen}");
+        assert_eq!(count(&admin, STANDING).await, 1);
+    });
+}
+
+#[test]
+fn no_index_is_dropped_while_an_old_transaction_reads_on_a_replica() {
+    const OLD: &str = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
+        AND state = 'idle in transaction' AND clock_timestamp() - xact_start > interval '2 s'";
+    with_database(|bed| async move {
+        let db = bed.replicated().await;
+        let session = db.session("index").await.expect("session");
+        on(&session, SETUP).await;
+        build(&session, None).await;
+        let token = session.token().await.expect("token");
+        until(&db, |status| status.nodes[1].lsn.is_some_and(|lsn| lsn >= token.lsn)).await;
+        let (reader, replica) = (plain(&bed.replica_url()).await, plain(&bed.replica_url()).await);
+        reader.client.batch_execute("BEGIN; SELECT 1").await.expect("begin");
+        until_count(&replica, OLD, 1).await;
+        let wary = ReviewOptions { transaction_age_max: Duration::ZERO, ..at_once(Approval::Given) };
+        let seen = review(&db, &wary).await;
+        assert_eq!((only(&seen).verdict, only(&seen).fate), (Verdict::Unused, Fate::Stuck), "{seen}");
+        reader.client.batch_execute("COMMIT").await.expect("commit");
+        assert_eq!(count(&bed.admin().await, STANDING).await, 1);
+        assert_eq!(only(&review(&db, &at_once(Approval::Given)).await).fate, Fate::TakenBack);
+    });
+}
+
+#[test]
 fn an_index_that_somebody_made_under_the_name_of_ours_is_left_alone() {
     with_database(|bed| async move {
         let (db, admin) = built(&bed, None).await;
@@ -184,6 +237,9 @@ fn an_index_whose_drop_gets_no_lock_is_dropped_by_the_next_review() {
         let hasty = ReviewOptions { lock_timeout: Duration::from_millis(100), ..at_once(Approval::Given) };
         let seen = review(&db, &hasty).await;
         assert_eq!((only(&seen).verdict, only(&seen).fate), (Verdict::Unused, Fate::Stuck), "{seen}");
+        // Nor does a leftover end a review that gets no lock for it either.
+        let seen = review(&db, &hasty).await;
+        assert!(seen.indexes.is_empty() && seen.swept.is_empty(), "{seen}");
         admin.client.batch_execute("COMMIT").await.expect("commit");
         assert_eq!(count(&admin, STANDING).await, 1);
         let seen = review(&db, &at_once(Approval::Given)).await;
