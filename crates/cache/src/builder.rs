@@ -181,8 +181,8 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> CacheBuilder<K, V> {
         self
     }
 
-    /// Sets where values go that are set under [`Write::Behind`](crate::Write::Behind), which the cache's own policy must
-    /// say: calls that are to write through [are given another](Cache::with).
+    /// Sets where values go that are set under [`Write::Behind`](crate::Write::Behind): by the cache's own policy, or by one that
+    /// [single calls are given](Cache::with).
     #[must_use]
     pub fn writer(self, writer: Arc<dyn Writer<K, V>>) -> Self {
         self.writer_with(writer, WriterOptions::default())
@@ -371,8 +371,8 @@ where
         let (writes, store) = (Arc::clone(writes), Arc::downgrade(store));
         tasks.push(tokio::spawn(async move { writes.run(store).await }));
     }
-    let refresh_every = store.policy.refresh_every;
-    if store.keeper.is_some() && keeper::keeps(refresh_every) {
+    let Policy { ttl, refresh_every, .. } = *store.policy;
+    if store.keeper.is_some() && keeper::keeps(refresh_every) && !ttl.is_zero() {
         tasks.push(tokio::spawn(keeper::run(Arc::downgrade(store), refresh_every)));
     }
     tasks

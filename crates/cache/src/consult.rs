@@ -109,7 +109,7 @@ fn over_of(purpose: Purpose) -> Over {
         // Until what is loaded lies there, nobody is to find what was there before.
         Purpose::Reload => Over::Value,
         Purpose::Renew => Over::Ahead,
-        Purpose::Read | Purpose::Peek | Purpose::Refresh | Purpose::Adopt => Over::Nothing,
+        Purpose::Read | Purpose::Peek | Purpose::Refresh | Purpose::Reflect | Purpose::Adopt => Over::Nothing,
     }
 }
 
@@ -397,6 +397,7 @@ fn take_answer<K: CacheKey, V: Clone + Send + Sync + 'static>(
             {
                 quest.reclaim(Over::Ahead, may_claim)
             }
+            Judged::Fresh(answer, _) if lead.is_too_old(&answer) => quest.reclaim(Over::Ahead, may_claim),
             Judged::Fresh(answer, _) => {
                 counters.hit(answer.value.as_ref());
                 quest.found = Some((answer, payload));

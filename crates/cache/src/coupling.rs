@@ -9,7 +9,6 @@ use crate::{
     Cache, CacheKey, Confirmation, Invalidation, KeyedInvalidation, Version,
     backplane::{Announcement, Swath},
     cutoffs,
-    invalidation::SweepOrder,
     store::Store,
     tier::Void,
 };
@@ -125,11 +124,6 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
         let unread =
             change.read_keys::<K>(|key, order| self.void(key, order.how, order.version, change.origin));
         if unread.keys > 0 {
-            if !self.fleet.tiers.is_empty() {
-                // They were told of bytes under which no record of ours lies. A sweep is also kept for nodes still to come.
-                let order = SweepOrder { swath: Swath::All, how: Void::Remove, version: unread.version };
-                let _number = self.fleet.order(vec![], vec![order]);
-            }
             self.sweep(&Swath::All, Void::Remove, unread.version, change.origin);
             self.tell_unread(unread.keys);
         }

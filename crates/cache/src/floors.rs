@@ -1,24 +1,17 @@
 //! The version that a load of a key must at least reflect, as far as this node has been told.
 //! Bounded: keys share slots by hash, so a floor may be higher than the key's own, never lower. That is right for what a
 //! loader is told; a value that is set is judged by its own key's changes (`recent`), which are noted here too.
-//! Raised by every invalidation before it voids anything, and by who asks for a version for as long as it does (`reflect`);
+//! Raised by every invalidation before it voids anything, and by who asks for a version for as long as it does (`wishes`);
 //! read when a load begins.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    time::Duration,
-};
+use std::time::Duration;
 
 use crate::{
     Version,
     clock::micros,
-    hash::BuildAsGiven,
     recent::Recent,
-    sync::{
-        Mutex,
-        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
-        lock,
-    },
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    wishes::Wishes,
 };
 
 /// How long a floor is kept where it cannot be kept for ever: tombstones in the remote tier, and
@@ -38,7 +31,7 @@ pub(crate) struct Floors {
     whole: Floor,
     /// The keys' own changes.
     pub(crate) recent: Recent,
-    pub(crate) asked: Asked,
+    pub(crate) wishes: Wishes,
     /// Until when messages that this node has missed may be about writes a replica has not replayed.
     blind_until_us: AtomicU64,
     /// As above, where the tiers' own floors are of no help either.
@@ -58,7 +51,7 @@ impl Floors {
             slots: (0..SLOTS).map(|_| Floor::default()).collect(),
             whole: Floor::default(),
             recent: Recent::new(),
-            asked: Asked::new(),
+            wishes: Wishes::new(),
             blind_until_us: AtomicU64::new(0),
             swept_until_us: AtomicU64::new(0),
         }
@@ -81,7 +74,7 @@ impl Floors {
     }
 
     pub(crate) fn floor(&self, hash: u64, now_us: u64) -> Version {
-        self.slot(hash).read(now_us).max(self.whole.read(now_us)).max(self.asked.floor(hash))
+        self.slot(hash).read(now_us).max(self.whole.read(now_us)).max(self.wishes.floor(hash))
     }
 
     /// Messages may have been missed, and with them floors.
@@ -141,73 +134,6 @@ impl Floor {
     }
 }
 
-/// The versions that readers of this node ask for, while they do: as many as there are readers who wait.
-#[derive(Debug)]
-pub(crate) struct Asked {
-    /// How many ask, so that loads take no lock while nobody does. Relaxed is enough, as of floors: the lock of the key's shard
-    /// orders it.
-    readers: AtomicUsize,
-    wishes: Mutex<Wishes>,
-}
-
-#[derive(Debug, Default)]
-struct Wishes {
-    /// By the hash of the key: for each version how many ask for it.
-    by_key: HashMap<u64, BTreeMap<Version, usize>, BuildAsGiven>,
-    /// Of loads, by their address: what their leads ask for.
-    led: HashMap<usize, Version>,
-}
-
-impl Asked {
-    pub(crate) fn new() -> Self {
-        Self { readers: AtomicUsize::new(0), wishes: Mutex::new(Wishes::default()) }
-    }
-
-    /// The highest version that somebody asks for.
-    pub(crate) fn floor(&self, hash: u64) -> Version {
-        if self.readers.load(Relaxed) == 0 {
-            return Version::NONE;
-        }
-        let wishes = lock(&self.wishes);
-        let highest = wishes.by_key.get(&hash).and_then(BTreeMap::last_key_value);
-        highest.map_or(Version::NONE, |(version, _)| *version)
-    }
-
-    pub(crate) fn ask(&self, hash: u64, version: Version) {
-        self.readers.fetch_add(1, Relaxed);
-        *lock(&self.wishes).by_key.entry(hash).or_default().entry(version).or_default() += 1;
-    }
-
-    pub(crate) fn give_up(&self, hash: u64, version: Version) {
-        let mut wishes = lock(&self.wishes);
-        if let Some(versions) = wishes.by_key.get_mut(&hash) {
-            if let Some(readers) = versions.get_mut(&version) {
-                *readers -= 1;
-                if *readers == 0 {
-                    versions.remove(&version);
-                }
-            }
-            if versions.is_empty() {
-                wishes.by_key.remove(&hash);
-            }
-        }
-        drop(wishes);
-        self.readers.fetch_sub(1, Relaxed);
-    }
-
-    pub(crate) fn lead(&self, flight: usize, version: Version) {
-        lock(&self.wishes).led.insert(flight, version);
-    }
-
-    pub(crate) fn land(&self, flight: usize) {
-        lock(&self.wishes).led.remove(&flight);
-    }
-
-    pub(crate) fn is_led_at(&self, flight: usize, version: Version) -> bool {
-        lock(&self.wishes).led.get(&flight).is_some_and(|told| *told >= version)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -246,33 +172,5 @@ mod tests {
         floors.raise(7, Version::LATEST, 10);
         assert_eq!(floors.floor(7, 10), Version::LATEST);
         assert_eq!(floors.floor(7, 10 + micros(FLOOR_LIFE)), Version(5));
-    }
-
-    #[test]
-    fn floor_is_the_highest_version_that_somebody_asks_for_and_gone_with_the_last_one() {
-        let asked = Asked::new();
-        for version in [5, 9, 9] {
-            asked.ask(7, Version(version));
-        }
-        asked.ask(8, Version(20));
-        assert_eq!((asked.floor(7), asked.floor(6)), (Version(9), Version::NONE));
-        asked.give_up(7, Version(9));
-        assert_eq!(asked.floor(7), Version(9), "another one asks for it");
-        asked.give_up(7, Version(9));
-        assert_eq!(asked.floor(7), Version(5));
-        asked.give_up(7, Version(5));
-        asked.give_up(8, Version(20));
-        assert_eq!((asked.floor(7), asked.floor(8)), (Version::NONE, Version::NONE));
-        assert!(lock(&asked.wishes).by_key.is_empty() && asked.readers.load(Relaxed) == 0);
-    }
-
-    #[test]
-    fn load_is_known_to_be_told_while_it_is_led() {
-        let asked = Asked::new();
-        asked.lead(1, Version(9));
-        assert!(asked.is_led_at(1, Version(9)) && asked.is_led_at(1, Version(8)));
-        assert!(!asked.is_led_at(1, Version(10)) && !asked.is_led_at(2, Version(1)));
-        asked.land(1);
-        assert!(!asked.is_led_at(1, Version(1)));
     }
 }

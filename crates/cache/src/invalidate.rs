@@ -18,7 +18,6 @@ use crate::{
     fleet::Fleet,
     hash::Probe,
     invalidation::{KeyOrder, SweepOrder},
-    key::decoded,
     life::{Life, Span},
     local::{Idle, Traits},
     outbox::Putting,
@@ -202,15 +201,21 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
         let keys = change.keys.iter().map(|order| (order.clone(), None)).collect();
         // Floors first of all: a load that begins once others are told must find them.
         let now_us = self.store.clock.now_us();
-        for order in &change.keys {
-            if let Some(key) = decoded::<K>(&order.key) {
-                self.store.floors.raise(Probe::of(&key).hash, order.version, now_us);
-            }
-        }
+        let raise =
+            |key: &K, order: &KeyOrder| self.store.floors.raise(Probe::of(key).hash, order.version, now_us);
+        let unread = change.read_keys::<K>(raise);
         change.sweeps.iter().for_each(|order| self.store.raise_for_sweep(&order.swath, order.version));
         // The tiers are voided by this: nothing need be cut off.
-        let sweeps = change.sweeps.iter().filter(|order| cutoffs::digest_of(&order.swath).is_none());
-        let number = self.store.fleet.order(keys, sweeps.cloned().collect());
+        let is_of_keys = |order: &&SweepOrder| cutoffs::digest_of(&order.swath).is_none();
+        let mut sweeps: Vec<_> = change.sweeps.iter().filter(is_of_keys).cloned().collect();
+        if unread.keys > 0 {
+            self.store.raise_for_sweep(&Swath::All, unread.version);
+            // They are told of bytes under which no record of ours lies. A sweep is also kept for nodes still to come.
+            if !self.store.fleet.tiers.is_empty() {
+                sweeps.push(SweepOrder { swath: Swath::All, how: Void::Remove, version: unread.version });
+            }
+        }
+        let number = self.store.fleet.order(keys, sweeps);
         self.store.void_by(change);
         Confirmation::of(self, number, span)
     }

@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 
 use crate::{
-    CacheKey, Policy,
+    CacheKey, Policy, Version,
     answer::{Answer, Origin},
     backplane::Mark,
     clock::micros,
@@ -18,6 +18,7 @@ use crate::{
     life::Life,
     local::{Displaced, Idle},
     read::answer_of_hit,
+    reflect::reflects,
     store::{Look, Standing, Store},
     tier::{Settlement, Token},
     write_back::{Writing, write_back},
@@ -48,6 +49,8 @@ pub(crate) enum Purpose {
     Renew,
     /// Somebody wants what the source says from now on, whatever L1 and the tiers have.
     Reload,
+    /// Somebody wants what reflects a version, and whatever L1 has does not.
+    Reflect,
     /// As `Renew`, but another node has been chosen to load: what it has stored in the shared tiers is taken.
     Adopt,
 }
@@ -58,9 +61,14 @@ impl Purpose {
         matches!(self, Self::Refresh | Self::Renew | Self::Adopt)
     }
 
+    /// True if nothing that L1 has will do, be it served to others without a load.
+    fn passes_over(self) -> bool {
+        matches!(self, Self::Reload | Self::Reflect)
+    }
+
     /// True if a loader is to be called in the end.
     pub(crate) fn may_load(self) -> bool {
-        matches!(self, Self::Read | Self::Refresh | Self::Renew | Self::Reload)
+        matches!(self, Self::Read | Self::Refresh | Self::Renew | Self::Reload | Self::Reflect)
     }
 }
 
@@ -83,6 +91,8 @@ pub(crate) struct Lead<K: CacheKey, V: Clone> {
     /// What the fleet had announced, and this node heard, when the load began.
     pub(crate) mark: Mark,
     pub(crate) purpose: Purpose,
+    /// What a tier has will do from this version on.
+    pub(crate) asked_version: Version,
     pub(crate) held: Vec<Held>,
     /// Asked for, and on its way.
     pub(crate) asked: Option<Held>,
@@ -120,8 +130,8 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
             return Boarding::Joined(flight.waiter(stamp));
         }
         // No loader is called, or only if the tiers have nothing: then one is taken.
-        let is_seated_later =
-            purpose == Purpose::Peek || (purpose == Purpose::Read && !self.fleet.tiers.is_empty());
+        let asks_first = matches!(purpose, Purpose::Read | Purpose::Reflect) && !self.fleet.tiers.is_empty();
+        let is_seated_later = purpose == Purpose::Peek || asks_first;
         let seat = if is_seated_later { None } else { seat.cloned().or_else(|| self.flights.take_seat()) };
         if seat.is_none() && !is_seated_later {
             drop(shard);
@@ -155,6 +165,7 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
             flight,
             mark,
             purpose,
+            asked_version: Version::NONE,
             held: Vec::new(),
             asked: None,
             doubtful: Vec::new(),
@@ -187,21 +198,21 @@ impl<K: CacheKey, V: Clone> Store<K, V> {
 /// What there is to fall back on, for want of a seat.
 fn unseated<K: CacheKey, V: Clone>(fallback: Option<Answer<V>>, purpose: Purpose) -> Boarding<K, V> {
     match fallback {
-        Some(answer) if purpose != Purpose::Reload => Boarding::Found(Look::Doubt(answer, Standing::Resting)),
+        Some(answer) if !purpose.passes_over() => Boarding::Found(Look::Doubt(answer, Standing::Resting)),
         _ => Boarding::Full,
     }
 }
 
 /// Whether a key is loaded of which L1 says this, and what there is to fall back on; else what was found.
 fn to_load<V>(look: Look<V>, purpose: Purpose) -> Result<Option<Answer<V>>, Look<V>> {
-    let is_replaced = matches!(purpose, Purpose::Renew | Purpose::Adopt | Purpose::Reload);
+    let is_replaced = purpose.passes_over() || matches!(purpose, Purpose::Renew | Purpose::Adopt);
     match look {
         Look::Miss | Look::Doubt(_, Standing::Silent) => Ok(None),
-        Look::Absent(_) if purpose == Purpose::Reload => Ok(None),
+        Look::Absent(_) if purpose.passes_over() => Ok(None),
         Look::Hit(entry) if is_replaced => Ok(Some(answer_of_hit(entry))),
         Look::Doubt(answer, Standing::Fallback) => Ok(Some(answer)),
         Look::Doubt(answer, Standing::Due) if purpose.is_ahead() => Ok(Some(answer)),
-        Look::Doubt(answer, _) if purpose == Purpose::Reload => Ok(Some(answer)),
+        Look::Doubt(answer, _) if purpose.passes_over() => Ok(Some(answer)),
         found => Err(found),
     }
 }
@@ -231,6 +242,11 @@ impl<K: CacheKey, V: Clone> Lead<K, V> {
         if let Some(fallback) = plan.fallback.clone() {
             self.flight.offer(fallback);
         }
+    }
+
+    /// True if what a tier has will not do.
+    pub(crate) fn is_too_old(&self, found: &Answer<V>) -> bool {
+        !reflects(found.version(), self.asked_version)
     }
 
     /// True if asking the shared tiers alone may take longer than the policy has a caller wait. Then it is not the caller

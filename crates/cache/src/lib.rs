@@ -199,6 +199,7 @@ mod tier_side;
 mod version;
 mod warm;
 mod wire;
+mod wishes;
 mod wrap;
 mod write_back;
 mod write_behind;

@@ -326,7 +326,10 @@ fn failed<K: CacheKey, V: Clone + Send + Sync + 'static>(
         }
         None => {
             let remembered = match outcome {
-                Outcome::Failed(_) => lead.policy.error_ttl,
+                // For a version that somebody brought along: others may well be answered without it.
+                Outcome::Failed(_) if store.floors.wishes.floor(lead.hash) == Version::NONE => {
+                    lead.policy.error_ttl
+                }
                 _ => Duration::ZERO,
             };
             lead.fail(outcome, remembered);

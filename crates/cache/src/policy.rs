@@ -19,8 +19,7 @@ pub struct Policy {
     /// How long a value lives in process; never longer than what is left of `ttl`. `Duration::MAX` (default): as long as it.
     /// Zero keeps it in the shared tiers only, and is refused where there is none.
     pub l1_ttl: Duration,
-    /// How long a value, or a fallback, may lie in process without being read: longer than zero, and shorter than its lifetime
-    /// there and its `grace` together. `Duration::MAX` (default): as long as it lives. Holds for what is loaded or
+    /// How long a value, or a fallback, may lie in process without being read: longer than zero. `Duration::MAX` (default): as long as it lives. Holds for what is loaded or
     /// [`set`](crate::Cache::set) under this policy.
     /// Reads become dearer by some 10 ns with it, and `refresh_at` would do nothing: not both.
     pub tti: Duration,
@@ -64,8 +63,8 @@ pub struct Policy {
     pub refresh_at: f64,
 
     /// How often the keys that are read, and those that are pinned, are loaded anew in the background by the loader that
-    /// [`keep_fresh`](crate::CacheBuilder::keep_fresh) was given, so that no reader ever waits for them: shorter than `ttl` and
-    /// `l1_ttl`, and 1 ms at least. A key that was not read since it was loaded last is not loaded again. `Duration::MAX`
+    /// [`keep_fresh`](crate::CacheBuilder::keep_fresh) was given, so that no reader ever waits for them: shorter than
+    /// `l1_ttl` (and than what the loader gives its answers), and 1 ms at least. A key that was not read since it was loaded last is not loaded again. `Duration::MAX`
     /// (default): never. Refused without such a loader, as is the loader without this.
     /// Reads become dearer by some 10 ns with it, and `refresh_at` would do nothing: not both. The period is fixed when the
     /// cache is built.
@@ -89,7 +88,7 @@ pub struct Policy {
     /// storing it in shared tiers). Zero does not wait. Not used without a shared tier. Default 30 ms.
     pub lease_wait: Duration,
     /// What [`Cache::set`](crate::Cache::set) does to the shared tiers. Default: writes through. `Write::Behind` is refused
-    /// without a [`writer`](crate::CacheBuilder::writer), as is a writer without it.
+    /// without a [`writer`](crate::CacheBuilder::writer).
     pub write: Write,
 }
 

@@ -16,7 +16,7 @@ use crate::{
     hash::Probe,
     lead::{Boarding, Lead, Purpose, Storing},
     load,
-    local::{Displaced, Traits},
+    local::Traits,
     read::{Landed, answer_of_absence, answer_of_hit},
     spans,
     stats::count,
@@ -56,10 +56,14 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
     /// takes is one of that version. A load that is under way is joined; if it began for less and ends with less, those who
     /// waited for it load together once more, so that two loads may be waited for.
     ///
+    /// A value that was set here under [`Write::Behind`](crate::Write::Behind) and is not written yet is the answer whatever its
+    /// version: it is what the source will say. So a newer write of the same key by another node, of which this one has not been
+    /// told, is missed until the value is written or the news arrives.
+    ///
     /// [`Version::NONE`] asks for nothing ([`get_or_load`](Self::get_or_load)), and [`Version::LATEST`] for what the source says
     /// from now on ([`reload`](Self::reload)). What becomes of a version that has yet to be written is for the loader to say. Nothing
-    /// of it stays here, but loads of the key that begin meanwhile, for whomever, are told of it too: look at versions from
-    /// strangers before you pass them on.
+    /// of it stays here, nor is its error remembered, but loads of the key that begin meanwhile, for whomever, are told of it too: look
+    /// at versions from strangers before you pass them on.
     ///
     /// A hit costs what one of [`get_or_load`](Self::get_or_load) costs that this thread has no copy of.
     ///
@@ -249,19 +253,9 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
             if let Some((answer, _)) = self.settled_at_least(self.look(&probe), version) {
                 return Ok(answer);
             }
-            // As a load ahead of time: whatever L1 has stays there until it is replaced, and a load under way is joined.
-            let (waiter, told) = match self.board(&key, policy, Purpose::Renew, None) {
-                Boarding::Found(look) => {
-                    if let Some((answer, _)) = self.settled_at_least(look, version) {
-                        return Ok(answer);
-                    }
-                    if self.makes_way(&probe) {
-                        continue;
-                    }
-                    count(&self.counters.overloads);
-                    return Err(CacheError::Overloaded);
-                }
-                Boarding::Full => {
+            let (waiter, told) = match self.board(&key, policy, Purpose::Reflect, None) {
+                // What others are given without a load is nothing for who asks for a version.
+                Boarding::Full | Boarding::Found(_) => {
                     count(&self.counters.overloads);
                     return Err(CacheError::Overloaded);
                 }
@@ -301,31 +295,16 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
 
     fn told(&self, flight: &Arc<Flight<V>>, earlier: Option<&Arc<Flight<V>>>, version: Version) -> Told {
         match earlier {
-            _ if self.floors.asked.is_led_at(address(flight), version) => Told::ByLead,
+            _ if self.floors.wishes.is_led_at(address(flight), version) => Told::ByLead,
             Some(earlier) if Arc::ptr_eq(earlier, flight) => Told::TooLate,
             _ => Told::InTime,
         }
     }
 
-    /// Takes away what is served without asking a loader although it is not fresh, or not there: it keeps others from loading, and
-    /// the one who must. False if there is nothing of the kind.
-    fn makes_way(&self, probe: &Probe<'_, K>) -> bool {
-        let mut displaced = Displaced::default();
-        let shard = self.flights.lock(probe.hash);
-        let look = self.peek(probe);
-        let is_in_the_way =
-            matches!(look, Look::Absent(_) | Look::Doubt(_, Standing::Resting | Standing::Unvouched));
-        if is_in_the_way {
-            self.local.outdate(probe, &mut displaced);
-        }
-        drop(shard);
-        is_in_the_way
-    }
-
     /// Asks the tiers and loads on a task of its own, which asks for the version as long as it runs.
     fn begin_load<F, Fut, A, E>(
         self: &Arc<Self>,
-        lead: Lead<K, V>,
+        mut lead: Lead<K, V>,
         asking: Asking<K, V>,
         load: F,
     ) -> Waiter<V>
@@ -335,32 +314,33 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
         A: Into<Load<V>> + Send + 'static,
         E: Send + Sync + 'static,
     {
-        let (waiter, version) = (lead.waiter(), asking.version);
+        lead.asked_version = asking.version;
+        let waiter = lead.waiter();
         let led = Led::begin(asking, &lead.flight);
         let store = Arc::clone(self);
         let loading = async move {
-            store.load_told(lead, version, load).await;
+            store.load_told(lead, load).await;
             drop(led);
         };
         drop(tokio::spawn(loading.in_current_span()));
         waiter
     }
 
-    /// Ends a load with what will do for who asks for `version`: of a tier, or of the loader. A fallback that will not is
-    /// left to those who ask for less.
-    async fn load_told<F, Fut, A, E>(&self, mut lead: Lead<K, V>, version: Version, load: F)
+    /// Ends a load with what will do for who leads it: of a tier, or of the loader. A fallback that will not is left to those
+    /// who ask for less.
+    async fn load_told<F, Fut, A, E>(&self, mut lead: Lead<K, V>, load: F)
     where
         F: FnOnce(LoadContext<V>) -> Fut,
         Fut: Future<Output = Result<A, E>>,
         A: Into<Load<V>>,
         E: Send + Sync + 'static,
     {
-        let plan = match consult_for(&mut lead, version).await {
+        let plan = match consult_one(&mut lead).await {
             Verdict::Found(answer) => {
                 lead.settle(answer, Storing::Yes);
                 return;
             }
-            Verdict::Stale(answer) if reflects(answer.version(), version) => {
+            Verdict::Stale(answer) if !lead.is_too_old(&answer) => {
                 lead.settle(Answer { is_stale: true, ..answer }, Storing::No);
                 return;
             }
@@ -369,29 +349,15 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
             Verdict::Load(plan) => plan,
         };
         lead.offer_fallback(&plan);
-        let will_do = plan.fallback.as_ref().is_some_and(|old| reflects(old.version(), version));
+        let will_do = plan.fallback.as_ref().is_some_and(|old| !lead.is_too_old(old));
         let plan = if will_do { plan } else { Plan { floor: plan.floor, fallback: None, lies_in: None } };
+        if !lead.is_seated(&mut None) {
+            drop(lead.turn_away(plan.fallback));
+            return;
+        }
         let span = spans::load(&self.name, lead.purpose, 1);
         load::run(lead, plan, span, load).await;
     }
-}
-
-/// What the tiers say. What one has that will not do is claimed, and stays the value for the others until the claim is exchanged.
-async fn consult_for<K: CacheKey, V: Clone + Send + Sync + 'static>(
-    lead: &mut Lead<K, V>,
-    version: Version,
-) -> Verdict<V> {
-    lead.purpose = Purpose::Read;
-    let verdict = consult_one(lead).await;
-    // What was set here and is not written yet is what the source will say.
-    let will_do = |answer: &Answer<V>| answer.origin == Origin::Local || reflects(answer.version(), version);
-    if !matches!(&verdict, Verdict::Found(answer) if !will_do(answer)) {
-        return verdict;
-    }
-    lead.purpose = Purpose::Renew;
-    let verdict = consult_one(lead).await;
-    lead.purpose = Purpose::Read;
-    verdict
 }
 
 /// A reader asks for a version of a key, until this is dropped.
@@ -403,7 +369,7 @@ struct Asking<K, V> {
 
 impl<K, V> Asking<K, V> {
     fn begin(store: &Arc<Store<K, V>>, hash: u64, version: Version) -> Self {
-        store.floors.asked.ask(hash, version);
+        store.floors.wishes.ask(hash, version);
         Self { store: Arc::clone(store), hash, version }
     }
 
@@ -415,7 +381,7 @@ impl<K, V> Asking<K, V> {
 
 impl<K, V> Drop for Asking<K, V> {
     fn drop(&mut self) {
-        self.store.floors.asked.give_up(self.hash, self.version);
+        self.store.floors.wishes.give_up(self.hash, self.version);
     }
 }
 
@@ -428,14 +394,14 @@ struct Led<K, V> {
 
 impl<K, V> Led<K, V> {
     fn begin(asking: Asking<K, V>, flight: &Arc<Flight<V>>) -> Self {
-        asking.store.floors.asked.lead(address(flight), asking.version);
+        asking.store.floors.wishes.lead(address(flight), asking.version);
         Self { asking, flight: Arc::clone(flight) }
     }
 }
 
 impl<K, V> Drop for Led<K, V> {
     fn drop(&mut self) {
-        self.asking.store.floors.asked.land(address(&self.flight));
+        self.asking.store.floors.wishes.land(address(&self.flight));
     }
 }
 

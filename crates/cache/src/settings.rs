@@ -164,7 +164,7 @@ impl Asked<'_> {
     }
 
     fn check_lifetimes(&self) -> Checked {
-        let Policy { ttl, l1_ttl, tti, grace, soft_timeout, load_timeout, .. } = *self.policy;
+        let Policy { ttl, l1_ttl, soft_timeout, load_timeout, .. } = *self.policy;
         if soft_timeout < ENDLESS && soft_timeout >= load_timeout {
             return Err(contradiction(
                 ("Policy::soft_timeout", spelled(soft_timeout)),
@@ -183,19 +183,11 @@ impl Asked<'_> {
                 "a shared tier that keeps what this process does not, or a `ttl` of zero to keep nothing at all",
             ));
         }
-        let (field, lifetime) = self.lifetime();
-        if tti < ENDLESS && tti >= lifetime.saturating_add(grace) {
-            return Err(contradiction(
-                ("Policy::tti", spelled(tti)),
-                (field, spelled(lifetime)),
-                "less than the lifetime in process and `grace` together: nothing is kept for longer",
-            ));
-        }
         Ok(())
     }
 
     fn check_refreshes(&self) -> Checked {
-        let Policy { tti, refresh_at, refresh_every, .. } = *self.policy;
+        let Policy { ttl, l1_ttl, tti, refresh_at, refresh_every, .. } = *self.policy;
         let noted = [("Policy::tti", tti), ("Policy::refresh_every", refresh_every)];
         if let Some((field, time)) = noted.into_iter().find(|(_, time)| refresh_at > 0.0 && *time < ENDLESS) {
             return Err(contradiction(
@@ -212,11 +204,10 @@ impl Asked<'_> {
                 BOTH_OR_NEITHER,
             ));
         }
-        let (field, lifetime) = self.lifetime();
-        if keeps(refresh_every) && refresh_every >= lifetime {
+        if keeps(refresh_every) && !ttl.is_zero() && refresh_every >= l1_ttl {
             return Err(contradiction(
                 ("Policy::refresh_every", spelled(refresh_every)),
-                (field, spelled(lifetime)),
+                ("Policy::l1_ttl", spelled(l1_ttl)),
                 "a period shorter than the lifetime in process: else readers wait for loads all the same",
             ));
         }
@@ -224,22 +215,14 @@ impl Asked<'_> {
     }
 
     fn check_writer(&self) -> Checked {
-        let write = self.policy.write;
-        if (write == Write::Behind) == self.writer.is_some() {
+        if self.policy.write != Write::Behind || self.writer.is_some() {
             return Ok(());
         }
-        let writer = if self.writer.is_some() { "given" } else { "not given" };
         Err(contradiction(
-            ("Policy::write", format!("{write:?}")),
-            ("CacheBuilder::writer", writer.to_owned()),
-            "a writer with `Write::Behind`, and with nothing else",
+            ("Policy::write", "Behind".to_owned()),
+            ("CacheBuilder::writer", "not given".to_owned()),
+            "a writer, without which no value can be set",
         ))
-    }
-
-    /// In process, by the policy alone, and what it is bounded by.
-    fn lifetime(&self) -> (&'static str, Duration) {
-        let Policy { ttl, l1_ttl, .. } = *self.policy;
-        if l1_ttl < ttl { ("Policy::l1_ttl", l1_ttl) } else { ("Policy::ttl", ttl) }
     }
 }
 

@@ -54,7 +54,7 @@ pub(crate) fn read_ended<V, E>(span: &Span, ended: &Result<Answer<V>, CacheError
 /// One call of a loader; a child of whatever span is current.
 pub(crate) fn load(cache: &str, purpose: Purpose, keys: usize) -> Span {
     let trigger = match purpose {
-        Purpose::Read | Purpose::Peek => "read",
+        Purpose::Read | Purpose::Peek | Purpose::Reflect => "read",
         Purpose::Refresh => "refresh",
         Purpose::Reload => "reload",
         Purpose::Renew | Purpose::Adopt => "schedule",

@@ -25,6 +25,7 @@ use crate::{
     floors::Floors,
     hash::Probe,
     keeper::Keeper,
+    lead::Purpose,
     life::{Life, State},
     local::{Displaced, Entry, Local, Traits, slot_bytes},
     packed::Bounds,
@@ -413,12 +414,17 @@ impl<K: CacheKey, V: Clone> Store<K, V> {
             (_, waiting) => waiting.map(Err),
         };
         let is_taken = is_newest && !matches!(filled, Some(Err(_)));
-        if is_taken && is_first && is_small && life.expires_us > now_us {
+        let is_installed = is_taken && is_first && is_small && life.expires_us > now_us;
+        let is_kept = is_installed && traits.idle.is_some();
+        if is_installed {
             self.local.install(&probe, Some((value, heap_bytes)), life, traits.shared(), &mut displaced);
         } else {
             self.local.remove(&probe, &mut displaced);
         }
         drop(shard);
+        if let (true, Some(keeper)) = (is_kept, &self.keeper) {
+            keeper.note(key, Purpose::Renew, now_us);
+        }
         match () {
             () if !has_few_tags => Err(SetRefused::TooManyTags),
             () if !is_taken => {

@@ -1,6 +1,6 @@
 //! The locks and atomics in which loads, invalidations and sweeps meet: the standard ones, or, with the feature
 //! `shuttle`, those of a scheduler that tries their orders (`races`). Refuses to have any of its own.
-//! Used by `flight`, `floors`, `epoch`, `sweeps` and `front`; in what is explored no other lock is held across one of these.
+//! Used by `flight`, `floors`, `wishes`, `epoch`, `sweeps` and `front`; in what is explored no other lock is held across one of these.
 
 #[cfg(not(feature = "shuttle"))]
 pub(crate) use std::sync::{Mutex, MutexGuard, atomic};

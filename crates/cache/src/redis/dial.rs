@@ -6,11 +6,16 @@
 use std::time::Duration;
 
 use deadpool_redis::{Connection, Manager, Pool, PoolError, Runtime};
+use futures_util::future::select_ok;
 use redis::{
     AsyncConnectionConfig, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, ProtocolVersion, RedisError,
     aio::MultiplexedConnection,
 };
-use tokio::{net::TcpStream, task::JoinSet, time::timeout};
+use tokio::{
+    net::{TcpStream, lookup_host},
+    task::JoinSet,
+    time::timeout,
+};
 
 use super::{RedisTierError, failure::Failure, tls::Tls};
 
@@ -101,7 +106,13 @@ impl Endpoint {
 
     async fn connect_over(&self, tls: &Tls, config: AsyncConnectionConfig) -> Result<Dialed, Failure> {
         let ConnectionAddr::Tcp(host, port) = self.info.addr() else { return Err(Failure::Nowhere) };
-        let stream = TcpStream::connect((host.as_str(), *port)).await.map_err(RedisError::from)?;
+        let addresses = lookup_host((host.as_str(), *port)).await.map_err(RedisError::from)?;
+        // All at once, as the client does it: the first may be one that nobody answers at.
+        let dials: Vec<_> = addresses.map(|address| Box::pin(TcpStream::connect(address))).collect();
+        if dials.is_empty() {
+            return Err(Failure::Nowhere);
+        }
+        let (stream, _others) = select_ok(dials).await.map_err(RedisError::from)?;
         let stream = tls.handshake(host, stream).await?;
         let settings = self.info.redis_settings();
         let (connection, driving) = MultiplexedConnection::new_with_config(settings, stream, config).await?;

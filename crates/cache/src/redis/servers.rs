@@ -211,7 +211,7 @@ fn numbered<'a>(field: &str, urls: &'a [String]) -> Vec<(String, &'a str)> {
 fn asks_for_tls(field: &str, url: &str) -> Result<bool, RedisTierError> {
     let url = redis::parse_redis_url(url).ok_or(RedisTierError::InvalidUrl)?;
     // Also where there is no TLS to be weakened: whoever wrote it expects some.
-    if url.fragment() == Some("insecure") {
+    if url.fragment().is_some() {
         return Err(RedisTierError::TlsUnverified { field: field.to_owned() });
     }
     Ok(is_over_tls(url.scheme()))

@@ -7,6 +7,7 @@ use std::{error::Error, io, sync::Arc};
 use redis::RedisError;
 use rustls::{
     AlertDescription, CertificateError, ClientConfig, RootCertStore,
+    client::Resumption,
     crypto::ring,
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
 };
@@ -19,7 +20,7 @@ use super::{RedisServers, RedisTierError, failure::Failure};
 /// How the client of Redis holds a cause.
 type Shared = Arc<dyn Error + Send + Sync>;
 
-/// What the servers of one tier are spoken to over. Its clones resume one another's sessions.
+/// What the servers of one tier are spoken to over.
 #[derive(Clone)]
 pub(super) struct Tls {
     connector: TlsConnector,
@@ -40,7 +41,7 @@ impl Tls {
             .with_safe_default_protocol_versions()
             .expect("ring has what both versions need")
             .with_root_certificates(roots);
-        let config = match (certificate, key) {
+        let mut config = match (certificate, key) {
             (None, None) => config.with_no_client_auth(),
             (Some(certificate), Some(key)) => {
                 let (chain, key) = client(certificate, key)?;
@@ -49,6 +50,8 @@ impl Tls {
             (Some(_), None) => return Err(refused_key()),
             (None, Some(_)) => return Err(refused_client()),
         };
+        // A Redis that keeps no sessions and asks who is there gives tickets all the same, and refuses who comes with one.
+        config.resumption = Resumption::disabled();
         Ok(Self { connector: TlsConnector::from(Arc::new(config)) })
     }
 

@@ -12,7 +12,7 @@ use paystrata_cache::{Cache, RedisOptions, RedisServers, RedisTier};
 use tracing::subscriber::DefaultGuard;
 
 use crate::{
-    fixture::{eventually, patient},
+    fixture::{Node, eventually, patient},
     server::{Cluster, Server, cluster_node, free_port, sentinel},
     whole::{Numbers, check, read},
     wholes::whole_with,
@@ -252,8 +252,9 @@ async fn server_that_asks_who_is_there_takes_who_has_a_certificate() {
     authority.issue("server", "here", FAR_OFF);
     authority.issue("client", "here", FAR_OFF);
     let log = authority.path("log").display().to_string();
-    let secured =
-        Secured::start(&authority, "server", &["--tls-auth-clients", "yes", "--logfile", &log]).await;
+    // Keeps no sessions, and gives tickets for them all the same, which it then refuses.
+    let strict = ["--tls-auth-clients", "yes", "--tls-session-caching", "no", "--logfile", &log];
+    let secured = Secured::start(&authority, "server", &strict).await;
     let servers = |certificate, key| RedisServers::Tls {
         servers: Box::new(secured.servers()),
         root_certificates: authority.read("authority.pem"),
@@ -268,6 +269,12 @@ async fn server_that_asks_who_is_there_takes_who_has_a_certificate() {
     let known = servers(authority.read("client.pem"), authority.read("client.key"));
     check(&whole(&known).await, &whole(&known).await).await;
     assert!(!tier.is_up());
+    // Connections of one tier, one after the other.
+    let node = Node::up(&known, slow()).await;
+    for _ in 0..6 {
+        let _: usize = secured.server.ask("CLIENT KILL TYPE normal SKIPME yes").await;
+        node.settled().await;
+    }
 }
 
 #[test]

@@ -348,9 +348,9 @@ async fn cache_that_is_refused_leaves_no_task_and_nobody_listening() {
     let alive = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
     let link = Arc::new(Site::new(13).link());
     let before = alive();
-    let asked = |write| {
+    let asked = |refresh_at| {
         Cache::<String, u64>::builder("numbers")
-            .policy(Policy { refresh_every: SECOND, write, ..Policy::default() })
+            .policy(Policy { refresh_every: SECOND, refresh_at, write: Write::Behind, ..Policy::default() })
             .clock(Clock::tokio())
             .tier(Arc::<Link>::clone(&link))
             .backplane(Arc::<Link>::clone(&link))
@@ -359,12 +359,12 @@ async fn cache_that_is_refused_leaves_no_task_and_nobody_listening() {
             .maintain_every(SECOND)
             .try_build()
     };
-    let refused = asked(Write::Through).err();
-    let is_named = matches!(refused, Some(BuildError::Contradiction { field: "Policy::write", .. }));
+    let refused = asked(0.8).err();
+    let is_named = matches!(refused, Some(BuildError::Contradiction { field: "Policy::refresh_at", .. }));
     assert!(is_named, "{refused:?}");
     settle().await;
     assert_eq!((alive(), Arc::strong_count(&link)), (before, 1));
-    let taken = asked(Write::Behind).unwrap();
+    let taken = asked(0.0).unwrap();
     settle().await;
     assert!(alive() > before, "it has tasks where nothing is wrong with it");
     drop(taken);

@@ -6,10 +6,15 @@ use std::sync::{
     atomic::{AtomicU64, Ordering::SeqCst},
 };
 
-use paystrata_cache::{CacheError, LoadContext, Lookup, Origin, Policy, Version, Write, testkit::Site};
-use tokio::{task::JoinHandle, time::advance};
+use paystrata_cache::{
+    CacheError, LoadContext, Lookup, Origin, Policy, Silence, Version, Write, testkit::Site,
+};
+use tokio::{
+    task::JoinHandle,
+    time::{advance, sleep},
+};
 
-use crate::kit::{Broken, Gate, Numbers, SECOND, Teller, alone, node, settle, trips};
+use crate::kit::{Broken, Gate, Numbers, SECOND, Teller, alone, node, node_over_two, settle, trips};
 
 /// A source whose value is the version of its last write, and which notes the floors that it is asked for.
 #[derive(Clone, Default)]
@@ -142,6 +147,25 @@ async fn older_value_of_a_tier_is_passed_over_and_overwritten_and_a_newer_one_is
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_loaded_is_stored_in_every_tier_where_one_has_nothing_and_the_next_something_older() {
+    let (near, far, log) = (Site::new(33), Site::new(34), Log::at(5));
+    let (cache, ..) = node_over_two(&near, &far, Policy::default()).await;
+    log.read(&cache).await;
+    trips().await;
+    near.shelf.restart();
+    log.write(9);
+    assert_eq!(log.read_at_least(&cache, 9).await, 9);
+    trips().await;
+    for tier in 0..2 {
+        let (late, ..) = node_over_two(&near, &far, Policy::default()).await;
+        let found = Teller::default().read(&late, "k", Ok(Some(7))).await.unwrap();
+        assert_eq!((found.value, found.origin), (Some(9), Origin::Tier(tier)));
+        trips().await;
+        near.shelf.restart();
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn who_has_only_something_older_does_not_wait_for_the_load_of_another_node() {
     let (site, log, gate) = (Site::new(32), Log::at(5), Gate::default());
     let ((one, _), (other, _)) = (node(&site, Policy::default()).await, node(&site, Policy::default()).await);
@@ -261,6 +285,39 @@ async fn failed_load_is_an_error_and_what_is_older_stays_for_those_who_ask_for_l
 }
 
 #[tokio::test(start_paused = true)]
+async fn failed_load_takes_nothing_from_others_who_are_served_through_a_silence() {
+    let long = 3_600 * SECOND;
+    let policy = Policy {
+        on_silence: Silence::Serve,
+        ttl: long,
+        l1_ttl: long,
+        negative_ttl: long,
+        ..Policy::default()
+    };
+    for told in [Some(1), None] {
+        let (site, teller) = (Site::new(35), Teller::default());
+        let (cache, link) = node(&site, policy.clone()).await;
+        teller.read(&cache, "k", Ok(told)).await.unwrap();
+        trips().await;
+        link.faults.set_down(true);
+        sleep(60 * SECOND).await;
+        let failed = fail_at_least(&cache, 9).await;
+        assert!(matches!(failed, Err(CacheError::Load(_))), "{failed:?}");
+        let found = teller.read(&cache, "k", Err(Broken)).await.unwrap();
+        assert_eq!((found.value, found.is_stale, teller.calls()), (told, true, 1));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn failed_load_takes_the_knowledge_that_there_is_nothing_from_nobody() {
+    let (cache, teller) = (alone(Policy::default()), Teller::default());
+    teller.read(&cache, "k", Ok(None)).await.unwrap();
+    assert!(matches!(fail_at_least(&cache, 9).await, Err(CacheError::Load(_))));
+    assert_eq!(teller.read(&cache, "k", Err(Broken)).await.unwrap().value, None);
+    assert_eq!(teller.calls(), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn fallback_of_that_version_stands_in_for_a_load_that_fails_and_an_older_one_does_not() {
     let (cache, log) = (alone(graceful()), Log::at(9));
     log.read(&cache).await;
@@ -300,8 +357,6 @@ async fn version_that_nobody_has_written_holds_up_nothing() {
     for _ in 0..2 {
         assert!(cache.get_or_load_at_least("k", future, careful).await.is_err());
     }
-    // By then the error is no longer remembered.
-    advance(SECOND).await;
     assert_eq!(cache.get_or_load("k", careful).await.unwrap(), Some(1));
     assert!(cache.get_or_load_at_least("k", future, careful).await.is_err());
     assert_eq!(cache.get("k"), Some(1));
@@ -330,6 +385,23 @@ async fn who_finds_no_place_for_a_load_is_refused_and_not_given_what_is_older() 
     let refused = fail_at_least(&cache, 9).await;
     assert!(matches!(refused, Err(CacheError::Overloaded)), "{refused:?}");
     assert_eq!((cache.get("k"), cache.stats().overloads), (Some(1), 1));
+    gate.go.notify_one();
+    busy.await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn value_of_a_tier_needs_no_place_for_a_load() {
+    let policy = Policy { loads_max: 1, loads_queued_max: 0, ..Policy::default() };
+    let (site, log, gate) = (Site::new(36), Log::at(9), Gate::default());
+    let ((one, _), (other, _)) = (node(&site, policy.clone()).await, node(&site, policy).await);
+    log.read(&one).await;
+    trips().await;
+    let busy = gate.read(&other, "other", Ok(Some(1)));
+    gate.begun.notified().await;
+    assert_eq!(fail_at_least(&other, 9).await.unwrap(), Some(9));
+    let refused = fail_at_least(&other, 10).await;
+    assert!(matches!(refused, Err(CacheError::Overloaded)), "{refused:?}");
+    assert_eq!((other.get("k"), other.stats().overloads), (Some(9), 1));
     gate.go.notify_one();
     busy.await.unwrap().unwrap();
 }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use paystrata_cache::{
-    Cache, CacheBuilder, Clock, Policy,
+    Cache, CacheBuilder, Clock, Policy, Version,
     testkit::{Link, Site},
 };
 use tokio::{
@@ -76,6 +76,20 @@ async fn key_that_is_read_is_loaded_every_period_and_no_reader_waits() {
     }
     assert_eq!((source.calls(), cache.stats().refreshes, cache.stats().kept_keys), (20, 20, 1));
     assert_eq!(cache.stats().misses, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn value_that_was_set_is_loaded_every_period_once_it_is_read() {
+    let source = Source::default();
+    let cache = alone(&source);
+    drop(cache.set("k".to_owned(), 1, Version(1)).unwrap());
+    for period in 1..=20_u64 {
+        sleep(PERIOD / 2).await;
+        assert!(cache.get("k").is_some(), "period {period}");
+        sleep(PERIOD / 2 + Duration::from_millis(10)).await;
+        assert_eq!(cache.get("k"), Some(100 + period));
+    }
+    assert_eq!((source.calls(), cache.stats().misses), (20, 0));
 }
 
 #[tokio::test(start_paused = true)]
