@@ -371,8 +371,8 @@ where
         let (writes, store) = (Arc::clone(writes), Arc::downgrade(store));
         tasks.push(tokio::spawn(async move { writes.run(store).await }));
     }
-    let Policy { ttl, refresh_every, .. } = *store.policy;
-    if store.keeper.is_some() && keeper::keeps(refresh_every) && !ttl.is_zero() {
+    let refresh_every = store.policy.refresh_every;
+    if store.keeper.is_some() && keeper::keeps(refresh_every) {
         tasks.push(tokio::spawn(keeper::run(Arc::downgrade(store), refresh_every)));
     }
     tasks

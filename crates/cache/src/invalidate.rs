@@ -18,6 +18,7 @@ use crate::{
     fleet::Fleet,
     hash::Probe,
     invalidation::{KeyOrder, SweepOrder},
+    keeper::keeps,
     life::{Life, Span},
     local::{Idle, Traits},
     outbox::Putting,
@@ -309,7 +310,8 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
         });
         let life = Life::begin(policy, span, now_us, now_us, store.fleet.sweeps.stamp());
         let traits = Traits { version, tags, idle: Idle::under(policy, now_us), validator: None };
-        store.put(&key, Setting { value, traits, life, bar, voids }, writing)?;
+        let is_kept = keeps(policy.refresh_every);
+        store.put(&key, Setting { value, traits, life, bar, voids, is_kept }, writing)?;
         Ok(Confirmation::of(self, number, trace))
     }
 
@@ -414,7 +416,8 @@ mod tests {
             let (span, now_us) = (Span::of_value(&cache.policy, None), store.clock.now_us());
             let life = Life::begin(&cache.policy, span, now_us, now_us, store.fleet.sweeps.stamp());
             let traits = Traits { version: Version::LATEST, ..Traits::default() };
-            store.put(&1, Setting { value: 5, traits, life, bar: Bar::Any, voids }, None)
+            let setting = Setting { value: 5, traits, life, bar: Bar::Any, voids, is_kept: false };
+            store.put(&1, setting, None)
         };
         let voids = || store.flights.voids(Probe::of(&1_u64).hash);
         let ordered = voids();

@@ -1,7 +1,7 @@
 //! Loading keys anew on a schedule, so that what is read often is neither late nor loaded by whoever reads it: the keys
 //! that were read since they were loaded last, and those that are pinned. Of the nodes that keep a key, one loads it per
 //! period, chosen by a claim in the first shared tier; the others take from there what it has loaded.
-//! Refuses to keep what nobody reads. Bounded in keys and in loads at once. Started by `builder`, fed by `lead`.
+//! Refuses to keep what nobody reads. Bounded in keys and in loads at once. Started by `builder`, fed by `lead` and `store`.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -78,10 +78,12 @@ impl<K: Clone + Eq + Hash, V> Keeper<K, V> {
     /// A key was stored in process just now.
     pub(crate) fn note(&self, key: &K, purpose: Purpose, now_us: u64) {
         let is_read = !purpose.is_ahead();
+        // What was only set leaves half of the room to what is read.
+        let room = if is_read { KEPT_MAX } else { KEPT_MAX / 2 };
         let mut kept = lock(&self.kept);
         if let Some(known) = kept.get_mut(key) {
             *known = Kept { loaded_us: now_us, is_read, ..*known };
-        } else if kept.len() < KEPT_MAX {
+        } else if kept.len() < room {
             kept.insert(key.clone(), Kept { loaded_us: now_us, is_read, is_pinned: false });
         }
     }

@@ -127,6 +127,8 @@ pub(crate) struct Setting<V> {
     pub(crate) bar: Bar,
     /// What had been voided near the key before the change was ordered.
     pub(crate) voids: u64,
+    /// It is one for the schedule.
+    pub(crate) is_kept: bool,
 }
 
 /// What L1 says of a key.
@@ -389,7 +391,7 @@ impl<K: CacheKey, V: Clone> Store<K, V> {
         setting: Setting<V>,
         writing: Option<(Room<K, V>, Waiting<V>)>,
     ) -> Result<(), SetRefused> {
-        let Setting { value, traits, life, bar, voids } = setting;
+        let Setting { value, traits, life, bar, voids, is_kept } = setting;
         let version = traits.version;
         let probe = Probe::of(key);
         let now_us = self.clock.now_us();
@@ -415,7 +417,7 @@ impl<K: CacheKey, V: Clone> Store<K, V> {
         };
         let is_taken = is_newest && !matches!(filled, Some(Err(_)));
         let is_installed = is_taken && is_first && is_small && life.expires_us > now_us;
-        let is_kept = is_installed && traits.idle.is_some();
+        let is_kept = is_installed && is_kept;
         if is_installed {
             self.local.install(&probe, Some((value, heap_bytes)), life, traits.shared(), &mut displaced);
         } else {

@@ -104,7 +104,7 @@ impl DialSettings {
         settings
     }
 
-    // What the URL itself sets comes last and wins.
+    // What the URL itself sets comes after ours and wins.
     fn session_options(&self, from_url: &str, purpose: Purpose<'_>) -> String {
         let mut options = format!(
             "{STRAIGHT_OPTION} -c client_connection_check_interval={}",
@@ -118,13 +118,14 @@ impl DialSettings {
                 IDLE_TRANSACTION_TIMEOUT.as_millis()
             );
         }
-        if matches!(purpose, Purpose::Monitor) {
-            let _infallible = write!(options, " -c lock_timeout={}", MONITOR_LOCK_TIMEOUT.as_millis());
-        }
         options.push_str(&self.server_options);
         if !from_url.is_empty() {
             options.push(' ');
             options.push_str(from_url);
+        }
+        // A longer one would outlast a probe.
+        if matches!(purpose, Purpose::Monitor) {
+            let _infallible = write!(options, " -c lock_timeout={}", MONITOR_LOCK_TIMEOUT.as_millis());
         }
         options
     }
@@ -243,7 +244,7 @@ mod tests {
         for purpose in [Purpose::Pooled, Purpose::Session("engine-0"), Purpose::Monitor] {
             let prepared = DialSettings::new(&config).prepare(&url, purpose);
             let options = prepared.get_options().expect("straight to the server");
-            assert!(options.ends_with(r" -c search_path=pay,\ b\\c -c geqo=off"), "{options}");
+            assert!(options.contains(r" -c search_path=pay,\ b\\c -c geqo=off"), "{options}");
         }
     }
 
@@ -262,7 +263,7 @@ mod tests {
         assert_eq!(session.get_application_name(), Some("paystrata-db/engine-0"));
         let monitor = settings(url, Purpose::Monitor);
         let options = monitor.get_options().expect("a monitor has options");
-        assert!(options.contains(" -c lock_timeout=100 "), "{options}");
+        assert!(options.ends_with(" -c lock_timeout=100"), "{options}");
         assert!(MONITOR_LOCK_TIMEOUT < PROBE_TIMEOUT);
         assert_eq!(settings("postgres://pay@db1/x", Purpose::BehindPooler).get_options(), None);
     }

@@ -91,8 +91,10 @@ pub enum RedisTierError {
         /// Where the URL stands.
         field: String,
     },
-    /// A URL asks for TLS with whoever answers.
-    #[error("{field} ends with #insecure, which is refused: give the authority of its certificate instead")]
+    /// A URL has a fragment, as where it asks for TLS with whoever answers.
+    #[error(
+        "{field} has something behind a #, which is refused (#insecure too): give the authority of its certificate instead"
+    )]
     TlsUnverified {
         /// Where the URL stands.
         field: String,
@@ -266,7 +268,7 @@ mod tests {
     fn url_that_asks_for_no_check_is_refused_by_its_field() {
         for url in ["rediss://a#insecure", "valkeys://a/1#insecure", "redis://a#insecure"] {
             let refusal = refusal(&single(url)).unwrap_or_default();
-            assert!(refusal.starts_with("url ends with #insecure"), "{url}: {refusal}");
+            assert!(refusal.starts_with("url has something behind a #"), "{url}: {refusal}");
         }
     }
 

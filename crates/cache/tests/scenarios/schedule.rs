@@ -93,6 +93,17 @@ async fn value_that_was_set_is_loaded_every_period_once_it_is_read() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn keys_that_are_only_set_leave_half_of_the_room_to_those_that_are_read() {
+    let cache = alone(&Source::default());
+    for key in 0..9_000_u64 {
+        drop(cache.set(key.to_string(), key, Version(1)).unwrap());
+    }
+    assert_eq!(cache.stats().kept_keys, 8_192);
+    Teller::default().value(&cache, "k", 1).await;
+    assert_eq!(cache.stats().kept_keys, 8_193);
+}
+
+#[tokio::test(start_paused = true)]
 async fn key_that_nobody_reads_any_more_is_let_go() {
     let source = Source::default();
     let cache = alone(&source);

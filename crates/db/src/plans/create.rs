@@ -225,9 +225,9 @@ pub(super) async fn unlock(client: &Client) -> Result<(), tokio_postgres::Error>
     Ok(())
 }
 
-/// A limit of the server in milliseconds, of which it takes 0 for none at all.
+/// A limit of the server in milliseconds, of which it takes 0 for none at all and no more than these.
 fn limit_ms(limit: Duration) -> u128 {
-    limit.as_millis().max(1)
+    limit.as_millis().clamp(1, i32::MAX.unsigned_abs().into())
 }
 
 /// How long the oldest transaction in this database has been open on this server.

@@ -179,7 +179,9 @@ fn a_server_serves_while_its_announcements_are_locked() {
         let lock = "BEGIN; LOCK TABLE schema_announcements IN ACCESS EXCLUSIVE MODE";
         admin.client.batch_execute(lock).await.expect("lock");
         // A link's first probe is not over before what was announced is heard of, or cannot be.
-        let db = connected(bed.config()).await;
+        let mut config = bed.config();
+        config.server_settings = vec![("lock_timeout".to_owned(), "60s".to_owned())];
+        let db = connected(config).await;
         let connection = db.read().await.expect("connection");
         connection.query_one(&ONE, &[]).await.expect("read");
         assert_eq!(count(&admin, "SELECT number FROM schema_announcements").await, 1, "it holds the lock");
