@@ -2,6 +2,7 @@
 //! It gives no access to the session below. Dropped with anything left on it, it leaves the pool, which costs nobody a
 //! wait, and comes back when a sweep has cleaned it. Handed out by `Db`.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -38,7 +39,15 @@ pub struct Connection {
     context: Arc<Context>,
     /// Of the bounds that it counts in.
     permits: Vec<OwnedSemaphorePermit>,
+    /// It was asked for to read: that its server would take a write today is chance.
+    is_for_reads: bool,
 }
+
+/// Times that a statement runs again because its plan is worthless while announced changes go on: several may overtake it, each
+/// between its two round trips.
+const RERUNS_MAX_ANNOUNCED: u32 = 3;
+/// Without them each connection meets a change once.
+const RERUNS_MAX: u32 = 1;
 
 /// What the connections to one server need besides their sockets.
 #[derive(Debug)]
@@ -65,7 +74,13 @@ impl Connection {
         context.node.enter();
         let usage = Arc::new(usage);
         object.presence.hold(&usage);
-        Self { object: Some(object), role, usage, context, permits }
+        Self { object: Some(object), role, usage, context, permits, is_for_reads: false }
+    }
+
+    /// The same, which refuses what is seen to write.
+    pub(crate) fn for_reads(mut self) -> Self {
+        self.is_for_reads = true;
+        self
     }
 
     pub(crate) fn subscribe(&self) -> watch::Receiver<Observation> {
@@ -92,7 +107,8 @@ impl Connection {
     /// All rows. One round trip, two when the statement is new to the connection or a migration is announced.
     ///
     /// # Errors
-    /// [`Error::Query`] with the server's error, [`Error::Deadline`] or [`Error::Lost`].
+    /// [`Error::Query`] with the server's error, [`Error::Deadline`] or [`Error::Lost`]; of a connection for reading,
+    /// [`Error::NotARead`].
     pub async fn query(&self, statement: &Statement, values: Values<'_>) -> Result<Vec<Row>, Error> {
         Ok(self.fetch(statement, values).await?.rows)
     }
@@ -175,6 +191,11 @@ impl Connection {
         if expected != found {
             return Err(Error::ValueCount { expected, found });
         }
+        if self.is_for_reads
+            && let Some(verb) = statement.writing_verb()
+        {
+            return Err(Error::NotARead { verb });
+        }
         if self.pooled().path == Path::Pooler
             && let Some(what) = statement.session_feature()
         {
@@ -185,16 +206,19 @@ impl Connection {
             self.usage.note_session_state();
         }
         let started = Instant::now();
-        let mut outcome = self.guarded(self.attempt(statement, values)).await;
-        let stale = outcome.as_ref().is_err_and(|error| error.class() == Class::StalePlan);
-        if stale {
+        // Pinned here: each layer around it would copy it once, and it is large.
+        let mut outcome = self.guarded(pin!(self.attempt(statement, values))).await;
+        let mut reruns = 0;
+        while outcome.as_ref().is_err_and(|error| error.class() == Class::StalePlan) {
             // DDL made the plan or the name worthless before the statement had any effect. A transaction that is rerun for it
             // may get any other connection.
             self.pooled().presence.forget_everywhere(statement.sql());
-            if !self.usage.is_in_transaction() {
-                self.usage.forget_failure();
-                outcome = self.guarded(self.attempt(statement, values)).await;
+            if self.usage.is_in_transaction() || reruns >= self.reruns_max() {
+                break;
             }
+            reruns += 1;
+            self.usage.forget_failure();
+            outcome = self.guarded(Box::pin(self.attempt(statement, values))).await;
         }
         let now = Instant::now();
         let took = now.saturating_duration_since(started);
@@ -206,6 +230,10 @@ impl Connection {
         }
         self.report(statement.sql(), took, outcome.as_ref().err());
         outcome
+    }
+
+    fn reruns_max(&self) -> u32 {
+        if self.context.node.schema().is_settled() { RERUNS_MAX } else { RERUNS_MAX_ANNOUNCED }
     }
 
     /// Tells the observer of a statement that ended.

@@ -338,7 +338,7 @@ impl Shared {
         permits: Vec<OwnedSemaphorePermit>,
     ) -> Result<Connection, Error> {
         let started = Instant::now();
-        let taken = acquire::acquire(&member.pool, until).await;
+        let taken = acquire::acquire(&member.pool, started, until).await;
         let failure = taken.as_ref().err().map(Error::class);
         let now = Instant::now();
         let waited = now.saturating_duration_since(started);

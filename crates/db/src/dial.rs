@@ -1,5 +1,5 @@
-//! Makes one connection: socket options, session settings, one limit over all steps, and a tap where it is to be pooled.
-//! It neither retries nor decides whether the server should be dialled. Called by pools, the monitor and sessions.
+//! Makes one connection: socket options, TLS where the URL demands it, session settings, one limit over all steps, and a tap where
+//! it is to be pooled. It neither retries nor decides whether the server should be dialled. Called by pools, the monitor and sessions.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -153,16 +153,46 @@ pub(crate) async fn dial(
     let prepared = settings.prepare(url, purpose);
     let after = settings.connect_timeout;
     // The driver's own limit covers only the TCP handshake; a server that accepts and stays silent is caught here.
-    let made = tokio::time::timeout(after, prepared.connect(NoTls)).await;
-    let (client, connection) = made
-        .map_err(|_| Error::DialTimeout { node: node.clone(), after })?
-        .map_err(|source| refused(node, source))?;
-    Ok(Dialled { client, task: spawn(node, connection) })
+    let made = tokio::time::timeout(after, connect(node, url, &prepared)).await;
+    let made = made.map_err(|_| Error::DialTimeout { node: node.clone(), after })?;
+    let (client, task) = outcome(node, url, made)?;
+    Ok(Dialled { client, task })
 }
 
-fn refused(node: &NodeId, source: tokio_postgres::Error) -> Error {
+/// What the driver makes of a server.
+type Made = Result<(Client, JoinHandle<()>), tokio_postgres::Error>;
+
+async fn connect(node: &NodeId, url: &ConnectionUrl, settings: &tokio_postgres::Config) -> Made {
+    match url.tls() {
+        Some(tls) => {
+            // Boxed: the state of a handshake is large, and would be part of everything that may come to dial.
+            let made = Box::pin(settings.connect(tls.straight())).await;
+            made.map(|(client, connection)| (client, spawn(node, connection)))
+        }
+        None => {
+            let made = settings.connect(NoTls).await;
+            made.map(|(client, connection)| (client, spawn(node, connection)))
+        }
+    }
+}
+
+fn outcome(node: &NodeId, url: &ConnectionUrl, made: Made) -> Result<(Client, JoinHandle<()>), Error> {
+    let source = match made {
+        Ok(made) => {
+            if let Some(tls) = url.tls() {
+                tls.note_trust();
+            }
+            return Ok(made);
+        }
+        Err(source) => source,
+    };
+    let cause = url.tls().and_then(|tls| tls.distrust(node, &source));
     let node = node.clone();
-    if refuses_options(&source) { Error::PoolerInTheWay { node } } else { Error::Dial { node, source } }
+    Err(match cause {
+        Some(cause) => Error::Untrusted { node, cause },
+        None if refuses_options(&source) => Error::PoolerInTheWay { node },
+        None => Error::Dial { node, source },
+    })
 }
 
 /// As [`dial`], for the pool, over a socket of our own with a tap on it. Whether the server is one that the URL's
@@ -182,8 +212,8 @@ pub(crate) async fn dial_tapped(
     let made = tokio::time::timeout(after, async {
         let socket = socket::open(url).await;
         match socket.map_err(|source| Error::Unreachable { node: node.clone(), source })? {
-            Socket::Tcp(stream) => log_in(node, stream, &prepared).await,
-            Socket::Unix(stream) => log_in(node, stream, &prepared).await,
+            Socket::Tcp(stream) => log_in(node, url, stream, &prepared).await,
+            Socket::Unix(stream) => log_in(node, url, stream, &prepared).await,
         }
     });
     made.await.map_err(|_| Error::DialTimeout { node: node.clone(), after })?
@@ -191,6 +221,7 @@ pub(crate) async fn dial_tapped(
 
 async fn log_in<Stream>(
     node: &NodeId,
+    url: &ConnectionUrl,
     stream: Stream,
     settings: &tokio_postgres::Config,
 ) -> Result<DialledTapped, Error>
@@ -198,9 +229,19 @@ where
     Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let tap = Arc::new(Tap::new());
-    let made = settings.connect_raw(Tapped::new(stream, Arc::clone(&tap)), NoTls).await;
-    let (client, connection) = made.map_err(|source| refused(node, source))?;
-    Ok(DialledTapped { client, task: spawn(node, connection), tap })
+    let made = match url.tls() {
+        // The tap lies above TLS: below it there is nothing to be read.
+        Some(tls) => {
+            let made = Box::pin(settings.connect_raw(stream, tls.tapped(&tap))).await;
+            made.map(|(client, connection)| (client, spawn(node, connection)))
+        }
+        None => {
+            let made = settings.connect_raw(Tapped::new(stream, Arc::clone(&tap)), NoTls).await;
+            made.map(|(client, connection)| (client, spawn(node, connection)))
+        }
+    };
+    let (client, task) = outcome(node, url, made)?;
+    Ok(DialledTapped { client, task, tap })
 }
 
 /// Owned by whoever holds the client: the task ends with it, or is aborted by it.

@@ -95,6 +95,15 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+    /// TLS is demanded, and the server does not show that it is the one that is meant, or refuses who asks. No statement was sent
+    /// to it, and there is no way around it. As a rule a person must look; the log says so once for each cause.
+    #[error("{node} is not trusted: {cause}")]
+    Untrusted {
+        /// The server.
+        node: NodeId,
+        /// Why, in words that hold no name and no address.
+        cause: &'static str,
+    },
     /// A connection was not made in time.
     #[error("connect to {node}: no answer within {after:?}")]
     DialTimeout {
@@ -173,6 +182,14 @@ pub enum Error {
         /// What belongs to a session.
         what: &'static str,
     },
+    /// The statement writes, by its first word, and was given to what reads: [`Db::read`](crate::Db::read) and its sisters,
+    /// [`Db::query`](crate::Db::query), a [`Loader`](crate::Loader). A replica would refuse it, and the primary would take it
+    /// while it serves the reads. Nothing was sent.
+    #[error("{verb} was given to what reads, from whichever server: use Db::write or Db::transaction")]
+    NotARead {
+        /// The word.
+        verb: &'static str,
+    },
     /// The transaction has ended, or the `Db` is closed.
     #[error("closed")]
     Closed,
@@ -221,6 +238,7 @@ impl Error {
             | Self::NoPrimary { .. }
             | Self::NodeDown { .. }
             | Self::Unreachable { .. }
+            | Self::Untrusted { .. }
             | Self::DialTimeout { .. }
             | Self::Lost { .. } => Class::NotSent,
             Self::Deadline { .. } | Self::NodeLost { .. } => Class::OutcomeUnknown,
@@ -231,6 +249,7 @@ impl Error {
             | Self::UnknownForm { .. }
             | Self::PoolerInTheWay { .. }
             | Self::NeedsSession { .. }
+            | Self::NotARead { .. }
             | Self::WriteLost { .. }
             | Self::Closed => Class::Never,
         }

@@ -1,6 +1,7 @@
 //! A Postgres data layer: one [`Db`] over a primary and its replicas, with bounded pools, reads that see the caller's own
 //! writes, transactions whose end is known, migrations, and monthly partitions. It needs PostgreSQL 15 or later.
-//! It knows nothing of what is stored, builds no SQL for its callers, and speaks no TLS: a URL that demands it is refused.
+//! It knows nothing of what is stored, builds no SQL for its callers, and never falls back from TLS: a URL that demands it gets it,
+//! with the feature `tls`, or no connection.
 //!
 //! ```no_run
 //! use paystrata_db::{Config, Db, Error, Statement, TransactionOptions, Type};
@@ -74,6 +75,8 @@
 //! # Features
 //!
 //! - `plans`: EXPLAIN as values with findings, a slow log, and index advice (the `plans` module). Adds `serde_json`.
+//! - `tls`: TLS to servers and poolers whose [`ConnectionUrl`] demands it. Adds `rustls` with `ring`, and installs nothing in the process. A
+//!   connection, and a cancel, then costs two round trips more and a handshake's computing on both sides.
 
 mod acquire;
 mod bench;
@@ -117,6 +120,11 @@ mod statement_cache;
 mod status;
 mod sweep;
 mod tap;
+#[cfg(feature = "tls")]
+mod tls;
+#[cfg(not(feature = "tls"))]
+#[path = "no_tls.rs"]
+mod tls;
 mod token;
 mod transaction;
 mod url;

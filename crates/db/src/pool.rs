@@ -14,7 +14,7 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tracing::debug;
 
-use crate::acquire::{acquire, is_server_full};
+use crate::acquire::{acquire, is_server_full, note_served};
 use crate::bench::Bench;
 use crate::config::{
     CLEANINGS_MAX, Config, DIALS_MAX, IDLE_TEST_AFTER, IDLE_TEST_TIMEOUT, LIFETIME_JITTER_PART, RENEW_PART,
@@ -305,6 +305,7 @@ impl managed::Manager for ServerManager {
     type Error = Error;
 
     async fn create(&self) -> Result<Box<Pooled>, Error> {
+        note_served();
         let _making = Making::begin(&self.making);
         while let Some(pooled) = self.bench.take() {
             let now = Instant::now();
@@ -322,6 +323,7 @@ impl managed::Manager for ServerManager {
     }
 
     async fn recycle(&self, pooled: &mut Box<Pooled>, _: &Metrics) -> RecycleResult<Error> {
+        note_served();
         let now = Instant::now();
         if now >= pooled.presence.replace_at {
             self.exchange(pooled, now);
@@ -376,7 +378,7 @@ pub(crate) async fn warm(pool: &Pool, size: usize, wait: Duration) -> Result<(),
     let missing = size.saturating_sub(status(pool).size);
     // Held together until all are made, or the pool would hand the first one out again.
     let until = Instant::now() + wait;
-    let made = join_all((0..missing).map(|_| acquire(pool, until))).await;
+    let made = join_all((0..missing).map(|_| acquire(pool, Instant::now(), until))).await;
     made.into_iter().try_for_each(|result| result.map(drop))
 }
 

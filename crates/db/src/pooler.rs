@@ -189,6 +189,8 @@ mod tests {
             ("SELECT currval('s')", "sequence"),
             ("SELECT set_config('search_path', 'x', false)", "setting"),
             ("SELECT set_config('a', $1, $2)", "setting"),
+            ("UPDATE pg_settings SET setting = $1 WHERE name = $2", "setting"),
+            ("INSERT INTO \"pg_temp\".t VALUES (1)", "temporary"),
         ] {
             assert!(session_feature(sql).is_some_and(|what| what.contains(word)), "{sql}");
         }

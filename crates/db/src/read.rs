@@ -25,7 +25,9 @@ pub(crate) struct Replayed<'a> {
 }
 
 impl Db {
-    /// A connection for reading what may be up to `replica_lag_max` old.
+    /// A connection for reading what may be up to `replica_lag_max` old. It refuses statements whose first word says that they
+    /// write, whichever server serves it: what it does not see (`WITH .. INSERT`, a function that writes, `SELECT .. FOR UPDATE`)
+    /// works while the primary serves the reads, and fails with SQLSTATE 25006 on a replica.
     ///
     /// # Errors
     /// As [`Db::write`]; [`Error::AcquireTimeout`] also when the primary's read budget is used up.
@@ -89,8 +91,18 @@ impl Db {
 }
 
 impl Shared {
-    /// Chooses a server other than `except`, and connects to it.
+    /// A connection for reading to a server other than `except`.
     async fn read_elsewhere(
+        &self,
+        after: Option<Token>,
+        except: Option<&NodeId>,
+        asker: Asker,
+    ) -> Result<Connection, Error> {
+        Ok(self.connect_elsewhere(after, except, asker).await?.for_reads())
+    }
+
+    /// Chooses a server other than `except`, and connects to it.
+    async fn connect_elsewhere(
         &self,
         after: Option<Token>,
         except: Option<&NodeId>,

@@ -1,10 +1,11 @@
-//! Words in the text of a statement by which it is seen to leave something on its session. Read when the program is compiled where
-//! it can be, so all of it is `const`. White space and comments separate words; what stands in literals, and what a function does
+//! Words in the text of a statement by which it is seen to write, or to leave something on its session. Read when the program is
+//! compiled where it can be, so all of it is `const`. White space and comments separate words; what stands in literals, and what a function does
 //! of which only the name stands in the text, is not told apart from the rest. Called by `statement` and `pooler`.
 
 /// What makes tables and views that end with their session.
-pub(crate) const TEMPORARY: [&str; 10] = [
+pub(crate) const TEMPORARY: [&str; 11] = [
     "PG_TEMP.",
+    "PG_TEMP\".",
     "CREATE TEMP ",
     "CREATE TEMPORARY ",
     "LOCAL TEMP ",
@@ -16,8 +17,22 @@ pub(crate) const TEMPORARY: [&str; 10] = [
     "INTO TEMPORARY ",
 ];
 
+/// The view of settings: what is written there is set for the session.
+const TABLE_OF_SETTINGS: [&str; 5] = [
+    "UPDATE PG_SETTINGS ",
+    "UPDATE \"PG_SETTINGS\" ",
+    "UPDATE ONLY PG_SETTINGS ",
+    "UPDATE PG_CATALOG.PG_SETTINGS ",
+    "UPDATE ONLY PG_CATALOG.PG_SETTINGS ",
+];
+
 /// True if the text begins with one of these words, in capitals.
 pub(crate) const fn opens_with_any(sql: &str, verbs: &[&str]) -> bool {
+    opening_verb(sql, verbs).is_some()
+}
+
+/// The one of these words, in capitals, that the text begins with.
+pub(crate) const fn opening_verb<'a>(sql: &str, verbs: &[&'a str]) -> Option<&'a str> {
     let sql = sql.as_bytes();
     let mut start = skip_blank(sql, 0);
     // Empty statements before the first.
@@ -28,11 +43,11 @@ pub(crate) const fn opens_with_any(sql: &str, verbs: &[&str]) -> bool {
     while index < verbs.len() {
         let after = end_of(sql, start, verbs[index].as_bytes());
         if after > 0 && (after >= sql.len() || !is_of_word(sql[after])) {
-            return true;
+            return Some(verbs[index]);
         }
         index += 1;
     }
-    false
+    None
 }
 
 /// True if one of these stands in the text, in capitals here: the beginning of a word, or several words with a blank between them
@@ -53,8 +68,12 @@ pub(crate) const fn names_any(sql: &str, phrases: &[&str]) -> bool {
     false
 }
 
-/// True if a `set_config` is called for more than its transaction: its last argument is not a plain `true`.
+/// True if a `set_config` is called for more than its transaction, its last argument not being a plain `true`, or if the view of
+/// settings is written to.
 pub(crate) const fn sets_for_session(sql: &str) -> bool {
+    if names_any(sql, &TABLE_OF_SETTINGS) {
+        return true;
+    }
     let sql = sql.as_bytes();
     let mut start = 0;
     while start < sql.len() {
@@ -228,6 +247,8 @@ mod tests {
             "SELECT SET_CONFIG ( 'a', 'it''s, (false', TRUE )",
             "SELECT set_config('a', current_setting('b', false), true /* local */)",
             "SELECT set_config('a', '1', true), set_config('b', '2', true)",
+            "SELECT setting FROM pg_settings FOR UPDATE",
+            "UPDATE pg_settings_seen SET a = 1",
             "SELECT 1",
         ] {
             assert!(!sets_for_session(sql), "{sql}");
@@ -240,6 +261,8 @@ mod tests {
             "SELECT set_config('a', '1', true and false)",
             "SELECT pg_catalog.set_config('a', '1', false)",
             "SELECT set_config",
+            "UPDATE pg_settings SET setting = '1' WHERE name = 'a'",
+            "update only\npg_catalog.pg_settings AS s SET setting = '1'",
         ] {
             assert!(sets_for_session(sql), "{sql}");
         }

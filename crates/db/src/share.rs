@@ -30,9 +30,9 @@ impl Db {
     /// pooler, in the [background](Db::background), and where a statement leaves something on its session, it gets a
     /// connection of its own.
     ///
-    /// The statement must only read: it may run again, on a connection of its own, should its server fail or should another
-    /// statement of the shared connection run for more than some 10 ms. One that is known to run long is better run through
-    /// [`Db::read`].
+    /// The statement must only read, and is refused if its first word says otherwise ([`Error::NotARead`]): it may run again, on a
+    /// connection of its own, should its server fail or should another statement of the shared connection run for more than some
+    /// 10 ms. One that is known to run long is better run through [`Db::read`].
     ///
     /// # Errors
     /// As [`Connection::query`] and [`Db::read`].
@@ -83,6 +83,10 @@ impl Db {
         values: Values<'_>,
         place: Place,
     ) -> Result<Vec<Row>, Error> {
+        // Before a lane has it parsed.
+        if let Some(verb) = statement.writing_verb() {
+            return Err(Error::NotARead { verb });
+        }
         repeats::as_one_run(statement, async {
             if !statement.leaves_session_state()
                 && let Some((lanes, lane)) = self.lane(after, statement, place).await

@@ -75,6 +75,11 @@ pub(crate) fn is_no_answer(error: &tokio_postgres::Error) -> bool {
     error.to_string() == "unexpected message from server"
 }
 
+/// A value could not be made into what the server takes, so that nothing was sent. Named in words only, as above.
+pub(crate) fn is_not_encoded(error: &tokio_postgres::Error) -> bool {
+    error.to_string().starts_with("error serializing parameter ")
+}
+
 // These kinds arise only while a connection is being made.
 fn is_dial_failure(source: &io::Error) -> bool {
     use io::ErrorKind::{AddrNotAvailable, ConnectionRefused, HostUnreachable, NetworkUnreachable, NotFound};
@@ -97,8 +102,9 @@ pub(crate) fn classify_code(code: &str) -> Class {
         "25006" => Class::WrongRole,
         "26000" | "42P05" => Class::StalePlan,
         "57014" | "57P05" => Class::Caller,
-        "57P01" | "57P02" | "57P04" | "40003" | "25P04" => Class::OutcomeUnknown,
-        _ if code.starts_with("08") || code.starts_with("58") => Class::OutcomeUnknown,
+        // The others of class 58 speak of files that a statement names.
+        "57P01" | "57P02" | "57P04" | "40003" | "25P04" | "58000" | "58030" => Class::OutcomeUnknown,
+        _ if code.starts_with("08") => Class::OutcomeUnknown,
         _ => Class::Never,
     }
 }
@@ -114,9 +120,15 @@ mod tests {
             (&["40001", "40P01", "55P03", "40000", "40002", "25P03"], Class::RolledBack),
             (&["25006"], Class::WrongRole),
             (&["26000", "42P05"], Class::StalePlan),
-            (&["08000", "08003", "08006", "08007", "57P01", "57P02", "40003"], Class::OutcomeUnknown),
+            (
+                &["08000", "08006", "08007", "57P01", "57P02", "40003", "58000", "58030"],
+                Class::OutcomeUnknown,
+            ),
             (&["57014", "57P05"], Class::Caller),
-            (&["22001", "23505", "42601", "28P01", "0A000", "53100", "25P02", "XX000"], Class::Never),
+            (
+                &["22001", "23505", "42601", "28P01", "0A000", "53100", "25P02", "XX000", "58P01"],
+                Class::Never,
+            ),
         ];
         for (codes, class) in table {
             for code in codes {

@@ -7,7 +7,7 @@ use std::panic::Location;
 use postgres_types::Type;
 
 use crate::pooler::session_feature;
-use crate::session_words::{TEMPORARY, names_any, opens_with_any, sets_for_session};
+use crate::session_words::{TEMPORARY, names_any, opening_verb, opens_with_any, sets_for_session};
 
 /// A statement with its parameter types.
 ///
@@ -32,6 +32,7 @@ pub struct Statement {
     place: &'static Location<'static>,
     leaves_session_state: bool,
     session_feature: Option<&'static str>,
+    writing_verb: Option<&'static str>,
 }
 
 /// First words of statements that change what the next borrower of the connection meets.
@@ -61,6 +62,12 @@ const REFUSED_VERBS: [&str; 18] = [
 /// finds nothing of it costs the connection a reset, which no caller waits for.
 const SESSION_LOCKS: [&str; 2] = ["PG_ADVISORY_LOCK", "PG_TRY_ADVISORY_LOCK"];
 
+/// First words of statements that change something, whatever follows: a replica refuses each of them.
+const WRITING_VERBS: [&str; 17] = [
+    "ALTER", "ANALYZE", "CLUSTER", "COMMENT", "CREATE", "DELETE", "DROP", "GRANT", "INSERT", "MERGE",
+    "NOTIFY", "REFRESH", "REINDEX", "REVOKE", "TRUNCATE", "UPDATE", "VACUUM",
+];
+
 /// First words of statements that may run anything.
 const RUN_ANYTHING: [&str; 2] = ["DO", "CALL"];
 
@@ -86,6 +93,7 @@ impl Statement {
                 || sets_for_session(sql)
                 || opens_with_any(sql, &RUN_ANYTHING),
             session_feature: session_feature(sql),
+            writing_verb: opening_verb(sql, &WRITING_VERBS),
         }
     }
 
@@ -110,6 +118,11 @@ impl Statement {
     /// What it wants of a session, which a pooler keeps for nobody.
     pub(crate) const fn session_feature(&self) -> Option<&'static str> {
         self.session_feature
+    }
+
+    /// Its first word, if that says that it writes. Behind `WITH`, and in a function, nothing is seen.
+    pub(crate) const fn writing_verb(&self) -> Option<&'static str> {
+        self.writing_verb
     }
 
     /// By its text. What a function does of which only the name stands there is not seen.
@@ -152,6 +165,8 @@ mod tests {
             "CREATE LOCAL\nTEMP TABLE t (a int)",
             "CREATE OR REPLACE TEMP VIEW v AS SELECT 1",
             "CREATE TABLE pg_temp.t (a int)",
+            "CREATE TABLE \"pg_temp\".t (a int)",
+            "UPDATE pg_settings SET setting = '1s' WHERE name = 'statement_timeout'",
             "DO $$ BEGIN SET role = x; END $$",
             "CALL work()",
         ] {
@@ -165,6 +180,29 @@ mod tests {
             "CREATE TABLE temp (a int)",
         ] {
             assert!(!Statement::new(sql, &[]).leaves_session_state(), "{sql}");
+        }
+    }
+
+    #[test]
+    fn what_writes_is_seen_by_its_first_word() {
+        for (sql, verb) in [
+            ("INSERT INTO t VALUES (1)", "INSERT"),
+            ("/* app */ -- x\n update t SET a = 1", "UPDATE"),
+            (";Create TABLE t ()", "CREATE"),
+            ("TRUNCATE t", "TRUNCATE"),
+        ] {
+            assert_eq!(Statement::new(sql, &[]).writing_verb(), Some(verb), "{sql}");
+        }
+        for sql in [
+            "SELECT 'INSERT'",
+            "inserted",
+            "WITH gone AS (DELETE FROM t RETURNING a) SELECT a FROM gone",
+            "VALUES (1)",
+            "EXPLAIN INSERT INTO t VALUES (1)",
+            "SHOW server_version",
+            "",
+        ] {
+            assert_eq!(Statement::new(sql, &[]).writing_verb(), None, "{sql}");
         }
     }
 

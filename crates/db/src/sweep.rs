@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
+use tokio_postgres::SimpleQueryMessage;
 use tokio_util::task::TaskTracker;
 use tracing::debug;
 
@@ -44,9 +45,12 @@ pub(crate) struct Sweeper {
     cleaned: Arc<AtomicU64>,
 }
 
-/// Undoes whatever a session was told. The settings go back to those of the first packet; named statements stay.
+/// Undoes whatever a session was told, but for the statements that it has named itself: it gives the texts that take their names away.
+/// The settings go back to those of the first packet; what the driver has prepared stays.
 const RESET: &str = "SELECT pg_advisory_unlock_all(); RESET SESSION AUTHORIZATION; RESET ROLE; RESET ALL; \
-                     CLOSE ALL; UNLISTEN *; DISCARD TEMP";
+                     CLOSE ALL; UNLISTEN *; DISCARD TEMP; DISCARD SEQUENCES; \
+                     SELECT 'DEALLOCATE ' || quote_ident(name) AS forget \
+                     FROM pg_catalog.pg_prepared_statements WHERE from_sql";
 
 impl Sweeper {
     pub(crate) fn new(tasks: TaskTracker, runtime: Handle) -> Self {
@@ -107,7 +111,7 @@ async fn clean(pooled: &Pooled, left: Left) -> bool {
         TransactionStatus::Open | TransactionStatus::Failed => runs(pooled, "ROLLBACK").await,
         TransactionStatus::Unknown => false,
     };
-    is_rolled_back && (!left.session_state || runs(pooled, RESET).await) && tap.is_clean()
+    is_rolled_back && (!left.session_state || is_reset(pooled).await) && tap.is_clean()
 }
 
 /// Cancels until the server has answered everything, for a bounded time; gives whether nothing of it can strike later.
@@ -134,6 +138,17 @@ async fn end_statements(pooled: &Pooled) -> bool {
 /// that all of it ended.
 async fn is_answered(pooled: &Pooled, limit: Duration) -> bool {
     matches!(timeout(limit, pooled.client.check_connection()).await, Ok(Ok(())))
+}
+
+async fn is_reset(pooled: &Pooled) -> bool {
+    let reset = timeout(CLEAN_STEP_TIMEOUT, pooled.client.simple_query(RESET)).await;
+    let Ok(Ok(answers)) = reset else { return false };
+    let forgets = answers.iter().filter_map(|answer| match answer {
+        SimpleQueryMessage::Row(row) => row.try_get("forget").ok().flatten(),
+        _ => None,
+    });
+    let forgets: Vec<&str> = forgets.collect();
+    forgets.is_empty() || runs(pooled, &forgets.join("; ")).await
 }
 
 async fn runs(pooled: &Pooled, sql: &str) -> bool {

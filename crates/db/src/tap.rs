@@ -157,6 +157,11 @@ impl Frames {
                 bytes = &bytes[passed..];
                 continue;
             }
+            if let (0, Some((header, rest))) = (self.filled, bytes.split_first_chunk()) {
+                (self.header, bytes) = (*header, rest);
+                self.open(&mut tell);
+                continue;
+            }
             let wanted = (HEADER_BYTES - self.filled).min(bytes.len());
             self.header[self.filled..self.filled + wanted].copy_from_slice(&bytes[..wanted]);
             self.filled += wanted;

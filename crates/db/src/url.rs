@@ -1,23 +1,43 @@
 //! Connection URLs: parsed once, and never printed with their password.
-//! It refuses URLs that name several hosts (one URL is one server, or routing could not tell them apart) and URLs that
-//! demand TLS, which this version does not speak. One that would take TLS if there is any (`sslmode=prefer`, which is also
-//! what a URL without it says) is taken and never gets it: [`ConnectionUrl::prefers_tls_over_a_network`] tells.
+//! It refuses URLs that name several hosts (one URL is one server, or routing could not tell them apart) and words about TLS that
+//! would do nothing. A URL that demands TLS gets it, or no connection. One that would take TLS if there is any (`sslmode=prefer`,
+//! which is also what a URL without it says) never gets it: [`ConnectionUrl::prefers_tls_over_a_network`] tells.
 //! Callers: whoever builds a `Config`.
 
+pub(crate) mod parameters;
+
 use std::fmt;
+use std::io;
 use std::net::IpAddr;
 use std::str::FromStr;
 
-use tokio_postgres::config::{Host, SslMode};
+use tokio_postgres::config::{Host, SslMode, SslNegotiation};
 
-/// The address and credentials of one server, in the forms libpq takes (`postgres://..` or `host=.. user=..`).
+use crate::tls::Tls;
+use parameters::{Mode, ROOT_CERTIFICATES, TlsParameters};
+
+/// The address and credentials of one server, in the forms libpq takes (`postgres://..` or `host=.. user=..`), and how it is
+/// spoken to.
+///
+/// | `sslmode` | the connection |
+/// |---|---|
+/// | `disable`, `prefer`, none | plain: what can be talked out of TLS by whoever stands in between protects nobody from them |
+/// | `verify-ca` | TLS, with a certificate by one of the authorities of `sslrootcert`, for whatever name |
+/// | `verify-full`, `require` | TLS, with a certificate by one of the authorities for the host of the URL; to libpq, `require` checks nothing |
+///
+/// The authorities are those in the file of `sslrootcert`, in PEM, or with the word `system` and without it those that the
+/// system trusts (`SSL_CERT_FILE` and `SSL_CERT_DIR` name others). `sslcert` and `sslkey` name the files of a certificate that the
+/// server is shown when it asks for one, and of its key, in PEM and not encrypted. All of them are read when the URL is parsed, once:
+/// clones share what was made of them, and a file that changes is seen by the next parse. Nothing is looked for in `~/.postgresql`.
+/// With `sslnegotiation=direct` (PostgreSQL 17) TLS begins without a question, which saves a round trip.
 #[derive(Clone)]
 pub struct ConnectionUrl {
     settings: Box<tokio_postgres::Config>,
     endpoint: String,
+    tls: Option<Tls>,
 }
 
-/// Why a connection URL was not taken. None of the texts repeats the URL.
+/// Why a connection URL was not taken. None of the texts repeats the URL, or what stands in a file that it names.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum UrlError {
@@ -30,15 +50,59 @@ pub enum UrlError {
         /// How many it names.
         found: usize,
     },
-    /// `sslmode=require`, `verify-ca` or `verify-full`.
-    #[error(
-        "the URL demands TLS by its sslmode, which this version does not speak; use a local or tunnelled address"
-    )]
+    /// `sslmode=require`, `verify-ca` or `verify-full`, in a build without the feature `tls`.
+    #[error("the URL demands TLS by its sslmode, which takes the feature `tls` of paystrata-db")]
     TlsDemanded,
+    /// It says how TLS is to be spoken, and not that it is.
+    #[error("{parameter} does nothing without sslmode=require, verify-ca or verify-full")]
+    TlsNotDemanded {
+        /// What would do nothing.
+        parameter: &'static str,
+    },
+    /// TLS is demanded for a Unix socket, over which no server speaks it.
+    #[error("the URL demands TLS by its sslmode, and its host is a Unix socket, over which there is none")]
+    TlsOverSocket,
+    /// TLS is demanded of a host that no certificate can name.
+    #[error("the URL demands TLS by its sslmode, and its host is no name that a certificate can be for")]
+    TlsHost,
+    /// A file that a parameter names cannot be read.
+    #[error("{parameter} names a file that cannot be read")]
+    FileUnread {
+        /// What names it.
+        parameter: &'static str,
+        /// The system's error.
+        #[source]
+        source: io::Error,
+    },
+    /// What a parameter's file holds cannot be used, or the parameter lacks another one.
+    #[error("{parameter} cannot be used: it must be {expected}")]
+    InvalidCertificate {
+        /// What names it.
+        parameter: &'static str,
+        /// What should stand there.
+        expected: &'static str,
+    },
+    /// The system trusts no authority, and none is named.
+    #[error("no certificate of an authority is found on this system: name a file of them in sslrootcert")]
+    NoSystemCertificates,
+}
+
+impl UrlError {
+    /// The parameter for TLS that is at fault, if it is one of them.
+    #[must_use]
+    pub fn parameter(&self) -> Option<&'static str> {
+        match self {
+            Self::TlsNotDemanded { parameter }
+            | Self::FileUnread { parameter, .. }
+            | Self::InvalidCertificate { parameter, .. } => Some(parameter),
+            Self::NoSystemCertificates => Some(ROOT_CERTIFICATES),
+            Self::TlsDemanded | Self::TlsOverSocket | Self::TlsHost => Some("sslmode"),
+            Self::Malformed(_) | Self::HostCount { .. } => None,
+        }
+    }
 }
 
 const PORT_DEFAULT: u16 = 5432;
-const VERIFYING: [&str; 2] = ["sslmode=verify-ca", "sslmode=verify-full"];
 
 impl ConnectionUrl {
     /// `host:port`, or the socket's folder and port.
@@ -57,7 +121,13 @@ impl ConnectionUrl {
             }
             Host::Unix(_) => false,
         };
-        over_a_network && self.settings.get_ssl_mode() != SslMode::Disable
+        over_a_network && self.settings.get_ssl_mode() == SslMode::Prefer
+    }
+
+    /// Whether each of its connections is over TLS, or is not made.
+    #[must_use]
+    pub fn demands_tls(&self) -> bool {
+        self.tls.is_some()
     }
 
     /// The same server and user, another database.
@@ -78,22 +148,24 @@ impl ConnectionUrl {
     pub(crate) fn settings(&self) -> &tokio_postgres::Config {
         &self.settings
     }
+
+    /// How TLS is spoken to the server; without it, it is not.
+    pub(crate) fn tls(&self) -> Option<&Tls> {
+        self.tls.as_ref()
+    }
 }
 
 impl FromStr for ConnectionUrl {
     type Err = UrlError;
 
     fn from_str(text: &str) -> Result<Self, UrlError> {
-        let settings: tokio_postgres::Config = match text.parse() {
-            Ok(settings) => settings,
-            // Words of libpq that the driver does not know.
-            Err(_) if VERIFYING.iter().any(|mode| text.contains(mode)) => return Err(UrlError::TlsDemanded),
-            Err(error) => return Err(UrlError::Malformed(error)),
-        };
-        let tls_optional = matches!(settings.get_ssl_mode(), SslMode::Disable | SslMode::Prefer);
-        if !tls_optional {
-            return Err(UrlError::TlsDemanded);
-        }
+        let (text, parameters) = TlsParameters::take_out(text);
+        let mut settings: tokio_postgres::Config = text.parse().map_err(UrlError::Malformed)?;
+        settings.ssl_mode(match parameters.mode {
+            Mode::Disable => SslMode::Disable,
+            Mode::Prefer => SslMode::Prefer,
+            Mode::Authority | Mode::Full => SslMode::Require,
+        });
         let [host] = settings.get_hosts() else {
             return Err(UrlError::HostCount { found: settings.get_hosts().len() });
         };
@@ -102,7 +174,27 @@ impl FromStr for ConnectionUrl {
             Host::Tcp(name) => format!("{name}:{port}"),
             Host::Unix(folder) => format!("{}:{port}", folder.display()),
         };
-        Ok(Self { settings: Box::new(settings), endpoint })
+        let tls = tls_to(host, &settings, &parameters)?;
+        Ok(Self { settings: Box::new(settings), endpoint, tls })
+    }
+}
+
+/// Nothing if it is not demanded; what would then do nothing is refused.
+fn tls_to(
+    host: &Host,
+    settings: &tokio_postgres::Config,
+    parameters: &TlsParameters,
+) -> Result<Option<Tls>, UrlError> {
+    if parameters.mode.demands_tls() {
+        return match host {
+            Host::Tcp(name) => Tls::asked_for(name, parameters).map(Some),
+            Host::Unix(_) => Err(UrlError::TlsOverSocket),
+        };
+    }
+    let is_direct = settings.get_ssl_negotiation() == SslNegotiation::Direct;
+    match parameters.first_file().or_else(|| is_direct.then_some("sslnegotiation")) {
+        Some(parameter) => Err(UrlError::TlsNotDemanded { parameter }),
+        None => Ok(None),
     }
 }
 
@@ -151,14 +243,51 @@ mod tests {
         assert!(!format!("{error} {error:?}").contains("s3cret"));
     }
 
+    fn refusal(text: &str) -> UrlError {
+        text.parse::<ConnectionUrl>().expect_err(text)
+    }
+
+    #[cfg(not(feature = "tls"))]
     #[test]
     fn tls_demanded_is_refused_and_tls_preferred_is_taken() {
         for mode in ["require", "verify-ca", "verify-full"] {
             for text in [format!("postgres://pay@db1/x?sslmode={mode}"), format!("host=db1 sslmode={mode}")] {
-                assert!(matches!(text.parse::<ConnectionUrl>(), Err(UrlError::TlsDemanded)), "{text}");
+                assert!(matches!(refusal(&text), UrlError::TlsDemanded), "{text}");
             }
         }
         assert!("postgres://pay@db1/x?sslmode=prefer".parse::<ConnectionUrl>().is_ok());
+    }
+
+    #[test]
+    fn a_word_about_tls_that_would_do_nothing_is_refused_by_its_name() {
+        for mode in ["", "sslmode=prefer", "sslmode=disable"] {
+            for (word, parameter) in [
+                ("sslrootcert=/a", "sslrootcert"),
+                ("sslrootcert=system", "sslrootcert"),
+                ("sslcert=/a", "sslcert"),
+                ("sslkey=/a", "sslkey"),
+                ("sslnegotiation=direct", "sslnegotiation"),
+            ] {
+                let error = refusal(&format!("host=db1 {mode} {word}"));
+                assert!(matches!(error, UrlError::TlsNotDemanded { .. }), "{mode} {word}: {error}");
+                assert_eq!(error.parameter(), Some(parameter));
+            }
+        }
+        assert!("host=db1 sslrootcert='' sslnegotiation=postgres".parse::<ConnectionUrl>().is_ok());
+    }
+
+    #[test]
+    fn tls_is_not_demanded_of_a_socket() {
+        for text in ["host=/run/postgresql sslmode=require", "postgres://%2Frun/x?sslmode=verify-full"] {
+            assert!(matches!(refusal(text), UrlError::TlsOverSocket), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_word_for_tls_that_is_not_known_is_refused() {
+        for word in ["sslmode=allow", "sslmode=verify", "sslcrl=/a", "sslpassword=a"] {
+            assert!(matches!(refusal(&format!("postgres://db1/x?{word}")), UrlError::Malformed(_)), "{word}");
+        }
     }
 
     #[test]

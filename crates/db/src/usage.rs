@@ -8,6 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use tokio::task;
+use tokio_postgres::error::SqlState;
 
 use crate::error::Error;
 use crate::sqlstate::Class;
@@ -60,6 +61,13 @@ pub(crate) struct Failure {
     pub(crate) text: String,
     /// The server reported it, so an open transaction is aborted.
     pub(crate) from_server: bool,
+}
+
+impl Failure {
+    /// It only says that another statement of the transaction has failed.
+    fn follows(&self) -> bool {
+        self.from_server && self.text == SqlState::IN_FAILED_SQL_TRANSACTION.code()
+    }
 }
 
 /// A statement under way. Dropped before [`Ticket::finish`], it marks the connection as abandoned.
@@ -161,7 +169,8 @@ impl Usage {
         !self.told_fault.swap(true, Ordering::AcqRel)
     }
 
-    /// Keeps the first failure that counts: later ones (25P02) only follow from it.
+    /// Keeps the first failure that counts: later ones only follow from it. One that follows by its code (25P02) gives way to any
+    /// other: of statements that run side by side, the answers may be read in any order.
     pub(crate) fn record_failure(&self, error: &Error) {
         let class = error.class();
         let from_server = error.postgres().is_some_and(|source| source.as_db_error().is_some());
@@ -169,7 +178,7 @@ impl Usage {
             return;
         }
         let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
-        if failure.is_none() {
+        if failure.as_ref().is_none_or(Failure::follows) {
             let text = error.sqlstate().map_or_else(|| error.to_string(), |code| code.code().to_owned());
             *failure = Some(Failure { class, text, from_server });
         }
@@ -239,5 +248,13 @@ mod tests {
         usage.record_failure(&Error::Lost { node: node.clone() });
         usage.record_failure(&Error::NodeLost { node });
         assert_eq!(usage.failure().map(|failure| failure.class), Some(Class::NotSent));
+    }
+
+    #[test]
+    fn what_follows_from_another_failure_is_told_by_the_code_of_the_server_alone() {
+        let failure =
+            |text: &str, from_server| Failure { class: Class::Never, text: text.to_owned(), from_server };
+        assert!(failure("25P02", true).follows());
+        assert!(!failure("25P02", false).follows() && !failure("23505", true).follows());
     }
 }

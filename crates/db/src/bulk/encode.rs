@@ -127,6 +127,17 @@ impl Chunk {
         self.bytes.slice(self.start(rows.start)..self.marks[rows.end - 1].end)
     }
 
+    /// Some of its rows, copied into a chunk of their own.
+    pub(super) fn only(&self, rows: &[usize]) -> Self {
+        let (mut bytes, mut marks) = (BytesMut::new(), Vec::with_capacity(rows.len()));
+        for row in rows {
+            bytes.put_slice(&self.rows(*row..*row + 1));
+            marks.push(Mark { place: self.place(*row), end: bytes.len() });
+        }
+        let (leading, places) = (self.leading, self.places.clone());
+        Self { bytes: bytes.freeze(), marks, leading, places, refused: Vec::new() }
+    }
+
     /// One row's own fields, in the order of its columns.
     pub(super) fn fields(&self, row: usize) -> impl Iterator<Item = Option<&[u8]>> {
         // A count of two bytes, and perhaps a place with its length.
@@ -186,6 +197,8 @@ mod tests {
             assert_eq!(fields[1], [Some(&numbers[1][..]), None]);
             assert_eq!([chunk.place(0), chunk.place(1)], [7, 8]);
             assert_eq!([chunk.rows(0..1), chunk.rows(1..2)].concat(), chunk.rows(0..2));
+            let second = chunk.only(&[1]);
+            assert_eq!((second.len(), second.place(0), second.rows(0..1)), (1, 8, chunk.rows(1..2)));
             if leading == Leading::Nothing {
                 let first = [&[0, 2, 0, 0, 0, 4][..], &numbers[0], &[0, 0, 0, 2], b"ab"].concat();
                 assert_eq!(chunk.rows(0..1), first);

@@ -16,12 +16,16 @@ pub(super) fn choose(asked: Method, target: &Target, rows: usize) -> Method {
         _ if rows <= UNNEST_ROWS_MAX => Method::Unnest,
         _ => Method::Copy,
     };
-    let wanted = if asked == Method::Auto { by_size } else { asked };
-    let has_arrays = target.columns.iter().all(|column| column.array_type.is_some());
+    let wanted = match (asked, by_size) {
+        // What a rule does must not depend on the number of rows.
+        (Method::Auto, Method::Copy) if target.has_insert_rules => Method::Unnest,
+        (Method::Auto, by_size) => by_size,
+        (asked, _) => asked,
+    };
     let fits_parameters = rows.saturating_mul(target.columns.len()) <= PARAMETERS_MAX;
     match wanted {
         Method::Insert if fits_parameters => Method::Insert,
-        Method::Insert | Method::Unnest if has_arrays => Method::Unnest,
+        Method::Insert | Method::Unnest if target.has_arrays() => Method::Unnest,
         _ => Method::Copy,
     }
 }

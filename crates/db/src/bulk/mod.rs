@@ -138,6 +138,7 @@ impl<R: Row> Bulk<R> {
         E: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         self.target.check_writable(0..self.target.columns.len()).map_err(alone)?;
+        self.target.check_rules(options.method).map_err(alone)?;
         self.load(rows, Verb::Insert, format!("insert into {}", self.target.sql), options).await
     }
 

@@ -24,14 +24,14 @@ pub enum BadRows {
 /// How rows are sent by `insert_many`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Method {
-    /// By the number of rows in a chunk: what was measured to be fastest.
+    /// By the number of rows in a chunk: what was measured to be fastest. Never COPY where the table has rules for `INSERT`.
     #[default]
     Auto,
     /// One `INSERT` with a parameter per value.
     Insert,
     /// One `INSERT` from arrays.
     Unnest,
-    /// Binary COPY.
+    /// Binary COPY. Refused where the table has rules for `INSERT`, which it would not obey.
     Copy,
 }
 

@@ -6,6 +6,7 @@ use std::fmt;
 use postgres_types::Type;
 
 use super::error::BulkCause;
+use super::options::Method;
 use super::row::Column;
 use crate::connection::Connection;
 use crate::statement::Statement;
@@ -28,6 +29,12 @@ impl TableName {
     #[must_use]
     pub fn in_schema(schema: &str, table: &str) -> Self {
         Self { schema: Some(schema.to_owned()), table: table.to_owned() }
+    }
+
+    /// The server knows none that is empty or has a NUL in it.
+    fn is_no_name(&self) -> bool {
+        let mut parts = self.schema.iter().chain([&self.table]);
+        parts.any(|part| part.is_empty() || part.contains('\0'))
     }
 
     fn quoted(&self) -> String {
@@ -57,6 +64,8 @@ pub(super) struct Target {
     pub(super) columns: Vec<TargetColumn>,
     /// Its foreign keys to itself: a row that breaks one may refer to another of its chunk.
     pub(super) own_references: Vec<String>,
+    /// It has rules for `INSERT`, of which COPY takes no notice.
+    pub(super) has_insert_rules: bool,
 }
 
 /// One column, in the order of the `Row`.
@@ -77,7 +86,9 @@ pub(super) struct TargetColumn {
 }
 
 static TABLE: Statement = Statement::new(
-    "SELECT n.nspname::text, c.relname::text, c.relkind::text FROM pg_catalog.pg_class c \
+    "SELECT n.nspname::text, c.relname::text, c.relkind::text, \
+        EXISTS (SELECT FROM pg_catalog.pg_rewrite r WHERE r.ev_class = c.oid AND r.ev_type = '3' AND r.ev_enabled <> 'D') \
+     FROM pg_catalog.pg_class c \
      JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = to_regclass($1)",
     &[Type::TEXT],
 );
@@ -138,6 +149,9 @@ impl Target {
         if columns.is_empty() {
             return Err(refused(format!("the row for table {name} has no columns")));
         }
+        if name.is_no_name() {
+            return Err(refused(format!("{name} is no name of a table")));
+        }
         let text = name.quoted();
         let table = connection.query_opt(&TABLE, &[&text]).await.map_err(BulkCause::Database)?;
         let table = table.ok_or_else(|| refused(format!("there is no table {name}")))?;
@@ -166,7 +180,7 @@ impl Target {
         });
         let columns = columns.collect::<Result<_, _>>()?;
         let sql = format!("{}.{}", quoted(&schema), quoted(&relation));
-        Ok(Self { sql, relation, columns, own_references })
+        Ok(Self { sql, relation, columns, own_references, has_insert_rules: table.get(3) })
     }
 
     /// Refuses columns that nobody but Postgres may write.
@@ -176,6 +190,19 @@ impl Target {
             Some(column) => Err(refused(format!("column {} is generated", quoted(column.name)))),
             None => Ok(()),
         }
+    }
+
+    /// Refuses an insert that would be copied, where the rows of another method would meet the table's rules.
+    pub(super) fn check_rules(&self, asked: Method) -> Result<(), BulkCause> {
+        if self.has_insert_rules && (asked == Method::Copy || !self.has_arrays()) {
+            return Err(refused(format!("{} has rules for INSERT, and COPY would not obey them", self.sql)));
+        }
+        Ok(())
+    }
+
+    /// Rows can be sent as arrays.
+    pub(super) fn has_arrays(&self) -> bool {
+        self.columns.iter().all(|column| column.array_type.is_some())
     }
 
     /// The positions of columns that the caller names for `what`.
@@ -252,5 +279,13 @@ mod tests {
         assert_eq!(quoted("plain"), "\"plain\"");
         assert_eq!(quoted("a\"; DROP TABLE b; --"), "\"a\"\"; DROP TABLE b; --\"");
         assert_eq!(TableName::in_schema("My Schema", "T.x").to_string(), "\"My Schema\".\"T.x\"");
+    }
+
+    #[test]
+    fn what_is_empty_or_has_a_nul_is_no_name() {
+        for name in [TableName::new(""), TableName::new("a\0"), TableName::in_schema("", "a")] {
+            assert!(name.is_no_name(), "{name:?}");
+        }
+        assert!(!TableName::in_schema(" ", "\"").is_no_name());
     }
 }

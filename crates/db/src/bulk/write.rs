@@ -6,6 +6,8 @@
 //! at once ──> a row is rejected ──> in parts ──> rejected only at the commit ──> in parts, constraints checked at once
 //! ```
 
+mod orphans;
+
 use std::ops::Range;
 use std::slice;
 use std::sync::Arc;
@@ -15,6 +17,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::join;
 use tokio_postgres::error::SqlState;
 
+use self::orphans::Tries;
 use super::encode::{Chunk, Leading};
 use super::error::{BulkCause, Refusal, Rejected};
 use super::ledger::Run;
@@ -270,38 +273,31 @@ impl Writer {
         care: &Care,
         rejects: &mut Rejects<'_>,
     ) -> Result<Written, Failed> {
-        let save = match &self.verb {
-            Verb::Insert => SAVE.to_owned(),
-            Verb::Staged(_) => format!("{SAVE}; {}", sql::clear_staging()),
-        };
-        let limit = self.options.chunk_timeout;
-        let control = |text| async move {
-            connection.control_within(limit, text).await.map(drop).map_err(Failed::Elsewhere)
-        };
+        let save = self.save();
         let hint = if let Care::Parts(hint) = care { *hint } else { None };
-        control(BEFORE_ALL).await?;
+        self.control(connection, BEFORE_ALL).await?;
         let mut parts = Vec::new();
         split(&mut parts, 0..chunk.len(), hint);
         let mut written = Written::default();
         // Rows that refer to a row of their table that is not there, perhaps yet: it may be among those of a later part.
         let mut orphans: Vec<(usize, Error)> = Vec::new();
-        let (mut is_again, mut is_out_of_order) = (false, false);
+        let (mut is_again, mut is_out_of_order, mut tries) = (false, false, Tries::new());
         loop {
             let mut is_any_written = false;
             while let Some(part) = parts.pop() {
-                control(save.as_str()).await?;
+                self.control(connection, &save).await?;
                 let error = match self.write(connection, chunk, slice::from_ref(&part)).await {
                     Ok(more) => {
                         written.add(more);
                         is_any_written = true;
                         is_out_of_order |= is_again;
-                        control(RELEASE).await?;
+                        self.control(connection, RELEASE).await?;
                         continue;
                     }
                     Err(error) if may_be_of_one_row(&error) => error,
                     Err(error) => return Err(Failed::Rows(error)),
                 };
-                control(GO_BACK).await?;
+                self.control(connection, GO_BACK).await?;
                 // The savepoint undid it: the transaction is as good as before.
                 connection.usage().forget_failure();
                 let located = self.located(&error);
@@ -314,8 +310,14 @@ impl Writer {
                     self.reject(chunk, part.start, &error, rejects)?;
                 }
             }
-            if orphans.is_empty() || !is_any_written {
-                break;
+            if !is_any_written {
+                // Those that are left may refer to each other. On the heap: it is seldom needed, and large.
+                let rows = orphans.iter().map(|(row, _)| *row).collect();
+                let group = Box::pin(self.write_together(connection, chunk, rows, &mut tries)).await?;
+                let Some(group) = group else { break };
+                written.add(group.written);
+                orphans.retain(|(row, _)| group.rows.binary_search(row).is_err());
+                is_out_of_order = true;
             }
             is_again = true;
             // In turns from the last and from the first on: most refer to rows of one side.
@@ -327,11 +329,25 @@ impl Writer {
         }
         if is_out_of_order && let Verb::Staged(_) = self.verb {
             // Of two rows with one key the later one is to win: now that the bad ones are known, the others are merged together.
-            control(GO_BACK_BEFORE_ALL).await?;
+            self.control(connection, GO_BACK_BEFORE_ALL).await?;
             let good = without(chunk.len(), &mut rejects.bad);
             return self.write(connection, chunk, &good).await.map_err(Failed::Rows);
         }
         Ok(written)
+    }
+
+    /// What a part begins with.
+    fn save(&self) -> String {
+        match &self.verb {
+            Verb::Insert => SAVE.to_owned(),
+            Verb::Staged(_) => format!("{SAVE}; {}", sql::clear_staging()),
+        }
+    }
+
+    /// Runs a text with no row in it.
+    async fn control(&self, connection: &Connection, text: &str) -> Result<(), Failed> {
+        let answer = connection.control_within(self.options.chunk_timeout, text).await;
+        answer.map(drop).map_err(Failed::Elsewhere)
     }
 
     fn may_be_orphan(&self, error: &Error) -> bool {

@@ -1,6 +1,6 @@
 //! Writes that travel together: one transaction for everybody who writes at the moment, each caller answered after its
-//! commit with an outcome of its own. A value that the server rejects fails alone: the batch is rolled back and run again
-//! in halves.
+//! commit with an outcome of its own. A value that cannot be sent, or that the server rejects, fails alone: the batch is rolled
+//! back and run again in halves.
 
 use std::fmt;
 use std::ops::{Deref, Range};
@@ -10,7 +10,7 @@ use futures_util::future::{BoxFuture, FutureExt as _};
 use tokio::sync::oneshot;
 
 use super::CoalesceOptions;
-use super::isolate::may_be_of_one_row;
+use super::isolate::may_be_of_one_caller;
 use super::queue::{Queue, Worker, submit};
 use crate::db::Db;
 use crate::error::Error;
@@ -193,7 +193,7 @@ impl<I: Send + Sync + 'static, O: Send + 'static> Worker for Inner<I, O> {
 }
 
 impl<I: Send + Sync + 'static, O: Send + 'static> Inner<I, O> {
-    /// Writes all items at once, and in halves when the server rejects one of them.
+    /// Writes all items at once, and in halves when one of them cannot be sent or the server rejects it.
     async fn answer(&self, all: Arc<[I]>, answers: Vec<oneshot::Sender<Answer<O>>>) {
         let mut answers: Vec<Option<oneshot::Sender<Answer<O>>>> = answers.into_iter().map(Some).collect();
         let mut parts: Vec<Range<usize>> = std::iter::once(0..all.len()).collect();
@@ -249,7 +249,7 @@ fn is_of_one_row(error: &BatchError) -> bool {
     let BatchError::RolledBack(error) = error else { return false };
     match &**error {
         // A deferred constraint speaks at the commit.
-        TransactionError::Work(error) | TransactionError::Database(error) => may_be_of_one_row(error),
+        TransactionError::Work(error) | TransactionError::Database(error) => may_be_of_one_caller(error),
         _ => false,
     }
 }

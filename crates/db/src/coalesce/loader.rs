@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 use tokio_postgres::Row;
 
 use super::CoalesceOptions;
-use super::isolate::may_be_of_one_row;
+use super::isolate::may_be_of_one_caller;
 use super::queue::{Queue, Worker, submit};
 use crate::db::Db;
 use crate::error::Error;
@@ -26,14 +26,14 @@ use crate::token::Token;
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LoadError {
-    /// The statement of the batch failed. A value that the server rejects fails its own callers only.
+    /// The statement of the batch failed. A value that cannot be sent, or that the server rejects, fails its own callers only.
     #[error("batched read")]
     Database(#[source] Arc<Error>),
-    /// A row could not be read as key and value.
+    /// The row of this key could not be read as key and value. It fails its own callers only.
     #[error("read a row of a batched read")]
     Decode(#[source] Arc<tokio_postgres::Error>),
     /// The statement gave a row for a key that nobody asked for, or a second one for the same key: it must give at most
-    /// one row per key, with the key as it was asked for.
+    /// one row per key, with the key as it was asked for. It fails the callers only whose keys bring such rows.
     #[error("a batched read gave a row that belongs to no caller, or a second one for the same key")]
     StrayRow,
     /// As many callers wait as may. Nothing was sent.
@@ -118,8 +118,8 @@ where
     /// A loader over `statement`; `decode` takes key and value from a row.
     ///
     /// # Errors
-    /// [`Error::Settings`] when one of the options is 0, and [`Error::ValueCount`] when the statement takes anything
-    /// but one array.
+    /// [`Error::Settings`] when one of the options is 0, [`Error::ValueCount`] when the statement takes anything
+    /// but one array, and [`Error::NotARead`] when it writes.
     pub fn new(
         db: &Db,
         statement: &'static Statement,
@@ -128,6 +128,9 @@ where
     ) -> Result<Self, Error> {
         if statement.types().len() != 1 {
             return Err(Error::ValueCount { expected: statement.types().len(), found: 1 });
+        }
+        if let Some(verb) = statement.writing_verb() {
+            return Err(Error::NotARead { verb });
         }
         let queue = Queue::new(options.check()?);
         Ok(Self { inner: Arc::new(Inner { db: db.clone(), statement, decode: Box::new(decode), queue }) })
@@ -243,7 +246,8 @@ where
     K: ToSql + Hash + Eq + Clone + Send + Sync + fmt::Debug + 'static,
     V: Clone + Send + Sync + 'static,
 {
-    /// Reads all keys at once, and in halves when the server rejects one of them.
+    /// Reads all keys at once, and in halves when one of them cannot be sent or the server rejects it, or when a row cannot be read,
+    /// or belongs to nobody, that may be of any of several.
     async fn answer(&self, mut asked: Asked<K, V>, after: Option<Token>) {
         // What is last in it is read first: in `tell_last`'s order.
         let mut parts: Vec<Range<usize>> = iter::once(0..asked.keys.len()).collect();
@@ -252,17 +256,14 @@ where
                 continue;
             }
             let found = self.read(&asked, part.clone(), after).await;
-            if let Err(LoadError::Database(error)) = &found
-                && part.len() > 1
-                && may_be_of_one_row(error)
-            {
+            if part.len() > 1 && found.as_ref().is_err_and(may_be_of_one_key) {
                 let middle = part.start + part.len() / 2;
                 parts.extend([part.start..middle, middle..part.end]);
                 continue;
             }
             match found {
-                Ok(values) => {
-                    part.zip(values).rev().for_each(|(place, value)| asked.tell_last(place, Ok(value)));
+                Ok(answers) => {
+                    part.zip(answers).rev().for_each(|(place, answer)| asked.tell_last(place, answer));
                 }
                 Err(error) => part.rev().for_each(|place| asked.tell_last(place, Err(error.clone()))),
             }
@@ -273,29 +274,55 @@ where
     async fn read_alone(&self, key: K, after: Option<Token>) -> Answer<V> {
         let (request, _answer) = request(key, None);
         let asked = Asked::of(vec![request]);
-        let values = repeats::as_one_run(self.statement, self.read(&asked, 0..1, after)).await?;
-        Ok(values.into_iter().next().flatten())
+        let answers = repeats::as_one_run(self.statement, self.read(&asked, 0..1, after)).await?;
+        answers.into_iter().next().unwrap_or(Ok(None))
     }
 
-    /// One value or none per key of the part, in their order.
+    /// One answer per key of the part, in their order.
     async fn read(
         &self,
         asked: &Asked<K, V>,
         part: Range<usize>,
         after: Option<Token>,
-    ) -> Result<Vec<Option<V>>, LoadError> {
+    ) -> Result<Vec<Answer<V>>, LoadError> {
         let rows = self.db.read_with(after, |connection| {
             let (keys, part) = (Arc::clone(&asked.keys), part.clone());
             async move { connection.query(self.statement, &[&&keys[part]]).await }
         });
         let rows = rows.await?;
         let mut values: Vec<Option<V>> = iter::repeat_with(|| None).take(part.len()).collect();
+        let mut unread = Vec::new();
         for row in &rows {
-            let (key, value) = (self.decode)(row).map_err(|error| LoadError::Decode(Arc::new(error)))?;
+            let (key, value) = match (self.decode)(row) {
+                Ok(pair) => pair,
+                Err(error) => {
+                    unread.push(error);
+                    continue;
+                }
+            };
             let place = asked.places.get(&key).filter(|place| part.contains(place));
             let empty = place.map(|place| &mut values[place - part.start]).filter(|seat| seat.is_none());
             *empty.ok_or(LoadError::StrayRow)? = Some(value);
         }
-        Ok(values)
+        let without_row = values.iter().filter(|value| value.is_none()).count();
+        let refusal = match unread.pop().map(|error| LoadError::Decode(Arc::new(error))) {
+            // Of which keys they are, such rows do not say. They are of all that are left, if these are as many.
+            Some(refusal) if unread.len() + 1 != without_row => return Err(refusal),
+            refusal => refusal,
+        };
+        let answer = |value: Option<V>| match (value, &refusal) {
+            (None, Some(refusal)) => Err(refusal.clone()),
+            (value, _) => Ok(value),
+        };
+        Ok(values.into_iter().map(answer).collect())
+    }
+}
+
+/// Whether the failure of a batch may be that of one of its keys.
+fn may_be_of_one_key(error: &LoadError) -> bool {
+    match error {
+        LoadError::Database(error) => may_be_of_one_caller(error),
+        LoadError::Decode(_) | LoadError::StrayRow => true,
+        LoadError::Overloaded | LoadError::GivenUp => false,
     }
 }

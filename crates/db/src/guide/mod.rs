@@ -2,7 +2,7 @@
 //!
 //! | you want | page |
 //! |---|---|
-//! | to know what is behind a [`Db`](crate::Db): servers, roles, pools, lanes, tokens | [`model`] |
+//! | to know what is behind a [`Db`](crate::Db): servers, roles, pools, lanes, tokens, TLS | [`model`] |
 //! | to know what is promised when a future is dropped, a commit is not answered, a server goes away | [`guarantees`] |
 //! | to know what each call costs, in round trips and otherwise | [`costs`] |
 //! | a reader who sees its own writes, over HTTP or a queue, on whichever server | [`tokens`] |

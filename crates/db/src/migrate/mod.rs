@@ -170,6 +170,16 @@ pub enum MigrateError {
         /// Its name.
         name: &'static str,
     },
+    /// A migration holds what is made for psql and is no statement for a server. None of those pending was begun.
+    #[error("migration {version} ({name}) holds {what}, which is for psql and not for a server")]
+    ForPsql {
+        /// Its version.
+        version: u32,
+        /// Its name.
+        name: &'static str,
+        /// What it is.
+        what: &'static str,
+    },
     /// Another process has held the migration lock for too long.
     #[error("another process has been migrating for more than {waited:?}")]
     Locked {
@@ -181,22 +191,24 @@ pub enum MigrateError {
     Bookkeeping(#[from] tokio_postgres::Error),
 }
 
-/// First line of a file whose statements must not run in a transaction.
+/// First line of a file whose statements must not run in a transaction; a blank and more may follow in it.
 pub const NO_TRANSACTION: &str = "-- no-transaction";
+/// Some editors put it before the first line. The server takes it for the beginning of a word.
+const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
 
 impl Migration {
-    /// Makes a migration from a file called `0001_accounts.sql`; its first line may be [`NO_TRANSACTION`].
-    /// Usually written by [`migrations!`](crate::migrations!).
+    /// Makes a migration from a file called `0001_accounts.sql`; its first line may be [`NO_TRANSACTION`]. A mark of the byte order
+    /// before that is no part of it. Usually written by [`migrations!`](crate::migrations!).
     ///
     /// # Panics
-    /// When the file name has another form; in a `const` or `static` that is a compile error.
+    /// When the file name has another form, or its number does not fit; in a `const` or `static` that is a compile error.
     #[must_use]
     pub const fn from_file(file_name: &'static str, sql: &'static str) -> Self {
         let bytes = file_name.as_bytes();
         let mut version: u32 = 0;
         let mut index = 0;
         while index < bytes.len() && bytes[index].is_ascii_digit() {
-            version = version * 10 + (bytes[index] - b'0') as u32;
+            version = with_digit(version, bytes[index]);
             index += 1;
         }
         assert!(
@@ -209,11 +221,12 @@ impl Migration {
         );
         let (stem, _extension) = file_name.split_at(bytes.len() - 4);
         let (_version, name) = stem.split_at(index + 1);
-        let transactional = if starts_with(sql.as_bytes(), NO_TRANSACTION.as_bytes()) {
-            Transactional::No
+        let sql = if starts_with(sql.as_bytes(), BYTE_ORDER_MARK) {
+            sql.split_at(BYTE_ORDER_MARK.len()).1
         } else {
-            Transactional::Yes
+            sql
         };
+        let transactional = if is_outside(sql.as_bytes()) { Transactional::No } else { Transactional::Yes };
         Self { version, name, sql, transactional }
     }
 
@@ -240,6 +253,22 @@ impl Migrator {
     pub const fn announced(self, ahead: Duration) -> Self {
         Self { migrations: self.migrations, ahead: Some(ahead) }
     }
+}
+
+const fn with_digit(version: u32, digit: u8) -> u32 {
+    let digit = (digit - b'0') as u32;
+    assert!(
+        version <= (u32::MAX - digit) / 10,
+        "the number of a migration does not fit: 4294967295 is the largest"
+    );
+    version * 10 + digit
+}
+
+/// Whether the first line is [`NO_TRANSACTION`], and not one that only begins so.
+const fn is_outside(sql: &[u8]) -> bool {
+    let end = NO_TRANSACTION.len();
+    starts_with(sql, NO_TRANSACTION.as_bytes())
+        && (sql.len() == end || matches!(sql[end], b'\r' | b'\n' | b' ' | b'\t'))
 }
 
 const fn starts_with(bytes: &[u8], prefix: &[u8]) -> bool {
@@ -295,5 +324,24 @@ mod tests {
             let made = std::panic::catch_unwind(|| Migration::from_file(name, ""));
             assert!(made.is_err(), "{name}");
         }
+    }
+
+    #[test]
+    fn a_number_that_does_not_fit_is_refused_and_never_another() {
+        assert_eq!(Migration::from_file("4294967295_a.sql", "").version, u32::MAX);
+        for name in ["4294967296_a.sql", "20261124093000_a.sql"] {
+            let made = std::panic::catch_unwind(|| Migration::from_file(name, ""));
+            let told = made.expect_err(name);
+            let told = told.downcast_ref::<&str>().copied().unwrap_or_default();
+            assert!(told.starts_with("the number of a migration does not fit"), "{told}");
+        }
+    }
+
+    #[test]
+    fn a_mark_of_the_byte_order_is_in_neither_text_nor_checksum() {
+        let (plain, marked) = ("-- no-transaction\nSELECT 1", "\u{feff}-- no-transaction\nSELECT 1");
+        let [plain, marked] = [plain, marked].map(|sql| Migration::from_file("1_a.sql", sql));
+        assert_eq!((marked.sql, marked.transactional), (plain.sql, Transactional::No));
+        assert_eq!(marked.checksum(), plain.checksum());
     }
 }

@@ -8,7 +8,7 @@ use tokio_postgres::Client;
 use tracing::{info, warn};
 
 use super::plan::{self, Record};
-use super::split::statements;
+use super::split::{for_psql, statements};
 use super::{Applied, MigrateError, Migration, MigrationStatus, Migrator, Transactional, announce};
 use crate::session::Session;
 
@@ -69,6 +69,7 @@ impl Migrator {
     async fn up_locked(&self, client: &Client) -> Result<Vec<Applied>, MigrateError> {
         client.batch_execute(CREATE_TABLE).await?;
         let pending = plan::pending(self.migrations, &records(client).await?)?;
+        pending.iter().try_for_each(|migration| refuse_what_is_for_psql(migration))?;
         let Some(ahead) = self.ahead else {
             return apply(client, pending, None).await;
         };
@@ -86,6 +87,12 @@ impl Migrator {
         tell_unended(announce::end(client).await);
         outcome
     }
+}
+
+// A server that is sent a COPY waits for its rows, and the session with it.
+fn refuse_what_is_for_psql(migration: &Migration) -> Result<(), MigrateError> {
+    let Migration { version, name, sql, .. } = *migration;
+    for_psql(sql).map_or(Ok(()), |what| Err(MigrateError::ForPsql { version, name, what }))
 }
 
 // What was applied is applied, and what a migration failed of is told all the same.

@@ -1,6 +1,6 @@
 //! Cuts a file into its statements, for migrations that must run outside a transaction: several statements sent at once
 //! would share one. It knows quotes, dollar quotes, comments, parentheses and the bodies of routines in plain SQL (`BEGIN ATOMIC ..
-//! END`), as psql does, and nothing else of SQL. Called by `run`.
+//! END`), as psql does, and nothing else of SQL. It also names what psql alone understands. Called by `run`.
 
 /// The statements of `sql`, without their semicolons; pieces with nothing but blanks and comments are left out.
 pub(super) fn statements(sql: &str) -> Vec<&str> {
@@ -29,6 +29,44 @@ pub(super) fn statements(sql: &str) -> Vec<&str> {
         found.push(sql[start..].trim());
     }
     found
+}
+
+/// What of `sql` is for psql and not for a server, the first if there are several: rows behind a COPY, which the server would wait for
+/// without end, and commands with a backslash, which begins nothing else outside of quotes.
+pub(super) fn for_psql(sql: &str) -> Option<&'static str> {
+    let mut at = 0;
+    let mut parentheses = 0_usize;
+    // The first word of the statement, and the one before this.
+    let (mut first, mut before) = ("", "");
+    while at < sql.len() {
+        let rest = &sql[at..];
+        let (step, is_word) = token_length(rest);
+        let token = &rest[..step];
+        at += step;
+        match token {
+            "\\" => return Some("a command that begins with a backslash"),
+            ";" => (first, before) = ("", ""),
+            "(" => parentheses += 1,
+            ")" => parentheses = parentheses.saturating_sub(1),
+            _ if is_word && parentheses == 0 => {
+                let is = |one: &str, other: &str| {
+                    first.eq_ignore_ascii_case("copy")
+                        && before.eq_ignore_ascii_case(one)
+                        && token.eq_ignore_ascii_case(other)
+                };
+                if is("from", "stdin") {
+                    return Some("COPY .. FROM STDIN");
+                }
+                if is("to", "stdout") {
+                    return Some("COPY .. TO STDOUT");
+                }
+                first = if first.is_empty() { token } else { first };
+                before = token;
+            }
+            _ => {}
+        }
+    }
+    None
 }
 
 /// What of a statement is open, in which a semicolon does not end it.
@@ -210,6 +248,27 @@ mod tests {
         ];
         for (sql, expected) in table {
             assert_eq!(statements(sql), expected, "{sql}");
+        }
+    }
+
+    #[test]
+    fn what_is_for_psql_alone_is_named() {
+        let [command, rows, dump] =
+            ["a command that begins with a backslash", "COPY .. FROM STDIN", "COPY .. TO STDOUT"];
+        for (sql, expected) in [
+            ("CREATE TABLE a (x int);\n\\i other.sql\n", Some(command)),
+            ("\\restrict abc\nSELECT 1", Some(command)),
+            ("SELECT 1; COPY a (x, y) FROM stdin;\n1\t2\n\\.\n", Some(rows)),
+            ("copy a /* all */ from -- here\n STDIN WITH (FORMAT csv)", Some(rows)),
+            ("COPY (SELECT 1) TO STDOUT", Some(dump)),
+            ("COPY a FROM '/tmp/stdin'", None),
+            ("COPY (SELECT x FROM stdin) TO '/tmp/a'", None),
+            ("SELECT x FROM stdin", None),
+            ("SELECT '\\d', E'a\\'\\d', $$ \\d $$, \"\\d\" /* \\d */ -- \\d", None),
+            ("DO $$ BEGIN COPY a FROM STDIN; END $$", None),
+            ("", None),
+        ] {
+            assert_eq!(for_psql(sql), expected, "{sql}");
         }
     }
 

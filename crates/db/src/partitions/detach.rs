@@ -180,7 +180,7 @@ async fn concurrently(
     outcome.and(restored)
 }
 
-fn millis(limit: Duration) -> u128 {
+pub(super) fn millis(limit: Duration) -> u128 {
     limit.as_millis().clamp(1, TIMEOUT_MS_MAX)
 }
 

@@ -48,6 +48,30 @@ pub enum PartitionError {
         #[source]
         source: tokio_postgres::Error,
     },
+    /// The month's partition is half detached: a detach runs, or was cut off. Queries leave it out, and its rows are refused or go to
+    /// the default partition. [`detach_before`](super::detach_before) finishes it, whatever its month; then it can be made, of
+    /// the same table.
+    #[error("make {partition} of {table}: its detach was begun and is not finished; finish it first")]
+    Detaching {
+        /// The partitioned table.
+        table: String,
+        /// The partition.
+        partition: String,
+    },
+    /// A partition was not made in time: its locks, or looking through the default partition or a table of its name that was there
+    /// before, took longer. Nothing of it remains. A valid check that says what the partition holds spares the looking.
+    #[error("make {partition} of {table}: not done within {within:?}; nothing was changed")]
+    AttachStopped {
+        /// The partitioned table.
+        table: String,
+        /// The partition.
+        partition: String,
+        /// The timeout.
+        within: Duration,
+        /// The server's error.
+        #[source]
+        source: tokio_postgres::Error,
+    },
     /// With a default partition, a detach needs the whole table for a moment, and others had it, or they and it waited
     /// for each other. Nothing of this partition was changed: try again when their transactions have ended.
     #[error(

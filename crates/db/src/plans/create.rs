@@ -81,8 +81,16 @@ pub enum CreateError {
         /// For how long.
         seconds: i64,
     },
-    /// A lock was not to be had in time, or the build took too long. What is left of it is dropped now or, where the same
-    /// lock forbids that, by the next call; the planner never uses it.
+    /// What the index would be called is the name of something that was not begun here. Nothing was tried, and that is left alone.
+    #[error("not built: {by} of the name {name} was not begun here; drop or rename it first")]
+    NameTaken {
+        /// The name, with its schema.
+        name: String,
+        /// What bears it: another index, or another relation.
+        by: &'static str,
+    },
+    /// A lock was not to be had in time, the build took too long, or what a cut one had left could not be dropped before (SQLSTATE
+    /// 42P07). What is left is dropped now or, where the same lock forbids that, by the next call; the planner never uses it.
     #[error("not built after {attempts} attempts")]
     GaveUp {
         /// How often it was tried.
@@ -152,6 +160,12 @@ const LEFTOVERS_SQL: &str = "SELECT DISTINCT n.nspname::text, c.relname::text FR
     AND NOT EXISTS (SELECT FROM pg_locks l WHERE l.relation = i.indrelid \
         AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) \
         AND l.mode = 'ShareUpdateExclusiveLock')";
+/// Who bears the name that an index would have, and whether that was begun by us and is of no use to anybody.
+const BEARER_SQL: &str = "SELECT CASE WHEN i.indexrelid IS NULL THEN 'relation' WHEN i.indisvalid THEN 'index' ELSE 'invalid' END, \
+    coalesce(NOT i.indisvalid, false) AND EXISTS (SELECT FROM index_audit a \
+        WHERE a.schema_name = n.nspname AND a.index_name = c.relname AND a.act = 'begun') \
+    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace LEFT JOIN pg_index i ON i.indexrelid = c.oid \
+    WHERE n.nspname = $1 AND c.relname = $2";
 const OLDEST_SQL: &str = "SELECT coalesce(extract(epoch FROM max(clock_timestamp() - xact_start)), 0)::bigint \
     FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND datname = current_database() \
     AND backend_type = 'client backend'";
@@ -247,22 +261,27 @@ async fn build(
 ) -> Result<Created, CreateError> {
     client.batch_execute(&format!("SET statement_timeout = {}", limit_ms(options.build_timeout))).await?;
     sweep(client).await?;
-    let existing = indexes(client, &index.table).await?;
-    if existing.iter().any(|other| other.serves_prefixes && index.is_prefix_of(&other.columns)) {
-        return Ok(Created::Needless);
-    }
-    let seconds = oldest_transaction_seconds(client).await?;
-    if is_old(seconds, options.transaction_age_max) {
-        return Err(CreateError::OldTransaction { seconds });
-    }
     let mut attempts = 0;
     loop {
+        // Each time: what was in the way of the last one may have been somebody's build of the same.
+        let existing = indexes(client, &index.table).await?;
+        if existing.iter().any(|other| other.serves_prefixes && index.is_prefix_of(&other.columns)) {
+            return Ok(Created::Needless);
+        }
+        let seconds = oldest_transaction_seconds(client).await?;
+        if is_old(seconds, options.transaction_age_max) {
+            return Err(CreateError::OldTransaction { seconds });
+        }
+        // Before the audit says that it is ours.
+        refuse_a_taken_name(client, index).await?;
         attempts += 1;
         // Before the build, so that a cut one is known to be ours.
         audit(client, "begun", index, "").await?;
         let Err(source) = client.batch_execute(&index.create_sql()).await else { break };
         audit(client, "failed", index, source.as_db_error().map_or("", |error| error.message())).await?;
-        if !is_worth_another_try(&source) {
+        // The first sweep left it to whoever held the table's lock, and the build came after them.
+        let met_a_leftover = source.code() == Some(&SqlState::DUPLICATE_TABLE);
+        if !met_a_leftover && !is_worth_another_try(&source) {
             sweep(client).await?;
             return Err(source.into());
         }
@@ -274,6 +293,23 @@ async fn build(
     }
     note_built(client, index, options.saves_per_call).await?;
     Ok(Created::Built)
+}
+
+/// What a cut build of ours has left may bear it: that is swept.
+async fn refuse_a_taken_name(client: &Client, index: &IndexColumns) -> Result<(), CreateError> {
+    let (schema, name) = (&index.table.schema, index.name());
+    let bearer = client.query_typed(BEARER_SQL, &[(schema, Type::TEXT), (&name, Type::TEXT)]).await?;
+    let Some(bearer) = bearer.first() else { return Ok(()) };
+    if bearer.try_get(1)? {
+        return Ok(());
+    }
+    let kind: &str = bearer.try_get(0)?;
+    let by = match kind {
+        "index" => "an index of another form",
+        "invalid" => "an invalid index (or one that is being built)",
+        _ => "another relation",
+    };
+    Err(CreateError::NameTaken { name: format!("{schema}.{name}"), by })
 }
 
 /// A lock or the time was not to be had, or the build and another transaction waited for each other.

@@ -66,7 +66,7 @@ pub struct Review {
     pub swept: Vec<String>,
 }
 
-/// Why there is no review.
+/// Why there is no review, or no whole one.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReviewError {
@@ -85,9 +85,18 @@ pub enum ReviewError {
     /// No session on the primary.
     #[error("reach the primary to review indexes")]
     Session(#[from] Error),
-    /// A server refused. What was dropped before that has its rows in the audit.
+    /// A server refused before anything was judged. Nothing was dropped.
     #[error("review the indexes that were built here")]
     Refused(#[from] tokio_postgres::Error),
+    /// A server refused after all had been judged, and from then on nothing was dropped.
+    #[error("the review of the indexes that were built here ended early")]
+    Stopped {
+        /// All indexes, with what was done about each until then. The one whose drop was refused is said to stand.
+        review: Review,
+        /// Why it ended.
+        #[source]
+        source: tokio_postgres::Error,
+    },
 }
 
 /// An index of ours, by the audit and the catalog.
@@ -160,7 +169,7 @@ const COUNTS_SQL: &str = "SELECT c.oid, pg_stat_get_numscans(c.oid), \
 /// knows all servers that anybody reads from. Dropped halfway, it leaves what is known to the next one.
 ///
 /// # Errors
-/// [`ReviewError`]; nothing was dropped, but for [`ReviewError::Refused`], which may come after a drop: the audit has it.
+/// [`ReviewError`]; nothing was dropped, but for [`ReviewError::Stopped`], which has the review.
 pub async fn review_indexes(db: &Db, options: &ReviewOptions) -> Result<Review, ReviewError> {
     let primary = db.session(SESSION_NAME).await?;
     let client = primary.client();
@@ -179,17 +188,25 @@ pub async fn review_indexes(db: &Db, options: &ReviewOptions) -> Result<Review, 
     for session in &elsewhere {
         counted_elsewhere.push(counts(session.client(), &ours).await?);
     }
+    review.indexes = ours
+        .into_iter()
+        .map(|index| {
+            let figures = index.figures(&counted_here, &counted_elsewhere, options);
+            judged(index, figures, options)
+        })
+        .collect();
     // Not before everybody has answered.
-    if options.approval == Approval::Given {
-        review.swept = sweep_or_leave(client).await?;
+    let done = if options.approval == Approval::Given {
+        Servers { primary: client, elsewhere: &elsewhere }.act_on(&mut review, options).await
+    } else {
+        Ok(())
+    };
+    // Where it cannot be given back it ends with the session.
+    let unlocked = unlock(client).await;
+    match done.and(unlocked) {
+        Ok(()) => Ok(review),
+        Err(source) => Err(ReviewError::Stopped { review, source }),
     }
-    let servers = Servers { primary: client, elsewhere: &elsewhere };
-    for index in ours {
-        let figures = index.figures(&counted_here, &counted_elsewhere, options);
-        review.indexes.push(judge(servers, index, figures, options).await?);
-    }
-    unlock(client).await?;
-    Ok(review)
 }
 
 async fn ours(client: &Client) -> Result<Vec<Ours>, tokio_postgres::Error> {
@@ -279,24 +296,26 @@ impl Servers<'_> {
         }
         Ok(oldest)
     }
+
+    /// Sweeps, and takes back what does not pay, until something is refused.
+    async fn act_on(self, review: &mut Review, options: &ReviewOptions) -> Result<(), tokio_postgres::Error> {
+        review.swept = sweep_or_leave(self.primary).await?;
+        for index in &mut review.indexes {
+            if !matches!(index.verdict, Verdict::Unused | Verdict::Dear) {
+                continue;
+            }
+            let seconds = self.oldest_transaction_seconds().await?;
+            let is_held_up = is_old(seconds, options.transaction_age_max);
+            index.fate = if is_held_up { Fate::Stuck } else { take_back(self.primary, index).await? };
+        }
+        Ok(())
+    }
 }
 
-async fn judge(
-    servers: Servers<'_>,
-    index: Ours,
-    figures: IndexFigures,
-    options: &ReviewOptions,
-) -> Result<Reviewed, tokio_postgres::Error> {
+fn judged(index: Ours, figures: IndexFigures, options: &ReviewOptions) -> Reviewed {
     let verdict = figures.verdict(options);
     let Ours { table, name, statement, .. } = index;
-    let mut reviewed = Reviewed { table, name, statement, figures, verdict, fate: Fate::Stands };
-    let pays_not = matches!(verdict, Verdict::Unused | Verdict::Dear);
-    if pays_not && options.approval == Approval::Given {
-        let seconds = servers.oldest_transaction_seconds().await?;
-        let is_held_up = is_old(seconds, options.transaction_age_max);
-        reviewed.fate = if is_held_up { Fate::Stuck } else { take_back(servers.primary, &reviewed).await? };
-    }
-    Ok(reviewed)
+    Reviewed { table, name, statement, figures, verdict, fate: Fate::Stands }
 }
 
 async fn take_back(client: &Client, index: &Reviewed) -> Result<Fate, tokio_postgres::Error> {

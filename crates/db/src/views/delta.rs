@@ -6,7 +6,7 @@ use postgres_types::Type;
 
 use super::error::ViewError;
 use super::refresh::{Run, Written};
-use super::{View, is_plain_name, is_plain_path};
+use super::{View, is_plain_name, is_plain_path, quoted_path};
 
 /// How a table is kept as a view by keys.
 ///
@@ -62,8 +62,8 @@ impl Delta {
         if extent == Extent::Whole {
             self.log_everything(run).await?;
         }
-        let Self { log, key, key_type, select, .. } = self;
-        let view = &run.view.name;
+        let Self { key_type, select, .. } = self;
+        let (view, log, key) = (quoted_path(&run.view.name), quoted_path(&self.log), quoted_path(&self.key));
         let last = run.query_one(&format!("SELECT coalesce(max(id), 0) FROM {log}"), &[]).await?;
         let last: i64 = run.decode(|| last.try_get(0))?;
         // Each statement sees what was committed before it. The keys are taken first, so that whatever was noted by a key
@@ -89,8 +89,8 @@ impl Delta {
 
     /// Empties the view and notes every key, as if all had changed.
     async fn log_everything(&self, run: &Run<'_>) -> Result<(), ViewError> {
-        let Self { log, all_keys, .. } = self;
-        run.execute(&format!("DELETE FROM {}", run.view.name), &[]).await?;
+        let (log, all_keys) = (quoted_path(&self.log), self.all_keys);
+        run.execute(&format!("DELETE FROM {}", quoted_path(&run.view.name)), &[]).await?;
         run.execute(&format!("DELETE FROM {log}"), &[]).await?;
         let note = format!("INSERT INTO {log} (key) SELECT every.key FROM ({all_keys}) AS every (key)");
         run.execute(&note, &[]).await.map(drop)

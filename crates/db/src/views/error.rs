@@ -41,6 +41,23 @@ pub enum ViewError {
         /// The one it names.
         source_view: String,
     },
+    /// The view reads a registered one that it does not name, so that its age would be told too young, and the order would not
+    /// hold.
+    #[error("view {view} reads {source_view}, which its made_from does not name")]
+    UndeclaredSource {
+        /// The view.
+        view: String,
+        /// The one it reads.
+        source_view: String,
+    },
+    /// The view names a registered one that it does not read.
+    #[error("view {view} does not read {source_view}, which its made_from names")]
+    UnreadSource {
+        /// The view.
+        view: String,
+        /// The one it names.
+        source_view: String,
+    },
     /// Views that are made from each other: the first is made from the second, and so on; the last one is the first again.
     #[error("views are made from each other: {}", views.join(" <- "))]
     Cycle {

@@ -29,7 +29,9 @@
 //! - **One refresher.** A refresh holds a transaction's advisory lock: of all processes that ask at once one refreshes, and the
 //!   others are told so at once. The lock ends with the transaction, also when its connection or its process is killed.
 //! - **An age is never too young.** It counts from a moment before the refresh began to read, or from that of the oldest
-//!   view that it is made from. A read counts it by the clock of the server that answers: a replica whose clock is behind
+//!   view that it is made from. A materialized view that reads a registered one which it does not name is not refreshed; what
+//!   functions read, and views that nobody has registered, are not seen. A read counts it by the clock of the server that
+//!   answers: a replica whose clock is behind
 //!   the primary's takes the view for younger by so much.
 //! - **A failure stays where it is.** Views that are not made from the failed one are refreshed all the same; those that are, are not.
 //! - **A refresh that fails leaves nothing.** Of one whose commit was not answered it is said that nobody knows.
@@ -47,6 +49,7 @@ mod order;
 mod read;
 mod refresh;
 mod rounds;
+mod sources;
 mod state;
 
 use std::sync::Arc;
@@ -76,7 +79,8 @@ pub struct View {
     pub refresh: Refresh,
     /// When it is refreshed.
     pub when: When,
-    /// The registered views that it reads.
+    /// The registered views that it reads, itself or through plain views. Each refresh of a materialized view compares them with the
+    /// catalog; what functions read, and what the query of a delta view reads, nobody compares.
     pub made_from: Vec<String>,
     /// The tables that it reads; for [`When::OnChange`].
     pub tables: Vec<String>,
@@ -138,6 +142,8 @@ struct Inner {
 #[derive(Debug)]
 struct Entry {
     view: View,
+    /// The names of all views of the registry.
+    registered: Arc<[String]>,
     /// One reader of this process at a time refreshes; the others wait for it and not for a connection each.
     turn: tokio::sync::Mutex<()>,
 }
@@ -205,9 +211,12 @@ impl Views {
             return Err(ViewError::Settings { view: first_over.name.clone(), problem });
         }
         let sorted = order::sort(&views)?;
+        let registered: Arc<[String]> = views.iter().map(|view| view.name.clone()).collect();
         let mut views: Vec<Option<View>> = views.into_iter().map(Some).collect();
         let views = sorted.into_iter().filter_map(|place| views[place].take());
-        let entries = views.map(|view| Entry { view, turn: tokio::sync::Mutex::new(()) }).collect();
+        let entry =
+            |view| Entry { view, registered: Arc::clone(&registered), turn: tokio::sync::Mutex::new(()) };
+        let entries = views.map(entry).collect();
         Ok(Self { inner: Arc::new(Inner { db: db.clone(), entries }) })
     }
 
@@ -217,7 +226,7 @@ impl Views {
     }
 }
 
-// Names are put into statements as they are, so nothing that would need quoting may pass.
+// The server is asked for names as they are, and finds none that would need quoting for its characters.
 fn is_plain_name(name: &str) -> bool {
     /// What an identifier holds.
     const BYTES_MAX: usize = 63;
@@ -230,6 +239,11 @@ fn is_plain_name(name: &str) -> bool {
 fn is_plain_path(path: &str) -> bool {
     let (first, second) = path.split_once('.').map_or((path, None), |(first, rest)| (first, Some(rest)));
     is_plain_name(first) && second.is_none_or(is_plain_name)
+}
+
+/// A plain path for a statement, where a word of the language must not be taken for one.
+fn quoted_path(path: &str) -> String {
+    format!("\"{}\"", path.replace('.', "\".\""))
 }
 
 #[cfg(test)]
@@ -250,6 +264,8 @@ mod tests {
             |view| view.tables = vec!["a;b".to_owned()],
             Some(r#"tables of view "stats": "a;b" is no plain lower-case name"#),
         );
+        assert_eq!(quoted_path("order"), "\"order\"");
+        assert_eq!(quoted_path("sales.user"), "\"sales\".\"user\"");
         for name in ["", "Stats", "a.b.c", "a.", ".a", "1a", "a b", "a\"", "a'", "\u{e9}", &"a".repeat(64)] {
             assert!(!is_plain_path(name), "{name}");
         }

@@ -3,7 +3,7 @@
 //! It never retries. Called by `rounds` and `read`.
 //!
 //! ```text
-//! begin ──> lock ──> known? ──> sources ──> changed? ──> refresh ──> note ──> commit
+//! begin ──> lock ──> known? ──> named? ──> sources ──> changed? ──> refresh ──> note ──> commit
 //!             └─ busy ─┴─ done since, young enough ┴─ unchanged ──> skipped, with the last success
 //! ```
 
@@ -18,7 +18,7 @@ use super::changes::fingerprint;
 use super::delta::Extent;
 use super::error::ViewError;
 use super::state::{Known, Source, Success, note_failure};
-use super::{Entry, Refresh, View, When};
+use super::{Entry, Refresh, View, When, quoted_path};
 use crate::db::Db;
 use crate::error::Error;
 use crate::session::Session;
@@ -88,6 +88,8 @@ pub(super) struct Written {
 pub(super) struct Run<'a> {
     session: &'a Session,
     pub(super) view: &'a View,
+    /// The names of all views of the registry.
+    pub(super) registered: &'a [String],
 }
 
 /// First word of the advisory lock "refresh of one view": "view" in ASCII.
@@ -99,7 +101,7 @@ impl Entry {
         let view = &self.view;
         let is_committing = AtomicBool::new(false);
         // On the heap: it is large, and whoever waits for it should not be.
-        let ended = timeout(view.timeout, Box::pin(attempt(db, view, ask, &is_committing))).await;
+        let ended = timeout(view.timeout, Box::pin(attempt(db, self, ask, &is_committing))).await;
         let ended = ended.unwrap_or_else(|_| match is_committing.into_inner() {
             true => Err(ViewError::CommitUnknown { view: view.name.clone() }),
             false => Err(ViewError::Timeout { view: view.name.clone(), after: view.timeout }),
@@ -114,10 +116,11 @@ impl Entry {
     }
 }
 
-async fn attempt(db: &Db, view: &View, ask: Ask, is_committing: &AtomicBool) -> Result<Ended, ViewError> {
+async fn attempt(db: &Db, entry: &Entry, ask: Ask, is_committing: &AtomicBool) -> Result<Ended, ViewError> {
+    let view = &entry.view;
     let begun = Instant::now();
     let session = db.session(&format!("view-{}", view.name)).await.map_err(|error| view.failed(error))?;
-    let run = Run { session: &session, view };
+    let run = Run { session: &session, view, registered: &entry.registered };
     run.begin().await?;
     let lock = run.lock(ask).await?;
     let since = if let Ask::Due { known_at } = ask { known_at } else { begun };
@@ -131,6 +134,7 @@ async fn attempt(db: &Db, view: &View, ask: Ask, is_committing: &AtomicBool) -> 
         return run.skip(why, known.as_of).await;
     }
     run.configure().await?;
+    run.check_sources().await?;
     let sources = run.sources().await?;
     let as_of = oldest(view, &known, &sources)?;
     let is_watched = matches!(view.when, When::OnChange { .. }) && !matches!(view.refresh, Refresh::Delta(_));
@@ -234,7 +238,7 @@ impl Run<'_> {
         }
         // Postgres refuses to do it concurrently while there is nothing to compare with, and nobody to be kept waiting.
         let how = if is_populated { how } else { "" };
-        self.control(&format!("REFRESH MATERIALIZED VIEW {how} {view}")).await
+        self.control(&format!("REFRESH MATERIALIZED VIEW {how} {}", quoted_path(view))).await
     }
 
     /// Whether the view's name is that of a relation of one of these kinds.

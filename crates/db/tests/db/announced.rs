@@ -4,11 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use bytes::{BufMut as _, BytesMut};
 use futures_util::future::join_all;
 use paystrata_db::{
-    Class, Db, Error, MigrateError, Migration, Migrator, Observer, QuerySeen, Role, Statement,
+    Class, Db, Error, MigrateError, Migration, Migrator, Observer, QuerySeen, Role, Statement, ToSql,
     TransactionOptions, Type,
 };
+use postgres_types::{IsNull, to_sql_checked};
 
 use crate::support::{Bed, LIMIT, ONE, connected, count, with_database};
 
@@ -29,6 +31,25 @@ static FAILS: [Migration; 1] = [Migration::from_file(
     "-- no-transaction\nSELECT set_config('search_path', '', false);\nSET ROLE pg_monitor;\nBEGIN;\nSELECT 1 / 0;",
 )];
 static FAILING: Migrator = Migrator::new(&FAILS).announced(Duration::ZERO);
+
+/// The first one lasts for so long that its announcement lapses, and each of the others keeps what it finds of one.
+static LAPSING: [Migration; 3] = [
+    Migration::from_file(
+        "0001_long.sql",
+        "CREATE TABLE found AS SELECT * FROM schema_announcements; \
+         UPDATE schema_announcements SET in_force_until = clock_timestamp()",
+    ),
+    Migration::from_file("0002_second.sql", "INSERT INTO found SELECT * FROM schema_announcements"),
+    Migration::from_file("0003_third.sql", "INSERT INTO found SELECT * FROM schema_announcements"),
+];
+static RENEWING: Migrator = Migrator::new(&LAPSING).announced(Duration::ZERO);
+
+/// Whoever binds its value changes the table first, so often.
+const OVERTAKING: &str = "CREATE TABLE card (a int); INSERT INTO card VALUES (1); CREATE SEQUENCE changes; \
+    CREATE FUNCTION changes_card(int8) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN \
+        IF nextval('changes') <= $1 THEN ALTER TABLE card ADD COLUMN b int; END IF; RETURN true; END $$; \
+    CREATE DOMAIN overtaking AS int8 CHECK (changes_card(VALUE))";
+static OVERTAKEN: Statement = Statement::new("SELECT * FROM card WHERE $1::overtaking > 0", &[Type::UNKNOWN]);
 
 static ALL: Statement = Statement::new("SELECT * FROM card", &[]);
 static MOODS: Statement = Statement::new("SELECT mood, filler FROM moods", &[]);
@@ -53,6 +74,27 @@ impl Observer for Outdated {
     fn query(&self, seen: &QuerySeen<'_>) {
         self.0.fetch_add(usize::from(seen.failure == Some(Class::StalePlan)), Ordering::Relaxed);
     }
+}
+
+/// A value of a domain over `int8`, of which the driver knows nothing.
+#[derive(Debug)]
+struct Overtaking(i64);
+
+impl ToSql for Overtaking {
+    fn to_sql(
+        &self,
+        _: &Type,
+        out: &mut BytesMut,
+    ) -> Result<IsNull, Box<dyn std::error::Error + Sync + Send>> {
+        out.put_i64(self.0);
+        Ok(IsNull::No)
+    }
+
+    fn accepts(_: &Type) -> bool {
+        true
+    }
+
+    to_sql_checked!();
 }
 
 async fn columns(db: &Db) -> usize {
@@ -185,6 +227,47 @@ fn a_server_serves_while_its_announcements_are_locked() {
         let connection = db.read().await.expect("connection");
         connection.query_one(&ONE, &[]).await.expect("read");
         assert_eq!(count(&admin, "SELECT number FROM schema_announcements").await, 1, "it holds the lock");
+    });
+}
+
+/// Each change comes between the statement's two round trips, and is taken back with what it has overtaken.
+#[test]
+fn a_statement_is_overtaken_by_three_announced_changes_before_it_fails() {
+    with_database(|bed| async move {
+        let admin = bed.admin().await;
+        admin.client.batch_execute(OVERTAKING).await.expect("create");
+        admin.client.batch_execute(LEFT).await.expect("announce");
+        let db = bed.primary_only().await;
+        until_named(&db, Role::Primary, false).await;
+        for (changes, is_answered) in [(3, true), (4, false)] {
+            admin.client.batch_execute("ALTER SEQUENCE changes RESTART").await.expect("begin anew");
+            let told =
+                db.write().await.expect("connection").query_one(&OVERTAKEN, &[&Overtaking(changes)]).await;
+            match told {
+                Ok(row) => assert_eq!((row.len(), is_answered), (1, true)),
+                Err(error) => {
+                    assert_eq!((error.class(), is_answered), (Class::StalePlan, false), "{error:?}");
+                }
+            }
+            assert_eq!(count(&admin, "SELECT last_value FROM changes").await, 4);
+        }
+    });
+}
+
+#[test]
+fn what_has_lapsed_is_announced_again_before_the_next_file() {
+    with_database(|bed| async move {
+        let session = bed.primary_only().await.session("migrate").await.expect("session");
+        assert_eq!(RENEWING.up(&session).await.expect("up").len(), LAPSING.len());
+        let admin = bed.admin().await;
+        // The first file is of the first announcement; the others share the second one.
+        let found = "SELECT count(*) FROM found WHERE in_force_until > clock_timestamp() AND number = ";
+        assert_eq!(
+            (count(&admin, &format!("{found}1")).await, count(&admin, &format!("{found}2")).await),
+            (1, 2)
+        );
+        assert_eq!(count(&admin, ENDED).await, 1);
+        assert_eq!(count(&admin, "SELECT number FROM schema_announcements").await, 3);
     });
 }
 

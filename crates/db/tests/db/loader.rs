@@ -224,6 +224,36 @@ fn a_row_that_cannot_be_read_and_a_panic_end_with_their_batch() {
     });
 }
 
+/// Of which key it is, such a row does not say: by itself where every key has one, in halves where a key has none.
+#[test]
+fn a_row_that_cannot_be_read_fails_the_callers_of_its_key_and_no_others() {
+    with_database(|bed| async move {
+        let scene = Scene::open(&bed).await;
+        let cities: Loader<i64, i32> = Loader::new(&scene.db, &CITIES, CoalesceOptions::default(), |row| {
+            let key: i64 = row.try_get(0)?;
+            if key == 27 {
+                row.try_get::<_, &str>(1)?;
+            }
+            Ok((key, row.try_get(1)?))
+        })
+        .expect("a loader");
+        let all = (20..=40).chain([27]);
+        for keys in [all.clone().collect::<Vec<i64>>(), all.chain([2_000, 2_001]).collect()] {
+            for (key, answer) in keys.iter().zip(join_all(keys.iter().map(|key| cities.get(*key))).await) {
+                match (*key, answer) {
+                    (27, answer) => assert!(matches!(answer, Err(LoadError::Decode(_))), "{answer:?}"),
+                    (key, answer) => {
+                        assert_eq!(answer.expect("a read"), (key <= 1_000).then_some(10), "{key}");
+                    }
+                }
+            }
+            if keys.len() == 22 {
+                assert_eq!(scene.batches(), 1);
+            }
+        }
+    });
+}
+
 #[test]
 fn who_waits_behind_a_runtime_that_ends_is_told_and_the_next_is_answered() {
     with_database(|bed| async move {

@@ -6,6 +6,9 @@ mod balance;
 mod batcher;
 mod bouncer;
 mod bulk;
+mod cases_bulk;
+mod cases_queries;
+mod cases_sessions;
 mod cluster;
 mod cut_migrations;
 mod drops;
@@ -28,10 +31,14 @@ mod proxy;
 mod repeats;
 mod reruns;
 mod routing;
+#[cfg(feature = "tls")]
+mod secured;
 mod sessions;
 mod shared;
 mod support;
 mod switchovers;
+#[cfg(feature = "tls")]
+mod tls;
 mod transactions;
 mod two_replicas;
 mod view_reads;

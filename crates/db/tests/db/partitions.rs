@@ -5,8 +5,9 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use paystrata_db::Session;
 use paystrata_db::partitions::{
-    DEFAULT_ROWS_MAX, DefaultPartition, DetachLimits, Month, Partition, PartitionError, Watched,
-    detach_before, detach_before_within, ensure_months, list, watch,
+    AttachLimits, DEFAULT_ROWS_MAX, DefaultPartition, DetachLimits, Month, MonthsAhead, Partition,
+    PartitionError, Watched, detach_before, detach_before_within, ensure_months, ensure_months_within, list,
+    watch,
 };
 use uuid::{NoContext, Timestamp, Uuid};
 
@@ -283,6 +284,49 @@ fn what_was_cut_off_is_finished_whatever_its_month_and_though_there_is_a_default
         let detached = detach_before(&session, "entry", month(2026, 2)).await.expect("detach");
         assert_eq!(detached, [made[0].clone(), made[2].clone()]);
         assert_eq!(list(&session, "entry").await.expect("list"), made[1..2]);
+    });
+}
+
+#[test]
+fn a_month_that_is_half_detached_is_named_and_not_taken_for_made() {
+    with_database(|bed| async move {
+        let Quarter { session, admin, made } = quarter(&bed).await;
+        run(&admin, "BEGIN; SELECT count(*) FROM entry").await;
+        assert_eq!(cut_off(&session, month(2026, 2)).await, made[0]);
+        run(&admin, "COMMIT").await;
+        let make = || ensure_months(&session, "entry", month(2026, 1), 3);
+        let named = make().await.expect_err("January is on its way out");
+        let PartitionError::Detaching { table, partition } = &named else { panic!("{named:?}") };
+        assert_eq!([table, partition], ["entry", "entry_2026_01"]);
+        let others = list(&session, "entry").await.expect("list");
+        assert_eq!(others.iter().map(|made| made.month.month()).collect::<Vec<_>>(), [2, 3, 4]);
+        assert_eq!(detach_before(&session, "entry", month(2026, 1)).await.expect("finish"), made[..1]);
+        assert_eq!(make().await.expect("make").len(), 4);
+        assert_eq!(list(&session, "entry").await.expect("list").len(), 4);
+    });
+}
+
+#[test]
+fn a_month_that_is_not_made_in_time_is_named_and_leaves_nothing() {
+    with_database(|bed| async move {
+        let Quarter { session, admin, made } = quarter(&bed).await;
+        session.client().batch_execute("SET statement_timeout = '72s'").await.expect("set");
+        run(&admin, "BEGIN; LOCK TABLE entry").await;
+        let wanted = MonthsAhead { from: month(2026, 1), months: 3 };
+        let limits = AttachLimits { timeout: Duration::from_millis(200), lock_timeout: 10 * LIMIT };
+        // What stands is seen without a lock.
+        let stopped = ensure_months_within(&session, "entry", wanted, limits).await;
+        let stopped = stopped.expect_err("the table is locked");
+        let PartitionError::AttachStopped { partition, within, .. } = &stopped else { panic!("{stopped:?}") };
+        assert_eq!((partition.as_str(), *within), ("entry_2026_04", limits.timeout));
+        run(&admin, "COMMIT").await;
+        assert_eq!(list(&session, "entry").await.expect("list"), made);
+        assert_eq!(count(&admin, "SELECT count(*) FROM pg_class WHERE relname = 'entry_2026_04'").await, 0);
+        let own = session.client().query_one("SELECT current_setting('statement_timeout')", &[]).await;
+        assert_eq!(own.expect("a setting").get::<_, &str>(0), "72s");
+        let patient = AttachLimits { timeout: 10 * LIMIT, ..limits };
+        let there = ensure_months_within(&session, "entry", wanted, patient).await.expect("make");
+        assert_eq!(list(&session, "entry").await.expect("list"), there);
     });
 }
 

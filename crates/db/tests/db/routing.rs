@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use paystrata_db::{
-    Connection, Db, Error, NoPrimary, NodeState, Role, Statement, Status, Token, TransactionOptions, Type,
+    CoalesceOptions, Connection, Db, Error, Loader, NoPrimary, NodeState, Role, Statement, Status, ToSql,
+    Token, TransactionOptions, Type,
 };
 use tokio::sync::Notify;
 
@@ -12,6 +13,7 @@ use crate::proxy::{Mode, Proxy};
 use crate::support::{Bed, LIMIT, ONE, config, connected, until, url, with_database};
 
 static ADD: Statement = Statement::new("INSERT INTO note (body) VALUES ($1)", &[Type::INT8]);
+static FORGET: Statement = Statement::new("DELETE FROM note WHERE body = 1", &[]);
 static NEWEST: Statement = Statement::new("SELECT max(body) FROM note", &[]);
 static SLEEP: Statement = Statement::new("SELECT pg_sleep(3600)", &[]);
 
@@ -170,6 +172,40 @@ fn a_replica_that_goes_and_comes_back_changes_who_reads() {
         let connection = db.read().await.expect("read");
         connection.query_one(&ONE, &[]).await.expect("a connection made before the fault is not handed out");
         assert_eq!(connection.role(), Role::Replica);
+    });
+}
+
+/// With one server in development, and with two in production.
+#[test]
+fn what_writes_is_refused_where_reads_go_whichever_server_serves_them() {
+    with_database(|bed| async move {
+        note_table(&bed).await;
+        for db in [bed.primary_only().await, bed.replicated().await] {
+            let one = [&1_i64 as &(dyn ToSql + Sync)];
+            let token = add(&db, 0).await;
+            let connection = db.read_after(token).await.expect("read");
+            let refused = [
+                connection.query(&ADD, &one).await.map(drop),
+                connection.execute(&ADD, &one).await.map(drop),
+                db.query(None, &ADD, &one).await.map(drop),
+                db.read_with(None, |connection| async move {
+                    connection.execute(&ADD, &[&1_i64]).await.map(drop)
+                })
+                .await,
+                Loader::<i64, i64>::new(&db, &ADD, CoalesceOptions::default(), |row| {
+                    Ok((row.try_get(0)?, row.try_get(1)?))
+                })
+                .map(drop),
+            ];
+            for refused in refused {
+                let refused = refused.expect_err("a replica would refuse it");
+                assert!(matches!(refused, Error::NotARead { verb: "INSERT" }), "{refused:?}");
+                assert!(refused.to_string().contains("Db::write") && !refused.is_retryable(), "{refused}");
+            }
+            assert_eq!(newest(&connection).await, 0, "the connection is as it was");
+            db.write().await.expect("write").execute(&ADD, &one).await.expect("it is taken there");
+            db.write().await.expect("write").execute(&FORGET, &[]).await.expect("delete");
+        }
     });
 }
 

@@ -327,7 +327,7 @@ fn what_has_not_changed_is_not_refreshed_when_its_time_comes() {
 fn what_stands_in_the_way_of_a_refresh_is_named() {
     with_database(|bed| async move {
         let admin = cities(&bed).await;
-        let made = "CREATE MATERIALIZED VIEW bare AS SELECT id FROM city; \
+        let made = "CREATE TABLE plain (id int8); CREATE MATERIALIZED VIEW bare AS SELECT id FROM city; \
              CREATE MATERIALIZED VIEW partly AS SELECT id FROM city; \
              CREATE UNIQUE INDEX ON partly (id) WHERE id > 0; CREATE UNIQUE INDEX ON partly ((id + 1)); \
              CREATE MATERIALIZED VIEW shown AS SELECT current_setting('test.note') AS note WITH NO DATA";
@@ -336,7 +336,7 @@ fn what_stands_in_the_way_of_a_refresh_is_named() {
         let mut shown = made_from("shown", &[]);
         shown.settings = vec![("test.note".to_owned(), "it's; here".to_owned())];
         let views =
-            vec![concurrent("bare"), concurrent("partly"), concurrent("city"), concurrent("nowhere"), shown];
+            vec![concurrent("bare"), concurrent("partly"), concurrent("plain"), concurrent("nowhere"), shown];
         let views = node(&bed, views).await;
         for (name, problem) in [
             (
@@ -347,7 +347,7 @@ fn what_stands_in_the_way_of_a_refresh_is_named() {
                 "partly",
                 "view partly needs a unique index over plain columns, without WHERE, to be refreshed concurrently",
             ),
-            ("city", "city is no materialized view in this database"),
+            ("plain", "plain is no materialized view in this database"),
             ("nowhere", "nowhere is no materialized view in this database"),
             ("unheard_of", "view unheard_of is not registered"),
         ] {
@@ -356,6 +356,42 @@ fn what_stands_in_the_way_of_a_refresh_is_named() {
         assert!(is_refreshed(&views.refresh("shown").await));
         let kept = "SELECT count(*) FROM shown WHERE note = 'it''s; here'";
         assert_eq!(count(&admin, kept).await, 1);
+    });
+}
+
+async fn four_over_totals(bed: &Bed, sources: &[&str]) -> Views {
+    let views = ["near", "far", "hidden", "lone"].map(|name| made_from(name, sources));
+    node(bed, views.into_iter().chain([totals()]).collect()).await
+}
+
+#[test]
+fn what_a_view_is_made_from_is_compared_with_what_it_reads() {
+    with_database(|bed| async move {
+        let admin = cities(&bed).await;
+        let made = "CREATE VIEW passed_on AS SELECT cities FROM totals; \
+             CREATE FUNCTION counted() RETURNS int8 LANGUAGE sql AS 'SELECT cities FROM totals'; \
+             CREATE MATERIALIZED VIEW near AS SELECT cities FROM totals WITH NO DATA; \
+             CREATE MATERIALIZED VIEW far AS SELECT cities FROM passed_on WITH NO DATA; \
+             CREATE MATERIALIZED VIEW hidden AS SELECT counted() WITH NO DATA; \
+             CREATE MATERIALIZED VIEW lone AS SELECT 1 AS one WITH NO DATA";
+        admin.client.batch_execute(made).await.expect("make the views");
+        let silent = four_over_totals(&bed, &[]).await;
+        assert!(is_refreshed(&silent.refresh("totals").await));
+        for name in ["near", "far"] {
+            let problem = format!("view {name} reads totals, which its made_from does not name");
+            assert_eq!(silent.refresh(name).await.expect_err(name).to_string(), problem);
+        }
+        for name in ["hidden", "lone"] {
+            assert!(is_refreshed(&silent.refresh(name).await), "{name}");
+        }
+        let told = four_over_totals(&bed, &["totals"]).await;
+        for name in ["near", "far", "hidden"] {
+            assert!(is_refreshed(&told.refresh(name).await), "{name}");
+        }
+        let problem = "view lone does not read totals, which its made_from names";
+        assert_eq!(told.refresh("lone").await.expect_err("nothing").to_string(), problem);
+        let mark = "SELECT count(*) FROM view_refreshes WHERE view = 'lone' AND error = ";
+        assert_eq!(count(&admin, &format!("{mark}'{problem}'")).await, 1);
     });
 }
 

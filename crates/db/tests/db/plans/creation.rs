@@ -7,7 +7,7 @@ use paystrata_db::plans::{
 };
 
 use super::on;
-use crate::support::{count, until_count, with_database};
+use crate::support::{LIMIT, count, until_count, with_database};
 
 /// What is left on a table that is being vacuumed or analyzed is not swept.
 const SETUP: &str = "CREATE TABLE note (id int, k int) WITH (autovacuum_enabled = off); \
@@ -131,6 +131,58 @@ fn what_a_person_may_be_building_is_not_swept() {
         person.client.batch_execute("COMMIT").await.expect("let go");
         let swept = sweep_invalid(&session).await.expect("swept");
         assert_eq!(swept, [format!("public.{}", index().name())]);
+    });
+}
+
+#[test]
+fn what_is_left_on_a_table_that_was_being_vacuumed_is_swept_when_the_build_meets_it() {
+    const WAITING: &str = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
+        AND wait_event_type = 'Lock' AND query LIKE 'CREATE INDEX CONCURRENTLY%'";
+    with_database(|bed| async move {
+        let db = bed.primary_only().await;
+        let session = db.session("index").await.expect("session");
+        on(&session, SETUP).await;
+        let (writer, vacuum, admin) = (bed.admin().await, bed.admin().await, bed.admin().await);
+        writer.client.batch_execute("BEGIN; INSERT INTO note VALUES (0, 0)").await.expect("write");
+        create_index(&session, &index(), &approved()).await.expect_err("it waits in vain");
+        writer.client.batch_execute("COMMIT").await.expect("commit");
+        assert_eq!(count(&admin, INVALID).await, 1);
+        let hold = "BEGIN; LOCK TABLE note IN SHARE UPDATE EXCLUSIVE MODE";
+        vacuum.client.batch_execute(hold).await.expect("hold");
+        let patient = CreateOptions { lock_timeout: LIMIT, transaction_age_max: 10 * LIMIT, ..approved() };
+        let index = index();
+        let (built, ()) = tokio::join!(create_index(&session, &index, &patient), async {
+            until_count(&admin, WAITING, 1).await;
+            vacuum.client.batch_execute("COMMIT").await.expect("let go");
+        });
+        assert_eq!(built.expect("built"), Created::Built);
+        assert_eq!((count(&admin, VALID).await, count(&admin, INVALID).await), (1, 0));
+    });
+}
+
+#[test]
+fn what_bears_the_name_and_is_not_ours_is_named_and_left_alone() {
+    const AUDITED: &str = "SELECT count(*) FROM index_audit";
+    with_database(|bed| async move {
+        let db = bed.primary_only().await;
+        let session = db.session("index").await.expect("session");
+        on(&session, SETUP).await;
+        let (admin, name) = (bed.admin().await, index().name());
+        for (made, gone, by) in [
+            (format!("CREATE INDEX {name} ON note (id)"), "INDEX", "an index of another form"),
+            (format!("CREATE UNIQUE INDEX CONCURRENTLY {name} ON note (k)"), "INDEX", "an invalid index"),
+            (format!("CREATE TABLE {name} (a int)"), "TABLE", "another relation"),
+        ] {
+            // The values repeat, so that the unique one stays invalid.
+            let _made = admin.client.batch_execute(&made).await;
+            let refused = create_index(&session, &index(), &approved()).await.expect_err("its name is taken");
+            assert!(matches!(refused, CreateError::NameTaken { .. }), "{refused:?}");
+            let text = refused.to_string();
+            assert!(text.contains(by) && text.contains(&format!("public.{name}")), "{text}");
+            assert_eq!(count(&admin, AUDITED).await, 0, "nothing was begun");
+            admin.client.batch_execute(&format!("DROP {gone} {name}")).await.expect("it is still there");
+        }
+        assert_eq!(create_index(&session, &index(), &approved()).await.expect("built"), Created::Built);
     });
 }
 

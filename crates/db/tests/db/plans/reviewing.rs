@@ -248,6 +248,45 @@ fn an_index_whose_drop_gets_no_lock_is_dropped_by_the_next_review() {
     });
 }
 
+/// The one that is refused is the last one by name.
+#[test]
+fn a_drop_that_is_refused_hides_nothing_that_was_found_or_done() {
+    with_database(|bed| async move {
+        let (db, admin) = built(&bed, None).await;
+        let other = IndexColumns { columns: vec!["id".to_owned()], ..index() };
+        let options = CreateOptions { approval: Approval::Given, ..CreateOptions::default() };
+        let session = db.session("index").await.expect("session");
+        create_index(&session, &other, &options).await.expect("built");
+        let (mut first, mut last) = (index().name(), other.name());
+        if first > last {
+            std::mem::swap(&mut first, &mut last);
+        }
+        let keep = format!(
+            "CREATE FUNCTION keep() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN \
+                 IF current_query() LIKE '%{last}%' THEN RAISE EXCEPTION 'it stays'; END IF; END $$; \
+             CREATE EVENT TRIGGER keep ON ddl_command_start WHEN TAG IN ('DROP INDEX') EXECUTE FUNCTION keep()"
+        );
+        admin.client.batch_execute(&keep).await.expect("keep one of them");
+        let refused =
+            review_indexes(&db, &at_once(Approval::Given)).await.expect_err("it may not be dropped");
+        let ReviewError::Stopped { review, source } = &refused else { panic!("{refused:?}") };
+        assert_eq!(source.code().map(|code| code.code()), Some("P0001"));
+        let found: Vec<_> =
+            review.indexes.iter().map(|index| (index.name.as_str(), index.verdict, index.fate)).collect();
+        let expected = [
+            (first.as_str(), Verdict::Unused, Fate::TakenBack),
+            (last.as_str(), Verdict::Unused, Fate::Stands),
+        ];
+        assert_eq!(found, expected);
+        assert_eq!(count(&admin, STANDING).await, 1);
+        admin.client.batch_execute("DROP EVENT TRIGGER keep").await.expect("let it go");
+        assert_eq!(
+            review_indexes(&db, &at_once(Approval::Given)).await.expect("review").indexes[0].fate,
+            Fate::TakenBack
+        );
+    });
+}
+
 #[test]
 fn who_builds_keeps_a_review_away() {
     with_database(|bed| async move {
