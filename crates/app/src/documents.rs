@@ -13,7 +13,8 @@ use std::time::Duration;
 use futures_util::future::join;
 use paystrata_cache::memcached::MemcachedTier;
 use paystrata_cache::{
-    Cache, CacheError, CacheKey, LoadContext, Observer, Policy, Reach, RedisTier, Stats, TierOptions, Version,
+    Cache, CacheError, CacheKey, LoadContext, Observer, Policy, Reach, Readiness, RedisTier, Stats,
+    TierOptions, Version,
 };
 use paystrata_db::{Db, History, Token, is_write_lost, read_from_floor};
 use serde::{Deserialize, Serialize};
@@ -22,7 +23,7 @@ use uuid::Uuid;
 
 use crate::accounts::store::AccountReadError;
 use crate::engine::{Changed, Commit, EngineObserver, Notice, OperationError};
-use crate::ids::MerchantId;
+use crate::ids::{AccountId, MerchantId, PaymentId};
 
 /// Bytes of bookkeeping counted per document beside its body.
 const OVERHEAD_BYTES: usize = 96;
@@ -97,6 +98,15 @@ pub struct DocumentsConfig {
     pub ttl: Duration,
     /// Without word from other nodes; where there is none at all, no entry lives longer.
     pub max_stale: Duration,
+}
+
+/// What is read most, the hottest first.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HotKeys {
+    /// Accounts.
+    pub accounts: Vec<AccountId>,
+    /// Payments, each with its owner.
+    pub payments: Vec<(MerchantId, PaymentId)>,
 }
 
 /// The caches of the read path.
@@ -234,6 +244,32 @@ impl Documents {
         [("accounts", self.accounts.stats()), ("payments", self.payments.stats())]
     }
 
+    /// Of both caches, by name, whether what they share with other nodes is there. Asks no server.
+    #[must_use]
+    pub fn readiness(&self) -> [(&'static str, Readiness); 2] {
+        [("accounts", self.accounts.readiness()), ("payments", self.payments.readiness())]
+    }
+
+    /// Waits until what the caches share with other nodes is there, for `limit` at most, and says whether it is. What is loaded
+    /// before may be dropped when it comes up.
+    pub async fn ready(&self, limit: Duration) -> bool {
+        let (accounts, payments) = join(self.accounts.ready(limit), self.payments.ready(limit)).await;
+        accounts.is_ok() && payments.is_ok()
+    }
+
+    /// What is read most on this node, by a sample of the hits; so many of each kind at most. Costs a walk through what is in
+    /// process.
+    #[must_use]
+    pub fn hot_keys(&self, at_most: usize) -> HotKeys {
+        let (accounts, payments) = (self.accounts.hot_keys(at_most), self.payments.hot_keys(at_most));
+        let accounts = accounts.iter().filter_map(|key| AccountKey::decode(key));
+        let payments = payments.iter().filter_map(|key| PaymentKey::decode(key));
+        HotKeys {
+            accounts: accounts.map(|key| AccountId(Uuid::from_bytes(key))).collect(),
+            payments: payments.map(owner_and_id).collect(),
+        }
+    }
+
     /// Tells other nodes what is still to be told, and stops.
     pub async fn close(&self) {
         self.accounts.close().await;
@@ -332,6 +368,12 @@ fn payment_key(merchant: Uuid, id: Uuid) -> PaymentKey {
     key[..16].copy_from_slice(merchant.as_bytes());
     key[16..].copy_from_slice(id.as_bytes());
     key
+}
+
+/// What [`payment_key`] has put together.
+fn owner_and_id(key: PaymentKey) -> (MerchantId, PaymentId) {
+    let half = |from: usize| Uuid::from_bytes(std::array::from_fn(|at| key[from + at]));
+    (MerchantId(half(0)), PaymentId(half(16)))
 }
 
 /// The node a load must read from: one that has reached the write that last voided the key, or any when nothing ever

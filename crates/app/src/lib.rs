@@ -25,6 +25,7 @@ pub mod gateways;
 pub mod app;
 pub mod bodies;
 pub mod config;
+pub mod hot_keys;
 pub mod housekeeping;
 pub mod migrations;
 pub mod observe;

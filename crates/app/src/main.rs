@@ -16,7 +16,8 @@ use paystrata_app::merchants::store::add_merchant;
 use paystrata_app::migrations::{MIGRATOR, ensure_partitions, status_page};
 use paystrata_app::{observe, serve, telemetry};
 use paystrata_db::plans::{
-    AdviseOptions, Approval, CreateOptions, Fate, ReviewOptions, Workload, create_index, review_indexes,
+    AdviseOptions, Approval, CreateOptions, Fate, ReviewError, ReviewOptions, Workload, create_index,
+    review_indexes,
 };
 use paystrata_db::{Db, NodeState, Session, Status};
 use tokio::signal::unix::{SignalKind, signal};
@@ -169,7 +170,11 @@ async fn hear_all(db: &Db, limit: Duration) {
 async fn review(config: &Config, days: u32, approval: Approval) -> anyhow::Result<ExitCode> {
     let db = connect(config).await?;
     let options = ReviewOptions { approval, age_min: DAY * days, ..ReviewOptions::default() };
-    let review = review_indexes(&db, &options).await?;
+    let review = review_indexes(&db, &options).await.inspect_err(|error| {
+        if let ReviewError::Stopped { review, .. } = error {
+            say(review.to_string().trim_end());
+        }
+    })?;
     say(review.to_string().trim_end());
     let is_stuck = review.indexes.iter().any(|index| index.fate == Fate::Stuck);
     Ok(if is_stuck { ExitCode::FAILURE } else { ExitCode::SUCCESS })

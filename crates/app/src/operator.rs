@@ -7,9 +7,10 @@ use axum::extract::State;
 use axum::response::Response;
 use axum::routing::get;
 use http::{HeaderValue, StatusCode, header};
+use paystrata_cache::{Readiness, RemotePart};
 use paystrata_db::NodeState;
 use paystrata_monitor::PROMETHEUS_CONTENT_TYPE;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::app::App;
 use crate::http::answer;
@@ -66,9 +67,24 @@ async fn ready(State(app): State<Arc<App>>) -> Response {
         "tasks": tasks,
         "fraud_rules": rules,
         "database": nodes,
+        "caches": caches(&app),
     });
     let code = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     answer::json(code, body.to_string())
+}
+
+/// What the caches share with other nodes: a service that is without it is slower, and no less right.
+fn caches(app: &App) -> Vec<Value> {
+    let part = |part: &RemotePart| json!({"kind": part.kind, "up": part.is_up});
+    let cache = |(name, readiness): (&str, Readiness)| {
+        json!({
+            "cache": name,
+            "ready": readiness.is_ready(),
+            "tiers": readiness.tiers.iter().map(part).collect::<Vec<_>>(),
+            "line": readiness.line.as_ref().map(part),
+        })
+    };
+    app.documents.readiness().into_iter().map(cache).collect()
 }
 
 async fn metrics(State(app): State<Arc<App>>) -> Response {

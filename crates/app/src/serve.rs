@@ -39,7 +39,7 @@ use crate::migrations::{MIGRATOR, ensure_partitions};
 use crate::observe::{CacheFigures, CacheObserver, CommitObserver, DatabaseObserver, ExchangeObserver};
 use crate::replies::Replies;
 use crate::supervise::{HOUSEKEEPING, RELAY, RESOLVER, SLOW_LOG, STATS_REFRESH, Watch};
-use crate::{accounts, housekeeping, merchants, observe, operator, payments, relay, router};
+use crate::{accounts, hot_keys, housekeeping, merchants, observe, operator, payments, relay, router};
 
 /// The merchant that the development key belongs to: a fixed id, so that every start finds it again.
 const DEVELOPMENT_MERCHANT: Uuid = Uuid::from_u128(0x0193_0000_0000_7000_8000_0000_0000_0001);
@@ -135,6 +135,8 @@ impl Service {
             relay::last_round(app).await;
             app.documents.close().await;
             app.db.close().await;
+            // Last: without it the next start is slower, and nothing else.
+            hot_keys::keep(app).await;
         };
         if timeout_at(end - OPERATORS_SHARE, closing).await.is_err() {
             tracing::warn!("background tasks did not end in time");
@@ -147,14 +149,19 @@ impl Service {
     }
 }
 
-/// Each is started again when it breaks.
+/// Each but the first is started again when it breaks.
 fn background_tasks(app: &Arc<App>) -> Vec<JoinHandle<()>> {
     let resolver = Arc::clone(app);
     let chores = Arc::clone(app);
     let refresher = Arc::clone(app);
     let relayed = Arc::clone(app);
     let logged = Arc::clone(app);
+    let warmed = Arc::clone(app);
     vec![
+        tokio::spawn(async move {
+            // Once, and not watched: nothing depends on it.
+            let _ended = warmed.draining.run_until_cancelled(Box::pin(hot_keys::refill(&warmed))).await;
+        }),
         tokio::spawn(async move {
             let app = &logged;
             let start = || {
@@ -218,7 +225,8 @@ fn database_config(config: &DatabaseConfig) -> anyhow::Result<paystrata_db::Conf
             tracing::warn!(
                 setting,
                 server,
-                "no TLS to PostgreSQL: rows cross the network in clear; sslmode=disable says so"
+                "no TLS to PostgreSQL: rows cross the network in clear; let the URL say sslmode=verify-full, or \
+                 sslmode=disable if this is known"
             );
         }
         Ok(url)

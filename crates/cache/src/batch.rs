@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use futures_util::future::join_all;
+use futures_util::{FutureExt, future::join_all};
 use tokio::time::Instant;
 use tracing::{Instrument, Span};
 
@@ -26,11 +26,12 @@ use crate::{
     write_back::write_back,
 };
 
-/// Keys of one round through the tiers and the loader. More are taken in several rounds, side by side.
+/// Keys of one round through the tiers and the loader. More are taken in several rounds, side by side as far as there are
+/// places for loads.
 pub(crate) const ROUND_MAX: usize = 512;
 
 /// One key's answer.
-type Answered<V, E> = Result<Answer<V>, CacheError<E>>;
+pub(crate) type Answered<V, E> = Result<Answer<V>, CacheError<E>>;
 
 impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
     /// The values of `keys`, in their order: each from L1, from a load that is under way, from the shared tiers (one trip
@@ -92,12 +93,16 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
             let span = spans::refresh(&store.name);
             drop(tokio::spawn(refresh(store, policy, due, load).instrument(span)));
         }
-        let rounds = missing.chunks(ROUND_MAX).map(|round| {
-            let span = spans::read(&self.store.name, round.len());
-            self.round(round.to_vec(), load.clone()).instrument(span)
-        });
-        for (place, answer) in join_all(rounds).await.into_iter().flatten() {
-            answers[place] = Some(answer);
+        for abreast in missing.chunks(self.store.keys_abreast()) {
+            let rounds = abreast.chunks(ROUND_MAX).map(|round| {
+                let span = spans::read(&self.store.name, round.len());
+                let reading = self.round(round.to_vec(), load.clone()).instrument(span.clone());
+                reading
+                    .inspect(move |done| spans::read_many_ended(&span, done.iter().map(|(_, answer)| answer)))
+            });
+            for (place, answer) in join_all(rounds).await.into_iter().flatten() {
+                answers[place] = Some(answer);
+            }
         }
         if order.len() == answers.len() {
             return answers.into_iter().map(|answer| answer.unwrap_or(Err(CacheError::Stopped))).collect();
@@ -284,6 +289,13 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
     }
 }
 
+impl<K: CacheKey, V: Clone> Store<K, V> {
+    /// Keys of one call that are read at once: more rounds than there may be loads would turn each other away.
+    pub(crate) fn keys_abreast(&self) -> usize {
+        self.flights.seats_max().max(1).saturating_mul(ROUND_MAX)
+    }
+}
+
 /// What L1 said of the keys of one call. Answers are by place, which each key has once; `order` says whose answer each of
 /// the caller's keys gets.
 struct Wanted<K, V, E> {
@@ -295,8 +307,12 @@ struct Wanted<K, V, E> {
 }
 
 /// Loads many keys anew, those that nobody does yet. What is there is served meanwhile.
-async fn refresh<K, V, F, Fut, A, E>(store: Arc<Store<K, V>>, policy: Arc<Policy>, due: Vec<K>, load: F)
-where
+pub(crate) async fn refresh<K, V, F, Fut, A, E>(
+    store: Arc<Store<K, V>>,
+    policy: Arc<Policy>,
+    due: Vec<K>,
+    load: F,
+) where
     K: CacheKey,
     V: Clone + Send + Sync + 'static,
     F: Fn(Vec<K>, LoadContext<V>) -> Fut,
@@ -361,7 +377,7 @@ struct Waiting<K: CacheKey, V: Clone> {
 }
 
 /// Runs one load of many keys to its end.
-async fn run<K, V, F, Fut, A, E>(
+pub(crate) async fn run<K, V, F, Fut, A, E>(
     store: Arc<Store<K, V>>,
     mut to_load: Vec<(Lead<K, V>, Plan<V>)>,
     span: Span,
@@ -374,6 +390,9 @@ async fn run<K, V, F, Fut, A, E>(
     A: Into<Load<V>>,
     E: Send + Sync + 'static,
 {
+    // The floor is one for all of them.
+    let is_wished = to_load.iter().any(|(_, plan)| plan.is_wished);
+    to_load.iter_mut().for_each(|(_, plan)| plan.is_wished = is_wished);
     let Some((first, _)) = to_load.first() else { return };
     let floor = to_load.iter().map(|(_, plan)| plan.floor).max().unwrap_or(Version::NONE);
     let stale: Vec<_> = to_load.iter().map(|(_, plan)| plan.fallback.as_ref().and_then(stale_of)).collect();
@@ -382,7 +401,8 @@ async fn run<K, V, F, Fut, A, E>(
     let (begun_us, begun) = (store.clock.now_us(), Instant::now());
     let told = context.clone();
     let work = async move { load(keys, told).await };
-    let ended = call(&store, first, work.instrument(span.clone())).await;
+    let flights: Vec<_> = to_load.iter().map(|(lead, _)| &*lead.flight).collect();
+    let ended = call(&store, first, &flights, work.instrument(span.clone())).await;
     let took = begun.elapsed();
     let endings: Vec<Ending<V>> = match ended {
         Ok(Ok(answers)) => answers.into_iter().map(ending_of).collect(),

@@ -23,7 +23,7 @@ use crate::{
     flight::Flights,
     floors::Floors,
     horizon::Horizon,
-    keeper::{self, Keeper, Renewal},
+    keeper::{self, Keeper, Renewal, TURNS},
     life::ENDLESS,
     local::{Local, slot_bytes},
     maintain,
@@ -273,11 +273,15 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> CacheBuilder<K, V> {
     /// With a shared tier, a backplane, a writer, or something to do at intervals, outside of a Tokio runtime.
     pub fn try_build(self) -> Result<Cache<K, V>, BuildError> {
         self.asked().check()?;
+        if let Some(doubt) = self.asked().doubt() {
+            tracing::warn!(cache = %self.name, %doubt, "a setting is hardly what was meant");
+        }
         Ok(self.assemble())
     }
 
     fn asked(&self) -> Asked<'_> {
         Asked {
+            name: &self.name,
             policy: &self.policy,
             tiers: self.tiers.iter().map(|(_, options)| options).collect(),
             line: self.backplane.as_ref().map(|(_, options)| options),
@@ -318,7 +322,7 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> CacheBuilder<K, V> {
             stop: Notify::new(),
         });
         let turns = self.tiers.first().filter(|_| self.renewal.is_some()).map(|(tier, options)| {
-            let share = tier.share(&format!("{}#turns", self.name));
+            let share = tier.share(&format!("{}{TURNS}", self.name));
             TierSide::new(&self.name, &self.observer, share, options.clone(), self.clock)
         });
         let in_flight_max = self.policy.loads_max.saturating_add(self.policy.loads_queued_max);
@@ -328,7 +332,7 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> CacheBuilder<K, V> {
             local: Local::new(&self.policy),
             flights: Flights::new(in_flight_max),
             floors: Floors::new(),
-            loads: Semaphore::new(self.policy.loads_max.clamp(1, Semaphore::MAX_PERMITS)),
+            loads: Arc::new(Semaphore::new(self.policy.loads_max.clamp(1, Semaphore::MAX_PERMITS))),
             counters,
             observer: self.observer,
             weigher: self.weigher,

@@ -6,7 +6,6 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use tokio::time::sleep;
 
 use crate::{
     CacheKey, Policy, Version,
@@ -14,15 +13,13 @@ use crate::{
     clock::micros,
     judge::{Asker, Judged, Terms, judge},
     lead::{Held, Lead, Purpose},
+    patience::Patience,
     stats::count,
     store::Store,
     tier::{Claim, Found, Over, Payload, Settlement, TierError, Token},
     tier_side::TierSide,
     write_back::Writing,
 };
-
-/// First pause before asking again whether the other node has finished; it doubles each time.
-const HELD_PAUSE_MIN: Duration = Duration::from_millis(2);
 
 /// What the tiers say of one key.
 pub(crate) enum Verdict<V> {
@@ -40,6 +37,8 @@ pub(crate) struct Plan<V> {
     pub(crate) fallback: Option<Answer<V>>,
     /// Where the fallback lies as it is, and only needs another life.
     pub(crate) lies_in: Option<Record>,
+    /// Somebody asks for a version: the load may fail for the floor alone, which others do not need.
+    pub(crate) is_wished: bool,
 }
 
 /// What a tier has of a key.
@@ -103,7 +102,8 @@ pub(crate) async fn consult_one<K: CacheKey, V: Clone + Send + Sync + 'static>(
     verdict
 }
 
-/// What is claimed at first. Who refreshes looks first: another node may have done so, and then nothing is loaded.
+/// What is claimed at first, of each tier anew: that what one has will not do says nothing of the next. Who refreshes looks
+/// first: another node may have done so, and then nothing is loaded.
 fn over_of(purpose: Purpose) -> Over {
     match purpose {
         // Until what is loaded lies there, nobody is to find what was there before.
@@ -175,7 +175,8 @@ impl<V: Clone> Quest<V> {
             (false, true) => floors.aided_floor(lead.hash, now_us),
             (false, false) => floors.unaided_floor(lead.hash, now_us),
         };
-        Plan { floor: self.floor.max(own), fallback: self.fallback, lies_in: self.lies_in }
+        let is_wished = floors.wishes.floor(lead.hash) != Version::NONE;
+        Plan { floor: self.floor.max(own), fallback: self.fallback, lies_in: self.lies_in, is_wished }
     }
 }
 
@@ -218,6 +219,7 @@ async fn ask_tier<K: CacheKey, V: Clone + Send + Sync + 'static>(
     let tier = &store.fleet.tiers[index];
     let mut patience: Option<Patience> = None;
     let mut wanted: Vec<usize> = (0..leads.len()).filter(|at| !quests[*at].is_answered()).collect();
+    wanted.iter().for_each(|at| quests[*at].over = over_of(leads[*at].purpose));
     loop {
         wanted.retain(|at| may_ask(store, tier, &leads[*at]));
         let mut again = Vec::new();
@@ -254,6 +256,7 @@ async fn ask_one<K: CacheKey, V: Clone + Send + Sync + 'static>(
 ) {
     let tier = &store.fleet.tiers[index];
     let mut patience: Option<Patience> = None;
+    quest.over = over_of(lead.purpose);
     loop {
         if !may_ask(store, tier, lead) {
             return;
@@ -264,7 +267,7 @@ async fn ask_one<K: CacheKey, V: Clone + Send + Sync + 'static>(
         let found = tier.read_one(&lead.key_bytes, claim).await;
         Asked::is_answered(lead, found.as_ref());
         let Ok(found) = found else {
-            store.observer.tier_failed(&store.name, tier.kind());
+            store.observer.tier_failed(&store.name, tier.name());
             return;
         };
         quest.begin_look(index);
@@ -310,7 +313,7 @@ async fn ask_group<K: CacheKey, V: Clone + Send + Sync + 'static>(
     group.iter().for_each(|at| asked.is_sent(&mut leads[*at], claim));
     let answers = tier.read(&keys, claim).await;
     if answers.iter().any(Result::is_err) {
-        store.observer.tier_failed(&store.name, tier.kind());
+        store.observer.tier_failed(&store.name, tier.name());
     }
     for (at, found) in group.iter().zip(answers) {
         Asked::is_answered(&mut leads[*at], found.as_ref());
@@ -428,7 +431,6 @@ fn take_answer<K: CacheKey, V: Clone + Send + Sync + 'static>(
             }
             lead.held.push(asked.held());
             learn(asked, lead, quest, floor, fallback);
-            quest.over = over_of(lead.purpose);
             Next::GoOn
         }
         Found::Held { floor, fallback } => {
@@ -436,8 +438,12 @@ fn take_answer<K: CacheKey, V: Clone + Send + Sync + 'static>(
             learn(asked, lead, quest, floor, fallback);
             // Only the first tier decides who loads for the fleet, and nobody decides it for whom another's load will not do.
             quest.is_held |= asked.index == 0 && lead.purpose != Purpose::Reload;
-            let is_waiting = asked.index == 0 && quest.is_held && quest.fallback.is_none();
-            if is_waiting { Next::AskAgain } else { Next::GoOn }
+            if asked.index > 0 || !quest.is_held || quest.fallback.is_some() {
+                return Next::GoOn;
+            }
+            // What the other node has stored by then is another value: it is looked at before it is claimed over.
+            quest.over = over_of(lead.purpose);
+            Next::AskAgain
         }
     }
 }
@@ -471,29 +477,5 @@ fn learn<K: CacheKey, V: Clone + Send + Sync + 'static>(
     };
     if quest.fallback.is_none() {
         quest.fall_back_on(answer, terms.map(|terms| Record { tier: asked.index, terms }));
-    }
-}
-
-/// Waiting for another node, in growing steps, within a bound.
-struct Patience {
-    left: Duration,
-    pause: Duration,
-}
-
-impl Patience {
-    fn of(policy: &Policy) -> Self {
-        Self { left: policy.lease_wait, pause: HELD_PAUSE_MIN }
-    }
-
-    /// Pauses once; false when the time is used up.
-    async fn pause(&mut self) -> bool {
-        let pause = self.pause.min(self.left);
-        if pause.is_zero() {
-            return false;
-        }
-        sleep(pause).await;
-        self.left -= pause;
-        self.pause *= 2;
-        true
     }
 }

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use crate::{Version, flight::lock};
+use crate::{Version, flight::lock, tags::name_of};
 
 /// What a loader is told, and where it says more than the value. Cheap to clone.
 #[derive(Debug)]
@@ -113,7 +113,7 @@ impl<V> LoadContext<V> {
     /// Puts a tag on this answer. At most 64; an answer with more is not stored. One of over 256 bytes keeps it out of the shared
     /// tiers. Both are counted ([`Stats::unstorable`](crate::Stats::unstorable)).
     pub fn tag(&self, tag: impl AsRef<str>) -> &Self {
-        self.edit(|edits| edits.add_tag(tag.as_ref()))
+        self.edit(|edits| edits.add_tag(&name_of(tag.as_ref())))
     }
 
     /// Says which version this answer is.

@@ -4,6 +4,7 @@
 
 use std::{
     collections::VecDeque,
+    fmt,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -13,6 +14,7 @@ use bytes::Bytes;
 use crate::{
     Cache, CacheKey, Version,
     backplane::{Mark, Swath},
+    codec::Poisoned,
     epoch::Left,
     flight::lock,
     hash::Probe,
@@ -21,11 +23,11 @@ use crate::{
     local::Traits,
     patterns::glob_of,
     store::{KeyForm, Standing, Store},
-    tier::{Found, TierError, Void},
+    tier::{Found, Remnant, TierError, Void},
     tier_side::TierSide,
 };
 
-/// What is known of one key.
+/// What is known of one key. Spelled in a line for each place and each change, with the names of tags, prefixes and patterns.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Explanation {
@@ -78,12 +80,16 @@ pub struct LocalState {
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct TierState {
-    /// What the tier is made of.
+    /// What the tier is called ([`TierOptions::name`](crate::TierOptions::name)).
+    pub name: &'static str,
+    /// What it is made of.
     pub kind: &'static str,
     /// `fresh`, `past its lifetime`, `of unknown age`, `swept`, `unreadable`, `nothing`, `not trusted`; or why it did not
     /// say: `down` if it was not asked, because there is no connection or it is left alone, `timed out`, or `failed` if
     /// it refused or its answer was none.
     pub state: &'static str,
+    /// Why what it has is not given to those who read. None if it is, or if the tier has nothing, or does not say.
+    pub why: Option<Unusable>,
     /// True if its record has a value, false if it says that there is none, or if there is no record to be read.
     pub has_value: bool,
     /// What the tier says is left of its life, its grace included.
@@ -92,6 +98,69 @@ pub struct TierState {
     pub version: Version,
     /// As its loader said.
     pub tags: Vec<Arc<str>>,
+}
+
+/// Why a record of a shared tier is not given to those who read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Unusable {
+    /// The key was voided, or what was loaded could not be stored: what is loaded next must reflect the floor.
+    Voided {
+        /// [`Version::NONE`] if there is none.
+        floor: Version,
+        /// The old value is kept for loads that fail.
+        has_fallback: bool,
+    },
+    /// Somebody loads it, or has died with the claim.
+    Claimed {
+        /// As above.
+        floor: Version,
+        /// As above.
+        has_fallback: bool,
+    },
+    /// A sweep has gone over it: the last one over it that this node knows by name. None: one from before those, or an
+    /// announcement that could not be told to the tier.
+    Swept(Option<String>),
+    /// It is of another order of announcements than this node judges by: the store behind the line has lost its own since, or it
+    /// was written without a line.
+    OtherOrder,
+    /// Its lifetime has ended. It is a fallback for loads that fail.
+    PastLifetime,
+    /// More is left of its life than can have been given to it: the tier's clock was set back.
+    UnknownAge,
+    /// Its bytes are no value of this cache: another release or type wrote them ([`Poisoned::Schema`]), or they are damaged.
+    Unreadable(Poisoned),
+}
+
+impl Unusable {
+    fn of(remnant: &Remnant) -> Self {
+        let (floor, has_fallback) = (remnant.floor, remnant.fallback.is_some());
+        if remnant.is_claimed {
+            Self::Claimed { floor, has_fallback }
+        } else {
+            Self::Voided { floor, has_fallback }
+        }
+    }
+}
+
+impl fmt::Display for Unusable {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kept = |has_fallback: &bool| if *has_fallback { ", old value kept" } else { "" };
+        match self {
+            Self::Voided { floor, has_fallback } => {
+                write!(formatter, "void, {floor:?}{}", kept(has_fallback))
+            }
+            Self::Claimed { floor, has_fallback } => {
+                write!(formatter, "somebody loads it, {floor:?}{}", kept(has_fallback))
+            }
+            Self::Swept(Some(by)) => write!(formatter, "swept by {by}"),
+            Self::Swept(None) => formatter.write_str("swept"),
+            Self::OtherOrder => formatter.write_str("of another order of announcements"),
+            Self::PastLifetime => formatter.write_str("a fallback"),
+            Self::UnknownAge => formatter.write_str("the tier's clock was set back"),
+            Self::Unreadable(poisoned) => fmt::Display::fmt(poisoned, formatter),
+        }
+    }
 }
 
 /// An invalidation of one key.
@@ -216,7 +285,7 @@ impl Chronicle {
 }
 
 impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
-    /// What is known of `key`, here and in the shared tiers. Costs a read of each tier.
+    /// What is known of `key`, here and in the shared tiers. Costs a read of each tier, and another call of one that has no value.
     pub async fn explain<Q: KeyForm<K> + ?Sized>(&self, key: &Q) -> Explanation {
         let store = &*self.store;
         let key = key.to_owned();
@@ -278,8 +347,10 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
 
     async fn tier_state(&self, tier: &TierSide, key: &Bytes) -> TierState {
         let state = |state| TierState {
+            name: tier.name(),
             kind: tier.kind(),
             state,
+            why: None,
             has_value: false,
             remaining: Duration::ZERO,
             version: Version::NONE,
@@ -291,26 +362,96 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
         }
         let payload = match tier.read_one(key, None).await {
             Ok(Found::Value(payload)) => payload,
-            Ok(_) => return state("nothing"),
+            Ok(_) => {
+                // A tier that does not answer now has said that it has no value.
+                let remnant = tier.inspect(key).await.ok().flatten();
+                return TierState { why: remnant.as_ref().map(Unusable::of), ..state("nothing") };
+            }
             Err(TierError::Down) => return state("down"),
             Err(TierError::TimedOut) => return state("timed out"),
             Err(TierError::Failed) => return state("failed"),
         };
-        let opened = self.codec.as_ref().map(|codec| codec.open(key, &payload.bytes));
-        let Some(Ok(opened)) = opened else { return state("unreadable") };
+        let opened = match self.codec.as_ref().map(|codec| codec.open(key, &payload.bytes)) {
+            Some(Ok(opened)) => opened,
+            unread => {
+                let why = unread.and_then(Result::err).map(Unusable::Unreadable);
+                return TierState { why, ..state("unreadable") };
+            }
+        };
         let tags: Vec<_> = opened.tags.iter().map(|tag| self.fleet.sweeps.tags.intern(tag)).collect();
-        let stands = match self.fleet.left_of(key, &tags, &opened, mark) {
-            Left::Nothing | Left::Fallback => "swept",
-            Left::Whole if payload.remaining <= opened.grace => "past its lifetime",
-            Left::Whole if is_longer_than_given(payload.remaining, opened.lifetime) => "of unknown age",
-            Left::Whole => "fresh",
+        let (stands, why) = match self.fleet.left_of(key, &tags, &opened, mark) {
+            // Without a line each sweep begins another order.
+            Left::Nothing if self.fleet.line.is_some() && opened.incarnation != mark.incarnation => {
+                ("swept", Some(Unusable::OtherOrder))
+            }
+            Left::Nothing | Left::Fallback => {
+                let last = self.sweep_log.last(key, &opened.tags, self.clock.now_us());
+                ("swept", Some(Unusable::Swept(last.map(|sweep| sweep.swath))))
+            }
+            Left::Whole if payload.remaining <= opened.grace => {
+                ("past its lifetime", Some(Unusable::PastLifetime))
+            }
+            Left::Whole if is_longer_than_given(payload.remaining, opened.lifetime) => {
+                ("of unknown age", Some(Unusable::UnknownAge))
+            }
+            Left::Whole => ("fresh", None),
         };
         TierState {
+            why,
             has_value: opened.value.is_some(),
             remaining: payload.remaining,
             version: opened.version,
             tags: opened.tags,
             ..state(stands)
+        }
+    }
+}
+
+impl fmt::Display for Explanation {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.local {
+            Some(local) => write!(formatter, "here: {local}")?,
+            None => formatter.write_str("here: nothing")?,
+        }
+        for tier in &self.tiers {
+            write!(formatter, "\n{tier}")?;
+        }
+        if self.is_loading {
+            formatter.write_str("\na load is under way, or has just failed")?;
+        }
+        if self.is_pending {
+            formatter.write_str("\nothers have yet to be told of a change")?;
+        }
+        if self.floor != Version::NONE {
+            write!(formatter, "\nloads must reflect {:?}", self.floor)?;
+        }
+        if let Some(LastInvalidation { how, version, ago, .. }) = &self.invalidated {
+            write!(formatter, "\nvoided by name: {how:?}, {version:?}, {ago:?} ago")?;
+        }
+        if let Some(LastSweep { swath, how, version, ago, .. }) = &self.swept {
+            write!(formatter, "\nlast sweep: {swath}, {how:?}, {version:?}, {ago:?} ago")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for LocalState {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { standing, age, remaining, version, .. } = self;
+        let what = if self.has_value { "a value" } else { "no such thing" };
+        write!(formatter, "{standing}, {what}, {version:?}, {age:?} old, {remaining:?} left")
+    }
+}
+
+impl fmt::Display for TierState {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}: {}", self.name, self.state)?;
+        if self.has_value {
+            write!(formatter, ", {:?}, {:?} left", self.version, self.remaining)?;
+        }
+        match &self.why {
+            Some(why) => write!(formatter, " ({why})"),
+            None => Ok(()),
         }
     }
 }

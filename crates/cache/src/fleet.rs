@@ -79,11 +79,11 @@ impl Fleet {
     }
 
     /// What asking all tiers about keys can take: each is asked once for each way of claiming, and the first again after
-    /// each pause of `lease_wait`, which doubles.
+    /// each pause of `lease_wait`, which doubles: it is looked at, and claimed over if what is there will not do.
     pub(crate) fn trips_max(&self, lease_wait: Duration) -> Duration {
         let pauses = lease_wait.as_millis().max(1).ilog2() + 1;
         let trips = |(index, tier): (usize, &TierSide)| {
-            let asks = WAYS_OF_CLAIMING + if index == 0 { pauses } else { 0 };
+            let asks = WAYS_OF_CLAIMING + if index == 0 { 2 * pauses } else { 0 };
             tier.options.timeout.saturating_mul(asks)
         };
         self.tiers.iter().enumerate().map(trips).fold(lease_wait, Duration::saturating_add)

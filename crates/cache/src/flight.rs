@@ -8,6 +8,7 @@ use std::{
     collections::{HashMap, VecDeque},
     convert::Infallible,
     hash::Hash,
+    ops::{Deref, DerefMut},
     sync::{Arc, OnceLock},
     time::Duration,
 };
@@ -81,6 +82,8 @@ pub(crate) struct Flight<V> {
     left: AtomicBool,
     /// Whoever has the lead asks the tiers in a future of its caller's, which may not be polled for as long as that one likes.
     is_in_hand: AtomicBool,
+    /// A loader that has a place waits for it.
+    rushed: AtomicBool,
     /// The last sweep that this load is sure to reflect.
     pub(crate) stamp: u64,
     pub(crate) begun_us: u64,
@@ -133,6 +136,7 @@ impl<V> Flight<V> {
             voided: AtomicBool::new(false),
             left: AtomicBool::new(false),
             is_in_hand: AtomicBool::new(false),
+            rushed: AtomicBool::new(false),
             stamp,
             begun_us,
             fallback: OnceLock::new(),
@@ -163,6 +167,24 @@ impl<V> Flight<V> {
 
     pub(crate) fn take_in_hand(&self, is_in_hand: bool) {
         self.is_in_hand.store(is_in_hand, Ordering::Relaxed);
+    }
+
+    /// A loader that has a place waits for it: it is not to wait for one in turn.
+    pub(crate) fn rush(&self) {
+        self.rushed.store(true, Ordering::Relaxed);
+        self.told.notify_waiters();
+    }
+
+    /// Ends once such a loader waits for it.
+    pub(crate) async fn rushed(&self) {
+        loop {
+            // Made before the look, as in `outcome_or`.
+            let told = self.told.notified();
+            if self.rushed.load(Ordering::Relaxed) {
+                return;
+            }
+            told.await;
+        }
     }
 
     /// How long it has been under way.
@@ -204,6 +226,8 @@ pub(crate) struct Shard<K, V> {
     flights: HashMap<Stored<K>, Arc<Flight<V>>, BuildAsGiven>,
     /// Flights that have failed and stay for a while, so that whoever asks gets their error. Oldest first.
     remembered: VecDeque<(Stored<K>, Arc<Flight<V>>)>,
+    /// Flights that have left the table, with errors and values of others: dropped by [`Locked`].
+    gone: Vec<Arc<Flight<V>>>,
     /// How often keys of this shard were voided. Written only under its lock.
     voids: Arc<AtomicU64>,
 }
@@ -215,7 +239,7 @@ impl<K: Clone + Eq + Hash, V> Shard<K, V> {
         let flight = self.flights.get(&key)?;
         let is_over = flight.remembered_until_us.get().is_some_and(|until_us| now_us >= *until_us);
         if is_over {
-            self.flights.remove(&key);
+            self.gone.extend(self.flights.remove(&key));
             return None;
         }
         self.flights.get(&key).map(Arc::clone)
@@ -249,6 +273,7 @@ impl<K: Clone + Eq + Hash, V> Shard<K, V> {
         }) {
             let Some((key, oldest)) = self.remembered.pop_front() else { break };
             self.end(&key.0, &oldest);
+            self.gone.push(oldest);
         }
     }
 
@@ -268,25 +293,61 @@ impl<K: Clone + Eq + Hash, V> Shard<K, V> {
         self.voids.fetch_add(1, Ordering::SeqCst);
         if let Some(flight) = self.flights.remove(&Stored(key.clone())) {
             flight.voided.store(true, Ordering::Relaxed);
+            self.gone.push(flight);
         }
     }
 
     pub(crate) fn void_where(&mut self, is_meant: impl Fn(&K) -> bool) {
         self.voids.fetch_add(1, Ordering::SeqCst);
-        self.flights.retain(|key, flight| {
+        let Self { flights, gone, .. } = self;
+        flights.retain(|key, flight| {
             let is_voided = is_meant(&key.0);
             if is_voided {
                 flight.voided.store(true, Ordering::Relaxed);
+                gone.push(Arc::clone(flight));
             }
             !is_voided
         });
     }
 }
 
+/// A shard under its lock. What is gone from it is dropped once the lock is given back: fields are dropped in their order.
+pub(crate) struct Locked<'shard, K, V> {
+    shard: MutexGuard<'shard, Shard<K, V>>,
+    gone: Vec<Arc<Flight<V>>>,
+}
+
+impl<'shard, K, V> Locked<'shard, K, V> {
+    fn of(shard: &'shard Mutex<Shard<K, V>>) -> Self {
+        Self { shard: sync::lock(shard), gone: Vec::new() }
+    }
+}
+
+impl<K, V> Deref for Locked<'_, K, V> {
+    type Target = Shard<K, V>;
+
+    fn deref(&self) -> &Shard<K, V> {
+        &self.shard
+    }
+}
+
+impl<K, V> DerefMut for Locked<'_, K, V> {
+    fn deref_mut(&mut self) -> &mut Shard<K, V> {
+        &mut self.shard
+    }
+}
+
+impl<K, V> Drop for Locked<'_, K, V> {
+    fn drop(&mut self) {
+        self.gone = std::mem::take(&mut self.shard.gone);
+    }
+}
+
 /// Shards of the table: 64 keep loads of different keys from waiting for one another.
 const SHARD_BITS: u32 = 6;
 
-fn shard_of(hash: u64) -> usize {
+/// Keys of one shard are voided under one lock, and counted together.
+pub(crate) fn shard_of(hash: u64) -> usize {
     usize::try_from(hash >> (u64::BITS - SHARD_BITS)).unwrap_or(0)
 }
 
@@ -304,13 +365,14 @@ impl<K: Clone + Eq + Hash, V> Flights<K, V> {
         let voids: Box<[Arc<AtomicU64>]> = (0..1_usize << SHARD_BITS).map(|_| Arc::default()).collect();
         let shard = |voids: &Arc<AtomicU64>| {
             let voids = Arc::clone(voids);
-            Mutex::new(Shard { flights: HashMap::default(), remembered: VecDeque::new(), voids })
+            let (flights, remembered, gone) = (HashMap::default(), VecDeque::new(), Vec::new());
+            Mutex::new(Shard { flights, remembered, gone, voids })
         };
         Self { shards: voids.iter().map(shard).collect(), voids, in_flight: Arc::default(), in_flight_max }
     }
 
-    pub(crate) fn lock(&self, hash: u64) -> MutexGuard<'_, Shard<K, V>> {
-        sync::lock(&self.shards[shard_of(hash)])
+    pub(crate) fn lock(&self, hash: u64) -> Locked<'_, K, V> {
+        Locked::of(&self.shards[shard_of(hash)])
     }
 
     /// How often keys of this hash's shard were voided until now: what is read after this and found to be untouched under
@@ -322,8 +384,13 @@ impl<K: Clone + Eq + Hash, V> Flights<K, V> {
     /// Voids the loads of all keys that are meant, shard by shard.
     pub(crate) fn void_where(&self, is_meant: impl Fn(&K) -> bool) {
         for shard in &self.shards {
-            sync::lock(shard).void_where(&is_meant);
+            Locked::of(shard).void_where(&is_meant);
         }
+    }
+
+    /// How many loads may be in flight.
+    pub(crate) fn seats_max(&self) -> usize {
+        self.in_flight_max
     }
 
     /// A seat for one more load, if there is one.
@@ -349,6 +416,28 @@ mod tests {
         shard.end(&1, &old);
         assert!(old.is_voided() && !new.is_voided());
         assert!(shard.find(&1, 0).is_some_and(|found| Arc::ptr_eq(&found, &new)));
+    }
+
+    /// An error that looks whether the lock is free when it is dropped.
+    struct Looking(Arc<Flights<u64, u64>>);
+
+    impl Drop for Looking {
+        fn drop(&mut self) {
+            assert!(self.0.shards[0].try_lock().is_ok(), "it is dropped under the lock");
+        }
+    }
+
+    #[test]
+    fn failure_that_is_forgotten_is_dropped_without_the_lock() {
+        let flights = Arc::new(Flights::<u64, u64>::new(1));
+        for key in 0..=REMEMBERED_MAX as u64 {
+            let mut shard = flights.lock(0);
+            let flight = shard.begin(key, 0, 0);
+            flight.land(Outcome::Failed(Arc::new(Looking(Arc::clone(&flights)))));
+            shard.end_remembered(&key, &flight, 0, 10);
+            drop(flight);
+        }
+        assert_eq!(Arc::strong_count(&flights), 1 + REMEMBERED_MAX, "the first is forgotten");
     }
 
     #[test]

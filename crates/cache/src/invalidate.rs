@@ -1,36 +1,25 @@
-//! The verbs that void or replace what is cached. Each does its part on this node before it returns, without awaiting
-//! anything; what it returns can be awaited to learn how far it got. Dropping that takes nothing back: the other nodes
-//! are told by the courier in any case.
+//! The verbs that void what is cached; those that put a value in its place are in `set`. Each does its part on this node before
+//! it returns, without awaiting anything; what it returns can be awaited to learn how far it got. Dropping that takes nothing
+//! back: the other nodes are told by the courier in any case.
 
-use std::{
-    future::IntoFuture,
-    sync::{Arc, atomic::AtomicBool},
-};
+use std::{future::IntoFuture, sync::Arc};
 
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt};
 
 use crate::{
-    Cache, CacheKey, Invalidation, SetRefused, Version, Write,
+    Cache, CacheKey, Invalidation, Version,
     backplane::Swath,
-    codec::{SealedFields, TAGS_MAX},
     cutoffs,
     fleet::Fleet,
     hash::Probe,
     invalidation::{KeyOrder, SweepOrder},
-    keeper::keeps,
-    life::{Life, Span},
-    local::{Idle, Traits},
-    outbox::Putting,
-    patterns,
-    recent::Bar,
-    spans,
+    patterns, spans,
     stats::count,
-    store::{KeyForm, Setting},
-    tags::Tag,
+    store::KeyForm,
+    tags::name_of,
     tier::Void,
     wire::Unreadable,
-    write_behind::{Room, Waiting},
 };
 
 /// How far a change has got.
@@ -59,7 +48,7 @@ pub struct Confirmation {
 }
 
 impl Confirmation {
-    fn of<K, V>(cache: &Cache<K, V>, number: Option<u64>, span: tracing::Span) -> Self {
+    pub(crate) fn of<K, V>(cache: &Cache<K, V>, number: Option<u64>, span: tracing::Span) -> Self {
         Self { pending: number.map(|number| (Arc::clone(&cache.store.fleet), number)), span }
     }
 
@@ -151,7 +140,7 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
 
     /// The entries with this tag.
     pub fn tag(&self, tag: impl AsRef<str>) -> Covered<'_, K, V> {
-        Covered { cache: self, swath: Swath::Tag(Arc::from(tag.as_ref())), version: Version::NONE }
+        Covered { cache: self, swath: Swath::Tag(name_of(tag.as_ref()).into()), version: Version::NONE }
     }
 
     /// The entries whose key, as [`CacheKey::encode`] spells it, begins so.
@@ -231,125 +220,6 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
         Invalidation::decode(bytes).map(|change| self.invalidate_by(&change))
     }
 
-    /// Puts a value that the caller has just written as `version` into this node's L1 and, as the policy says, into the
-    /// shared tiers; the other nodes drop what they have of it. Under [`Write::Behind`] setting it is the write: when this
-    /// returns `Ok`, the value waits for the [`Writer`](crate::Writer), and reads on this node see it until it is written.
-    ///
-    /// It is judged by what this node knows of this very key: by its own changes of the last minute at least, and by
-    /// sweeps over it. Changes of other keys refuse nothing. A change of this key that nobody has numbered
-    /// ([`invalidate`](Self::invalidate)) refuses values for a minute, because nobody knows which is newer, unless they have
-    /// [`Version::LATEST`] or setting them is the write. A value without a version ([`Version::NONE`]) is older than any
-    /// numbered change of its key. Of two values without a number no tier can tell which is newer: one that could not be put
-    /// within 100 ms is not put at all, and its key is void there.
-    ///
-    /// # Errors
-    ///
-    /// [`SetRefused`]: nothing was stored, nor will be written. It says whether the key was voided instead.
-    pub fn set(&self, key: K, value: V, version: Version) -> Result<Confirmation, SetRefused> {
-        self.set_tagged(key, value, version, &[])
-    }
-
-    /// As [`set`](Self::set), with tags on the value, at most 64.
-    ///
-    /// # Errors
-    ///
-    /// As [`set`](Self::set).
-    #[expect(clippy::needless_pass_by_value, reason = "an entry's key is given away, as to any map")]
-    pub fn set_tagged(
-        &self,
-        key: K,
-        value: V,
-        version: Version,
-        tags: &[&str],
-    ) -> Result<Confirmation, SetRefused> {
-        let (store, policy) = (&self.store, &self.policy);
-        // Before anything is done.
-        let room = self.room(&key, &value)?;
-        let bar = if policy.write == Write::Behind { Bar::Numbered } else { Bar::Any };
-        let trace = spans::invalidate(&store.name, 1, 0);
-        let (span, now_us, mark) =
-            (Span::of_value(policy, None), store.clock.now_us(), store.fleet.horizon.mark());
-        let tags = self.distinct(tags);
-        let key_bytes = if store.fleet.is_shared() { key.encode() } else { Bytes::new() };
-        // After the mark was taken: what is announced later cuts the value off, what was announced before is known here,
-        // whether or not the tier could be told of it.
-        let is_newest =
-            tags.len() <= TAGS_MAX && store.is_newest(&Probe::of(&key), version, &tags, bar, now_us);
-        let is_believed = mark.incarnation != 0 || store.fleet.line.is_none();
-        let is_put = is_newest && is_believed && !store.floors.is_blind_to_sweeps(now_us);
-        let put = (is_put && policy.write != Write::Void).then(|| {
-            let tags: Vec<Arc<str>> = tags.iter().map(|tag| Arc::clone(&tag.name)).collect();
-            let fields = SealedFields {
-                key: &key_bytes,
-                incarnation: mark.incarnation,
-                stamp: mark.sequence,
-                version,
-                grace: span.grace,
-                tags: &tags,
-                ..SealedFields::default()
-            };
-            self.sealed(&fields, &value, span)
-        });
-        let put = put.flatten();
-        let order = KeyOrder { key: key_bytes, how: Void::Remove, version };
-        let voids = store.flights.voids(Probe::of(&key).hash);
-        let number = store.fleet.order(vec![(order, put.clone())], vec![]);
-        let writing = room.map(|room| {
-            let bytes = room.bytes;
-            (
-                room,
-                Waiting {
-                    value: value.clone(),
-                    version,
-                    tags: tags.clone(),
-                    put,
-                    bytes,
-                    is_met: AtomicBool::new(false),
-                },
-            )
-        });
-        let life = Life::begin(policy, span, now_us, now_us, store.fleet.sweeps.stamp());
-        let traits = Traits { version, tags, idle: Idle::under(policy, now_us), validator: None };
-        let is_kept = keeps(policy.refresh_every);
-        store.put(&key, Setting { value, traits, life, bar, voids, is_kept }, writing)?;
-        Ok(Confirmation::of(self, number, trace))
-    }
-
-    /// Room for the value among those that are to be written, if it is to be.
-    fn room(&self, key: &K, value: &V) -> Result<Option<Room<K, V>>, SetRefused> {
-        match (self.policy.write, &self.store.writes) {
-            (Write::Behind, Some(writes)) => {
-                let bytes = self.store.weight(key, value).ok_or(SetRefused::Full)?;
-                writes.room(key, bytes).map(Some)
-            }
-            (Write::Behind, None) => Err(SetRefused::NoWriter),
-            (Write::Through | Write::Void, _) => Ok(None),
-        }
-    }
-
-    fn distinct(&self, tags: &[&str]) -> Box<[Arc<Tag>]> {
-        let mut names = tags.to_vec();
-        names.sort_unstable();
-        names.dedup();
-        names.into_iter().map(|name| self.store.fleet.sweeps.tags.intern(name)).collect()
-    }
-
-    /// As it is put into shared tiers, if it can be.
-    fn sealed(&self, fields: &SealedFields<'_>, value: &V, span: Span) -> Option<Putting> {
-        if span.shared.is_zero() {
-            return None;
-        }
-        let lifetime = span.shared.saturating_add(span.grace);
-        let bytes = self.store.seal(&SealedFields { lifetime: Some(lifetime), ..*fields }, Some(value))?;
-        let tiers = &self.store.fleet.tiers;
-        // Nobody would take it, and on its way it would take the room of others.
-        if tiers.iter().all(|tier| bytes.len() > tier.options.value_bytes_max) {
-            tiers.iter().for_each(|tier| count(&tier.counters.oversize));
-            return None;
-        }
-        Some(Putting { bytes, lifetime, grace: span.grace, set_us: self.store.clock.now_us() })
-    }
-
     fn void_keys(&self, keys: &[K], how: Void, version: Version) -> Confirmation {
         let store = &*self.store;
         let span = spans::invalidate(&store.name, keys.len(), 0);
@@ -401,30 +271,5 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Covered<'_, K, V> {
     /// As [`remove`](Self::remove), but the old values stay as fallbacks, if they were stored with a grace.
     pub fn expire(self) -> Confirmation {
         self.cache.sweep(&self.swath, Void::Expire, self.version)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn newest_value_does_not_come_back_over_what_was_voided_after_it_was_ordered() {
-        let cache: Cache<u64, u64> = Cache::builder("numbers").build();
-        let store = &cache.store;
-        let put = |voids: u64| {
-            let (span, now_us) = (Span::of_value(&cache.policy, None), store.clock.now_us());
-            let life = Life::begin(&cache.policy, span, now_us, now_us, store.fleet.sweeps.stamp());
-            let traits = Traits { version: Version::LATEST, ..Traits::default() };
-            let setting = Setting { value: 5, traits, life, bar: Bar::Any, voids, is_kept: false };
-            store.put(&1, setting, None)
-        };
-        let voids = || store.flights.voids(Probe::of(&1_u64).hash);
-        let ordered = voids();
-        drop(cache.invalidate(&1));
-        put(ordered).unwrap();
-        assert_eq!(cache.get(&1), None);
-        put(voids()).unwrap();
-        assert_eq!(cache.get(&1), Some(5));
     }
 }

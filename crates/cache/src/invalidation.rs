@@ -8,7 +8,7 @@
 //! Keys and names are a length u32 and their bytes; numbers are big-endian. Bytes after the last field are an
 //! error, so that a longer message of a later release is not taken for a shorter one.
 
-use std::{marker::PhantomData, ops::Deref, sync::Arc};
+use std::{marker::PhantomData, ops::Deref};
 
 use bytes::Bytes;
 
@@ -19,6 +19,7 @@ use crate::{
     key::decoded,
     patterns,
     store::KeyForm,
+    tags::name_of,
     tier::Void,
     wire::{Reader, Unreadable, put_bytes},
 };
@@ -98,13 +99,13 @@ impl Invalidation {
     /// And of all entries with this tag.
     #[must_use]
     pub fn remove_tag(self, tag: &str) -> Self {
-        self.sweep(Swath::Tag(Arc::from(tag)), Void::Remove)
+        self.sweep(Swath::Tag(name_of(tag).into()), Void::Remove)
     }
 
     /// And of all entries with this tag, which stay fallbacks.
     #[must_use]
     pub fn expire_tag(self, tag: &str) -> Self {
-        self.sweep(Swath::Tag(Arc::from(tag)), Void::Expire)
+        self.sweep(Swath::Tag(name_of(tag).into()), Void::Expire)
     }
 
     /// And of all keys whose encoded form begins so.

@@ -41,6 +41,9 @@ pub(crate) const KEPT_MAX: usize = 16_384;
 /// Loads of the schedule at once: most of `loads_max` is for those who wait.
 const AT_ONCE: usize = 8;
 
+/// Ends the name under which nodes agree in the first tier on who loads; reserved.
+pub(crate) const TURNS: &str = "#turns";
+
 /// Parts of the period after which it is looked whether another node has loaded what it is to load: after an eighth, three
 /// eighths and five eighths of it.
 const ADOPT_AFTER: [u32; 3] = [8, 4, 4];
@@ -93,6 +96,9 @@ impl<K: Clone + Eq + Hash, V> Keeper<K, V> {
     }
 
     fn pin(&self, keys: impl IntoIterator<Item = K>) -> usize {
+        // Before the lock: it is the caller's code.
+        let mut named = HashSet::new();
+        let keys: Vec<K> = keys.into_iter().filter(|key| named.insert(key.clone())).collect();
         let mut kept = lock(&self.kept);
         let mut taken = 0;
         for key in keys {
@@ -118,7 +124,8 @@ impl<K: Clone + Eq + Hash, V> Keeper<K, V> {
 impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
     /// Has these keys loaded every [`refresh_every`](crate::Policy::refresh_every) by the loader that
     /// [`keep_fresh`](crate::CacheBuilder::keep_fresh) was given, whether they are read or not, until they are unpinned.
-    /// Gives how many were taken: 16,384 keys at most are kept, those that are read included, and none without a loader.
+    /// Gives how many were taken, one that is named twice once: 16,384 keys at most are kept, those that are read included, and none
+    /// without a loader.
     pub fn pin(&self, keys: impl IntoIterator<Item = K>) -> usize {
         self.store.keeper.as_ref().map_or(0, |keeper| keeper.pin(keys))
     }

@@ -17,6 +17,7 @@ use crate::{
     keeper::keeps,
     life::Life,
     local::{Displaced, Idle},
+    places::Within,
     read::answer_of_hit,
     reflect::reflects,
     store::{Look, Standing, Store},
@@ -101,6 +102,8 @@ pub(crate) struct Lead<K: CacheKey, V: Clone> {
     settled: bool,
     /// Shared by the loads of one batch; taken at the latest before the loader is called.
     seat: Option<Arc<Seat>>,
+    /// Whose loaders wait for it.
+    pub(crate) within: Within,
 }
 
 impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
@@ -113,6 +116,8 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
         seat: Option<&Arc<Seat>>,
     ) -> Boarding<K, V> {
         let probe = Probe::of(key);
+        // No loader waits for what goes on behind what it was given.
+        let within = if purpose.is_ahead() { Within::default() } else { Within::here() };
         let mut shard = self.flights.lock(probe.hash);
         let now_us = self.clock.now_us();
         // A load may have ended since L1 was asked; it stores and leaves the table under this lock.
@@ -127,6 +132,9 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
         if purpose != Purpose::Reload
             && let Some(flight) = self.joinable(&mut shard, key, policy, now_us)
         {
+            if within.has(&self.loads) {
+                flight.rush();
+            }
             return Boarding::Joined(flight.waiter(stamp));
         }
         // No loader is called, or only if the tiers have nothing: then one is taken.
@@ -143,24 +151,14 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
         }
         let mark = self.fleet.horizon.mark();
         let flight = shard.begin(key.clone(), stamp, now_us);
-        let mut displaced = Displaced::default();
-        if let Some(answer) = fallback {
-            let life = answer.life;
-            if purpose == Purpose::Refresh {
-                // Once: who reads from now on until it expires does not come here.
-                let next = Life { check_us: life.expires_us, ..life };
-                self.local.relive(&probe, &life, next, &mut displaced);
-            }
-            flight.offer(answer);
-        }
+        let displaced = fallback.map(|answer| self.offer(&probe, &flight, answer, purpose));
         drop(shard);
         drop(displaced);
-        let key_bytes = if self.fleet.is_shared() { key.encode() } else { Bytes::new() };
-        Boarding::Lead(Lead {
+        let mut lead = Lead {
             store: Arc::clone(self),
             policy: Arc::clone(policy),
             key: key.clone(),
-            key_bytes,
+            key_bytes: Bytes::new(),
             hash: probe.hash,
             flight,
             mark,
@@ -171,11 +169,36 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
             doubtful: Vec::new(),
             settled: false,
             seat,
-        })
+            within,
+        };
+        // Foreign code: should it panic, there is a lead by now, whose end frees the key.
+        if self.fleet.is_shared() {
+            lead.key_bytes = lead.key.encode();
+        }
+        Boarding::Lead(lead)
     }
 }
 
 impl<K: CacheKey, V: Clone> Store<K, V> {
+    /// Has those who wait for a load know what there is to fall back on. Gives what leaves L1 by that.
+    fn offer(
+        &self,
+        probe: &Probe<'_, K>,
+        flight: &Flight<V>,
+        answer: Answer<V>,
+        purpose: Purpose,
+    ) -> Displaced<K, V> {
+        let mut displaced = Displaced::default();
+        let life = answer.life;
+        if purpose == Purpose::Refresh {
+            // Once: who reads from now on until it expires does not come here.
+            let next = Life { check_us: life.expires_us, ..life };
+            self.local.relive(probe, &life, next, &mut displaced);
+        }
+        flight.offer(answer);
+        displaced
+    }
+
     /// The load of `key` on its way. One that waits for a caller to be polled, for longer than the tiers take or this policy has anybody
     /// wait, is left to that caller.
     fn joinable(

@@ -166,8 +166,10 @@ pub mod memcached;
 mod observer;
 mod outbox;
 mod packed;
+mod patience;
 mod patterns;
 mod peek;
+mod places;
 mod policy;
 #[cfg(feature = "postgres")]
 pub mod postgres;
@@ -179,9 +181,11 @@ mod recent;
 #[cfg(feature = "redis")]
 mod redis;
 mod reflect;
+mod reflect_many;
 mod reload;
 mod rounds;
 mod scout;
+mod set;
 mod settings;
 #[cfg(any(feature = "memcached", feature = "postgres"))]
 mod silence;
@@ -213,7 +217,7 @@ pub use clock::Clock;
 pub use context::{Load, LoadContext, Stale};
 pub use coupling::{Coupled, TransactionOutbox};
 pub use error::{CacheError, SetRefused};
-pub use explain::{Explanation, LastInvalidation, LastSweep, LocalState, TierState};
+pub use explain::{Explanation, LastInvalidation, LastSweep, LocalState, TierState, Unusable};
 pub use fleet::LineOptions;
 pub use floors::FLOOR_LIFE;
 pub use histogram::Histogram;

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::{Policy, clock::micros};
+use crate::{Policy, clock::micros, packed::NUMBER_BITS};
 
 /// When an entry is what. All instants are microseconds of the cache's clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,7 +76,7 @@ impl Span {
 impl Life {
     /// The life in process of something whose load began at `loaded_us` and ended `now_us`.
     pub(crate) fn begin(policy: &Policy, span: Span, loaded_us: u64, now_us: u64, stamp: u64) -> Self {
-        let expires_us = now_us.saturating_add(micros(span.local));
+        let (expires_us, grace_ends_us) = ends(span, loaded_us, now_us);
         let check_us = match policy.refresh_at {
             part if part > 0.0 && part < 1.0 && span.local < ENDLESS => {
                 now_us.saturating_add(micros(span.local.mul_f64(part)))
@@ -85,14 +85,7 @@ impl Life {
         };
         // Where it matters when a value is read, every hit looks closer.
         let check_us = if policy.tti < ENDLESS || policy.refresh_every < ENDLESS { 0 } else { check_us };
-        Self {
-            check_us,
-            expires_us,
-            grace_ends_us: expires_us.saturating_add(micros(span.grace)),
-            loaded_us,
-            stamp,
-            state: State::Good,
-        }
+        Self { check_us, expires_us, grace_ends_us, loaded_us, stamp, state: State::Good }
     }
 
     /// True if it is to be loaded anew, because most of its life is over. One that every hit looks at closer is checked from its
@@ -120,6 +113,20 @@ impl Life {
     pub(crate) fn is_over_at(self, now_us: u64) -> bool {
         now_us >= self.grace_ends_us
     }
+}
+
+/// When something that was loaded just now ends, and its grace. With a grace the two differ, packed too: what is expired is known
+/// by that to be a fallback, so what lives for ever ends after a hundred years then, and a grace is no shorter than what an instant
+/// is rounded by.
+fn ends(span: Span, loaded_us: u64, now_us: u64) -> (u64, u64) {
+    let grace_us = micros(span.grace);
+    if grace_us == 0 {
+        let expires_us = now_us.saturating_add(micros(span.local));
+        return (expires_us, expires_us);
+    }
+    let expires_us = now_us.saturating_add(micros(span.local.min(ENDLESS)));
+    let rounded_by_us = expires_us.saturating_sub(loaded_us) >> (NUMBER_BITS - 1);
+    (expires_us, expires_us.saturating_add(grace_us.max(rounded_by_us)))
 }
 
 /// Beyond this a lifetime counts as endless: no float arithmetic on it.
@@ -153,6 +160,7 @@ impl Spread {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{local::Entry, packed::Packed};
 
     #[test]
     fn jitter_spreads_lifetimes_within_its_bound_and_never_shortens() {
@@ -178,6 +186,12 @@ mod tests {
             Policy { ttl: Duration::MAX, l1_ttl: Duration::MAX, refresh_at: 0.8, ..Policy::default() };
         let span = Span::of_value(&endless, None);
         assert_eq!(Life::begin(&endless, span, 1, 1, 0).expires_us, u64::MAX);
+        let graceful = Span { grace: Duration::from_micros(1), ..span };
+        for now_us in [1, u64::from(u32::MAX)] {
+            let life = Life::begin(&endless, graceful, 1, now_us, 0);
+            let packed = Packed::of(Entry::new((), life, None, 0)).life();
+            assert!(packed.grace_ends_us > packed.expires_us, "{packed:?}");
+        }
         let policy = Policy { ttl: Duration::ZERO, jitter: f64::NAN, ..Policy::default() };
         assert_eq!(Span::of_value(&policy, None).shared, Duration::ZERO);
     }

@@ -16,12 +16,13 @@ use crate::{
     consult::{Plan, Record},
     context::{Edits, Keep},
     extend::Extension,
-    flight::{Outcome, Waiter},
+    flight::{Flight, Outcome, Waiter},
     invalidation::KeyOrder,
     judge::Terms,
     lead::{Lead, Purpose, Storing},
     life::{Life, Span},
     local::Traits,
+    places::place,
     spans,
     stats::count,
     store::Store,
@@ -85,7 +86,7 @@ pub(crate) async fn run<K, V, F, Fut, A, E>(
     let (begun_us, begun) = (store.clock.now_us(), Instant::now());
     let told = context.clone();
     let work = async move { load(told).await.map(Into::into) };
-    let ending = match call(&store, &lead, work.instrument(trace.clone())).await {
+    let ending = match call(&store, &lead, &[&*lead.flight], work.instrument(trace.clone())).await {
         Ok(Ok(load)) => Ending::Answered(load),
         Ok(Err(error)) => Ending::Failed(Arc::new(error)),
         Err(ending) => ending,
@@ -110,21 +111,22 @@ pub(crate) fn stale_of<V: Clone>(answer: &Answer<V>) -> Option<Stale<V>> {
     })
 }
 
-/// Runs what a loader does when it is its turn, within the time limit.
+/// Runs what a loader does when it is its turn, within the time limit. Ends these flights: that of `lead`, or those of its batch.
 pub(crate) async fn call<K: CacheKey, V: Clone, T>(
     store: &Store<K, V>,
     lead: &Lead<K, V>,
+    flights: &[&Flight<V>],
     work: impl Future<Output = T>,
 ) -> Result<T, Ending<V>> {
     let limit = lead.policy.load_abandon.max(lead.policy.load_timeout);
     let begun = Instant::now();
     let attempt = async {
-        let _turn = store.loads.acquire().await.expect("the semaphore is never closed");
+        let _place = place(&store.loads, &lead.within, flights).await;
         count(&store.counters.loads);
         if lead.purpose.is_ahead() {
             count(&store.counters.refreshes);
         }
-        AssertUnwindSafe(work).catch_unwind().await
+        lead.within.run(&store.loads, AssertUnwindSafe(work).catch_unwind()).await
     };
     let ended = match timeout(limit, attempt).await {
         Ok(Ok(given)) => Ok(given),
@@ -326,10 +328,8 @@ fn failed<K: CacheKey, V: Clone + Send + Sync + 'static>(
         }
         None => {
             let remembered = match outcome {
-                // For a version that somebody brought along: others may well be answered without it.
-                Outcome::Failed(_) if store.floors.wishes.floor(lead.hash) == Version::NONE => {
-                    lead.policy.error_ttl
-                }
+                // For a version that somebody brought along others may well be answered, by a load without it.
+                Outcome::Failed(_) if !plan.is_wished => lead.policy.error_ttl,
                 _ => Duration::ZERO,
             };
             lead.fail(outcome, remembered);

@@ -186,7 +186,13 @@ pub(crate) const fn slot_bytes<K, V>() -> usize {
 const HEAP_BYTES_GUESS: usize = 64;
 
 /// Of a shard's room, one entry may have so many hundredths: quick_cache refuses a heavier one without a word.
-const ENTRY_PERCENT_MAX: u64 = 96;
+const ENTRY_PERCENT_MAX: u128 = 96;
+
+/// What one entry may weigh at most, where there is so much room in so many shards.
+pub(crate) fn entry_bytes_max(l1_bytes_max: u64, shards: usize) -> u64 {
+    let room = u128::from(l1_bytes_max / shards as u64);
+    u64::try_from(room * ENTRY_PERCENT_MAX / 100).unwrap_or(u64::MAX)
+}
 
 /// As many shards as quick_cache would choose, so that the room of one is known: four per core, and none for a few entries.
 fn shards_for(entries: usize) -> usize {
@@ -221,12 +227,7 @@ impl<K: Clone + Eq + Hash, V: Clone> Local<K, V> {
             ),
             fronts: Fronts::new(policy.l1_bytes_max),
             value_bytes_max: policy.l1_value_bytes_max.min(
-                (policy.l1_bytes_max / shards as u64 * ENTRY_PERCENT_MAX / 100).saturating_sub(slot_bytes::<
-                    K,
-                    V,
-                >(
-                )
-                    as u64),
+                entry_bytes_max(policy.l1_bytes_max, shards).saturating_sub(slot_bytes::<K, V>() as u64),
             ),
             evictions: AtomicU64::new(0),
         }
@@ -353,9 +354,11 @@ impl<K: Clone + Eq + Hash, V: Clone> Local<K, V> {
         self.values.iter().map(|(kept, ())| kept)
     }
 
+    /// Takes everything off, one by one: what is dropped is foreign code, and quick_cache's `clear` drops it under its locks. Something
+    /// that comes meanwhile may stay.
     pub(crate) fn clear(&self) {
-        self.values.clear();
-        self.absences.clear();
+        self.values.drain().for_each(drop);
+        self.absences.drain().for_each(drop);
         self.fronts.all_changed();
     }
 

@@ -50,9 +50,11 @@ impl LoadEnd {
 /// How one call of a shared tier ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TierCall {
+    /// What the tier is called ([`TierOptions::name`](crate::TierOptions::name)).
+    pub tier: &'static str,
     /// What the tier is made of: `redis`, `memcached`, `postgres`.
     pub kind: &'static str,
-    /// `read`, `settle`, `void` or `put`.
+    /// `read`, `settle`, `void` or `put`; `inspect` where somebody asks what is known of a key.
     pub verb: &'static str,
     /// How many keys it was about.
     pub keys: usize,
@@ -105,20 +107,20 @@ pub trait Observer: Send + Sync + fmt::Debug {
     }
 
     /// A read of a shared tier failed, for all keys of the call or for some of them: about those the next tier is asked,
-    /// or the loader.
-    fn tier_failed(&self, cache: &str, kind: &'static str) {
-        let _ = (cache, kind);
+    /// or the loader. The tier is named as in its [options](crate::TierOptions::name), here and below.
+    fn tier_failed(&self, cache: &str, tier: &'static str) {
+        let _ = (cache, tier);
     }
 
     /// A tier has failed too often: it is left alone for [`TierOptions::breaker_pause`](crate::TierOptions::breaker_pause),
     /// then tried with one call at a time.
-    fn tier_opened(&self, cache: &str, kind: &'static str) {
-        let _ = (cache, kind);
+    fn tier_opened(&self, cache: &str, tier: &'static str) {
+        let _ = (cache, tier);
     }
 
     /// A tier that was left alone has answered, and is asked again.
-    fn tier_closed(&self, cache: &str, kind: &'static str) {
-        let _ = (cache, kind);
+    fn tier_closed(&self, cache: &str, tier: &'static str) {
+        let _ = (cache, tier);
     }
 
     /// A value was not stored because it has too many tags, or stays in this process because the codec cannot take it.
@@ -202,9 +204,9 @@ macro_rules! guarded {
 guarded! {
     load_ended(end: LoadEnd, elapsed: Duration);
     stale_set_refused();
-    tier_failed(kind: &'static str);
-    tier_opened(kind: &'static str);
-    tier_closed(kind: &'static str);
+    tier_failed(tier: &'static str);
+    tier_opened(tier: &'static str);
+    tier_closed(tier: &'static str);
     unstorable(error: &CodecError);
     voided_elsewhere(keys: usize, sweeps: usize);
     keys_unreadable(keys: usize);

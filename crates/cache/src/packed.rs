@@ -44,7 +44,7 @@ impl Clone for Stamp {
 struct Short(u32);
 
 /// Bits of the number; the others are for the shift.
-const NUMBER_BITS: u32 = 26;
+pub(crate) const NUMBER_BITS: u32 = 26;
 const NUMBER: u32 = (1 << NUMBER_BITS) - 1;
 
 impl Short {

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use futures_util::future::join_all;
+use futures_util::{FutureExt, future::join_all};
 use tracing::Instrument;
 
 use crate::{
@@ -50,8 +50,11 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
             });
         }
         let rounds = missing.chunks(ROUND_MAX).map(|round| {
-            let span = spans::read(&self.store.name, round.len());
-            self.store.peek_many(round.to_vec(), &self.policy).instrument(span)
+            let (span, keys) = (spans::read(&self.store.name, round.len()), round.len());
+            let reading = self.store.peek_many(round.to_vec(), &self.policy).instrument(span.clone());
+            reading.inspect(move |found| {
+                spans::peek_ended(&span, keys, found.iter().map(|(_, answer)| answer));
+            })
         });
         let found = join_all(rounds).await.into_iter().flatten();
         known.extend(found.map(|(key, answer)| (Stored(key), Some(answer))));
@@ -65,7 +68,9 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
     /// Reads `key` in L1, loads under way and the shared tiers; calls no loader.
     pub(crate) async fn peek_slow(self: &Arc<Self>, key: K, policy: &Arc<Policy>) -> Option<Answer<V>> {
         let span = spans::read(&self.name, 1);
-        self.peek_past(key, policy).instrument(span).await
+        let found = self.peek_past(key, policy).instrument(span.clone()).await;
+        spans::peek_ended(&span, 1, found.iter());
+        found
     }
 
     async fn peek_past(self: &Arc<Self>, key: K, policy: &Arc<Policy>) -> Option<Answer<V>> {

@@ -31,7 +31,8 @@ pub struct Policy {
     /// built. At least what one entry takes. Default 64 MiB.
     pub l1_bytes_max: u64,
     /// The heaviest value kept in process, in bytes as the weigher counts it; nearly the room of a shard (`l1_bytes_max` by
-    /// four times the cores) if that is less. Zero: those without a heap. Fixed when the cache is built. Default 4 MiB.
+    /// four times the cores) if that is less. Zero: those without a heap. One of 2 GiB or more takes no more room than that. Fixed when the
+    /// cache is built. Default 4 MiB.
     pub l1_value_bytes_max: u64,
     /// How long "there is no such thing" is believed, in every tier. Zero: not at all. Default 5 s.
     pub negative_ttl: Duration,
@@ -78,8 +79,8 @@ pub struct Policy {
     /// they are not served.
     pub on_silence: Silence,
 
-    /// How many loaders run at once over all keys: the load the source can bear. At least 1. Fixed when the cache is
-    /// built. Default 64.
+    /// How many loaders run at once over all keys: the load the source can bear. What a loader itself reads through the same cache runs
+    /// besides, if there is no place left. At least 1. Fixed when the cache is built. Default 64.
     pub loads_max: usize,
     /// How many loads may wait for their turn. One more is refused at once. Zero: none waits. Fixed when the cache is built.
     /// Default 1,024.

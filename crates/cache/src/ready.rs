@@ -27,6 +27,8 @@ pub struct Readiness {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RemotePart {
+    /// What the tier is called ([`TierOptions::name`](crate::TierOptions::name)); of the line what it is made of.
+    pub name: &'static str,
     /// What it is made of: `redis`, `memcached`, `postgres`.
     pub kind: &'static str,
     /// Of a tier: there is a connection (to one of its servers, where there are several), and its breaker has not left it
@@ -54,7 +56,7 @@ impl fmt::Display for Readiness {
         for (place, (part, role)) in parts.enumerate() {
             let comma = if place == 0 { "" } else { ", " };
             let state = if part.is_up { "up" } else { "down" };
-            write!(formatter, "{comma}{} {role} {state}", part.kind)?;
+            write!(formatter, "{comma}{} {role} {state}", part.name)?;
         }
         Ok(())
     }
@@ -110,12 +112,13 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
 
 impl Fleet {
     fn readiness(&self) -> Readiness {
-        let of_tier = |tier: &TierSide| RemotePart { kind: tier.kind(), is_up: tier.is_up() };
-        let line = self.line.as_ref();
-        Readiness {
-            tiers: self.tiers.iter().map(of_tier).collect(),
-            line: line.map(|(line, _)| RemotePart { kind: line.kind(), is_up: line.is_up() && self.hears() }),
-        }
+        let of_tier =
+            |tier: &TierSide| RemotePart { name: tier.name(), kind: tier.kind(), is_up: tier.is_up() };
+        let line = self.line.as_ref().map(|(line, _)| {
+            let (kind, is_up) = (line.kind(), line.is_up() && self.hears());
+            RemotePart { name: kind, kind, is_up }
+        });
+        Readiness { tiers: self.tiers.iter().map(of_tier).collect(), line }
     }
 
     /// True if this node hears what is announced, and can judge by it what lies in the shared tiers.

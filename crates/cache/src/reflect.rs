@@ -138,7 +138,7 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
     }
 
     /// The answer that nothing has to be done for, counted: a value, or that there is none.
-    fn found_at_least<Q: KeyForm<K> + ?Sized>(
+    pub(crate) fn found_at_least<Q: KeyForm<K> + ?Sized>(
         &self,
         probe: &Probe<'_, Q>,
         version: Version,
@@ -204,7 +204,7 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
 }
 
 /// What is known of the floor of a load that a reader waits for.
-enum Told {
+pub(crate) enum Told {
     /// Its lead asks for as much, and ends it with nothing less.
     ByLead,
     /// It began after this reader had asked: its loader is told.
@@ -215,7 +215,7 @@ enum Told {
 
 impl Told {
     /// True if how the load ended will do.
-    fn takes<V>(&self, answer: &Answer<V>, version: Version) -> bool {
+    pub(crate) fn takes<V>(&self, answer: &Answer<V>, version: Version) -> bool {
         let is_told = match self {
             Self::ByLead => true,
             // A tier knows nothing of this reader, and a fallback is from before.
@@ -228,7 +228,7 @@ impl Told {
 
 impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
     /// As `settled_by`, if it will do.
-    fn settled_at_least(&self, look: Look<V>, version: Version) -> Option<(Answer<V>, Standing)> {
+    pub(crate) fn settled_at_least(&self, look: Look<V>, version: Version) -> Option<(Answer<V>, Standing)> {
         if reflects(version_seen(&look), version) { self.settled_by(look) } else { None }
     }
 
@@ -280,7 +280,7 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
 
     /// Has every load of the key that begins from here on told of the version. Gives the one that began before, if it is still
     /// under way: the lock of the shard tells which is which.
-    fn ask(
+    pub(crate) fn ask(
         self: &Arc<Self>,
         probe: &Probe<'_, K>,
         version: Version,
@@ -293,7 +293,12 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
         (asking, earlier)
     }
 
-    fn told(&self, flight: &Arc<Flight<V>>, earlier: Option<&Arc<Flight<V>>>, version: Version) -> Told {
+    pub(crate) fn told(
+        &self,
+        flight: &Arc<Flight<V>>,
+        earlier: Option<&Arc<Flight<V>>>,
+        version: Version,
+    ) -> Told {
         match earlier {
             _ if self.floors.wishes.is_led_at(address(flight), version) => Told::ByLead,
             Some(earlier) if Arc::ptr_eq(earlier, flight) => Told::TooLate,
@@ -314,9 +319,7 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
         A: Into<Load<V>> + Send + 'static,
         E: Send + Sync + 'static,
     {
-        lead.asked_version = asking.version;
-        let waiter = lead.waiter();
-        let led = Led::begin(asking, &lead.flight);
+        let (waiter, led) = (lead.waiter(), Led::begin(asking, &mut lead));
         let store = Arc::clone(self);
         let loading = async move {
             store.load_told(lead, load).await;
@@ -326,8 +329,7 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
         waiter
     }
 
-    /// Ends a load with what will do for who leads it: of a tier, or of the loader. A fallback that will not is left to those
-    /// who ask for less.
+    /// Ends a load with what a tier has, or the loader gives, for who leads it.
     async fn load_told<F, Fut, A, E>(&self, mut lead: Lead<K, V>, load: F)
     where
         F: FnOnce(LoadContext<V>) -> Fut,
@@ -335,22 +337,8 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
         A: Into<Load<V>>,
         E: Send + Sync + 'static,
     {
-        let plan = match consult_one(&mut lead).await {
-            Verdict::Found(answer) => {
-                lead.settle(answer, Storing::Yes);
-                return;
-            }
-            Verdict::Stale(answer) if !lead.is_too_old(&answer) => {
-                lead.settle(Answer { is_stale: true, ..answer }, Storing::No);
-                return;
-            }
-            // Another node loads it, for a floor that nobody here knows; and what the tier has said of floors is lost.
-            Verdict::Stale(answer) => Plan { floor: Version::LATEST, fallback: Some(answer), lies_in: None },
-            Verdict::Load(plan) => plan,
-        };
-        lead.offer_fallback(&plan);
-        let will_do = plan.fallback.as_ref().is_some_and(|old| !lead.is_too_old(old));
-        let plan = if will_do { plan } else { Plan { floor: plan.floor, fallback: None, lies_in: None } };
+        let verdict = consult_one(&mut lead).await;
+        let Some(plan) = lead.plan_of(verdict) else { return };
         if !lead.is_seated(&mut None) {
             drop(lead.turn_away(plan.fallback));
             return;
@@ -360,8 +348,33 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
     }
 }
 
+impl<K: CacheKey, V: Clone + Send + Sync + 'static> Lead<K, V> {
+    /// Ends the load with what a tier has, if it will do for who leads it. Else it says what is to be loaded, with the fallback
+    /// if that will do; one that will not is left to those who ask for less.
+    pub(crate) fn plan_of(&mut self, verdict: Verdict<V>) -> Option<Plan<V>> {
+        let plan = match verdict {
+            Verdict::Found(answer) => {
+                self.settle(answer, Storing::Yes);
+                return None;
+            }
+            Verdict::Stale(answer) if !self.is_too_old(&answer) => {
+                self.settle(Answer { is_stale: true, ..answer }, Storing::No);
+                return None;
+            }
+            // Another node loads it, for a floor that nobody here knows; and what the tier has said of floors is lost.
+            Verdict::Stale(answer) => {
+                Plan { floor: Version::LATEST, fallback: Some(answer), lies_in: None, is_wished: true }
+            }
+            Verdict::Load(plan) => plan,
+        };
+        self.offer_fallback(&plan);
+        let will_do = plan.fallback.as_ref().is_some_and(|old| !self.is_too_old(old));
+        Some(if will_do { plan } else { Plan { fallback: None, lies_in: None, ..plan } })
+    }
+}
+
 /// A reader asks for a version of a key, until this is dropped.
-struct Asking<K, V> {
+pub(crate) struct Asking<K, V> {
     store: Arc<Store<K, V>>,
     hash: u64,
     version: Version,
@@ -374,7 +387,7 @@ impl<K, V> Asking<K, V> {
     }
 
     /// For somebody who may go on asking for longer.
-    fn again(&self) -> Self {
+    pub(crate) fn again(&self) -> Self {
         Self::begin(&self.store, self.hash, self.version)
     }
 }
@@ -386,16 +399,19 @@ impl<K, V> Drop for Asking<K, V> {
 }
 
 /// A load whose lead asks, until this is dropped.
-struct Led<K, V> {
+pub(crate) struct Led<K, V> {
     asking: Asking<K, V>,
     /// Held, so that no other one gets its address meanwhile.
     flight: Arc<Flight<V>>,
 }
 
-impl<K, V> Led<K, V> {
-    fn begin(asking: Asking<K, V>, flight: &Arc<Flight<V>>) -> Self {
-        asking.store.floors.wishes.lead(address(flight), asking.version);
-        Self { asking, flight: Arc::clone(flight) }
+impl<K: CacheKey, V: Clone> Led<K, V> {
+    /// From here on what a tier has will do from that version on.
+    pub(crate) fn begin(asking: Asking<K, V>, lead: &mut Lead<K, V>) -> Self {
+        let flight = Arc::clone(&lead.flight);
+        lead.asked_version = asking.version;
+        asking.store.floors.wishes.lead(address(&flight), asking.version);
+        Self { asking, flight }
     }
 }
 

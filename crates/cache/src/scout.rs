@@ -71,7 +71,7 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
         let asked_us = self.clock.now_us();
         let answers = tier.read(&keys, None).await;
         if answers.iter().any(Result::is_err) {
-            self.observer.tier_failed(&self.name, tier.kind());
+            self.observer.tier_failed(&self.name, tier.name());
         }
         if answers.iter().all(Result::is_err) {
             scouted.next_tier = FIRST + 1;

@@ -1,10 +1,15 @@
 //! What a cache refuses to be built with: settings that could not do what they are there for, and pairs of which one makes
-//! the other do nothing. Refuses to judge what depends on keys and loaders, and policies that are edited for a call.
+//! the other do nothing; and what it takes, and is hardly what was meant. Refuses to judge what depends on keys and loaders, and policies that are edited for a call.
 //! Asked by `builder`, before anything is started.
 
 use std::{fmt::Debug, time::Duration};
 
-use crate::{LineOptions, Policy, TierOptions, Write, WriterOptions, keeper::keeps, life::ENDLESS};
+use crate::{
+    LineOptions, Policy, TierOptions, Write, WriterOptions,
+    keeper::{TURNS, keeps},
+    life::ENDLESS,
+    local::entry_bytes_max,
+};
 
 /// What was asked of a builder does not fit together. Fields are named with their types: `Policy::jitter`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -53,6 +58,7 @@ const BOTH_OR_NEITHER: &str = "both or neither";
 
 /// A builder's settings, as far as they can be judged.
 pub(crate) struct Asked<'a> {
+    pub(crate) name: &'a str,
     pub(crate) policy: &'a Policy,
     pub(crate) tiers: Vec<&'a TierOptions>,
     pub(crate) line: Option<&'a LineOptions>,
@@ -74,6 +80,7 @@ impl Asked<'_> {
         if !self.tiers.is_empty() && !self.has_codec {
             return Err(BuildError::NoCodec);
         }
+        self.check_name()?;
         self.check_times()?;
         self.check_bounds()?;
         self.check_parts()?;
@@ -81,6 +88,30 @@ impl Asked<'_> {
         self.check_lifetimes()?;
         self.check_refreshes()?;
         self.check_writer()
+    }
+
+    /// What is taken all the same, because it does nothing while the tiers answer: a tier that hangs is left alone after some
+    /// calls, and until then each costs a caller its whole patience.
+    pub(crate) fn doubt(&self) -> Option<BuildError> {
+        let load_timeout = self.policy.load_timeout;
+        let tiers = self.tiers.iter().map(|tier| tier.timeout).fold(Duration::ZERO, Duration::saturating_add);
+        let leaves_time = load_timeout >= ENDLESS || load_timeout > tiers;
+        (!self.tiers.is_empty() && !leaves_time).then(|| {
+            contradiction(
+                ("Policy::load_timeout", spelled(load_timeout)),
+                ("TierOptions::timeout", format!("{} for all tiers together", spelled(tiers))),
+                "a limit that leaves time for the loader when the tiers hang",
+            )
+        })
+    }
+
+    /// Two caches of which one keeps its schedule where the other keeps its values would take each other's records.
+    fn check_name(&self) -> Checked {
+        if self.tiers.is_empty() || !self.name.ends_with(TURNS) {
+            return Ok(());
+        }
+        let expected = "a name that does not end in `#turns`, as that of a schedule";
+        Err(out_of_range("Cache::builder", &self.name, expected))
     }
 
     /// None of them is turned off by zero: whatever has that time is over before it begins.
@@ -129,7 +160,8 @@ impl Asked<'_> {
         if let Some((field, bound)) = bounds.into_iter().find(|(_, bound)| *bound == 0) {
             return Err(out_of_range(field, &bound, "at least 1"));
         }
-        if l1_bytes_max < self.slot_bytes {
+        // As one shard, which so little room is. An entry that is all of it would be refused there without a word.
+        if entry_bytes_max(l1_bytes_max, 1) < self.slot_bytes {
             return Err(out_of_range("Policy::l1_bytes_max", &l1_bytes_max, "room for one entry at least"));
         }
         Ok(())

@@ -3,11 +3,11 @@
 //! Refuses keys, values, tags and errors' texts: what is cached may be secret. There is none on a hit.
 //!
 //! ```text
-//! cache.get_or_load   a read that L1 could not answer: cache.name, cache.keys, cache.outcome, error.type
+//! cache.get_or_load   a read that L1 could not answer, of one key or of many: cache.name, cache.keys, cache.outcome, error.type
 //! cache.load          one call of the loader: cache.name, cache.trigger, cache.keys, cache.outcome, error.type
 //! cache.refresh       a load ahead of time, in no caller's trace; linked to the one that brought it about
 //! cache.write_back    what a load leaves to be done in the shared tiers; linked to that load
-//! cache.tier.*        one call of a shared tier (read, settle, void, put): cache.name, db.system.name,
+//! cache.tier.*        one call of a shared tier (read, settle, void, put, inspect): cache.name, cache.tier, db.system.name,
 //!                     db.operation.name, db.operation.batch.size, error.type, otel.kind = client
 //! cache.invalidate    a change, from the verb to its confirmation: cache.name, cache.keys, cache.sweeps, cache.reach
 //! cache.announce      one batch of changes on its way to the tiers and the other nodes: cache.name, cache.keys, ..
@@ -36,19 +36,52 @@ pub(crate) fn read(cache: &str, keys: usize) -> Span {
 
 /// How a read of one key ended.
 pub(crate) fn read_ended<V, E>(span: &Span, ended: &Result<Answer<V>, CacheError<E>>) {
-    let outcome = match ended {
-        Ok(answer) if answer.is_stale => "stale",
-        Ok(answer) => match answer.origin {
-            Origin::Local => "local",
-            Origin::Tier(_) => "tier",
-            Origin::Loader => "loader",
-        },
+    read_many_ended(span, std::iter::once(ended));
+}
+
+/// How a read of many keys ended: as that of each if all ended alike. Of the errors, the last is what is seen.
+pub(crate) fn read_many_ended<'a, V: 'a, E: 'a>(
+    span: &Span,
+    ended: impl Iterator<Item = &'a Result<Answer<V>, CacheError<E>>>,
+) {
+    let outcome = |ended: &'a Result<Answer<V>, CacheError<E>>| match ended {
+        Ok(answer) => outcome_of(answer),
         Err(error) => {
             span.record("error.type", error.kind());
             "error"
         }
     };
-    span.record("cache.outcome", outcome);
+    if !span.is_disabled() {
+        all_ended(span, ended.map(outcome));
+    }
+}
+
+/// How a read without a loader ended, of so many keys.
+pub(crate) fn peek_ended<'a, V: 'a>(
+    span: &Span,
+    keys: usize,
+    found: impl ExactSizeIterator<Item = &'a Answer<V>>,
+) {
+    if !span.is_disabled() {
+        let missing = (found.len() < keys).then_some("nothing");
+        all_ended(span, found.map(outcome_of).chain(missing));
+    }
+}
+
+fn outcome_of<V>(answer: &Answer<V>) -> &'static str {
+    match answer.origin {
+        _ if answer.is_stale => "stale",
+        Origin::Local => "local",
+        Origin::Tier(_) => "tier",
+        Origin::Loader => "loader",
+    }
+}
+
+fn all_ended(span: &Span, outcomes: impl Iterator<Item = &'static str>) {
+    let outcome = outcomes.reduce(|one, other| if one == other { one } else { "mixed" });
+    if let Some(outcome) = outcome {
+        span.record("cache.outcome", outcome);
+    }
 }
 
 /// One call of a loader; a child of whatever span is current.
@@ -95,11 +128,12 @@ pub(crate) fn write_back(cache: &str, after: &Span) -> Span {
 
 /// One call of a shared tier.
 macro_rules! tier_span {
-    ($verb:literal, $cache:expr, $kind:expr, $keys:expr) => {
+    ($verb:literal, $tier:expr, $keys:expr) => {
         tracing::debug_span!(
             concat!("cache.tier.", $verb),
-            cache.name = &*$cache,
-            db.system.name = $crate::spans::system($kind),
+            cache.name = &*$tier.cache,
+            cache.tier = $tier.name(),
+            db.system.name = $crate::spans::system($tier.kind()),
             db.operation.name = $verb,
             db.operation.batch.size = $keys,
             otel.kind = "client",

@@ -99,6 +99,8 @@ pub struct Stats {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct TierStats {
+    /// What it is called ([`TierOptions::name`](crate::TierOptions::name)).
+    pub name: &'static str,
     /// What it is made of.
     pub kind: &'static str,
     /// False while it is left alone, now.
@@ -290,6 +292,7 @@ fn tier_stats(tier: &TierSide) -> TierStats {
     let counters = &tier.counters;
     let trip_times = counters.trip_times.snapshot();
     TierStats {
+        name: tier.name(),
         kind: tier.kind(),
         is_up: tier.is_up(),
         hits: counters.hits.load(Relaxed),

@@ -56,7 +56,7 @@ pub(crate) struct Store<K, V> {
     pub(crate) local: Local<K, V>,
     pub(crate) flights: Flights<K, V>,
     pub(crate) floors: Floors,
-    pub(crate) loads: Semaphore,
+    pub(crate) loads: Arc<Semaphore>,
     pub(crate) counters: Arc<Counters>,
     pub(crate) observer: Arc<dyn Observer>,
     pub(crate) weigher: Weigher<K, V>,

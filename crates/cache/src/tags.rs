@@ -4,6 +4,7 @@
 //! twice as many, so that a tag costs the same however many there are. Used by `sweeps`.
 
 use std::{
+    borrow::Cow,
     collections::HashMap,
     sync::{
         Arc, Mutex,
@@ -18,6 +19,12 @@ use crate::{epoch::Epoch, flight::lock, floors::Floor};
 
 /// Tags remembered: some 10 MB when full.
 const TAGS_MAX: usize = 65_536;
+
+/// A tag by the name that the cache has for it. Names that begin with a zero byte are its own (`patterns`, `cutoffs`): one that
+/// somebody gave begins with `\0=` instead, and no two that were given have the same.
+pub(crate) fn name_of(given: &str) -> Cow<'_, str> {
+    if given.starts_with('\0') { Cow::Owned(format!("\0={given}")) } else { Cow::Borrowed(given) }
+}
 
 /// A tag and its sweeps.
 #[derive(Debug)]
@@ -100,8 +107,22 @@ impl Tags {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::*;
-    use crate::{epoch::Left, tier::Void};
+    use crate::{backplane::Swath, cutoffs, epoch::Left, patterns, tier::Void};
+
+    #[test]
+    fn name_that_somebody_gave_is_none_of_the_caches_own_and_keeps_apart_from_others() {
+        let given = ["", "a", "\0", "\0=", "\0=\0", "\0glob:61", "\0key:00000000000000000000000000000001"];
+        for name in given {
+            let swath = Swath::Tag(name_of(name).into());
+            assert!(patterns::glob_of(&swath).is_none() && cutoffs::digest_of(&swath).is_none(), "{name:?}");
+        }
+        let names: HashSet<_> = given.into_iter().map(name_of).collect();
+        assert_eq!(names.len(), given.len());
+        assert_eq!(name_of("a"), "a");
+    }
 
     #[test]
     fn number_of_tags_is_bounded_and_what_is_forgotten_voids_what_is_older() {

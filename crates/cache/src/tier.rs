@@ -77,6 +77,26 @@ pub enum Found {
     Held { floor: Version, fallback: Option<Payload> },
 }
 
+/// What lies under a key that has no value: a record that was voided, or that somebody loads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Remnant {
+    /// What is loaded must reflect it; [`Version::NONE`] if there is none.
+    pub floor: Version,
+    /// Somebody loads the key.
+    pub is_claimed: bool,
+    /// What is kept for loads that fail.
+    pub fallback: Option<Payload>,
+}
+
+impl Remnant {
+    /// None of a record of which nothing counts.
+    #[must_use]
+    pub fn of(floor: Version, is_claimed: bool, fallback: Option<Payload>) -> Option<Self> {
+        let is_any = floor != Version::NONE || is_claimed || fallback.is_some();
+        is_any.then_some(Self { floor, is_claimed, fallback })
+    }
+}
+
 /// What a claim is exchanged for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Settlement {
@@ -189,6 +209,13 @@ pub trait TierShare: Send + Sync + fmt::Debug {
             let found = self.read(std::slice::from_ref(key), claim).await?;
             found.into_iter().next().unwrap_or(Err(TierError::Failed))
         })
+    }
+
+    /// What lies under a key that has no value, for a person who asks: `None` if nothing does, or a value. Claims nothing. A tier
+    /// that cannot tell has no need to: the default is `None`.
+    fn inspect<'a>(&'a self, key: &'a Bytes) -> TierFuture<'a, Option<Remnant>> {
+        let _ = key;
+        Box::pin(std::future::ready(Ok(None)))
     }
 
     /// Exchanges claims, each fenced by its token.

@@ -28,7 +28,8 @@ use crate::{
     spans::{self, tier_span},
     stats::count,
     tier::{
-        Answers, Claim, Found, Put, Settlement, Stored, TierError, TierFuture, TierShare, Token, Voiding,
+        Answers, Claim, Found, Put, Remnant, Settlement, Stored, TierError, TierFuture, TierShare, Token,
+        Voiding,
     },
 };
 
@@ -36,6 +37,9 @@ use crate::{
 /// the cache is not built then ([`BuildError`](crate::BuildError)).
 #[derive(Debug, Clone, PartialEq)]
 pub struct TierOptions {
+    /// What the tier is called in events, figures, spans and explanations: `near` and `far` tell two of a kind apart. It becomes a
+    /// label, so take few and fixed ones. Default: what it is made of.
+    pub name: Option<&'static str>,
     /// How long a value is fresh in this tier, if that is shorter than the policy's `ttl`; its grace comes after that. Default:
     /// as long as the policy says.
     pub ttl: Duration,
@@ -56,6 +60,7 @@ pub struct TierOptions {
 impl Default for TierOptions {
     fn default() -> Self {
         Self {
+            name: None,
             ttl: Duration::MAX,
             timeout: Duration::from_millis(100),
             breaker_failures: 5,
@@ -158,6 +163,11 @@ impl TierSide {
         self.share.kind()
     }
 
+    /// What it is called.
+    pub(crate) fn name(&self) -> &'static str {
+        self.options.name.unwrap_or_else(|| self.kind())
+    }
+
     /// False while there is no point in asking.
     pub(crate) fn is_up(&self) -> bool {
         self.share.is_up() && self.clock.now_us() >= self.open_until_us.load(Relaxed)
@@ -193,7 +203,7 @@ impl TierSide {
     }
 
     async fn read_round(&self, keys: &[Bytes], claim: Option<Claim>) -> Answers<Found> {
-        let span = tier_span!("read", self.cache, self.kind(), keys.len());
+        let span = tier_span!("read", self, keys.len());
         let told = Call { verb: "read", keys: keys.len(), span };
         let found = self.call_many(told, self.share.read(keys, claim)).await;
         self.has_read(found.iter().flatten());
@@ -201,17 +211,22 @@ impl TierSide {
     }
 
     pub(crate) async fn read_one(&self, key: &Bytes, claim: Option<Claim>) -> Result<Found, TierError> {
-        let span = tier_span!("read", self.cache, self.kind(), 1_usize);
+        let span = tier_span!("read", self, 1_usize);
         let found = self.call(Call { verb: "read", keys: 1, span }, self.share.read_one(key, claim)).await;
         self.has_read(found.iter());
         found
+    }
+
+    pub(crate) async fn inspect(&self, key: &Bytes) -> Result<Option<Remnant>, TierError> {
+        let span = tier_span!("inspect", self, 1_usize);
+        self.call(Call { verb: "inspect", keys: 1, span }, self.share.inspect(key)).await
     }
 
     /// One call for each megabyte. A tier that takes too long is not asked again: leases end by themselves.
     pub(crate) async fn settle(&self, claims: &[(Bytes, Token, Settlement)]) -> Answers<Stored> {
         let mut stored = Vec::with_capacity(claims.len());
         for round in by_bytes(claims, |(.., settlement)| settlement.bytes()) {
-            let span = tier_span!("settle", self.cache, self.kind(), round.len());
+            let span = tier_span!("settle", self, round.len());
             self.writes(round.iter().map(|(.., settlement)| settlement.bytes()));
             let told = Call { verb: "settle", keys: round.len(), span };
             let answers = self.call_many(told, self.share.settle(round)).await;
@@ -226,12 +241,12 @@ impl TierSide {
     }
 
     pub(crate) async fn void(&self, keys: &[Voiding]) -> Answers<()> {
-        let span = tier_span!("void", self.cache, self.kind(), keys.len());
+        let span = tier_span!("void", self, keys.len());
         self.call_many(Call { verb: "void", keys: keys.len(), span }, self.share.void(keys)).await
     }
 
     pub(crate) async fn put(&self, values: &[Put]) -> Answers<Stored> {
-        let span = tier_span!("put", self.cache, self.kind(), values.len());
+        let span = tier_span!("put", self, values.len());
         self.writes(values.iter().map(|put| put.bytes.len()));
         self.call_many(Call { verb: "put", keys: values.len(), span }, self.share.put(values)).await
     }
@@ -287,7 +302,7 @@ impl TierSide {
             Ok(_) => {
                 self.failures.store(0, Relaxed);
                 if self.open_until_us.load(Relaxed) != 0 && self.open_until_us.swap(0, Relaxed) != 0 {
-                    self.observer.tier_closed(&self.cache, self.kind());
+                    self.observer.tier_closed(&self.cache, self.name());
                 }
             }
             Err(error) => {
@@ -296,7 +311,8 @@ impl TierSide {
             }
         }
         let error = ended.as_ref().err().copied();
-        let call = TierCall { kind: self.kind(), verb: told.verb, keys: told.keys, took, error };
+        let Call { verb, keys, .. } = told;
+        let call = TierCall { tier: self.name(), kind: self.kind(), verb, keys, took, error };
         self.observer.tier_called(&self.cache, &call);
         ended
     }
@@ -313,7 +329,7 @@ impl TierSide {
 
     fn failed(&self, error: TierError) {
         count(&self.counters.errors);
-        tracing::debug!(tier = self.kind(), %error, "ask a shared tier");
+        tracing::debug!(tier = self.name(), %error, "ask a shared tier");
         // A server that is away, of a tier that is up: it costs no time, and the keys of the others are to be read.
         if error == TierError::Down && self.share.is_up() {
             return;
@@ -323,7 +339,7 @@ impl TierSide {
             let until_us = self.clock.now_us().saturating_add(micros(self.options.breaker_pause));
             if self.open_until_us.swap(until_us, Relaxed) == 0 {
                 count(&self.counters.opened);
-                self.observer.tier_opened(&self.cache, self.kind());
+                self.observer.tier_opened(&self.cache, self.name());
             }
         }
     }

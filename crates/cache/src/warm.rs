@@ -11,7 +11,7 @@ use std::{
 use futures_util::{Stream, StreamExt, stream::Fuse};
 use tokio::time::{Interval, MissedTickBehavior, interval, sleep};
 
-use crate::{Cache, CacheKey, Load, LoadContext, hash::hash_of};
+use crate::{Cache, CacheKey, Load, LoadContext, hash::hash_of, life::ENDLESS};
 
 /// How fast a cache is filled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,8 +59,8 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
         E: Send + Sync + 'static,
     {
         let mut progress = Progress::default();
-        // An interval of zero is none: it would never tick.
-        let mut beat = interval(pace.every.max(Duration::from_micros(1)));
+        // An interval of zero is none: it would never tick. What is endless would be no instant.
+        let mut beat = interval(pace.every.clamp(Duration::from_micros(1), ENDLESS));
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut keys = pin!(keys.fuse());
         while let Some(batch) = gathered(keys.as_mut(), pace.batch, &mut beat).await {
@@ -111,7 +111,10 @@ async fn gathered<K>(
         tokio::select! {
             // What is there goes along although it is time.
             biased;
-            Some(key) = keys.next() => batch.push(key),
+            key = keys.next() => match key {
+                Some(key) => batch.push(key),
+                None => break,
+            },
             () = &mut patience => break,
         }
     }

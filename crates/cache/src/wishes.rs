@@ -1,6 +1,6 @@
 //! The versions that readers of this node ask for, key by key, while they do. Knows nothing of what was written: of a version
-//! nothing is left once nobody asks for it. Asked and given up by `reflect`; read through `floors` when a load begins, and by
-//! `load` when one has failed.
+//! nothing is left once nobody asks for it. Asked and given up by `reflect`; read through `floors`, and by `consult`, when a load
+//! begins.
 
 use std::collections::{BTreeMap, HashMap};
 

@@ -193,6 +193,45 @@ async fn failures_say_their_kind_and_changes_how_far_they_got() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn read_of_many_keys_says_how_all_of_them_ended_or_that_they_differ() {
+    let (collector, _guard) = Collector::start();
+    let site = Site::new(4);
+    let ((one, _), (other, _other_link)) = (node(&site), node(&site));
+    trips().await;
+    let batch = |keys: Vec<String>, _| async move {
+        let tell = |key: &String| {
+            if key == "bad" { Err(std::io::Error::other(VALUE)) } else { Ok(VALUE.to_owned()) }
+        };
+        Ok::<_, std::io::Error>(keys.iter().map(tell).collect::<Vec<_>>())
+    };
+    let outcome = || {
+        let spans = collector.take();
+        let [seen] = of(&spans, "cache.get_or_load")[..] else { panic!("{spans:?}") };
+        ["cache.keys", "cache.outcome", "error.type"].map(|name| field(seen, name).to_owned())
+    };
+    collector.take();
+    one.get_or_load_many(["a", "b"], batch).await;
+    assert_eq!(outcome(), ["2", "loader", ""]);
+    trips().await;
+    collector.take();
+    other.get_or_load_many(["a", "b"], batch).await;
+    assert_eq!(outcome(), ["2", "tier", ""]);
+    one.get_or_load_many(["c", "bad"], batch).await;
+    assert_eq!(outcome(), ["2", "mixed", "load_failed"]);
+    trips().await;
+    collector.take();
+    let versioned = [("a", Version(9)), ("b", Version(9))];
+    one.get_or_load_many_at_least(versioned, batch).await;
+    // Its load goes on as far as to the tier.
+    trips().await;
+    assert_eq!(outcome(), ["2", "loader", ""]);
+    other.read_many(["none", "c"]).await;
+    assert_eq!(outcome(), ["2", "mixed", ""]);
+    assert!(other.read("none").await.is_none());
+    assert_eq!(outcome(), ["1", "nothing", ""]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn maintenance_is_the_same_span_whether_the_cache_or_a_caller_has_asked_for_it() {
     let (collector, _guard) = Collector::start();
     let (ttl, minute) = (Duration::from_secs(10), Duration::from_secs(60));
@@ -229,6 +268,26 @@ async fn keys_of_changes_that_cannot_be_read_are_one_warning_that_names_the_type
     let [told] = told[..] else { panic!("{said}") };
     assert!(told.contains("String") && told.contains("names") && !told.contains("255"), "{told}");
     assert_eq!(cache.stats().unreadable_keys, 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn load_timeout_that_the_tiers_can_use_up_is_a_warning_that_names_both_fields() {
+    let (collector, _guard) = Collector::start();
+    let tier = || Arc::new(Site::new(5).link());
+    // Two tiers of 100 ms each.
+    let build = |load_timeout| {
+        let policy = Policy { load_timeout, ..Policy::default() };
+        drop(Names::builder("names").policy(policy).tier(tier()).tier(tier()).build());
+        let said = std::mem::take(&mut *collector.said.lock().unwrap());
+        let is_warning = |line: &&str| line.contains("hardly what was meant");
+        said.lines().filter(is_warning).map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(build(Duration::from_millis(201)).len() + build(Duration::MAX).len(), 0);
+    let warnings = build(Duration::from_millis(200));
+    let [told] = &warnings[..] else { panic!("{warnings:?}") };
+    for part in ["names", "`Policy::load_timeout` is 200ms", "`TierOptions::timeout`"] {
+        assert!(told.contains(part), "{part} in {told}");
+    }
 }
 
 // P11

@@ -24,16 +24,22 @@ pub async fn get(
 ) -> Result<Option<Arc<Document>>, ReadError> {
     let found = match after {
         Some(token) => load(&app.db, id.0, Some(token)).await.map_err(ReadError::account)?.map(Arc::new),
-        None => {
-            let db = app.db.clone();
-            let load = move |floor| {
-                let db = db.clone();
-                async move { load(&db, id.0, floor).await }
-            };
-            app.documents.account(id.0, load).await?
-        }
+        None => cached(app, id).await?,
     };
     Ok(found.filter(|document| document.merchant_id == merchant.0))
+}
+
+/// The account as a document, whose ever it is: from the cache, or loaded into it.
+///
+/// # Errors
+/// No node could be read.
+pub async fn cached(app: &App, id: AccountId) -> Result<Option<Arc<Document>>, ReadError> {
+    let db = app.db.clone();
+    let load = move |floor| {
+        let db = db.clone();
+        async move { load(&db, id.0, floor).await }
+    };
+    app.documents.account(id.0, load).await
 }
 
 async fn load(db: &Db, id: Uuid, after: Option<Token>) -> Result<Option<Document>, AccountReadError> {

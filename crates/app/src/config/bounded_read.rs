@@ -1,7 +1,7 @@
 //! Reading a small text file with a bound on its size.
 //!
-//! Refuses to load what cannot be a configuration: a file over the bound or not UTF-8. Called for the TOML file
-//! and for files with secrets.
+//! Refuses to load what cannot be a configuration: a file over the bound or not UTF-8. Called for the TOML file,
+//! for files with secrets, and by `hot_keys` for the file that it keeps.
 
 use std::fs::File;
 use std::io::{self, Read};

@@ -13,7 +13,7 @@ use tracing_subscriber::EnvFilter;
 use super::bounded_read::read_text;
 use super::raw::Literal;
 use super::secret::{Secret, SecretUrl};
-use super::setting::{Emptiness, Kind, NO_TLS, REDACTED};
+use super::setting::{Emptiness, Kind, REDACTED};
 use super::value::{BlocklistEntry, Value};
 
 /// A blocklist is looked through for each payment: past this it belongs into a table of its own.
@@ -52,14 +52,20 @@ pub(crate) fn check(kind: Kind, literal: &Literal) -> Result<Value, Refusal> {
 
 /// What a good value would have been, for this bad one.
 fn expected(kind: Kind, literal: &Literal) -> String {
-    let demands_tls = match (kind, literal) {
-        (Kind::DatabaseUrl(_), Literal::Text(text)) => SecretUrl::demands_tls(text),
+    let fault = match (kind, literal) {
+        (Kind::DatabaseUrl(_), Literal::Text(text)) => SecretUrl::tls_fault(text).as_deref().map(without),
         (Kind::DatabaseUrls, Literal::List(entries)) => {
-            entries.iter().any(|entry| SecretUrl::demands_tls(entry))
+            entries.iter().zip(1..).find_map(|(entry, place): (&String, usize)| {
+                SecretUrl::tls_fault(entry).map(|fault| format!("entry {place} to be {}", without(&fault)))
+            })
         }
-        _ => false,
+        _ => None,
     };
-    if demands_tls { NO_TLS.to_owned() } else { kind.expected() }
+    fault.unwrap_or_else(|| kind.expected())
+}
+
+fn without(fault: &str) -> String {
+    format!("a PostgreSQL URL without this fault: {fault}")
 }
 
 fn check_text(kind: Kind, text: &str) -> Option<Value> {
@@ -82,6 +88,7 @@ fn check_text(kind: Kind, text: &str) -> Option<Value> {
         Kind::AuthoritiesPath => {
             (text.is_empty() || holds_authorities(text)).then(|| Value::Text(text.to_owned()))
         }
+        Kind::KeptPath => (text.is_empty() || may_be_file(text)).then(|| Value::Text(text.to_owned())),
         Kind::Credential { characters_max } => {
             let fits = (1..=characters_max).contains(&text.len());
             let printable = text.bytes().all(|byte| byte.is_ascii_graphic());
@@ -112,6 +119,14 @@ fn holds_authorities(path: &str) -> bool {
         client_key: None,
     };
     RedisTier::open(&servers, RedisOptions::default()).is_ok()
+}
+
+/// Whether a file can be there: its folder is, and no folder has its name.
+fn may_be_file(path: &str) -> bool {
+    let path = Path::new(path);
+    let Some(folder) = path.parent() else { return false };
+    let has_folder = folder.as_os_str().is_empty() || folder.is_dir();
+    has_folder && path.file_name().is_some() && !path.is_dir()
 }
 
 fn check_replicas(entries: &[String]) -> Option<Value> {

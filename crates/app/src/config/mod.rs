@@ -31,6 +31,7 @@ use environment::Variable;
 use raw::{Completeness, FileChoice, RawConfig};
 
 pub use bounded_read::ReadError;
+pub(crate) use bounded_read::read_text;
 pub use error::{ConfigError, Place, Problem};
 pub use reference::reference_page;
 pub use secret::{Secret, SecretUrl};

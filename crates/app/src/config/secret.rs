@@ -3,6 +3,7 @@
 //! Refuses to show their content by `Debug`, `Display` or `Serialize`; only `expose` gives it, so that every
 //! use can be found by that word.
 
+use std::error::Error as _;
 use std::fmt;
 
 use paystrata_cache::{RedisOptions, RedisTier};
@@ -50,19 +51,27 @@ impl Serialize for Secret {
 pub struct SecretUrl(String);
 
 impl SecretUrl {
-    /// A PostgreSQL URL that names exactly one host, or `None`. The parser's own message is dropped: it can
-    /// quote a part of a password that was not percent-encoded.
+    /// A PostgreSQL URL that names exactly one host, and whose files for TLS can be used, or `None`. The parser's own
+    /// message is dropped: it can quote a part of a password that was not percent-encoded.
     pub(crate) fn parse_database(text: &str) -> Option<Self> {
-        if !(text.starts_with("postgres://") || text.starts_with("postgresql://")) || !is_plain(text) {
-            return None;
-        }
         // As the data layer reads it, so that it takes what is taken here.
-        text.parse::<ConnectionUrl>().ok().map(|_| Self(text.to_owned()))
+        let fits = is_database(text) && text.parse::<ConnectionUrl>().is_ok();
+        fits.then(|| Self(text.to_owned()))
     }
 
-    /// Whether the text is a PostgreSQL URL but for TLS, which it demands.
-    pub(crate) fn demands_tls(text: &str) -> bool {
-        matches!(text.parse::<ConnectionUrl>(), Err(UrlError::TlsDemanded))
+    /// What is wrong with the TLS of a PostgreSQL URL that is good otherwise. Names the parameter, and repeats neither the
+    /// URL nor the path of a file.
+    pub(crate) fn tls_fault(text: &str) -> Option<String> {
+        if !is_database(text) {
+            return None;
+        }
+        match text.parse::<ConnectionUrl>() {
+            Ok(_) | Err(UrlError::Malformed(_) | UrlError::HostCount { .. }) => None,
+            Err(error) => {
+                let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
+                Some(format!("{error}{cause}"))
+            }
+        }
     }
 
     /// A Redis URL `redis://[user][:password@]host[:port][/database]`, or `rediss://..` for TLS, or `None`.
@@ -102,6 +111,11 @@ impl SecretUrl {
     }
 }
 
+/// Whether the text is meant as a PostgreSQL URL, and hides no credentials from a print.
+fn is_database(text: &str) -> bool {
+    (text.starts_with("postgres://") || text.starts_with("postgresql://")) && is_plain(text)
+}
+
 /// Whether all readers agree where the credentials end: no other `@` than the one before the host. Parsers differ
 /// about a password with an unencoded `@` or `/`, and a print would then show a part of it.
 fn is_plain(text: &str) -> bool {
@@ -130,15 +144,19 @@ fn redact_parameters(location: &str) -> String {
     format!("{path}?{}", shown.join("&"))
 }
 
-/// Parameters of a PostgreSQL URL that help a reader and hold no secret. Any other is hidden, because a list of
-/// the secret ones would miss a name spelled with percent signs.
+/// Parameters of a PostgreSQL URL that help a reader and hold no secret: of the files for TLS they are the paths. Any other
+/// is hidden, because a list of the secret ones would miss a name spelled with percent signs.
 const SHOWN_PARAMETERS: &[&str] = &[
     "application_name",
     "connect_timeout",
     "dbname",
     "host",
     "port",
+    "sslcert",
+    "sslkey",
     "sslmode",
+    "sslnegotiation",
+    "sslrootcert",
     "target_session_attrs",
     "user",
 ];

@@ -81,6 +81,8 @@ pub(crate) enum Kind {
     RedisUrl,
     /// Path of a file with certificates; empty text means none.
     AuthoritiesPath,
+    /// Path of a file that the service itself writes; empty text means none.
+    KeptPath,
     Secret {
         bytes_min: usize,
     },
@@ -191,6 +193,7 @@ impl Kind {
             Self::AuthoritiesPath => {
                 "the path of a file with certificates of authorities in PEM, or empty text".into()
             }
+            Self::KeptPath => "the path of a file in a folder that is there, or empty text".into(),
             Self::Secret { bytes_min } => {
                 format!("a secret of at least {bytes_min} {}", if bytes_min == 1 { "byte" } else { "bytes" })
             }
@@ -204,10 +207,6 @@ impl Kind {
         }
     }
 }
-
-/// What is said to a URL whose `sslmode` promises what this version does not do.
-pub(crate) const NO_TLS: &str = "sslmode=disable or prefer: this version speaks no TLS to PostgreSQL, so let the \
-                                 URL name a local or tunnelled address";
 
 const DATABASE_URL: &str = "a PostgreSQL URL of one host such as postgres://user:password@host:5432/database, \
                             with @ and / of a password percent-encoded";

@@ -138,8 +138,7 @@ fn urls_of_the_wrong_sort_are_refused() {
         "postgres://user:a@b@host/db",
         "postgres://user:a/b@host/db",
         "postgres://host/db?password=a@b",
-        "postgres://host/db?sslmode=require",
-        "postgres://host/db?sslmode=verify-full",
+        "postgres://host/db?sslmode=allow",
     ];
     for text in database {
         assert!(SecretUrl::parse_database(text).is_none(), "{text}");
@@ -160,14 +159,82 @@ fn urls_of_the_wrong_sort_are_refused() {
     }
 }
 
+/// A file of this text in the directory; its path.
+fn written(directory: &tempfile::TempDir, name: &str, text: &str) -> String {
+    let path = directory.path().join(name);
+    std::fs::write(&path, text).unwrap();
+    path.display().to_string()
+}
+
+#[test]
+fn tls_to_each_database_is_taken_and_where_it_cannot_be_had_setting_and_parameter_are_told() {
+    let directory = tempfile::tempdir().unwrap();
+    let authority = written(&directory, "authority.pem", AUTHORITY);
+    let text = written(&directory, "text", "no certificate");
+    for name in ["primary_url", "replica_urls", "pooler_url"] {
+        let variable = format!("PAYSTRATA__DB__{}", name.to_ascii_uppercase());
+        let loaded = |parameters: &str| {
+            let url = format!("postgres://pay:pa55@db.example/pay?{parameters}");
+            let mut environment = std::collections::BTreeMap::from([
+                ("PAYSTRATA__PROFILE", "development"),
+                ("PAYSTRATA__DB__PRIMARY_URL", "postgres://user@host/db"),
+            ]);
+            environment.insert(&variable, &url);
+            let directory = directory.path().to_owned();
+            let config = Config::load(LoadOptions { file: None, directory, environment });
+            config.map(|config| config.print_redacted()).map_err(|error| error.to_string())
+        };
+        for parameters in ["sslmode=disable", "sslmode=prefer"] {
+            assert!(loaded(parameters).is_ok(), "{name} {parameters}");
+        }
+        for mode in ["require", "verify-ca", "verify-full"] {
+            let parameters = format!("sslmode={mode}&sslrootcert={authority}");
+            let printed = loaded(&parameters).unwrap();
+            assert!(printed.contains(&format!("pay:***@db.example/pay?{parameters}")), "{printed}");
+        }
+        for (parameters, expected) in [
+            ("sslmode=verify-full&sslrootcert=/nonexistent/pem".to_owned(), "sslrootcert"),
+            (format!("sslmode=verify-ca&sslrootcert={text}"), "sslrootcert"),
+            (format!("sslmode=prefer&sslrootcert={authority}"), "sslrootcert"),
+            (format!("sslmode=require&sslrootcert={authority}&sslcert={authority}"), "ssl"),
+        ] {
+            let told = loaded(&parameters).unwrap_err();
+            let refused = format!("1 problem in the configuration\n  db.{name}: the value is refused");
+            assert!(told.starts_with(&refused), "{told}");
+            let (_, fault) = told.split_once("a PostgreSQL URL without this fault: ").expect(&told);
+            assert!(fault.contains(expected), "{told}");
+            assert!(!told.contains("pa55") && !told.contains("/nonexistent"), "{told}");
+        }
+    }
+}
+
+#[test]
+fn a_file_that_is_kept_is_named_in_a_folder_that_is_there() {
+    let directory = tempfile::tempdir().unwrap();
+    let accepts = |path: &str| check(Kind::KeptPath, &Literal::Text(path.to_owned())).is_ok();
+    let inside = |name: &str| directory.path().join(name).display().to_string();
+    let there = written(&directory, "there", "something");
+    for path in ["", "hot-keys", &there, &inside("not-yet")] {
+        assert!(accepts(path), "{path}");
+    }
+    for path in ["/", &inside(""), &inside("nowhere/file"), &format!("{there}/file")] {
+        assert!(!accepts(path), "{path}");
+    }
+}
+
+#[test]
+fn of_several_urls_the_one_whose_tls_cannot_be_had_is_told() {
+    let bad = "postgres://b/db?sslmode=verify-full&sslrootcert=/nonexistent";
+    let entries = ["postgres://a/db", bad].map(str::to_owned).to_vec();
+    let refused = check(Kind::DatabaseUrls, &Literal::List(entries)).expect_err("no such file");
+    let start = "entry 2 to be a PostgreSQL URL without this fault: sslrootcert ";
+    let says_why = refused.expected.contains("No such file");
+    assert!(refused.expected.starts_with(start) && says_why, "{}", refused.expected);
+}
+
 #[test]
 fn authorities_are_a_file_of_certificates_beside_a_url_that_asks_for_tls() {
     let directory = tempfile::tempdir().unwrap();
-    let write = |name: &str, text: &str| {
-        let path = directory.path().join(name);
-        std::fs::write(&path, text).unwrap();
-        path.display().to_string()
-    };
     let loaded = |path: &str, url: &str| {
         let environment = [
             ("PAYSTRATA__PROFILE", "development"),
@@ -179,7 +246,8 @@ fn authorities_are_a_file_of_certificates_beside_a_url_that_asks_for_tls() {
         let config = Config::load(LoadOptions { file: None, directory, environment });
         config.map(|config| config.cache.redis_ca_path).map_err(|error| error.to_string())
     };
-    let (authority, text) = (write("authority.pem", AUTHORITY), write("text", "no certificate"));
+    let authority = written(&directory, "authority.pem", AUTHORITY);
+    let text = written(&directory, "text", "no certificate");
     assert_eq!(loaded(&authority, "rediss://host"), Ok(Some(std::path::PathBuf::from(&authority))));
     assert_eq!(loaded("", "rediss://host"), Ok(None));
     let refused = |path: &str, url: &str, expected: &str| {

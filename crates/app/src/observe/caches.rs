@@ -1,11 +1,12 @@
-//! What the caches report: loads and calls of tiers as they happen, everything else when somebody reads the metrics.
+//! What the caches report: loads, calls of tiers and what is lost at the end as they happen, everything else when somebody
+//! reads the metrics.
 //! Names no key. Called by `serve`, which gives each cache its observer, by `operator`, and by whoever keeps results.
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use paystrata_cache::{LoadEnd, Maintenance, Stats, TierCall, TierStats};
-use paystrata_monitor::{Monitor, Operation, Outcome};
+use paystrata_monitor::{Counter, Monitor, Operation, Outcome};
 
 use crate::results::Results;
 
@@ -19,7 +20,7 @@ const AGE: &str = "cache.value.age";
 const MAINTENANCE: &str = "cache.maintenance";
 
 /// Verbs of a tier, each with its own latency.
-const VERBS: [&str; 4] = ["read", "settle", "void", "put"];
+const VERBS: [&str; 5] = ["read", "settle", "void", "put", "inspect"];
 
 /// Tells the monitor of one cache's loads and tiers.
 #[derive(Debug)]
@@ -27,6 +28,8 @@ pub struct CacheObserver {
     monitor: Monitor,
     loads: Operation,
     maintenance: Operation,
+    pending_lost: Counter,
+    writes_lost: Counter,
 }
 
 impl CacheObserver {
@@ -34,10 +37,20 @@ impl CacheObserver {
     #[must_use]
     pub fn of(monitor: &Monitor, cache: &str) -> Arc<dyn paystrata_cache::Observer> {
         let labels = [("cache.name", cache)];
+        // From the beginning, so that a figure of zero says that nothing was lost.
+        let counter = |name, help| monitor.counter_labelled(name, help, &labels);
         Arc::new(Self {
             monitor: monitor.clone(),
             loads: monitor.operation_labelled(LOAD, &labels),
             maintenance: monitor.operation_labelled(MAINTENANCE, &labels),
+            pending_lost: counter(
+                "cache.pending.lost",
+                "Changes that shared tiers or other nodes had not been told of when the cache ended.",
+            ),
+            writes_lost: counter(
+                "cache.writes.lost",
+                "Values that the writer had not taken when the cache ended.",
+            ),
         })
     }
 }
@@ -56,6 +69,14 @@ impl paystrata_cache::Observer for CacheObserver {
 
     fn maintained(&self, _cache: &str, done: &Maintenance) {
         self.maintenance.record(done.took, Outcome::Success);
+    }
+
+    fn pending_lost(&self, _cache: &str, changes: usize) {
+        self.pending_lost.add(changes as u64);
+    }
+
+    fn writes_lost(&self, _cache: &str, values: usize) {
+        self.writes_lost.add(values as u64);
     }
 }
 
@@ -304,5 +325,24 @@ mod tests {
             let series = format!("{name}{{cache_name=\"scheduled\"}} {value}");
             assert!(text.lines().any(|line| line == series), "{series} in {text}");
         }
+    }
+
+    #[test]
+    fn what_a_cache_loses_at_its_end_is_exported_and_zero_before() {
+        let monitor = Monitor::new();
+        let observer = CacheObserver::of(&monitor, "written");
+        let check = |pending: u64, writes: u64| {
+            let text = monitor.prometheus();
+            for (name, value) in [("cache_pending_lost_total", pending), ("cache_writes_lost_total", writes)]
+            {
+                let series = format!("{name}{{cache_name=\"written\"}} {value}");
+                assert!(text.lines().any(|line| line == series), "{series} in {text}");
+            }
+        };
+        check(0, 0);
+        observer.pending_lost("written", 3);
+        observer.writes_lost("written", 2);
+        observer.writes_lost("written", 5);
+        check(3, 7);
     }
 }

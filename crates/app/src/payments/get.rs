@@ -27,16 +27,26 @@ pub async fn get(
         Some(token) => {
             load(&app.db, merchant, id.0, Some(token)).await.map_err(ReadError::payment)?.map(Arc::new)
         }
-        None => {
-            let db = app.db.clone();
-            let load = move |floor| {
-                let db = db.clone();
-                async move { load(&db, merchant, id.0, floor).await }
-            };
-            app.documents.payment(merchant, id.0, load).await?
-        }
+        None => cached(app, merchant, id).await?,
     };
     Ok(found.filter(|document| document.merchant_id == merchant.0))
+}
+
+/// The payment as a document, if it is the merchant's: from the cache, or loaded into it.
+///
+/// # Errors
+/// No node could be read.
+pub async fn cached(
+    app: &App,
+    merchant: MerchantId,
+    id: PaymentId,
+) -> Result<Option<Arc<Document>>, ReadError> {
+    let db = app.db.clone();
+    let load = move |floor| {
+        let db = db.clone();
+        async move { load(&db, merchant, id.0, floor).await }
+    };
+    app.documents.payment(merchant, id.0, load).await
 }
 
 async fn load(

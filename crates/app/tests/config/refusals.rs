@@ -251,28 +251,6 @@ fn what_is_accepted_for_a_gateway_builds_it() {
 }
 
 #[test]
-fn a_url_that_demands_tls_of_postgresql_is_told_that_there_is_none() {
-    for name in ["PRIMARY_URL", "REPLICA_URLS", "POOLER_URL"] {
-        let variable = format!("PAYSTRATA__DB__{name}");
-        let given = |mode: &str| {
-            let url = format!("postgres://pay:pa55@db.example/pay?sslmode={mode}");
-            let environment = [DEVELOPMENT, PRIMARY].into_iter().filter(|(key, _)| *key != variable);
-            let environment: Vec<_> = environment.chain([(variable.as_str(), url.as_str())]).collect();
-            Place::empty().load(&environment).map(|_| ()).map_err(|error| error.to_string())
-        };
-        for mode in ["require", "verify-ca", "verify-full"] {
-            let told = given(mode).unwrap_err();
-            let setting = format!("db.{}: the value is refused", name.to_lowercase());
-            assert!(told.contains(&setting) && told.contains("speaks no TLS to PostgreSQL"), "{told}");
-            assert!(!told.contains("pa55"), "{told}");
-        }
-        for mode in ["disable", "prefer"] {
-            assert_eq!(given(mode), Ok(()), "{name} {mode}");
-        }
-    }
-}
-
-#[test]
 fn both_listeners_may_take_free_ports() {
     let public = ("PAYSTRATA__HTTP__LISTEN", "127.0.0.1:0");
     let operator = ("PAYSTRATA__HTTP__OPERATOR_LISTEN", "127.0.0.1:0");

@@ -80,6 +80,8 @@ async fn reads_loads_tiers_and_ages_of_the_caches_are_in_the_metrics() {
         "cache_extensions_total",
         "cache_kept_keys",
         "cache_pending_writes",
+        "cache_pending_lost_total",
+        "cache_writes_lost_total",
     ] {
         assert!(value::<f64>(&text, name, &[accounts]).is_some(), "{name} in {text}");
     }

@@ -17,6 +17,7 @@ mod edge;
 mod fences;
 mod fields;
 mod fraud;
+mod hot_keys;
 mod idempotency;
 mod lists;
 mod model;

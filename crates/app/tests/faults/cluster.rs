@@ -28,13 +28,7 @@ const REPLICA: &str = "replica";
 impl Cluster {
     /// Servers that answer. The log writer is slow, so that only commits make anything durable.
     pub(crate) fn start(replica: Replica) -> Self {
-        let folder = tempfile::Builder::new().prefix("paystrata-faults-").tempdir().expect("make a folder");
-        let cluster = Self { folder, programs: programs(), ports: free_ports(), replica };
-        if is_root() {
-            run(Command::new("chown").arg("postgres:").arg(cluster.folder.path()));
-        }
-        let data = cluster.data(PRIMARY);
-        run(cluster.program("initdb").arg("-D").arg(data).args(["-U", "postgres", "-A", "trust", "-N"]));
+        let cluster = Self::made(replica);
         cluster.boot(PRIMARY);
         if replica == Replica::With {
             let mut copy = cluster.program("pg_basebackup");
@@ -42,6 +36,38 @@ impl Cluster {
             run(copy.arg(cluster.port(PRIMARY).to_string()).arg("-D").arg(cluster.data(REPLICA)));
             cluster.boot(REPLICA);
         }
+        cluster
+    }
+
+    /// A primary that shows this certificate and takes nobody who does not speak TLS.
+    pub(crate) fn start_over_tls(certificate: &Path, key: &Path) -> Self {
+        let cluster = Self::made(Replica::Without);
+        let data = cluster.data(PRIMARY);
+        let write =
+            |name: &str, text: &[u8]| std::fs::write(data.join(name), text).expect("write to the server");
+        write("postgresql.auto.conf", b"ssl = on\n");
+        write("pg_hba.conf", b"hostssl all all 127.0.0.1/32 trust\n");
+        for (name, given) in [("server.crt", certificate), ("server.key", key)] {
+            write(name, &std::fs::read(given).expect("read what was made"));
+            // The server takes no key that others can read.
+            run(Command::new("chmod").arg("600").arg(data.join(name)));
+            if is_root() {
+                run(Command::new("chown").arg("postgres:").arg(data.join(name)));
+            }
+        }
+        cluster.boot(PRIMARY);
+        cluster
+    }
+
+    /// A primary that does not run yet.
+    fn made(replica: Replica) -> Self {
+        let folder = tempfile::Builder::new().prefix("paystrata-faults-").tempdir().expect("make a folder");
+        let cluster = Self { folder, programs: programs(), ports: free_ports(), replica };
+        if is_root() {
+            run(Command::new("chown").arg("postgres:").arg(cluster.folder.path()));
+        }
+        let data = cluster.data(PRIMARY);
+        run(cluster.program("initdb").arg("-D").arg(data).args(["-U", "postgres", "-A", "trust", "-N"]));
         cluster
     }
 

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::binary::{Running, verify};
 use crate::caller::{Caller, new_key, text};
-use crate::ground::{Ground, rows, seeded, until};
+use crate::ground::{Ground, Node, rows, seeded, until};
 use crate::load::{Crowd, OnTrouble, Plan, Told, prove};
 use crate::memcached::Memcached;
 use crate::proxy::{Mode, Proxy};
@@ -103,6 +103,47 @@ async fn the_service_starts_and_pays_with_no_redis_no_replica_and_no_collector()
     running.ask_to_stop().await;
     assert_eq!(running.ended().await.code(), Some(0));
     verify(&settings).await;
+}
+
+/// What `/readyz` answers: its status, and what it says of the shared parts of each cache.
+async fn readiness(node: &Node) -> (StatusCode, Value) {
+    let url = format!("http://{}/readyz", node.service.operator_address);
+    let answer = crate::stage::client().get(url).send().await.expect("ask");
+    let status = answer.status();
+    let body: Value = serde_json::from_slice(&answer.bytes().await.expect("read")).expect("JSON");
+    (status, body["caches"].clone())
+}
+
+/// The part of `/readyz` where each cache has a tier and a line of Redis, all of them up or down.
+fn redis_is(up: bool) -> Value {
+    let part = json!({"kind": "redis", "up": up});
+    let cache = |name: &str| json!({"cache": name, "ready": up, "tiers": [part], "line": part});
+    json!([cache("accounts"), cache("payments")])
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn readiness_names_a_redis_that_is_away_and_stays_what_it_is() {
+    let redis_url = crate::stage::service_url("PAYSTRATA_TEST_REDIS_URL");
+    let proxy = Proxy::before(&redis_url).await;
+    let ground = Ground::new().await;
+    let node =
+        ground.serve(&[("CACHE__REDIS_URL", &proxy.url(&redis_url)), ("CACHE__MAX_STALE_MS", "1000")]).await;
+    for (mode, up) in [(Mode::Forward, true), (Mode::Refuse, false), (Mode::Forward, true)] {
+        proxy.set(mode);
+        until("what is true of Redis, by a service that is ready", async || {
+            (readiness(&node).await == (StatusCode::OK, redis_is(up))).then_some(())
+        })
+        .await;
+    }
+    node.service.stop().await;
+    let alone = ground.serve(&[("CACHE__REDIS_URL", "")]).await;
+    let cache = |name: &str| json!({"cache": name, "ready": true, "tiers": [], "line": null});
+    let shares_nothing = (StatusCode::OK, json!([cache("accounts"), cache("payments")]));
+    until("a service that shares nothing to be ready", async || {
+        (readiness(&alone).await == shares_nothing).then_some(())
+    })
+    .await;
+    alone.service.stop().await;
 }
 
 /// An address at which nobody listens: bound without listening, so that nobody else takes it.

@@ -29,5 +29,6 @@ mod payments_elsewhere;
 mod poolers;
 mod readme;
 mod replicas;
+mod secured;
 mod shutdown;
 mod tampering;

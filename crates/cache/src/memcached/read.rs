@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     Version,
-    tier::{Answers, Claim, Found, Over, TierError},
+    tier::{Answers, Claim, Found, Over, Remnant, TierError},
 };
 
 /// What a reply means for the key.
@@ -63,6 +63,18 @@ impl MemcachedShare {
             }
         }
         Ok(answers)
+    }
+
+    /// What lies under a key that has no value. Claims nothing.
+    pub(super) async fn inspect_one(&self, key: &Bytes) -> Result<Option<Remnant>, TierError> {
+        let turn = self.turn().await?;
+        let target = self.target(key)?;
+        let command = Command::Get { key: target.key.clone(), vivify_s: None };
+        let reply = turn.exchange(vec![(target.connection, command)]).await.pop();
+        match reply.unwrap_or(Err(TierError::Failed))? {
+            Reply::Item(item) => Ok(Record::open(&item).remnant()),
+            _ => Ok(None),
+        }
     }
 
     /// Reads each key, answers those that can be, and gives the rest with the claim that would be made.

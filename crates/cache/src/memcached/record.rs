@@ -17,7 +17,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use super::wire::Item;
 use crate::{
     FLOOR_LIFE, Version,
-    tier::{Claim, Over, Payload, Token},
+    tier::{Claim, Over, Payload, Remnant, Token},
 };
 
 /// Begins every record of this format. Other bytes are nobody's record, and are overwritten.
@@ -155,6 +155,14 @@ impl Record {
 
     pub(super) fn fallback(&self) -> Option<Payload> {
         self.kept.as_ref().map(Kept::payload)
+    }
+
+    /// What it says besides a value.
+    pub(super) fn remnant(&self) -> Option<Remnant> {
+        if self.value().is_some() {
+            return None;
+        }
+        Remnant::of(self.floor(), self.claim.is_some(), self.fallback())
     }
 
     /// The floor rises and lives anew.

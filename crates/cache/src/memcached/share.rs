@@ -21,7 +21,8 @@ use super::{
 use crate::{
     Version,
     tier::{
-        Answers, Claim, Found, Put, Settlement, Stored, TierError, TierFuture, TierShare, Token, Voiding,
+        Answers, Claim, Found, Put, Remnant, Settlement, Stored, TierError, TierFuture, TierShare, Token,
+        Voiding,
     },
 };
 
@@ -152,6 +153,10 @@ impl TierShare for MemcachedShare {
 
     fn read<'a>(&'a self, keys: &'a [Bytes], claim: Option<Claim>) -> TierFuture<'a, Answers<Found>> {
         Box::pin(self.look_up(keys, claim))
+    }
+
+    fn inspect<'a>(&'a self, key: &'a Bytes) -> TierFuture<'a, Option<Remnant>> {
+        Box::pin(self.inspect_one(key))
     }
 
     fn settle<'a>(&'a self, claims: &'a [(Bytes, Token, Settlement)]) -> TierFuture<'a, Answers<Stored>> {

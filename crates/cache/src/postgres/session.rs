@@ -24,6 +24,7 @@ pub(super) struct Session {
 /// Every statement there is, ready to run.
 pub(super) struct Statements {
     pub(super) read: Statement,
+    pub(super) inspect: Statement,
     pub(super) claim: Statement,
     pub(super) settle: Statement,
     pub(super) void: Statement,
@@ -153,6 +154,7 @@ impl Statements {
         let prepare = async |text: &str| client.prepare(&sql::fill(text, schema)).await;
         Ok(Self {
             read: prepare(sql::READ).await?,
+            inspect: prepare(sql::INSPECT).await?,
             claim: prepare(sql::CLAIM).await?,
             settle: prepare(sql::SETTLE).await?,
             void: prepare(sql::VOID).await?,

@@ -11,8 +11,8 @@ use super::Owner;
 use crate::{
     FLOOR_LIFE, Version,
     tier::{
-        Answers, Claim, Found, Over, Payload, Put, Settlement, Stored, TierError, TierFuture, TierShare,
-        Token, Void, Voiding,
+        Answers, Claim, Found, Over, Payload, Put, Remnant, Settlement, Stored, TierError, TierFuture,
+        TierShare, Token, Void, Voiding,
     },
 };
 
@@ -51,6 +51,18 @@ impl PostgresShare {
             *place(&mut found, &row)? = payload(&row, 1)?.map_or(Found::Nothing, Found::Value);
         }
         Ok(found)
+    }
+
+    async fn inspect_one(&self, key: &Bytes) -> Result<Option<Remnant>, TierError> {
+        let turn = self.owner.turn().await?;
+        let (session, key) = (&turn.session, name(key));
+        let key: &[u8] = &key;
+        let parameters: [&(dyn ToSql + Sync); 2] = [&self.cache, &key];
+        let rows = session.query(self.limit(), &session.statements.inspect, &parameters).await?;
+        let Some(row) = rows.first() else { return Ok(None) };
+        let floor: Option<i64> = row.try_get(0).map_err(|_| TierError::Failed)?;
+        let is_claimed: bool = row.try_get(1).map_err(|_| TierError::Failed)?;
+        Ok(Remnant::of(floor.map_or(Version::NONE, version), is_claimed, payload(row, 2)?))
     }
 
     async fn read_or_claim(&self, keys: &[Bytes], claim: Claim) -> Result<Vec<Found>, TierError> {
@@ -189,6 +201,10 @@ impl TierShare for PostgresShare {
             Some(claim) => Box::pin(async move { all(self.read_or_claim(keys, claim).await?) }),
             None => Box::pin(async move { all(self.read_plain(keys).await?) }),
         }
+    }
+
+    fn inspect<'a>(&'a self, key: &'a Bytes) -> TierFuture<'a, Option<Remnant>> {
+        Box::pin(self.inspect_one(key))
     }
 
     fn settle<'a>(&'a self, claims: &'a [(Bytes, Token, Settlement)]) -> TierFuture<'a, Answers<Stored>> {

@@ -47,6 +47,14 @@ FROM unnest($2::bytea[]) WITH ORDINALITY AS w (key, ord) \
 JOIN {schema}.records r ON r.cache = $1 AND r.key = w.key \
 WHERE r.is_value AND r.expires_at > now()";
 
+/// What there is of a key that has no value: floor, whether it is claimed, payload, ms left of it. Parameters: cache, key.
+pub(super) const INSPECT: &str = "\
+SELECT CASE WHEN r.floor_until > now() THEN r.floor END, coalesce(r.lease_until > now(), false), \
+  CASE WHEN r.expires_at > now() THEN r.payload END, \
+  floor(extract(epoch FROM r.expires_at - now()) * 1000)::bigint \
+FROM {schema}.records r \
+WHERE r.cache = $1 AND r.key = $2 AND NOT coalesce(r.is_value AND r.expires_at > now(), false)";
+
 /// Values, and claims of what is none. Parameters: cache, keys, token, lease in ms, over (0 nothing, 1 value,
 /// 2 poison, 3 ahead). Answers for each key: what was found (0 value, 1 claimed, 2 held, 3 changed meanwhile), floor,
 /// payload, ms left of it. Rows are touched only where a claim is possible, in the order of their keys.

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     Version,
-    tier::{Claim, Found, Over, Payload},
+    tier::{Claim, Found, Over, Payload, Remnant},
 };
 
 /// Reads and leaves everything as it is: one `GET`, or an `MGET` for keys that may go together.
@@ -52,6 +52,41 @@ impl Operation for Look<'_> {
 
     fn excuse(&self, code: &str) -> Option<Claimed> {
         (code == "WRONGTYPE").then(|| self.otherwise.clone())
+    }
+}
+
+/// What lies under keys without a value, for a person who asks.
+pub(super) struct Inspect<'a> {
+    pub(super) keys: &'a Keys,
+}
+
+impl Operation for Inspect<'_> {
+    type Answer = Option<Remnant>;
+
+    fn command(&self, members: &[usize], _live: &Live, _by: By) -> Cmd {
+        read_command(members.iter().map(|member| self.keys.get(*member)))
+    }
+
+    fn wish(&self, member: usize, _live: &Live) -> Wish {
+        Wish::Read(self.keys.get(member).into())
+    }
+
+    fn answers(&self, members: &[usize], live: &Live, value: Value) -> Option<Vec<Option<Remnant>>> {
+        let values = match value {
+            Value::Array(values) if members.len() > 1 => values,
+            value => vec![value],
+        };
+        let now_ms = live.now_ms();
+        let answer = |value| match value {
+            Value::BulkString(raw) => Some(Record::remnant(raw.into(), live.server, now_ms)),
+            Value::Nil => Some(None),
+            _ => None,
+        };
+        values.into_iter().map(answer).collect()
+    }
+
+    fn excuse(&self, code: &str) -> Option<Option<Remnant>> {
+        (code == "WRONGTYPE").then_some(None)
     }
 }
 

@@ -15,7 +15,7 @@ use bytes::{Buf, Bytes};
 use super::witness::ServerId;
 use crate::{
     Version,
-    tier::{Payload, Token},
+    tier::{Payload, Remnant, Token},
 };
 
 const MAGIC: &[u8] = b"P2";
@@ -62,6 +62,29 @@ impl Record {
             },
             _ => Self::Other,
         }
+    }
+
+    /// What a record says that is no value. Of another server's only the floor counts.
+    pub(super) fn remnant(mut raw: Bytes, server: ServerId, now_ms: u64) -> Option<Remnant> {
+        if raw.len() < HEADER || &raw[..2] != MAGIC {
+            return None;
+        }
+        let mut header = [0; HEADER];
+        header.copy_from_slice(&raw[..HEADER]);
+        raw.advance(HEADER);
+        let has_floor = number(&header[61..74]) > now_ms;
+        let floor = if has_floor { version(&header[45..61]) } else { Version::NONE };
+        if header[3..11] != server.0 {
+            return Remnant::of(floor, false, None);
+        }
+        let remaining_ms = number(&header[32..45]).saturating_sub(now_ms);
+        let payload = (remaining_ms > 0)
+            .then(|| Payload { bytes: raw, remaining: Duration::from_millis(remaining_ms) });
+        let (is_value, may_be_claimed) = (matches!(header[2], b'V' | b'A'), matches!(header[2], b'C' | b'A'));
+        if is_value && payload.is_some() {
+            return None;
+        }
+        Remnant::of(floor, may_be_claimed && number(&header[19..32]) > now_ms, payload)
     }
 
     /// The record of a claim on a key of which nothing is known.
@@ -130,6 +153,22 @@ mod tests {
         check(record(b'C', 3_000, 0, b""), 2_000, claimed(0, None));
         check(record(b'C', 1_200, 1_500, b"old"), 1_200, Record::Other);
         check(Record::fresh_claim(SERVER, Token(9)).to_vec().into(), 1_000, claimed(0, None));
+    }
+
+    #[test]
+    fn what_is_no_value_is_told_with_its_floor_its_claim_and_its_fallback() {
+        let check = |raw: Bytes, now_ms, expected| assert_eq!(Record::remnant(raw, SERVER, now_ms), expected);
+        let left = |floor, is_claimed, fallback| Remnant::of(Version(floor), is_claimed, fallback);
+        check(record(b'V', 0, 1_500, b"old"), 1_000, None);
+        check(record(b'V', 0, 1_500, b"old"), 1_500, left(5, false, None));
+        check(record(b'F', 0, 1_500, b"old"), 1_000, left(5, false, Some(payload(500))));
+        check(record(b'F', 0, 1_500, b"old"), 2_000, None);
+        check(record(b'C', 3_000, 0, b""), 2_000, left(0, true, None));
+        check(record(b'C', 1_200, 1_500, b"old"), 1_200, left(5, false, Some(payload(300))));
+        check(Record::fresh_claim(SERVER, Token(9)).to_vec().into(), 1_000, left(0, true, None));
+        let elsewhere = Record::remnant(record(b'V', 0, 1_500, b"old"), ServerId([8; 8]), 1_000);
+        assert_eq!(elsewhere, left(5, false, None), "what another server wrote is no value");
+        assert_eq!(Record::remnant(Bytes::from(vec![0xff; 200]), SERVER, 1_000), None);
     }
 
     #[test]

@@ -10,11 +10,12 @@ use super::{
     Owner,
     exec::{run, run_one},
     keys::{Keys, Slots},
-    reads::{Claimed, Look, Take, Way},
+    reads::{Claimed, Inspect, Look, Take, Way},
     writes::{Order, Write},
 };
 use crate::tier::{
-    Answers, Claim, Found, Over, Put, Settlement, Stored, TierError, TierFuture, TierShare, Token, Voiding,
+    Answers, Claim, Found, Over, Put, Remnant, Settlement, Stored, TierError, TierFuture, TierShare, Token,
+    Voiding,
 };
 
 /// Of a key without a value, when nothing was claimed.
@@ -143,6 +144,13 @@ impl TierShare for RedisShare {
 
     fn read_one<'a>(&'a self, key: &'a Bytes, claim: Option<Claim>) -> TierFuture<'a, Found> {
         Box::pin(self.read_one(key, claim))
+    }
+
+    fn inspect<'a>(&'a self, key: &'a Bytes) -> TierFuture<'a, Option<Remnant>> {
+        Box::pin(async move {
+            let keys = self.keys(std::iter::once(key));
+            run_one(&self.owner.router, &keys, &Inspect { keys: &keys }).await
+        })
     }
 
     fn settle<'a>(&'a self, claims: &'a [(Bytes, Token, Settlement)]) -> TierFuture<'a, Answers<Stored>> {

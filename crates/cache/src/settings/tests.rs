@@ -6,7 +6,10 @@ use std::{convert::Infallible, sync::Arc};
 use futures_util::future::{BoxFuture, FutureExt};
 
 use super::*;
-use crate::{Cache, CacheBuilder, SetRefused, Version, WriteFailed, Writer, codec::Codec, testkit::Site};
+use crate::{
+    Cache, CacheBuilder, SetRefused, Version, WriteFailed, Writer, codec::Codec, local::slot_bytes,
+    testkit::Site,
+};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -93,6 +96,25 @@ async fn time_or_bound_of_zero_is_refused_by_its_name() {
     check(fresh(under(|policy| policy.refresh_every = Duration::ZERO)), &["Policy::refresh_every"]);
     let silent = under(|policy| policy.max_stale = Duration::from_millis(19));
     check(hearing(silent, |_| {}), &["Policy::max_stale"]);
+}
+
+#[tokio::test]
+async fn room_in_which_no_entry_fits_is_refused_and_the_least_in_which_one_does_is_taken() {
+    let room = |l1_bytes_max| under(move |policy| policy.l1_bytes_max = l1_bytes_max);
+    let slot = slot_bytes::<u64, String>() as u64;
+    check(room(slot), &["Policy::l1_bytes_max"]);
+    let least = (slot..2 * slot).find(|bytes| room(*bytes).try_build().is_ok()).unwrap();
+    let cache = room(least).build();
+    drop(cache.set(7, String::new(), Version(1)).unwrap());
+    assert_eq!(cache.stats().entries, 1, "{least} bytes for {slot}");
+}
+
+#[tokio::test]
+async fn name_that_another_caches_schedule_has_in_a_tier_is_refused() {
+    let named = |name: &str| Cache::<u64, String>::builder(name);
+    check(tiered(named("rates#turns"), TierOptions::default()), &["Cache::builder"]);
+    check(tiered(named("rates#turn"), TierOptions::default()), &[]);
+    check(named("rates#turns"), &[]);
 }
 
 #[tokio::test]

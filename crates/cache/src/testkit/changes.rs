@@ -103,7 +103,10 @@ impl World {
             Swath::All => node.cache.prefix([]),
             Swath::Prefix(prefix) => node.cache.prefix(prefix),
             // A pattern is one of a reserved name.
-            Swath::Tag(tag) => node.cache.tag(tag),
+            Swath::Tag(tag) => match patterns::glob_of(&swath) {
+                Some(glob) => node.cache.pattern(glob.pattern()),
+                None => node.cache.tag(tag),
+            },
         };
         let covering = covering.at(version);
         let (confirmation, how) = match dice.random_range(0..3) {

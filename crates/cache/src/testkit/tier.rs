@@ -14,8 +14,8 @@ use crate::{
     FLOOR_LIFE, Version,
     flight::lock,
     tier::{
-        Answers, Claim, Found, Over, Payload, Put, Settlement, Stored, TierError, TierFuture, TierShare,
-        Token, Void, Voiding,
+        Answers, Claim, Found, Over, Payload, Put, Remnant, Settlement, Stored, TierError, TierFuture,
+        TierShare, Token, Void, Voiding,
     },
 };
 
@@ -137,11 +137,19 @@ impl Record {
         if over == Over::Poison {
             self.payload = None;
         }
-        let until = now + claim.lease;
+        let until = end(now, claim.lease);
         let is_ahead = is_value && over == Over::Ahead;
         self.state =
             if is_ahead { State::Ahead(claim.token, until) } else { State::Claimed(claim.token, until) };
         Found::Claimed { floor, fallback: self.payload(now) }
+    }
+
+    fn remnant(&self, now: Instant) -> Option<Remnant> {
+        let payload = self.payload(now);
+        if self.state.is_value() && payload.is_some() {
+            return None;
+        }
+        Remnant::of(self.floor(None, now), self.state.claim(now).is_some(), payload)
     }
 
     fn settle(&mut self, token: Token, settlement: &Settlement, now: Instant) -> Stored {
@@ -257,6 +265,14 @@ impl TierShare for Share {
         Box::pin(self.faults.call_tier(&self.shelf.dice, move || {
             self.each(keys.iter().cloned(), |_, record, forgetful, now| record.read(claim, forgetful, now))
         }))
+    }
+
+    fn inspect<'a>(&'a self, key: &'a Bytes) -> TierFuture<'a, Option<Remnant>> {
+        let look = move || self.each(std::iter::once(key.clone()), |_, record, _, now| record.remnant(now));
+        Box::pin(async move {
+            let told = self.faults.call_tier(&self.shelf.dice, look).await?;
+            told.into_iter().next().unwrap_or(Err(TierError::Failed))
+        })
     }
 
     fn settle<'a>(&'a self, claims: &'a [(Bytes, Token, Settlement)]) -> TierFuture<'a, Answers<Stored>> {

@@ -1,7 +1,15 @@
-//! Claims whose holders die, and values whose codec is not serde's.
+//! Claims whose holders die, claims over what will not do, and values whose codec is not serde's.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    time::Duration,
+};
 
+use bytes::Bytes;
+use futures_util::future::join_all;
 use paystrata_cache::{
     Cache, Clock, LoadContext, Origin, Policy, TierOptions,
     codec::{Codec, Encoding, EncodingError, Schema},
@@ -9,7 +17,7 @@ use paystrata_cache::{
 };
 use tokio::time::sleep;
 
-use crate::kit::{Broken, Gate, SECOND, Teller, node, trips, wait_for};
+use crate::kit::{Broken, Gate, SECOND, Teller, node, node_over_two, trips, wait_for};
 
 /// A value that has run out is claimed over by somebody who dies: within its grace it is there for the others, while
 /// the claim stands and after it has run out.
@@ -143,6 +151,58 @@ async fn value_that_a_load_ahead_found_gone_is_read_by_nobody() {
     let teller = Teller::default();
     assert_eq!(teller.read(&other, "k", Ok(None)).await.unwrap().value, None);
     assert_eq!(teller.calls(), 1);
+}
+
+/// Of two nodes that find a record void at the same time one loads, and the other takes what that one has stored.
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_the_load_of_a_void_record_takes_what_was_loaded_and_does_not_claim_over_it() {
+    let (site, calls) = (Site::new(14), Arc::new(AtomicUsize::new(0)));
+    let policy = || Policy { lease_wait: SECOND, ..Policy::default() };
+    let ((one, _), (other, _)) = (node(&site, policy()).await, node(&site, policy()).await);
+    let keys: Vec<String> = (0..40).map(|number| number.to_string()).collect();
+    for key in &keys {
+        Teller::default().value(&one, key, 1).await;
+    }
+    trips().await;
+    one.clear().await;
+    trips().await;
+    let reads = keys.iter().flat_map(|key| [(&one, key), (&other, key)]).map(|(cache, key)| {
+        let calls = Arc::clone(&calls);
+        // Longer than it takes the other node to look and to claim.
+        let load = move |_: LoadContext<u64>| async move {
+            calls.fetch_add(1, SeqCst);
+            sleep(Duration::from_millis(50)).await;
+            Ok::<_, Broken>(Some(2_u64))
+        };
+        cache.get_or_load(key.as_str(), load)
+    });
+    for value in join_all(reads).await {
+        assert_eq!(value.unwrap(), Some(2));
+    }
+    assert_eq!(calls.load(SeqCst), keys.len(), "one load of each key in the fleet");
+}
+
+/// What will not do in the first tier says nothing of the second, whatever becomes of the claim.
+#[tokio::test(start_paused = true)]
+async fn value_of_the_next_tier_is_not_claimed_over_for_what_the_first_one_has() {
+    let (near, far) = (Site::new(15), Site::new(16));
+    let (first, ..) = node_over_two(&near, &far, impatient()).await;
+    let keys: Vec<String> = (0..40).map(|number| number.to_string()).collect();
+    for key in &keys {
+        Teller::default().value(&first, key, 1).await;
+    }
+    trips().await;
+    near.shelf.poison("numbers", &Bytes::from_static(b"garbage"));
+    let (late, link, _) = node_over_two(&near, &far, impatient()).await;
+    // Of some keys the look is answered, and the claim over what was found is not.
+    link.faults.lose_answers(50);
+    let teller = Teller::default();
+    for key in &keys {
+        assert_eq!(teller.value(&late, key, 2).await, 1);
+        // Its breaker may be open by then.
+        sleep(SECOND).await;
+    }
+    assert_eq!(teller.calls(), 0);
 }
 
 /// Nothing that serde could make anything of.

@@ -222,6 +222,17 @@ async fn who_reads_what_reflects_a_version_may_go_away_at_any_poll() {
         vec![cache.get_or_load_at_least_entry(KEYS[0], Version(5), load).await.unwrap().value]
     })
     .await;
+    loads_at_every_poll(1, async |cache: &Numbers, source: &Source| {
+        let source = source.clone();
+        let load = move |keys: Vec<String>, context: LoadContext<u64>| {
+            context.version(Version(7));
+            source.clone().tell_all(keys)
+        };
+        let wanted = KEYS.map(|key| (key, Version(5)));
+        let loaded = cache.get_or_load_many_at_least(wanted, load).await;
+        loaded.into_iter().map(Result::unwrap).collect::<Values>()
+    })
+    .await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -4,7 +4,9 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use paystrata_cache::{LastSweep, LoadContext, Policy, Silence, Version, testkit::Site, tier::Void};
+use paystrata_cache::{
+    LastSweep, LoadContext, Policy, Silence, Unusable, Version, testkit::Site, tier::Void,
+};
 use tokio::time::{advance, sleep};
 
 use crate::kit::{Broken, Gate, Numbers, SECOND, Teller, alone, node, trips, wait_for};
@@ -138,6 +140,40 @@ async fn record_of_a_tier_is_explained_by_what_it_is_worth() {
     assert_eq!(tier_state(&cache, "k").await, ("down", false));
     link.faults.set_tier_down(false);
     assert_eq!(tier_state(&cache, "k").await, ("unreadable", false));
+}
+
+#[tokio::test(start_paused = true)]
+async fn record_of_a_tier_that_is_no_use_is_explained_with_the_reason() {
+    let site = Site::new(90);
+    let (cache, _) = node(&site, graceful()).await;
+    let why = async || cache.explain("k").await.tiers.remove(0).why;
+    assert_eq!(why().await, None, "it has nothing");
+    load_told(&cache, "k").await;
+    trips().await;
+    assert_eq!(why().await, None, "it is of use");
+    let voided = |floor, has_fallback| Some(Unusable::Voided { floor: Version(floor), has_fallback });
+    cache.expire_many(["k"], Version(9)).await;
+    assert_eq!(why().await, voided(9, true));
+    cache.invalidate_many(["k"], Version(10)).await;
+    assert_eq!(why().await, voided(10, false));
+    let told = cache.explain("k").await.to_string();
+    assert!(told.contains("memory: nothing (void, Version(10))"), "{told}");
+    let gate = Gate::default();
+    let reader = gate.read_tagged(&cache, "k", Ok(Some(2)), "org:7");
+    gate.begun.notified().await;
+    assert_eq!(why().await, Some(Unusable::Claimed { floor: Version(10), has_fallback: false }));
+    gate.go.notify_one();
+    reader.await.unwrap().unwrap();
+    trips().await;
+    assert_eq!(why().await, None);
+    sleep(11 * SECOND).await;
+    assert_eq!(why().await, Some(Unusable::PastLifetime));
+    cache.tag("org:7").remove().await;
+    assert_eq!(why().await, Some(Unusable::Swept(Some("tag org:7".to_owned()))));
+    let told = cache.explain("k").await.to_string();
+    assert!(told.contains("memory: swept") && told.contains("(swept by tag org:7)"), "{told}");
+    site.shelf.poison("numbers", &Bytes::from_static(b"garbage"));
+    assert!(matches!(why().await, Some(Unusable::Unreadable(_))));
 }
 
 #[tokio::test(start_paused = true)]

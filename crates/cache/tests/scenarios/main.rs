@@ -6,6 +6,9 @@
 mod ages;
 mod batch;
 mod behind;
+mod cases_changes;
+mod cases_edges;
+mod cases_loads;
 mod claims;
 mod counted;
 mod dropped;
@@ -24,6 +27,7 @@ mod parts;
 mod peculiar;
 mod ready;
 mod reflecting;
+mod reflecting_many;
 mod refresh;
 mod reload;
 mod replaced;

@@ -146,6 +146,27 @@ async fn tier_that_fails_for_some_keys_of_a_call_is_told_to_have_failed() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn two_tiers_of_a_kind_are_told_apart_by_the_names_they_were_given() {
+    let (near, far) = (Site::new(83).link(), Site::new(84).link());
+    let named = |name| TierOptions { name: Some(name), ..TierOptions::default() };
+    let (builder, recorder) = observed(Policy::default());
+    let cache: Numbers = builder
+        .tier_with(Arc::new(near), named("near"))
+        .tier_with(Arc::new(far.clone()), named("far"))
+        .build();
+    far.faults.lose_answers(100);
+    Teller::default().value(&cache, "k", 1).await;
+    trips().await;
+    assert_eq!(recorder.taken(), ["tier_failed observed far"]);
+    let both = [("near", "memory"), ("far", "memory")];
+    assert_eq!(cache.stats().tiers.iter().map(|tier| (tier.name, tier.kind)).collect::<Vec<_>>(), both);
+    let explained = cache.explain("k").await;
+    assert_eq!(explained.tiers.iter().map(|tier| (tier.name, tier.kind)).collect::<Vec<_>>(), both);
+    assert!(explained.to_string().contains("\nfar: timed out"), "{explained}");
+    assert_eq!(cache.readiness().to_string(), "near tier up, far tier up");
+}
+
+#[tokio::test(start_paused = true)]
 async fn value_that_cannot_be_stored_everywhere_is_told_with_the_reason() {
     let (builder, recorder) = observed(Policy::default());
     let cache: Numbers = builder.tier(Arc::new(Site::new(83).link())).build();

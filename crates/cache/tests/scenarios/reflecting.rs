@@ -363,6 +363,27 @@ async fn version_that_nobody_has_written_holds_up_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn error_under_a_floor_is_remembered_by_nobody_though_who_asked_for_it_has_left() {
+    let (cache, early, late) = (alone(Policy::default()), Gate::default(), Gate::default());
+    let before = early.read(&cache, "k", Ok(Some(1)));
+    early.begun.notified().await;
+    let asker = read_through(&late, &cache, 9, Ok(Some(2)));
+    settle().await;
+    // Who reads next begins anew, while the asker goes on waiting for the load of before.
+    drop(cache.invalidate_many(["k"], Version(3)));
+    let plain = late.read(&cache, "k", Err(Broken));
+    late.begun.notified().await;
+    asker.abort();
+    settle().await;
+    assert_eq!(cache.explain("k").await.floor, Version(3), "nobody asks for more any longer");
+    late.go.notify_one();
+    assert!(matches!(plain.await.unwrap(), Err(CacheError::Load(_))));
+    assert_eq!(Teller::default().value(&cache, "k", 3).await, 3);
+    early.go.notify_one();
+    assert_eq!(before.await.unwrap().unwrap().value, Some(1));
+}
+
+#[tokio::test(start_paused = true)]
 async fn latest_version_orders_a_load_whatever_is_there() {
     let (cache, log) = (alone(Policy::default()), Log::at(9));
     log.read(&cache).await;

@@ -119,7 +119,7 @@ async fn key_that_nobody_reads_any_more_is_let_go() {
 async fn pinned_key_is_loaded_unread_until_it_is_unpinned() {
     let source = Source::default();
     let cache = alone(&source);
-    assert_eq!(cache.pin(["k".to_owned()]), 1);
+    assert_eq!(cache.pin(["k".to_owned(), "k".to_owned()]), 1);
     sleep(10 * PERIOD + SECOND).await;
     assert_eq!((source.calls(), cache.get("k")), (10, Some(110)));
     cache.unpin(&"k".to_owned());

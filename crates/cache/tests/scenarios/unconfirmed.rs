@@ -104,9 +104,10 @@ async fn who_waits_for_the_confirmation_of_a_change_may_go_away_at_any_poll() {
 }
 
 /// Every way to set the first key, to the number of a write.
-const SETS: [fn(&Numbers, u64) -> Confirmation; 2] = [
+const SETS: [fn(&Numbers, u64) -> Confirmation; 3] = [
     |cache, write| cache.set(KEYS[0].to_owned(), write, Version(write)).unwrap(),
     |cache, write| cache.set_tagged(KEYS[0].to_owned(), write, Version(write), &["t"]).unwrap(),
+    |cache, write| cache.set_many([(KEYS[0].to_owned(), write, Version(write))]).remove(0).unwrap(),
 ];
 
 #[tokio::test(start_paused = true)]

@@ -9,7 +9,7 @@ use paystrata_cache::{
 };
 use tokio::time::sleep;
 
-use crate::kit::{Broken, SECOND, Teller, alone, node, settle, trips, wait_for};
+use crate::kit::{Broken, Numbers, SECOND, Teller, alone, node, settle, trips, wait_for};
 
 #[tokio::test(start_paused = true)]
 async fn value_that_is_set_is_stored_in_every_tier_or_voids_what_is_there() {
@@ -155,6 +155,58 @@ async fn change_of_the_key_refuses_what_is_older_or_may_be() {
     drop(cache.prefix("p:").at(Version(30)).remove());
     assert_eq!((set("p:1", Version(29)), set("q:1", Version(29))), (overtaken, None));
     assert_eq!(cache.stats().refused_stale_sets, 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn values_that_are_set_together_are_put_with_one_call_and_read_on_every_node() {
+    let site = Site::new(28);
+    let ((one, _), (other, _)) = (node(&site, Policy::default()).await, node(&site, Policy::default()).await);
+    let keys: Vec<String> = (0..100).map(|number| number.to_string()).collect();
+    Teller::default().value(&other, "7", 7).await;
+    trips().await;
+    let before = one.stats().tiers[0].round_trips;
+    let values = (0..).zip(&keys).map(|(number, key)| (key.clone(), 1_000 + number, Version(5)));
+    let set = one.set_many(values);
+    assert_eq!(one.get("7"), Some(1_007), "before anybody else is told");
+    for confirmation in set {
+        assert_eq!(confirmation.unwrap().await, Reach::Fleet);
+    }
+    let tier = &one.stats().tiers[0];
+    assert_eq!((tier.round_trips - before, tier.stored), (1, 100));
+    trips().await;
+    assert_eq!(other.get("7"), None);
+    let read = other.read_many(keys.iter().map(String::as_str)).await;
+    let read: Vec<_> = read.into_iter().map(|loaded| loaded.unwrap().value.unwrap()).collect();
+    assert_eq!(read, (1_000..1_100).collect::<Vec<u64>>());
+}
+
+#[tokio::test(start_paused = true)]
+async fn values_that_are_set_together_are_refused_one_by_one() {
+    let cache = alone(Policy::default());
+    let set = |cache: &Numbers, values: &[(&str, u64)]| {
+        let values = values.iter().map(|(key, version)| ((*key).to_owned(), *version, Version(*version)));
+        let set = cache.set_many(values).into_iter();
+        set.map(Result::err).collect::<Vec<_>>()
+    };
+    drop(cache.invalidate_many(["b"], Version(9)));
+    assert_eq!(set(&cache, &[("a", 5), ("b", 5), ("c", 5)]), [None, Some(SetRefused::Overtaken), None]);
+    assert_eq!(cache.get_many(["a", "b", "c"]), [Some(5), None, Some(5)]);
+    assert_eq!(set(&cache, &[("a", 6), ("a", 7)]), [None, None], "one after the other");
+    assert_eq!(cache.get("a"), Some(7));
+    let behind = cache.with(|policy| policy.write = Write::Behind);
+    assert_eq!(set(&behind, &[("a", 8), ("c", 8)]), [Some(SetRefused::NoWriter); 2]);
+    assert_eq!(cache.get_many(["a", "c"]), [Some(7), Some(5)], "nothing was done");
+}
+
+// Several share a lock, under which each voids what was there.
+#[tokio::test(start_paused = true)]
+async fn newest_values_that_are_set_together_do_not_overtake_each_other() {
+    let cache = alone(Policy::default());
+    let set = cache.set_many((0..300).map(|number| (number.to_string(), number, Version::LATEST)));
+    assert!(set.iter().all(Result::is_ok));
+    for number in 0..300 {
+        assert_eq!(cache.get(number.to_string().as_str()), Some(number));
+    }
 }
 
 #[tokio::test(start_paused = true)]

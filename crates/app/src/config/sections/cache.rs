@@ -24,6 +24,9 @@ section! {
         ttl: Duration = "ttl_seconds" seconds(1, 604_800), Fixed("60");
         /// Longest time that entries are served while invalidations of other nodes may be missed. Without `cache.redis_url` none is ever heard: then no entry lives longer than this, whatever `cache.ttl_seconds` says. A read from a replica may be `db.replica_lag_max_ms` older.
         max_stale: Duration = "max_stale_ms" milliseconds(100, 600_000), Fixed("5000");
+        /// File in which a process that is told to stop keeps the ids of the accounts and payments it reads most, and from which it
+        /// reads them into memory again after its start, in the background; empty keeps none. Each process has its own.
+        hot_keys_path: Option<PathBuf> = "hot_keys_path" Kind::KeptPath, Fixed("");
         /// Longest wait for an answer of a shared tier; with the wait for its turn twice that. Then the next one, or the database, is asked.
         command_timeout: Duration = "command_timeout_ms" milliseconds(1, 10_000), Fixed("50");
     }

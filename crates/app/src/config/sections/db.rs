@@ -14,9 +14,11 @@ const REPLICA_LAG_CEILING_MS: i64 = 30_000;
 section! {
     /// PostgreSQL nodes, pools and timeouts.
     DatabaseConfig = "db" {
-        /// The primary. This version speaks no TLS to PostgreSQL: an `sslmode` that demands it is refused, and
-        /// `sslmode=prefer`, which is also what a URL without it means, is in clear, with a warning at start unless
-        /// the server is on this machine. The same holds for the other URLs here.
+        /// The primary. With `?sslmode=verify-full` every connection is over TLS, and the server's certificate is checked for the
+        /// host of the URL, by the authorities of the file that `sslrootcert` names, or by those that the system trusts;
+        /// `require` means the same here, and `verify-ca` leaves the host's name out. `sslcert` and `sslkey` name the files
+        /// of a client certificate. Files are read at the start. `sslmode=prefer`, which is also what a URL without it means,
+        /// is in clear, with a warning at start unless the server is on this machine. The same holds for the other URLs here.
         primary_url: SecretUrl = "primary_url" Kind::DatabaseUrl(Emptiness::Refused), Required;
         /// The replicas; empty means that the primary serves all reads. In the environment a comma ends an entry,
         /// so a comma in a password is written `%2C`.
