@@ -391,7 +391,7 @@ pub(crate) async fn run<K, V, F, Fut, A, E>(
     E: Send + Sync + 'static,
 {
     // The floor is one for all of them.
-    let is_wished = to_load.iter().any(|(_, plan)| plan.is_wished);
+    let is_wished = to_load.iter().any(|(lead, plan)| plan.is_wished || lead.purpose == Purpose::Reload);
     to_load.iter_mut().for_each(|(_, plan)| plan.is_wished = is_wished);
     let Some((first, _)) = to_load.first() else { return };
     let floor = to_load.iter().map(|(_, plan)| plan.floor).max().unwrap_or(Version::NONE);

@@ -281,6 +281,11 @@ impl<K: CacheKey, V: Clone> Lead<K, V> {
         patience.min(policy.load_timeout) < self.store.fleet.trips_max(policy.lease_wait)
     }
 
+    /// That of its batch, if it was taken already.
+    pub(crate) fn seat(&self) -> Option<Arc<Seat>> {
+        self.seat.clone()
+    }
+
     /// Takes a seat for the loader's call, that of the batch if it has one. False if there is none left.
     pub(crate) fn is_seated(&mut self, of_batch: &mut Option<Arc<Seat>>) -> bool {
         if self.seat.is_none() {

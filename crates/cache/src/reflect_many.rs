@@ -299,7 +299,7 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
     {
         let (mut leads, _led): (Vec<_>, Vec<_>) = asked.into_iter().unzip();
         let verdicts = consult(&mut leads, 0).await;
-        let (mut to_load, mut seat) = (Vec::new(), None);
+        let (mut to_load, mut seat) = (Vec::new(), leads.iter().find_map(Lead::seat));
         for (mut lead, verdict) in leads.into_iter().zip(verdicts) {
             let Some(plan) = lead.plan_of(verdict) else { continue };
             if lead.is_seated(&mut seat) {

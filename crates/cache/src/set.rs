@@ -116,9 +116,10 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
         &self,
         values: impl IntoIterator<Item = (K, V, Version)>,
     ) -> Vec<Result<Confirmation, SetRefused>> {
-        let values = values.into_iter();
+        // All of it first: it is the caller's code, and what is prepared is told at once.
+        let values: Vec<(K, V, Version)> = values.into_iter().collect();
         let prepared: Vec<Result<Prepared<K, V>, SetRefused>> =
-            values.map(|(key, value, version)| self.prepared(key, value, version, &[])).collect();
+            values.into_iter().map(|(key, value, version)| self.prepared(key, value, version, &[])).collect();
         let orders: Vec<_> = prepared.iter().flatten().map(Prepared::order).collect();
         let trace = spans::invalidate(&self.store.name, orders.len(), 0);
         let number = self.store.fleet.order(orders, vec![]);

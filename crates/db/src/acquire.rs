@@ -97,7 +97,7 @@ async fn within_limits<T>(
     let maker = pool.manager();
     // Outside of a task nobody can be told from anybody else.
     let task = tokio::task::try_id();
-    let (mut now, mut patience, mut limit) = (started, NESTED_PATIENCE, until);
+    let (mut now, mut patience, mut limit) = (Instant::now(), NESTED_PATIENCE, until);
     loop {
         let look_at = if task.is_some() { limit.min(now + patience) } else { limit };
         if let Ok(taken) = timeout_at(look_at.into(), taking.as_mut()).await {

@@ -96,7 +96,7 @@ pub enum Error {
         source: std::io::Error,
     },
     /// TLS is demanded, and the server does not show that it is the one that is meant, or refuses who asks. No statement was sent
-    /// to it, and there is no way around it. As a rule a person must look; the log says so once for each cause.
+    /// to it, and there is no way around it. As a rule a person must look; the log says so once for each change of cause.
     #[error("{node} is not trusted: {cause}")]
     Untrusted {
         /// The server.

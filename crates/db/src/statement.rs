@@ -62,7 +62,7 @@ const REFUSED_VERBS: [&str; 18] = [
 /// finds nothing of it costs the connection a reset, which no caller waits for.
 const SESSION_LOCKS: [&str; 2] = ["PG_ADVISORY_LOCK", "PG_TRY_ADVISORY_LOCK"];
 
-/// First words of statements that change something, whatever follows: a replica refuses each of them.
+/// First words of statements that change something, whatever follows: a replica refuses each of them but `ALTER SYSTEM`.
 const WRITING_VERBS: [&str; 17] = [
     "ALTER", "ANALYZE", "CLUSTER", "COMMENT", "CREATE", "DELETE", "DROP", "GRANT", "INSERT", "MERGE",
     "NOTIFY", "REFRESH", "REINDEX", "REVOKE", "TRUNCATE", "UPDATE", "VACUUM",

@@ -107,7 +107,7 @@ impl Tls {
         let cause = distrust(error)?;
         let told = self.told.lock().unwrap_or_else(PoisonError::into_inner).replace(cause);
         if told != Some(cause) {
-            error!(%node, cause, "the server is not trusted: no connection until somebody sees to it");
+            error!(%node, cause, "the server is not trusted: no connection while that is so");
         }
         Some(cause)
     }
@@ -225,7 +225,7 @@ fn distrust(error: &tokio_postgres::Error) -> Option<&'static str> {
     let source = error.source()?;
     match source.downcast_ref::<io::Error>() {
         Some(failure) => failure.get_ref()?.downcast_ref::<Error>().map(said_of),
-        None => (source.to_string() == NOT_SPOKEN).then_some("it speaks no TLS"),
+        None => (source.to_string() == NOT_SPOKEN).then_some("it speaks no TLS, or refused to begin"),
     }
 }
 

@@ -87,7 +87,7 @@ pub(super) struct TargetColumn {
 
 static TABLE: Statement = Statement::new(
     "SELECT n.nspname::text, c.relname::text, c.relkind::text, \
-        EXISTS (SELECT FROM pg_catalog.pg_rewrite r WHERE r.ev_class = c.oid AND r.ev_type = '3' AND r.ev_enabled <> 'D') \
+        EXISTS (SELECT FROM pg_catalog.pg_rewrite r WHERE r.ev_class = c.oid AND r.ev_type = '3' AND r.ev_enabled IN ('O', 'A')) \
      FROM pg_catalog.pg_class c \
      JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = to_regclass($1)",
     &[Type::TEXT],

@@ -268,7 +268,7 @@ const fn with_digit(version: u32, digit: u8) -> u32 {
 const fn is_outside(sql: &[u8]) -> bool {
     let end = NO_TRANSACTION.len();
     starts_with(sql, NO_TRANSACTION.as_bytes())
-        && (sql.len() == end || matches!(sql[end], b'\r' | b'\n' | b' ' | b'\t'))
+        && (sql.len() == end || matches!(sql[end], b'\r' | b'\n' | b' ' | b'\t' | b':' | b';' | b',' | b'.'))
 }
 
 const fn starts_with(bytes: &[u8], prefix: &[u8]) -> bool {

@@ -170,7 +170,7 @@ fn trusting(roots: &Written) -> ConnectionUrl {
 async fn server_without_tls_is_told_no_more() {
     let roots = Written::new(AUTHORITY);
     let (error, sent) = answered(&trusting(&roots), b"N").await;
-    assert_eq!(distrust(&error), Some("it speaks no TLS"));
+    assert_eq!(distrust(&error), Some("it speaks no TLS, or refused to begin"));
     assert_eq!(sent, b"");
 }
 
@@ -234,7 +234,8 @@ async fn cause_is_logged_once_until_it_is_another_one_or_the_server_was_trusted(
         assert!(tell(&plain).is_some());
     });
     let lines = lines.0.lock().expect("nobody panics here").clone();
-    let causes = ["it speaks no TLS", "no TLS could be agreed on", "it speaks no TLS", "it speaks no TLS"];
+    let spoken = "it speaks no TLS, or refused to begin";
+    let causes = [spoken, "no TLS could be agreed on", spoken, spoken];
     assert_eq!(lines.len(), causes.len(), "{lines:?}");
     for (line, cause) in lines.iter().zip(causes) {
         assert!(line.contains("node=db1:5432") && line.contains(cause), "{line}");

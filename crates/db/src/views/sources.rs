@@ -10,21 +10,26 @@ use super::error::ViewError;
 use super::refresh::Run;
 
 /// A registered relation that is read and not named, and one that is named and not read. The latter is not told of a view in which
-/// there is a function or an operator that somebody has made: what that reads, nobody knows.
+/// there is a function, an operator or a type that somebody has made (what those read, nobody knows), nor of partitions and their
+/// parents. What lies in a schema that is closed to this role is passed over, or one such name would stop every view.
 const SOURCES_SQL: &str = "WITH RECURSIVE used (catalog, object) AS ( \
         SELECT 'pg_class'::regclass::oid, to_regclass($1)::oid \
         UNION SELECT refclassid, refobjid FROM used \
             JOIN pg_class ON catalog = 'pg_class'::regclass AND pg_class.oid = object \
                 AND (relkind = 'v' OR object = to_regclass($1)::oid) \
-            JOIN pg_rewrite ON ev_class = object \
+            JOIN pg_rewrite ON ev_class = object AND ev_type = '1' \
             JOIN pg_depend ON classid = 'pg_rewrite'::regclass AND objid = pg_rewrite.oid), \
      read AS (SELECT object FROM used WHERE catalog = 'pg_class'::regclass AND object <> to_regclass($1)::oid), \
-     named AS (SELECT name, to_regclass(name)::oid AS object FROM unnest($3) AS name) \
-     SELECT (SELECT min(known) FROM unnest($2) AS known WHERE to_regclass(known)::oid IN (SELECT object FROM read) \
-            AND NOT EXISTS (SELECT FROM named WHERE named.object = to_regclass(known)::oid)), \
+     named AS (SELECT name, to_regclass(name)::oid AS object FROM unnest($3) AS name), \
+     known AS (SELECT name, CASE WHEN name LIKE '%.%' \
+            AND NOT has_schema_privilege(to_regnamespace(split_part(name, '.', 1))::oid, 'USAGE') THEN NULL \
+            ELSE to_regclass(name)::oid END AS object FROM unnest($2) AS name) \
+     SELECT (SELECT min(name) FROM known WHERE object IN (SELECT object FROM read) \
+            AND NOT EXISTS (SELECT FROM named WHERE named.object = known.object)), \
         (SELECT min(name) FROM named WHERE named.object NOT IN (SELECT object FROM read) \
             AND EXISTS (SELECT FROM pg_class WHERE oid = to_regclass($1) AND relkind = 'm') \
-            AND NOT EXISTS (SELECT FROM used WHERE catalog IN ('pg_proc'::regclass, 'pg_operator'::regclass) \
+            AND NOT EXISTS (SELECT FROM pg_inherits WHERE named.object IN (inhrelid, inhparent)) \
+            AND NOT EXISTS (SELECT FROM used WHERE catalog IN ('pg_proc'::regclass, 'pg_operator'::regclass, 'pg_type'::regclass) \
                 AND used.object >= 16384))";
 
 impl Run<'_> {
