@@ -59,7 +59,8 @@ pub async fn ensure_months(
 ///
 /// A partition is made as a table of its own and then attached, which takes a weaker lock on `table` than
 /// creating it in place: reads and writes go on, except those that need the default partition while that is scanned.
-/// Privileges of `table` are not copied.
+/// Privileges of `table` are not copied. Not for inside of a transaction of the session: these limits would be those of all that
+/// comes after in it.
 ///
 /// # Errors
 /// [`PartitionError`]; what was made before stays. SQLSTATE 55P03 means that the lock was not to be had: try later.
