@@ -87,16 +87,43 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
         A: Into<Load<V>> + Send + 'static,
         E: Send + Sync + 'static,
     {
-        let Wanted { mut answers, order, missing, due } = self.look_at_all(keys);
+        let Wanted { answers, order, missing, due } = self.look_at_all(keys);
+        self.refresh_many(due, &load);
+        let read = |round| self.round(round, load.clone());
+        self.complete(answers, order, &missing, read).await
+    }
+
+    /// Has keys that are due loaded in the background, if there are any.
+    pub(crate) fn refresh_many<F, Fut, A, E>(&self, due: Vec<K>, load: &F)
+    where
+        F: Fn(Vec<K>, LoadContext<V>) -> Fut + Clone + Send + Sync + 'static,
+        Fut: Future<Output = Result<Vec<Result<A, E>>, E>> + Send + 'static,
+        A: Into<Load<V>> + Send + 'static,
+        E: Send + Sync + 'static,
+    {
         if !due.is_empty() {
             let (store, policy, load) = (Arc::clone(&self.store), Arc::clone(&self.policy), load.clone());
             let span = spans::refresh(&store.name);
             drop(tokio::spawn(refresh(store, policy, due, load).instrument(span)));
         }
+    }
+
+    /// Reads what is missing, in rounds, and gives each of the caller's keys the answer of its place.
+    pub(crate) async fn complete<T, Fut, E>(
+        &self,
+        mut answers: Vec<Option<Answered<V, E>>>,
+        order: Vec<usize>,
+        missing: &[T],
+        read: impl Fn(Vec<T>) -> Fut,
+    ) -> Vec<Answered<V, E>>
+    where
+        T: Clone,
+        Fut: Future<Output = Vec<(usize, Answered<V, E>)>>,
+    {
         for abreast in missing.chunks(self.store.keys_abreast()) {
             let rounds = abreast.chunks(ROUND_MAX).map(|round| {
                 let span = spans::read(&self.store.name, round.len());
-                let reading = self.round(round.to_vec(), load.clone()).instrument(span.clone());
+                let reading = read(round.to_vec()).instrument(span.clone());
                 reading
                     .inspect(move |done| spans::read_many_ended(&span, done.iter().map(|(_, answer)| answer)))
             });
@@ -307,12 +334,8 @@ struct Wanted<K, V, E> {
 }
 
 /// Loads many keys anew, those that nobody does yet. What is there is served meanwhile.
-pub(crate) async fn refresh<K, V, F, Fut, A, E>(
-    store: Arc<Store<K, V>>,
-    policy: Arc<Policy>,
-    due: Vec<K>,
-    load: F,
-) where
+async fn refresh<K, V, F, Fut, A, E>(store: Arc<Store<K, V>>, policy: Arc<Policy>, due: Vec<K>, load: F)
+where
     K: CacheKey,
     V: Clone + Send + Sync + 'static,
     F: Fn(Vec<K>, LoadContext<V>) -> Fut,

@@ -165,6 +165,9 @@ impl<V: Clone> Quest<V> {
     fn plan<K: CacheKey>(self, lead: &Lead<K, V>) -> Plan<V> {
         let now_us = lead.store.clock.now_us();
         let floors = &lead.store.floors;
+        // Looked at before and after the floor is read: one that begins or ends in between may be in it.
+        let is_wished = || floors.wishes.floor(lead.hash) != Version::NONE;
+        let was_wished = is_wished();
         // A node that hears nothing does not know what a replica must have replayed.
         let is_deaf =
             lead.store.fleet.line.is_some() && now_us >= lead.store.fleet.horizon.trusted_until_us();
@@ -175,7 +178,7 @@ impl<V: Clone> Quest<V> {
             (false, true) => floors.aided_floor(lead.hash, now_us),
             (false, false) => floors.unaided_floor(lead.hash, now_us),
         };
-        let is_wished = floors.wishes.floor(lead.hash) != Version::NONE;
+        let is_wished = was_wished || is_wished();
         Plan { floor: self.floor.max(own), fallback: self.fallback, lies_in: self.lies_in, is_wished }
     }
 }

@@ -244,7 +244,15 @@ fn spelled(swath: &Swath) -> String {
         (_, Some(glob)) => format!("pattern {}", glob.pattern().escape_ascii()),
         (Swath::All, _) => "everything".to_owned(),
         (Swath::Prefix(prefix), _) => format!("prefix {}", prefix.escape_ascii()),
-        (Swath::Tag(tag), _) => format!("tag {tag}"),
+        (Swath::Tag(tag), _) => format!("tag {}", given(Arc::clone(tag))),
+    }
+}
+
+/// A tag as the caller gave it: undoes `tags::name_of`.
+fn given(name: Arc<str>) -> Arc<str> {
+    match name.strip_prefix("\0=") {
+        Some(given) => Arc::from(given),
+        None => name,
     }
 }
 
@@ -300,16 +308,18 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
         for tier in &store.fleet.tiers {
             tiers.push(store.tier_state(tier, &bytes).await);
         }
+        // By the names that the cache has for them, as they are in sweeps.
         let in_tiers = tiers.iter().flat_map(|tier| &tier.tags);
         let tags: Vec<_> = local.iter().flat_map(|local| &local.tags).chain(in_tiers).cloned().collect();
         let swept = store.sweep_log.last(&bytes, &tags, now_us);
+        let shown = |tags: Vec<Arc<str>>| tags.into_iter().map(given).collect();
         Explanation {
-            local,
-            tiers,
+            local: local.map(|local| LocalState { tags: shown(local.tags), ..local }),
+            tiers: tiers.into_iter().map(|tier| TierState { tags: shown(tier.tags), ..tier }).collect(),
             swept,
             is_loading: store.flights.lock(probe.hash).find(&key, now_us).is_some(),
             is_pending: store.fleet.outbox.blocks(&bytes)
-                || store.fleet.sweeps.is_pending_over(&bytes)
+                || store.fleet.sweeps.pending().is_over(&bytes)
                 || tags.iter().any(|tag| store.fleet.sweeps.tags.intern(tag).epoch.is_pending()),
             floor: store.floors.floor(probe.hash, now_us),
             invalidated: store.chronicle.last(probe.hash, now_us),

@@ -16,7 +16,7 @@ use crate::{
     invalidation::{KeyOrder, SweepOrder},
     outbox::{Outbox, Pushed, Putting},
     stats::Counters,
-    sweeps::Sweeps,
+    sweeps::{Pending, Sweeps},
     tier::Void,
     tier_side::TierSide,
 };
@@ -62,6 +62,18 @@ pub(crate) struct Fleet {
 /// As many as there are variants of `Over`.
 const WAYS_OF_CLAIMING: u32 = 4;
 
+/// What this node has changed and the tiers may not know of yet.
+pub(crate) struct Trust<'a> {
+    outbox: &'a Outbox,
+    pending: Pending<'a>,
+}
+
+impl Trust<'_> {
+    pub(crate) fn extends_to(&self, key: &Bytes) -> bool {
+        !self.outbox.blocks(key) && !self.pending.is_over(key)
+    }
+}
+
 impl Fleet {
     /// True if there is anybody to be told.
     pub(crate) fn is_shared(&self) -> bool {
@@ -71,11 +83,17 @@ impl Fleet {
     /// True if what the shared tiers say of `key` can be judged, and is not known to be out of date. A node that
     /// hears nothing may have missed sweeps, and cannot judge.
     pub(crate) fn trusts_tiers_with(&self, key: &Bytes, mark: Mark) -> bool {
+        self.trust(mark).is_some_and(|trust| trust.extends_to(key))
+    }
+
+    /// What says of many keys whether the tiers are trusted with them, if they are with any: as of now, so take it once whatever
+    /// is to come before that question has come.
+    pub(crate) fn trust(&self, mark: Mark) -> Option<Trust<'_>> {
         let can_judge = match &self.line {
             Some(_) => mark.incarnation != 0 && self.clock.now_us() < self.horizon.trusted_until_us(),
             None => true,
         };
-        can_judge && !self.outbox.blocks(key) && !self.sweeps.is_pending_over(key)
+        can_judge.then(|| Trust { outbox: &self.outbox, pending: self.sweeps.pending() })
     }
 
     /// What asking all tiers about keys can take: each is asked once for each way of claiming, and the first again after

@@ -156,11 +156,7 @@ impl Fleet {
 /// The life in process of a value of a tier: never beyond what the tier has left of it.
 fn life_of<V>(asker: &Asker<'_>, opened: &Opened<V>, fresh_left: Duration, remaining: Duration) -> Life {
     let Asker { policy, asked_us, stamp, .. } = *asker;
-    let span = match &opened.value {
-        Some(_) => Span::of_value(policy, None),
-        None => Span::of_nothing(policy, None),
-    };
-    let span = span.within(fresh_left, opened.grace);
+    let span = Span::of_record(policy, opened.value.is_some(), fresh_left, opened.grace);
     let life = Life::begin(policy, span, asked_us, asked_us, stamp);
     let ends_us = asked_us.saturating_add(micros(remaining));
     Life { grace_ends_us: life.grace_ends_us.min(ends_us).max(life.expires_us), state: State::Good, ..life }

@@ -41,6 +41,9 @@ pub(crate) const KEPT_MAX: usize = 16_384;
 /// Loads of the schedule at once: most of `loads_max` is for those who wait.
 const AT_ONCE: usize = 8;
 
+/// Keys that are pinned under one lock, for which whoever stores a value may have to wait.
+const PINNED_AT_ONCE: usize = 512;
+
 /// Ends the name under which nodes agree in the first tier on who loads; reserved.
 pub(crate) const TURNS: &str = "#turns";
 
@@ -96,22 +99,35 @@ impl<K: Clone + Eq + Hash, V> Keeper<K, V> {
     }
 
     fn pin(&self, keys: impl IntoIterator<Item = K>) -> usize {
-        // Before the lock: it is the caller's code.
-        let mut named = HashSet::new();
-        let keys: Vec<K> = keys.into_iter().filter(|key| named.insert(key.clone())).collect();
-        let mut kept = lock(&self.kept);
-        let mut taken = 0;
-        for key in keys {
-            if let Some(known) = kept.get_mut(&key) {
-                known.is_pinned = true;
-            } else if kept.len() < KEPT_MAX {
-                kept.insert(key, Kept { loaded_us: 0, is_read: false, is_pinned: true });
-            } else {
-                continue;
+        let mut keys = keys.into_iter().fuse();
+        // So that one that is named twice counts once; and once so many are pinned, no other can be.
+        let mut taken = HashSet::new();
+        while taken.len() < KEPT_MAX {
+            // Before the lock: it is the caller's code.
+            let named: Vec<K> = keys.by_ref().take(PINNED_AT_ONCE).collect();
+            if named.is_empty() {
+                break;
             }
-            taken += 1;
+            let (pinned, _refused) = self.pin_each(named);
+            taken.extend(pinned);
         }
-        taken
+        taken.len()
+    }
+
+    /// Gives the keys that are pinned now, and those for which there is no room.
+    fn pin_each(&self, keys: Vec<K>) -> (Vec<K>, Vec<K>) {
+        let mut kept = lock(&self.kept);
+        keys.into_iter().partition(|key| {
+            if let Some(known) = kept.get_mut(key) {
+                known.is_pinned = true;
+                return true;
+            }
+            let has_room = kept.len() < KEPT_MAX;
+            if has_room {
+                kept.insert(key.clone(), Kept { loaded_us: 0, is_read: false, is_pinned: true });
+            }
+            has_room
+        })
     }
 
     fn unpin(&self, key: &K) {
@@ -125,7 +141,7 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
     /// Has these keys loaded every [`refresh_every`](crate::Policy::refresh_every) by the loader that
     /// [`keep_fresh`](crate::CacheBuilder::keep_fresh) was given, whether they are read or not, until they are unpinned.
     /// Gives how many were taken, one that is named twice once: 16,384 keys at most are kept, those that are read included, and none
-    /// without a loader.
+    /// without a loader. Once that many are taken, no more are asked for.
     pub fn pin(&self, keys: impl IntoIterator<Item = K>) -> usize {
         self.store.keeper.as_ref().map_or(0, |keeper| keeper.pin(keys))
     }
@@ -301,4 +317,25 @@ impl<K: CacheKey, V> Keeper<K, V> {
 /// True if a policy has its keys kept.
 pub(crate) fn keeps(refresh_every: Duration) -> bool {
     refresh_every < ENDLESS
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_more_keys_than_there_is_room_for_no_more_are_asked_for_and_each_counts_once() {
+        let renew = |_: &Arc<Store<u64, u64>>, _: u64| async {}.boxed();
+        let keeper: Keeper<u64, u64> = Keeper::new(Box::new(renew), None);
+        keeper.note(&0, Purpose::Read, 1);
+        assert_eq!(keeper.pin((0..1_000).chain(0..1_000)), 1_000);
+        let room = KEPT_MAX as u64;
+        let without_end = (0_u64..).inspect(|key| {
+            assert!(keeper.len() <= KEPT_MAX, "it is asked for without the lock");
+            assert!(*key < 2 * room, "it is asked for {key}");
+        });
+        assert_eq!((keeper.pin(without_end), keeper.len()), (KEPT_MAX, KEPT_MAX));
+        assert_eq!(keeper.pin([5, room + 1, 7, 5]), 2, "there is room for no other");
+        assert!(lock(&keeper.kept).values().all(|kept| kept.is_pinned));
+    }
 }

@@ -67,9 +67,16 @@ impl Span {
         Self { local: lifetime, shared: lifetime.min(SHARED_MAX), grace: Duration::ZERO }
     }
 
-    /// The same with no more left of it than a shared tier says.
-    pub(crate) fn within(self, remaining: Duration, grace: Duration) -> Self {
-        Self { local: self.local.min(remaining), shared: remaining, grace }
+    /// Of what a shared tier has, with no more left of it than the tier says.
+    pub(crate) fn of_record(policy: &Policy, is_value: bool, remaining: Duration, grace: Duration) -> Self {
+        let longest = if is_value { policy.l1_ttl.min(policy.ttl) } else { policy.negative_ttl };
+        // The dice are rolled only where they matter: most records have less left than they were given.
+        let local = match () {
+            () if longest >= remaining => remaining,
+            () if longest.is_zero() => longest,
+            () => Spread::roll(policy.jitter).over(longest).min(remaining),
+        };
+        Self { local, shared: remaining, grace }
     }
 }
 
@@ -177,7 +184,14 @@ mod tests {
         let policy = Policy { ttl: Duration::from_secs(1), ..Policy::default() };
         let span = Span::of_value(&policy, None);
         assert_eq!(span.local, span.shared);
-        assert_eq!(span.within(Duration::from_millis(7), Duration::ZERO).local, Duration::from_millis(7));
+        let left = Duration::from_millis(7);
+        for is_value in [true, false] {
+            assert_eq!(Span::of_record(&policy, is_value, left, Duration::ZERO).local, left);
+        }
+        let policy = Policy { l1_ttl: Duration::from_millis(5), jitter: 0.25, ..policy };
+        let span = Span::of_record(&policy, true, left, Duration::ZERO);
+        assert!((policy.l1_ttl..=policy.l1_ttl.mul_f64(1.25)).contains(&span.local), "{span:?}");
+        assert_eq!(span.shared, left);
     }
 
     #[test]

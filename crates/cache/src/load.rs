@@ -321,8 +321,10 @@ fn failed<K: CacheKey, V: Clone + Send + Sync + 'static>(
             lead.settle(answer.clone(), Storing::No);
         }
         Some(answer) => {
-            let now_us = store.clock.now_us();
-            let retry_us = now_us.saturating_add(micros(lead.policy.grace_backoff));
+            let rested_us = || store.clock.now_us().saturating_add(micros(lead.policy.grace_backoff));
+            // It does not rest where errors are not remembered either, for the same reason. An instant of now would be packed
+            // to a later one.
+            let retry_us = if plan.is_wished { 0 } else { rested_us() };
             let life = answer.life.as_fallback(retry_us.min(answer.life.grace_ends_us));
             lead.settle(Answer { life, is_stale: true, ..answer.clone() }, Storing::Yes);
         }

@@ -1,6 +1,6 @@
 //! An entry as small as it gets: out of the processor's cache, a hit costs the lines it takes. Instants become spans
 //! after the load, of 26 significant bits: exact to the microsecond up to 67 seconds, and longer ones by less than one part in
-//! thirty million too long. Called by `local`, `kept` and `front`.
+//! thirty million too long. A grace is never lost by that: it ends a step later instead. Called by `local`, `kept` and `front`.
 
 use std::sync::{
     Arc,
@@ -40,7 +40,7 @@ impl Clone for Stamp {
 }
 
 /// A span of microseconds, as a number and by how many bits it is shifted.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Short(u32);
 
 /// Bits of the number; the others are for the shift.
@@ -57,6 +57,11 @@ impl Short {
             if number > u64::from(NUMBER) { (number >> 1, shift + 1) } else { (number, shift) };
         let number = u32::try_from(number).unwrap_or(NUMBER);
         Self(number | (shift << NUMBER_BITS))
+    }
+
+    /// The next one; of what is endless, itself.
+    fn longer(self) -> Self {
+        Self::of(self.us().saturating_add(1))
     }
 
     #[inline]
@@ -84,15 +89,20 @@ pub(crate) struct Bounds {
 impl<V> Packed<V> {
     pub(crate) fn of(entry: Entry<V>) -> Self {
         let Life { check_us, expires_us, grace_ends_us, loaded_us, stamp, state } = entry.life;
-        let after = |at_us: u64| Short::of(at_us.saturating_sub(loaded_us));
+        let span_us = |at_us: u64| at_us.saturating_sub(loaded_us);
+        let after = |at_us: u64| Short::of(span_us(at_us));
+        let (expires, grace_ends) = (after(expires_us), after(grace_ends_us));
+        // What is expired is known by its grace to be a fallback.
+        let is_grace_lost = grace_ends == expires && span_us(grace_ends_us) > span_us(expires_us);
+        let grace_ends = if is_grace_lost { grace_ends.longer() } else { grace_ends };
         let weight = u32::try_from(entry.weight()).unwrap_or(u32::MAX).min(FALLBACK - 1);
         let state = if state == State::Fallback { FALLBACK } else { 0 };
         Self {
             stamp: Stamp(AtomicU64::new(stamp)),
             loaded_us,
             check: after(check_us),
-            expires: after(expires_us),
-            grace_ends: after(grace_ends_us),
+            expires,
+            grace_ends,
             weight: weight | state,
             traits: entry.traits,
             value: entry.value,
@@ -181,6 +191,57 @@ mod tests {
             assert_eq!(Short::of(short.us()).us(), short.us(), "packed again, {us} stays what it is");
         }
         assert_eq!(Short::of(u64::MAX).us(), u64::MAX, "endless stays endless");
+    }
+
+    #[test]
+    fn grace_is_never_lost_and_lengthened_by_less_than_a_part_in_sixteen_million() {
+        let corners = (0..u64::BITS).flat_map(|bit| [(1 << bit) - 1, 1 << bit, (1 << bit) + 1]);
+        // The last one that is not endless, too.
+        let last = u64::from(NUMBER) << (u64::BITS - NUMBER_BITS);
+        for life_us in corners.chain([3_600_000_000, last - 1, last]) {
+            for (grace_us, loaded_us) in [(0, 0), (1, 0), (1_000, 0), (1, 1_000_000)] {
+                let expires_us = loaded_us + life_us;
+                let life = Life {
+                    check_us: expires_us,
+                    expires_us,
+                    grace_ends_us: expires_us + grace_us,
+                    loaded_us,
+                    stamp: 7,
+                    state: State::Good,
+                };
+                let packed = Packed::of(Entry::new((), life, None, 0)).life();
+                let has_grace = packed.grace_ends_us > packed.expires_us;
+                assert_eq!(has_grace, grace_us > 0, "{life:?}, {packed:?}");
+                let error = packed.grace_ends_us.checked_sub(life.grace_ends_us).expect("never shorter");
+                let span_us = life_us + grace_us;
+                assert!(u128::from(error) * 16_000_000 <= u128::from(span_us), "{life:?}: {error}");
+                let again = Packed::of(Entry::new((), packed, None, 0)).life();
+                assert_eq!(again, packed, "packed again, it stays what it is");
+            }
+        }
+    }
+
+    #[test]
+    fn there_is_no_grace_after_what_is_endless_nor_before_the_load() {
+        let fresh = Life {
+            check_us: 0,
+            expires_us: u64::MAX,
+            grace_ends_us: u64::MAX,
+            loaded_us: 1_000_000,
+            stamp: 7,
+            state: State::Good,
+        };
+        let over = Life { expires_us: 1, grace_ends_us: 2, state: State::Fallback, ..fresh };
+        for (life, ends_us) in [
+            (fresh, u64::MAX),
+            (Life { expires_us: u64::MAX - 1, ..fresh }, u64::MAX),
+            (over, 1_000_000),
+            (Life { grace_ends_us: 1_000_000, ..over }, 1_000_000),
+        ] {
+            let packed = Packed::of(Entry::new((), life, None, 0)).life();
+            assert_eq!((packed.expires_us, packed.grace_ends_us), (ends_us, ends_us), "{life:?}");
+            assert_eq!(Packed::of(Entry::new((), packed, None, 0)).life(), packed);
+        }
     }
 
     #[test]

@@ -4,13 +4,13 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use futures_util::{FutureExt, future::join_all};
+use futures_util::future::join_all;
 use tracing::Instrument;
 
 use crate::{
     Cache, CacheError, CacheKey, Load, LoadContext, Policy, Version,
     answer::Answer,
-    batch::{Answered, ROUND_MAX, refresh, run},
+    batch::{Answered, run},
     consult::consult,
     flight::{Flight, Seat, Waiter},
     hash::{BuildAsGiven, Probe, Stored},
@@ -34,7 +34,7 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
     ///
     /// The loader's [floor](LoadContext::floor) is the highest that one of the keys has which it is given, because it is told one
     /// for all: a loader that chooses its replica by it reads all of them there, and one that cannot reach it fails for all. An
-    /// error met under such a floor is not remembered of any of them.
+    /// error met under such a floor is not remembered of any of them, nor does a fallback of theirs rest for it.
     ///
     /// ```
     /// # use std::convert::Infallible;
@@ -77,25 +77,10 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Cache<K, V> {
             }
             answers.push(looked.map(|(answer, _)| Ok(answer)));
         }
-        if !due.is_empty() {
-            let (store, policy, load) = (Arc::clone(&self.store), Arc::clone(&self.policy), load.clone());
-            let span = spans::refresh(&self.store.name);
-            drop(tokio::spawn(refresh(store, policy, due, load).instrument(span)));
-        }
-        for abreast in missing.chunks(self.store.keys_abreast()) {
-            let rounds = abreast.chunks(ROUND_MAX).map(|round| {
-                let span = spans::read(&self.store.name, round.len());
-                let reading = self.store.load_many_at_least(&self.policy, round.to_vec(), load.clone());
-                let reading = reading.instrument(span.clone());
-                reading
-                    .inspect(move |done| spans::read_many_ended(&span, done.iter().map(|(_, answer)| answer)))
-            });
-            for (place, answer) in join_all(rounds).await.into_iter().flatten() {
-                answers[place] = Some(answer);
-            }
-        }
-        let answer_at = |place: usize| answers[place].clone().unwrap_or(Err(CacheError::Stopped));
-        order.into_iter().map(|place| answer_at(place).map(|answer| answer.value)).collect()
+        self.refresh_many(due, &load);
+        let read = |round| self.store.load_many_at_least(&self.policy, round, load.clone());
+        let answers = self.complete(answers, order, &missing, read).await;
+        answers.into_iter().map(|answer| answer.map(|answer| answer.value)).collect()
     }
 
     /// The answer that no load has to be waited for, counted. Whoever gets one that is due has to see to its refresh.

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use crate::{
     CacheKey, Policy,
     answer::Answer,
+    backplane::Mark,
     hash::{Probe, hash_of},
     judge::{Asker, Judged, judge},
     keeper::keeps,
@@ -34,10 +35,15 @@ struct Sought<K> {
     hash: u64,
     /// Of its shard, before the tier was asked.
     voids: u64,
+    /// Where it ends among the spelled ones.
+    end: usize,
 }
 
 /// The tier that is asked.
 const FIRST: usize = 0;
+
+/// What a key is spelled with at most, as a rule.
+const KEY_BYTES: usize = 32;
 
 impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
     /// Asks the first tier about all of `wanted` in one trip.
@@ -48,23 +54,24 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
         let tier = self.fleet.tiers.first().filter(|tier| is_short && tier.is_up());
         let Some(tier) = tier else { return Scouted { left: wanted, ..scouted } };
         let (stamp, mark) = (self.fleet.sweeps.stamp(), self.fleet.horizon.mark());
+        let mut spelled = Vec::with_capacity(wanted.len() * KEY_BYTES);
         let mut sought = Vec::with_capacity(wanted.len());
-        let mut keys: Vec<Bytes> = Vec::with_capacity(wanted.len());
         for (number, key) in wanted {
-            let (hash, bytes) = (hash_of(&key), key.encode());
+            let hash = hash_of(&key);
             // Before the question whether the tier is trusted: an invalidation begins with that, and voids then.
             let voids = self.flights.voids(hash);
             let is_unwritten = self.writes.as_ref().is_some_and(|writes| writes.has(&key));
             // Who has something to fall back on waits no longer than `soft_timeout`.
             let is_patient =
                 policy.soft_timeout >= ENDLESS || matches!(self.peek(&Probe { key: &key, hash }), Look::Miss);
-            if !is_unwritten && is_patient && self.fleet.trusts_tiers_with(&bytes, mark) {
-                sought.push(Sought { number, key, hash, voids });
-                keys.push(bytes);
+            if !is_unwritten && is_patient {
+                key.encode_into(&mut spelled);
+                sought.push(Sought { number, key, hash, voids, end: spelled.len() });
             } else {
                 scouted.left.push((number, key));
             }
         }
+        let (sought, keys) = self.trusted(sought, spelled, mark, &mut scouted.left);
         if sought.is_empty() {
             return scouted;
         }
@@ -96,6 +103,30 @@ impl<K: CacheKey, V: Clone + Send + Sync + 'static> Store<K, V> {
             }
         }
         scouted
+    }
+
+    /// Those that the tiers are trusted with, and how each is spelled. The others are left.
+    fn trusted(
+        &self,
+        sought: Vec<Sought<K>>,
+        spelled: Vec<u8>,
+        mark: Mark,
+        left: &mut Vec<(usize, K)>,
+    ) -> (Vec<Sought<K>>, Vec<Bytes>) {
+        let (spelled, trust) = (Bytes::from(spelled), self.fleet.trust(mark));
+        let (mut trusted, mut keys) = (Vec::with_capacity(sought.len()), Vec::with_capacity(sought.len()));
+        let mut begin = 0;
+        for sought in sought {
+            let key = spelled.slice(begin..sought.end);
+            begin = sought.end;
+            if trust.as_ref().is_some_and(|trust| trust.extends_to(&key)) {
+                trusted.push(sought);
+                keys.push(key);
+            } else {
+                left.push((sought.number, sought.key));
+            }
+        }
+        (trusted, keys)
     }
 
     /// Stores it in L1, unless something there is newer or may be.

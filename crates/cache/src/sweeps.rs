@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Guard};
 use bytes::Bytes;
 
 use crate::{
@@ -285,10 +285,22 @@ impl Sweeps {
         covering.map(|range| left(&range.epoch, stamp)).max().map_or(so_far, |found| found.max(so_far))
     }
 
-    /// True while a sweep of this node over this key, whatever its tags, has no number yet.
-    pub(crate) fn is_pending_over(&self, key: &Bytes) -> bool {
-        let ranges = self.ranges.load();
-        self.all.is_pending() || ranges.iter().any(|range| range.epoch.is_pending() && range.covers(key))
+    /// Which sweeps of this node have no number yet, of those that have begun by now.
+    pub(crate) fn pending(&self) -> Pending<'_> {
+        Pending { ranges: self.ranges.load(), all: &self.all }
+    }
+}
+
+/// See [`Sweeps::pending`]. One over everything is seen also if it begins later.
+pub(crate) struct Pending<'a> {
+    ranges: Guard<Arc<Vec<Arc<Range>>>>,
+    all: &'a Epoch,
+}
+
+impl Pending<'_> {
+    /// True if one is over this key, whatever its tags.
+    pub(crate) fn is_over(&self, key: &Bytes) -> bool {
+        self.all.is_pending() || self.ranges.iter().any(|range| range.epoch.is_pending() && range.covers(key))
     }
 }
 

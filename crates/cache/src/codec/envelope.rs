@@ -266,6 +266,10 @@ impl<'a> Reader<'a> {
 
     /// At most ten bytes, and none beyond 64 bits.
     fn number(&mut self) -> Option<u64> {
+        if let [byte @ 0..=0x7f, rest @ ..] = self.0 {
+            self.0 = rest;
+            return Some(u64::from(*byte));
+        }
         let mut number = 0_u64;
         for shift in (0..u64::BITS).step_by(7) {
             let [byte] = self.array()?;

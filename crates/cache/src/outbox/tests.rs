@@ -80,7 +80,7 @@ fn overflow_sweeps_everything_and_what_was_under_way_proves_nothing() {
     let keys = next(&outbox).unwrap();
     assert_eq!(push(&outbox, &sweeps, &[key(3)], 7).1, Pushed::Overflowed);
     outbox.confirm(&keys);
-    assert!(sweeps.is_pending_over(&key(99)));
+    assert!(sweeps.pending().is_over(&key(99)));
     let clear = next(&outbox).unwrap();
     let [(_, SweepOrder { swath: Swath::All, version: Version(7), .. })] = &clear.sweeps[..] else {
         panic!("{clear:?}")

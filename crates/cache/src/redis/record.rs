@@ -39,27 +39,25 @@ impl Record {
     /// Reads a record. `now_ms` must not be earlier than the server's present, so that a life is
     /// rounded down.
     pub(super) fn decode(mut raw: Bytes, server: ServerId, now_ms: u64) -> Self {
-        if raw.len() < HEADER || &raw[..2] != MAGIC || raw[3..11] != server.0 {
+        let Some(header) = raw.first_chunk::<HEADER>() else { return Self::Other };
+        if &header[..2] != MAGIC || header[3..11] != server.0 {
             return Self::Other;
         }
-        let mut header = [0; HEADER];
-        header.copy_from_slice(&raw[..HEADER]);
+        let (state, remaining_ms) = (header[2], number(&header[32..45]).saturating_sub(now_ms));
+        let claimed = match state {
+            b'C' | b'A' if number(&header[19..32]) > now_ms => Some((
+                token(&header[11..19]),
+                if number(&header[61..74]) > now_ms { version(&header[45..61]) } else { Version::NONE },
+            )),
+            _ => None,
+        };
         // Moves a pointer; splitting would allocate.
         raw.advance(HEADER);
-        let remaining_ms = number(&header[32..45]).saturating_sub(now_ms);
         let payload = (remaining_ms > 0)
             .then(|| Payload { bytes: raw, remaining: Duration::from_millis(remaining_ms) });
-        match (header[2], payload) {
-            (b'V' | b'A', Some(payload)) => Self::Value(payload),
-            (b'C' | b'A', fallback) if number(&header[19..32]) > now_ms => Self::Claimed {
-                token: token(&header[11..19]),
-                floor: if number(&header[61..74]) > now_ms {
-                    version(&header[45..61])
-                } else {
-                    Version::NONE
-                },
-                fallback,
-            },
+        match (state, payload, claimed) {
+            (b'V' | b'A', Some(payload), _) => Self::Value(payload),
+            (_, fallback, Some((token, floor))) => Self::Claimed { token, floor, fallback },
             _ => Self::Other,
         }
     }
@@ -100,7 +98,8 @@ impl Record {
 }
 
 fn number(digits: &[u8]) -> u64 {
-    digits.iter().fold(0, |number, digit| number * 10 + u64::from(digit.wrapping_sub(b'0') % 10))
+    // Of what is no digit some number comes too, as of each record that somebody else has written.
+    digits.iter().fold(0, |number, digit| number * 10 + u64::from(digit & 0x0f))
 }
 
 fn token(bytes: &[u8]) -> Token {

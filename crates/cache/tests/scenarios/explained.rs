@@ -177,6 +177,33 @@ async fn record_of_a_tier_that_is_no_use_is_explained_with_the_reason() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn tags_are_shown_as_they_were_given_though_the_cache_has_other_names_for_some() {
+    let site = Site::new(91);
+    let (cache, _) = node(&site, graceful()).await;
+    let given = ["\0", "\0=a", "\0key:1", "=a"];
+    let load = move |context: LoadContext<u64>| async move {
+        for tag in given {
+            context.tag(tag);
+        }
+        Ok::<_, Broken>(Some(1))
+    };
+    cache.get_or_load("k", load).await.unwrap();
+    trips().await;
+    let shown = given.map(Arc::<str>::from);
+    let told = cache.explain("k").await;
+    assert_eq!(told.tiers[0].tags, shown);
+    assert_eq!((told.local.unwrap().tags, told.swept), (shown.to_vec(), None));
+    for tag in given {
+        cache.tag(tag).remove().await;
+        let mut told = cache.explain("k").await;
+        let swath = format!("tag {tag}");
+        assert_eq!(told.swept.unwrap().swath, swath);
+        let tier = told.tiers.remove(0);
+        assert_eq!((tier.why, tier.tags), (Some(Unusable::Swept(Some(swath))), shown.to_vec()));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn tier_that_says_nothing_is_explained_by_the_reason() {
     let site = Site::new(88);
     let (cache, link) = node(&site, graceful()).await;

@@ -384,6 +384,48 @@ async fn error_under_a_floor_is_remembered_by_nobody_though_who_asked_for_it_has
 }
 
 #[tokio::test(start_paused = true)]
+async fn failure_for_who_asks_for_a_version_puts_no_fallback_to_rest() {
+    let month = 2_592_000 * SECOND;
+    let (cache, log) = (alone(Policy { grace: 2 * month, ..graceful() }), Log::at(9));
+    log.read(&cache).await;
+    // So old that its instants are known to some hundredths of a second.
+    advance(month).await;
+    assert_eq!(fail_at_least(&cache, 9).await.unwrap(), Some(9), "it is of that version");
+    log.write(10);
+    assert_eq!(log.read(&cache).await, 10, "others may be answered by a load without it");
+    // As before for those who ask for none.
+    advance(SECOND).await;
+    let found = Teller::default().read(&cache, "k", Err(Broken)).await.unwrap();
+    assert_eq!((found.value, found.is_stale), (Some(10), true));
+    log.write(11);
+    assert_eq!(log.read(&cache).await, 10);
+}
+
+#[tokio::test(start_paused = true)]
+async fn fallback_of_a_load_that_fails_while_somebody_asks_for_a_version_does_not_rest() {
+    let (cache, early, late, own) = (alone(graceful()), Gate::default(), Gate::default(), Gate::default());
+    Log::at(5).read(&cache).await;
+    advance(SECOND).await;
+    let before = early.read(&cache, "k", Ok(Some(1)));
+    early.begun.notified().await;
+    let asker = read_through(&own, &cache, 9, Ok(Some(2)));
+    settle().await;
+    // Who reads next begins anew, and its loader is told what the asker wants.
+    drop(cache.expire_many(["k"], Version(6)));
+    let plain = late.read(&cache, "k", Err(Broken));
+    late.begun.notified().await;
+    late.go.notify_one();
+    let found = plain.await.unwrap().unwrap();
+    assert_eq!((found.value, found.is_stale), (Some(5), true));
+    assert_eq!(Teller::default().value(&cache, "k", 3).await, 3, "the loader is asked again at once");
+    early.go.notify_one();
+    assert_eq!(before.await.unwrap().unwrap().value, Some(1));
+    own.begun.notified().await;
+    own.go.notify_one();
+    assert_eq!(asker.await.unwrap().unwrap(), Some(2));
+}
+
+#[tokio::test(start_paused = true)]
 async fn latest_version_orders_a_load_whatever_is_there() {
     let (cache, log) = (alone(Policy::default()), Log::at(9));
     log.read(&cache).await;

@@ -4,9 +4,9 @@
 use std::sync::{Arc, Mutex};
 
 use paystrata_cache::{CacheError, LoadContext, Policy, Version, testkit::Site};
-use tokio::task::JoinHandle;
+use tokio::{task::JoinHandle, time::advance};
 
-use crate::kit::{Broken, Gate, Numbers, Teller, alone, node, settle, trips};
+use crate::kit::{Broken, Gate, Numbers, SECOND, Teller, alone, node, settle, trips};
 
 type Answers = Vec<Result<Option<u64>, CacheError<Broken>>>;
 
@@ -166,6 +166,26 @@ async fn failed_batch_is_an_error_of_each_key_that_nobody_remembers_and_takes_no
     assert_eq!(Teller::default().value(&cache, "b", 2).await, 2, "it failed under the floor of another key");
     settle().await;
     assert_eq!(cache.explain("a").await.floor, Version::NONE);
+}
+
+#[tokio::test(start_paused = true)]
+async fn batch_that_fails_under_the_version_of_one_key_puts_the_fallback_of_no_other_to_rest() {
+    let batches: [&[(&str, u64)]; 2] = [&[("a", 9), ("b", 0)], &[("a", u64::MAX), ("b", 0)]];
+    for batch in batches {
+        let policy = Policy { ttl: SECOND, grace: 60 * SECOND, ..Policy::default() };
+        let (cache, gate) = (alone(policy), Gate::default());
+        Log::at(5).values(&cache, &[("a", 0), ("b", 0)]).await;
+        advance(SECOND).await;
+        let answers = read_through(&gate, &cache, batch, Err(Broken));
+        gate.begun.notified().await;
+        gate.go.notify_one();
+        let answers = answers.await.unwrap();
+        assert!(matches!(answers[0], Err(CacheError::Load(_))), "{answers:?}");
+        assert_eq!(answers[1].as_ref().unwrap(), &Some(5), "{batch:?}: its fallback");
+        for key in ["a", "b"] {
+            assert_eq!(Teller::default().value(&cache, key, 7).await, 7, "{batch:?}: {key}");
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]
