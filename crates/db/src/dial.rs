@@ -167,11 +167,11 @@ async fn connect(node: &NodeId, url: &ConnectionUrl, settings: &tokio_postgres::
         Some(tls) => {
             // Boxed: the state of a handshake is large, and would be part of everything that may come to dial.
             let made = Box::pin(settings.connect(tls.straight())).await;
-            made.map(|(client, connection)| (client, spawn(node, connection)))
+            made.map(|(client, connection)| (client, spawn(node, connection, None)))
         }
         None => {
             let made = settings.connect(NoTls).await;
-            made.map(|(client, connection)| (client, spawn(node, connection)))
+            made.map(|(client, connection)| (client, spawn(node, connection, None)))
         }
     }
 }
@@ -229,30 +229,39 @@ where
     Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let tap = Arc::new(Tap::new());
+    let told = Some(Arc::clone(&tap));
     let made = match url.tls() {
         // The tap lies above TLS: below it there is nothing to be read.
         Some(tls) => {
             let made = Box::pin(settings.connect_raw(stream, tls.tapped(&tap))).await;
-            made.map(|(client, connection)| (client, spawn(node, connection)))
+            made.map(|(client, connection)| (client, spawn(node, connection, told)))
         }
         None => {
             let made = settings.connect_raw(Tapped::new(stream, Arc::clone(&tap)), NoTls).await;
-            made.map(|(client, connection)| (client, spawn(node, connection)))
+            made.map(|(client, connection)| (client, spawn(node, connection, told)))
         }
     };
     let (client, task) = outcome(node, url, made)?;
     Ok(DialledTapped { client, task, tap })
 }
 
-/// Owned by whoever holds the client: the task ends with it, or is aborted by it.
-fn spawn<Stream, Secured>(node: &NodeId, connection: Connection<Stream, Secured>) -> JoinHandle<()>
+/// Owned by whoever holds the client: the task ends with it, or is aborted by it. The tap is told why it ended by itself.
+fn spawn<Stream, Secured>(
+    node: &NodeId,
+    mut connection: Connection<Stream, Secured>,
+    tap: Option<Arc<Tap>>,
+) -> JoinHandle<()>
 where
     Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     Secured: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let node = node.clone();
     tokio::spawn(async move {
-        if let Err(error) = connection.await {
+        // Lent and not given: who waits for an answer is let go when it is dropped, and is to find then why there is none.
+        if let Err(error) = (&mut connection).await {
+            if let Some(tap) = tap {
+                tap.note_end(&error);
+            }
             debug!(%node, %error, "connection ended");
         }
     })

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use tokio_postgres::NoTls;
+use tokio_postgres::config::SslNegotiation;
 
 use crate::node::NodeId;
 use crate::tap::Tap;
@@ -15,7 +16,11 @@ use crate::url::parameters::TlsParameters;
 pub(crate) enum Tls {}
 
 impl Tls {
-    pub(crate) fn asked_for(_host: &str, _parameters: &TlsParameters) -> Result<Self, UrlError> {
+    pub(crate) fn asked_for(
+        _host: &str,
+        _negotiation: SslNegotiation,
+        _parameters: &TlsParameters,
+    ) -> Result<Self, UrlError> {
         Err(UrlError::TlsDemanded)
     }
 

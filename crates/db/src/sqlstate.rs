@@ -62,6 +62,7 @@ pub fn classify(error: &tokio_postgres::Error) -> Class {
         return Class::OutcomeUnknown;
     }
     match error.source().and_then(|source| source.downcast_ref::<io::Error>()) {
+        Some(_) if is_of_a_message(error) => Class::Never,
         Some(source) if is_dial_failure(source) => Class::NotSent,
         Some(_) => Class::OutcomeUnknown,
         None if is_no_answer(error) => Class::OutcomeUnknown,
@@ -77,7 +78,19 @@ pub(crate) fn is_no_answer(error: &tokio_postgres::Error) -> bool {
 
 /// A value could not be made into what the server takes, so that nothing was sent. Named in words only, as above.
 pub(crate) fn is_not_encoded(error: &tokio_postgres::Error) -> bool {
-    error.to_string().starts_with("error serializing parameter ")
+    error.to_string().starts_with(UNWRITTEN_VALUE)
+}
+
+/// The driver's words for a value that its own code could not write.
+const UNWRITTEN_VALUE: &str = "error serializing parameter ";
+/// And for one that it could not read, and for a message that cannot be made (a text with a zero byte, too many values).
+const OTHER_MESSAGES: [&str; 2] = ["error deserializing column ", "error encoding message to server"];
+
+/// A message could not be made, or a value in one not be written or read. The connection has no part in that, though the cause may
+/// be of the type that its own failures have. A driver with other words has it taken for such a failure, of which less is promised.
+fn is_of_a_message(error: &tokio_postgres::Error) -> bool {
+    let words = error.to_string();
+    words.starts_with(UNWRITTEN_VALUE) || OTHER_MESSAGES.iter().any(|begin| words.starts_with(begin))
 }
 
 // These kinds arise only while a connection is being made.

@@ -4,8 +4,8 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
@@ -38,6 +38,8 @@ pub(crate) struct Tap {
     executes: AtomicBool,
     /// A length that no frame has: from here on nothing is known.
     is_broken: AtomicBool,
+    /// The code with which the server ended the connection unasked.
+    ended_by: OnceLock<String>,
 }
 
 impl Tap {
@@ -50,7 +52,20 @@ impl Tap {
             heard: AtomicU64::new(0),
             executes: AtomicBool::new(false),
             is_broken: AtomicBool::new(false),
+            ended_by: OnceLock::new(),
         }
+    }
+
+    /// The connection has ended with this. What a server says that nobody has asked the driver tells no caller: they find it closed.
+    pub(crate) fn note_end(&self, error: &tokio_postgres::Error) {
+        if let Some(code) = error.code() {
+            let _first_holds = self.ended_by.set(code.code().to_owned());
+        }
+    }
+
+    /// The code with which the server ended the connection between two statements, if it has.
+    pub(crate) fn ended_by(&self) -> Option<&str> {
+        self.ended_by.get().map(String::as_str)
     }
 
     pub(crate) fn status(&self) -> TransactionStatus {

@@ -19,6 +19,7 @@ use rustls::{
     SignatureScheme,
 };
 use rustls_native_certs::{CertificateResult, load_native_certs};
+use tokio_postgres::config::SslNegotiation;
 use tracing::{debug, error};
 
 use crate::node::NodeId;
@@ -30,7 +31,7 @@ use handshake::{Connector, Lid, NoLayer};
 /// What stands for the certificates of the system, to libpq too.
 const SYSTEM: &str = "system";
 /// What the protocol is called in a handshake (RFC 7301). Servers before PostgreSQL 17 pay no heed to it; later ones demand it where
-/// TLS begins without a question.
+/// TLS begins without a question, and there they must choose it.
 const PROTOCOL: &[u8] = b"postgresql";
 /// The driver says it only in words, which are its own and in one language.
 const NOT_SPOKEN: &str = "server does not support TLS";
@@ -40,13 +41,18 @@ const NOT_SPOKEN: &str = "server does not support TLS";
 pub(crate) struct Tls {
     config: Arc<ClientConfig>,
     name: ServerName<'static>,
+    negotiation: SslNegotiation,
     /// Why the server was last not trusted, since it last was.
     told: Arc<Mutex<Option<&'static str>>>,
 }
 
 impl Tls {
     /// Reads the files that the parameters name, or the certificates of the system.
-    pub(crate) fn asked_for(host: &str, parameters: &TlsParameters) -> Result<Self, UrlError> {
+    pub(crate) fn asked_for(
+        host: &str,
+        negotiation: SslNegotiation,
+        parameters: &TlsParameters,
+    ) -> Result<Self, UrlError> {
         let name = ServerName::try_from(host.to_owned()).map_err(|_invalid| UrlError::TlsHost)?;
         let roots = match parameters.root_certificates.as_deref() {
             // Anybody has a certificate by one of those, for some name.
@@ -80,7 +86,7 @@ impl Tls {
         // Servers keep no sessions. A pooler that offers them is dialled seldom, and may have another certificate the next time.
         config.resumption = Resumption::disabled();
         config.alpn_protocols = vec![PROTOCOL.to_vec()];
-        Ok(Self { config: Arc::new(config), name, told: Arc::default() })
+        Ok(Self { config: Arc::new(config), name, negotiation, told: Arc::default() })
     }
 
     /// For a connection that the driver opens.
@@ -99,7 +105,8 @@ impl Tls {
     }
 
     fn under<Laying>(&self, layer: Laying) -> Connector<Laying> {
-        Connector { config: Arc::clone(&self.config), name: self.name.clone(), layer }
+        let (config, name) = (Arc::clone(&self.config), self.name.clone());
+        Connector { config, name, negotiation: self.negotiation, layer }
     }
 
     /// Why the server is not trusted, or does not trust this one, if that is what failed. Logged when it is not what was logged last.
@@ -256,6 +263,9 @@ fn said_of(error: &Error) -> &'static str {
             | AlertDescription::CertificateUnknown
             | AlertDescription::AccessDenied,
         ) => "it refuses the certificate of the client",
+        Error::NoApplicationProtocol | Error::AlertReceived(AlertDescription::NoApplicationProtocol) => {
+            "it does not choose the protocol of PostgreSQL (ALPN)"
+        }
         _ => "no TLS could be agreed on",
     }
 }

@@ -29,7 +29,8 @@ use parameters::{Mode, ROOT_CERTIFICATES, TlsParameters};
 /// system trusts (`SSL_CERT_FILE` and `SSL_CERT_DIR` name others). `sslcert` and `sslkey` name the files of a certificate that the
 /// server is shown when it asks for one, and of its key, in PEM and not encrypted. All of them are read when the URL is parsed, once:
 /// clones share what was made of them, and a file that changes is seen by the next parse. Nothing is looked for in `~/.postgresql`.
-/// With `sslnegotiation=direct` (PostgreSQL 17) TLS begins without a question, which saves a round trip.
+/// With `sslnegotiation=direct` (PostgreSQL 17) TLS begins without a question, which saves a round trip; a server that does not then
+/// choose the protocol `postgresql` (ALPN) is not trusted.
 #[derive(Clone)]
 pub struct ConnectionUrl {
     settings: Box<tokio_postgres::Config>,
@@ -185,13 +186,14 @@ fn tls_to(
     settings: &tokio_postgres::Config,
     parameters: &TlsParameters,
 ) -> Result<Option<Tls>, UrlError> {
+    let negotiation = settings.get_ssl_negotiation();
     if parameters.mode.demands_tls() {
         return match host {
-            Host::Tcp(name) => Tls::asked_for(name, parameters).map(Some),
+            Host::Tcp(name) => Tls::asked_for(name, negotiation, parameters).map(Some),
             Host::Unix(_) => Err(UrlError::TlsOverSocket),
         };
     }
-    let is_direct = settings.get_ssl_negotiation() == SslNegotiation::Direct;
+    let is_direct = negotiation == SslNegotiation::Direct;
     match parameters.first_file().or_else(|| is_direct.then_some("sslnegotiation")) {
         Some(parameter) => Err(UrlError::TlsNotDemanded { parameter }),
         None => Ok(None),

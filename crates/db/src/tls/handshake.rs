@@ -7,13 +7,15 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, Error};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_postgres::config::SslNegotiation;
 use tokio_postgres::tls::{self, ChannelBinding, MakeTlsConnect, TlsConnect};
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::{Connect, TlsConnector};
 
+use super::PROTOCOL;
 use super::binding::end_point;
 use crate::cancel::KeptOpen;
 use crate::tap::{Tap, Tapped};
@@ -62,6 +64,7 @@ impl<Stream: AsyncRead + AsyncWrite + Unpin> Layer<Stream> for Lid {
 pub(crate) struct Connector<Laying> {
     pub(super) config: Arc<ClientConfig>,
     pub(super) name: ServerName<'static>,
+    pub(super) negotiation: SslNegotiation,
     pub(super) layer: Laying,
 }
 
@@ -89,13 +92,14 @@ where
 
     fn connect(self, stream: Stream) -> Self::Future {
         let connecting = TlsConnector::from(self.config).connect(self.name, stream);
-        Handshake { connecting, layer: Some(self.layer) }
+        Handshake { connecting, negotiation: self.negotiation, layer: Some(self.layer) }
     }
 }
 
 /// One that is under way.
 pub(crate) struct Handshake<Stream, Laying> {
     connecting: Connect<Stream>,
+    negotiation: SslNegotiation,
     layer: Option<Laying>,
 }
 
@@ -108,7 +112,14 @@ where
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let secured = ready!(Pin::new(&mut self.connecting).poll(context))?;
-        let certificates = secured.get_ref().1.peer_certificates();
+        let session = secured.get_ref().1;
+        // The question, to which only PostgreSQL says yes, was not asked: another service with the same certificate could be spoken
+        // to by mistake, or by the doing of whoever stands in between (ALPACA, USENIX Security 2021).
+        if self.negotiation == SslNegotiation::Direct && session.alpn_protocol() != Some(PROTOCOL) {
+            let refusal = io::Error::new(io::ErrorKind::InvalidData, Error::NoApplicationProtocol);
+            return Poll::Ready(Err(refusal));
+        }
+        let certificates = session.peer_certificates();
         let end_point = certificates.and_then(|chain| end_point(chain.first()?));
         let layer = self.layer.take().expect("it is polled until it is ready and not again");
         Poll::Ready(Ok(Secured { stream: layer.lay(secured), end_point }))

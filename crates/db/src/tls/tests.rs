@@ -142,6 +142,9 @@ fn cause_of_distrust_is_said_and_no_name_with_it() {
     check(alert(AlertDescription::CertificateRequired), "it demands a certificate of the client");
     check(alert(AlertDescription::UnknownCA), "it refuses the certificate of the client");
     check(alert(AlertDescription::HandshakeFailure), "no TLS could be agreed on");
+    let not_chosen = "it does not choose the protocol of PostgreSQL (ALPN)";
+    check(Error::NoApplicationProtocol, not_chosen);
+    check(alert(AlertDescription::NoApplicationProtocol), not_chosen);
 }
 
 /// What a server answers to the question for TLS, and the bytes that it is sent then.

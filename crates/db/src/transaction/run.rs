@@ -148,7 +148,9 @@ impl Db {
         let failure = usage.failure();
         if let Some(failure) = failure.as_ref().filter(|failure| failure.class.is_transaction_retryable()) {
             roll_back(&open.connection).await;
-            return Err(Ended::Rerun { cause: failure.text.clone() });
+            // That a connection was lost says less than the code with which the server ended it.
+            let code = ended_by(&open.connection).filter(|_| !failure.from_server);
+            return Err(Ended::Rerun { cause: code.unwrap_or_else(|| failure.text.clone()) });
         }
         match outcome {
             Ok(value) => match doubt(failure, usage.has_pending()) {
@@ -200,11 +202,15 @@ impl Db {
                 Ok(Recorded::Committed(_) | Recorded::InProgress | Recorded::Unknowable) | Err(_) => {}
             }
         }
+        let code = ended_by(connection);
         // The connection goes first: the question needs one, and a pool of one would wait for itself.
         drop(open);
         match self.commit_outcome(ticket).await {
             CommitOutcome::Committed(token) => Ended::Committed(Committed { value, token }),
-            CommitOutcome::RolledBack => Ended::Rerun { cause: "connection lost during commit".to_owned() },
+            CommitOutcome::RolledBack => {
+                let lost = || "connection lost during commit".to_owned();
+                Ended::Rerun { cause: code.unwrap_or_else(lost) }
+            }
             CommitOutcome::Unknown => Ended::Failed(TransactionError::OutcomeUnknown { ticket }),
         }
     }
@@ -267,6 +273,12 @@ fn rerun_unless_final<T, E>(error: Error, during: Attempt) -> Ended<T, E> {
         Attempt::Acquire | Attempt::Begin => Ended::NotBegun(error),
         Attempt::Commit => Ended::Rerun { cause: cause_of(&error) },
     }
+}
+
+/// The code with which the server has ended the connection while the closure was at something else, as when that took too long
+/// (25P03).
+fn ended_by(connection: &Connection) -> Option<String> {
+    connection.pooled().presence.tap.ended_by().map(str::to_owned)
 }
 
 fn cause_of(error: &Error) -> String {

@@ -1,19 +1,21 @@
-//! Other cases of work that travels together, of migrations as other editors and tools write them, and of views with odd names. The
-//! usual ones are in `loader`, `batcher`, `migrations` and `views`.
+//! Other cases of values that cannot be sent, of work that travels together, of migrations as other editors and tools write them,
+//! and of views with odd names. The usual ones are in `loader`, `batcher`, `migrations` and `views`.
 
 use std::error::Error as StdError;
+use std::io;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use bytes::{BufMut as _, BytesMut};
 use futures_util::future::join_all;
 use paystrata_db::views::{Ended, Refresh, SCHEMA_SQL, View, Views, When};
 use paystrata_db::{
-    BatchError, Batcher, CoalesceOptions, Db, LoadError, Loader, MigrateError, Migration, Migrator,
-    Statement, ToSql, TransactionOptions, Transactional, Type,
+    BatchError, Batcher, Class, CoalesceOptions, Db, LoadError, Loader, MigrateError, Migration, Migrator,
+    Statement, ToSql, TransactionError, TransactionOptions, Transactional, Type,
 };
 use postgres_types::{IsNull, to_sql_checked};
 
-use crate::support::{Bed, LIMIT, Plain, count, with_database};
+use crate::support::{Bed, LIMIT, ONE, Plain, count, with_database};
 
 async fn made(bed: &Bed, make: &str) -> (Db, Plain) {
     let admin = bed.admin().await;
@@ -39,6 +41,50 @@ impl ToSql for Natural {
     }
 
     to_sql_checked!();
+}
+
+/// Its own code fails as a broken connection does.
+#[derive(Debug)]
+struct Cut;
+
+impl ToSql for Cut {
+    fn to_sql(&self, _: &Type, _: &mut BytesMut) -> Result<IsNull, Box<dyn StdError + Sync + Send>> {
+        Err(Box::new(io::Error::from(io::ErrorKind::ConnectionReset)))
+    }
+
+    fn accepts(_: &Type) -> bool {
+        true
+    }
+
+    to_sql_checked!();
+}
+
+#[test]
+fn what_cannot_be_sent_is_an_error_of_the_statement_though_it_looks_like_one_of_the_connection() {
+    static ASK: Statement = Statement::new("SELECT $1::int8", &[Type::INT8]);
+    static NO_TEXT: Statement = Statement::new("SELECT 1 -- \0", &[]);
+    with_database(|bed| async move {
+        let db = bed.primary_only().await;
+        let connection = db.write().await.expect("acquire");
+        // More often than a server may fail before it rests.
+        for _ in 0..10 {
+            let value = connection.query(&ASK, &[&Cut]).await.expect_err("it cannot be written");
+            let text = connection.query(&NO_TEXT, &[]).await.expect_err("a zero byte ends a text");
+            assert_eq!((value.class(), text.class()), (Class::Never, Class::Never), "{value:?} {text:?}");
+        }
+        connection.query_one(&ONE, &[]).await.expect("nothing is wrong with it");
+        drop(connection);
+        assert!(!db.status().nodes[0].resting, "nor with the server");
+        let runs = AtomicU32::new(0);
+        let options = TransactionOptions { timeout: LIMIT, ..TransactionOptions::default() };
+        let ended = db.transaction(options, |tx| {
+            runs.fetch_add(1, Ordering::Relaxed);
+            async move { tx.query(&ASK, &[&Cut]).await.map(drop) }
+        });
+        let error = ended.await.expect_err("it cannot be written");
+        assert!(matches!(error, TransactionError::Work(_)), "{error}");
+        assert_eq!(runs.into_inner(), 1);
+    });
 }
 
 #[test]

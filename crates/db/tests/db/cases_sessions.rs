@@ -265,6 +265,35 @@ fn a_session_that_the_server_ends_while_the_closure_rests_costs_another_run() {
     });
 }
 
+#[test]
+fn a_closure_that_rests_for_too_long_each_time_is_told_by_the_code_of_the_server() {
+    with_database(|bed| async move {
+        let admin = made(&bed, "CREATE TABLE note (body int8)").await;
+        let mut config = bed.config();
+        let patience = ("idle_in_transaction_session_timeout".to_owned(), "500ms".to_owned());
+        config.server_settings = vec![patience];
+        let db = Db::connect(config).await.expect("connect");
+        // It has another statement to run, or only the commit is left.
+        for is_done in [false, true] {
+            let options = TransactionOptions { attempts_max: 2, ..patient() };
+            let ended = db.transaction(options, |tx| {
+                let admin = &admin;
+                async move {
+                    let pid: i64 = tx.query_one(&BACKEND, &[]).await?.get(0);
+                    let alive = format!("SELECT count(*) FROM pg_stat_activity WHERE pid = {pid}");
+                    until_count(admin, &alive, 0).await;
+                    if is_done { Ok(()) } else { tx.execute(&ADD, &[&1_i64]).await.map(drop) }
+                }
+            });
+            let error = ended.await.expect_err("the server ends it each time");
+            assert!(error.is_retryable(), "{error}");
+            let TransactionError::Contended { cause, .. } = error else { panic!("{error}") };
+            assert_eq!(cause, "25P03", "is done: {is_done}");
+        }
+        assert_eq!(count(&admin, NOTES).await, 0);
+    });
+}
+
 /// The answers to statements that run side by side may be read in any order.
 #[test]
 fn a_conflict_is_seen_behind_the_failure_that_only_follows_from_it() {

@@ -193,18 +193,22 @@ impl Cluster {
     }
 
     fn program(&self, name: &str) -> Command {
-        let path = self.programs.join(name);
-        let mut command = if is_root() {
-            let mut command = Command::new("setpriv");
-            command.args(["--reuid=postgres", "--regid=postgres", "--init-groups", "--reset-env"]).arg(path);
-            command
-        } else {
-            Command::new(path)
-        };
-        // The server refuses to work from a folder that its user cannot read.
-        command.current_dir(&self.folder);
-        command
+        program(&self.programs.join(name), &self.folder)
     }
+}
+
+/// A program of the server's, run as its user.
+pub(crate) fn program(path: &Path, folder: &Path) -> Command {
+    let mut command = if is_root() {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid=postgres", "--regid=postgres", "--init-groups", "--reset-env"]).arg(path);
+        command
+    } else {
+        Command::new(path)
+    };
+    // The server refuses to work from a folder that its user cannot read.
+    command.current_dir(folder);
+    command
 }
 
 impl Drop for Cluster {

@@ -23,7 +23,7 @@ const SIZE: usize = 3;
 const POLLS_MAX: usize = 10_000;
 
 /// Drops `future` when it was polled `polls` times without an end. At 0 it is never polled.
-async fn dropped_after<F: Future>(polls: usize, future: F) -> Option<F::Output> {
+pub(crate) async fn dropped_after<F: Future>(polls: usize, future: F) -> Option<F::Output> {
     let mut future = Box::pin(future);
     let mut polled = 0;
     poll_fn(move |context| {
@@ -38,15 +38,33 @@ async fn dropped_after<F: Future>(polls: usize, future: F) -> Option<F::Output> 
     .await
 }
 
+/// Numbers of polls, one by one up to `dense` and then further and further apart: for futures of many polls, each run of which takes
+/// long.
+pub(crate) fn strides(dense: usize) -> impl Iterator<Item = usize> {
+    let longer = move |polls: &usize| Some(polls + 1 + polls / dense);
+    std::iter::successors(Some(0), longer).take_while(|polls| *polls < POLLS_MAX)
+}
+
 /// Runs what `begin` makes again and again, each time dropped one poll later, until it ends by itself; `check` looks after
 /// each drop.
-async fn at_every_poll<Begun: Future, Checked: Future<Output = ()>>(
+pub(crate) async fn at_every_poll<Begun: Future, Checked: Future<Output = ()>>(
     db: &Db,
     admin: &Plain,
     begin: impl Fn(i64) -> Begun,
     check: impl Fn(i64, bool) -> Checked,
 ) {
-    for polls in 0..POLLS_MAX {
+    at_polls(0..POLLS_MAX, db, admin, begin, check).await;
+}
+
+/// As [`at_every_poll`], after so many polls each time.
+pub(crate) async fn at_polls<Begun: Future, Checked: Future<Output = ()>>(
+    numbers: impl Iterator<Item = usize>,
+    db: &Db,
+    admin: &Plain,
+    begin: impl Fn(i64) -> Begun,
+    check: impl Fn(i64, bool) -> Checked,
+) {
+    for polls in numbers {
         let run = i64::try_from(polls).expect("few polls");
         let is_done = dropped_after(polls, begin(run)).await.is_some();
         whole(db, admin).await;
@@ -59,7 +77,7 @@ async fn at_every_poll<Begun: Future, Checked: Future<Output = ()>>(
 }
 
 /// All places are free, the next borrowers are served and meet no cancel, and no server process is busy for us.
-async fn whole(db: &Db, admin: &Plain) {
+pub(crate) async fn whole(db: &Db, admin: &Plain) {
     let mut taken = Vec::new();
     for _ in 0..SIZE {
         let connection = db.write().await.expect("every place is free");
@@ -76,6 +94,13 @@ async fn whole(db: &Db, admin: &Plain) {
 
 async fn written(admin: &Plain, run: i64) -> i64 {
     count(admin, &format!("SELECT count(*) FROM note WHERE body = {run}")).await
+}
+
+/// A `Db` with so few places that [`whole`] takes them all.
+pub(crate) async fn few(bed: &Bed) -> Db {
+    let mut config = bed.config();
+    config.pool_size_max = SIZE;
+    Db::connect(config).await.expect("connect")
 }
 
 /// A `Db` of which only the client's own acts can end what is abandoned.

@@ -13,7 +13,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::cluster::{free_port, is_root, programs, run};
+use crate::cluster::{free_port, is_root, program, programs, run};
 
 /// Everything that `openssl` is told: none of the system's settings count.
 const OPENSSL: &str = "\
@@ -46,11 +46,12 @@ subjectAltName = DNS:elsewhere.example
 const NEW_KEY: &str = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes";
 pub(crate) const RSA_KEY: &str = "-newkey rsa:2048 -nodes";
 
-/// Who comes by another name must know a password, or have a certificate with that name.
+/// Who comes by another name must know a password, or have a certificate with that name, which is all or comes first.
 const RULES: &str = "\
 hostssl all postgres 127.0.0.1/32 trust
 hostssl all pay 127.0.0.1/32 scram-sha-256
 hostssl all known 127.0.0.1/32 cert
+hostssl all certified 127.0.0.1/32 trust clientcert=verify-full
 ";
 
 const SETTINGS: &str = "\
@@ -156,6 +157,14 @@ impl Secured {
         self.boot_with(authority, certificate);
     }
 
+    /// From when it has heard of it, it trusts the clients of that authority and no others.
+    pub(crate) fn trust_clients_of(&self, authority: &Authority) {
+        let trusted = self.data().join("authority.pem");
+        std::fs::copy(authority.path("authority.pem"), trusted).expect("copy a certificate");
+        self.hand_over();
+        run(self.control().arg("reload"));
+    }
+
     /// In order: what its processes have to log is in the log then.
     pub(crate) fn stop(&self) {
         run(self.control().args(["-m", "fast", "stop"]));
@@ -206,17 +215,7 @@ impl Secured {
     }
 
     fn program(&self, name: &str) -> Command {
-        let path = programs().join(name);
-        let mut command = if is_root() {
-            let mut command = Command::new("setpriv");
-            command.args(["--reuid=postgres", "--regid=postgres", "--init-groups", "--reset-env"]).arg(path);
-            command
-        } else {
-            Command::new(path)
-        };
-        // The server refuses to work from a folder that its user cannot read.
-        command.current_dir(&self.folder);
-        command
+        program(&programs().join(name), &self.folder)
     }
 }
 

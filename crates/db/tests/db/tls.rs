@@ -1,13 +1,15 @@
 //! TLS: a server that takes nothing else is used like any other; one that is not to be trusted is told nothing; certificates that
 //! clients show; and a pooler in between.
 
+mod direct;
+
 use std::sync::{Arc, Mutex};
 
 use futures_util::TryStreamExt as _;
 use paystrata_db::tokio_postgres::Client;
 use paystrata_db::{
-    BadRows, Bulk, BulkOptions, Db, Method, Migration, Migrator, Statement, TableName, TransactionOptions,
-    Type,
+    BadRows, Bulk, BulkOptions, Class, Config, Db, Error, Method, Migration, Migrator, Statement, TableName,
+    TransactionOptions, Type,
 };
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
@@ -285,6 +287,67 @@ async fn server_that_asks_who_is_there_takes_who_has_a_certificate() {
     let session = db.session("watcher").await.expect("session");
     let with_it = format!("{OURS} AND usename = 'known' AND client_dn = '/CN=known'");
     assert!(asked(session.client(), &with_it).await >= 3);
+}
+
+/// Waits for nothing shorter than a test may take.
+fn patient(url: &str) -> Config {
+    let mut config = config(url);
+    (config.acquire_timeout, config.connect_timeout) = (20 * LIMIT, 20 * LIMIT);
+    config
+}
+
+/// With TLS 1.3 a client has ended its handshake, and has begun to log in, before it hears that its certificate is refused.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn client_whose_certificate_is_refused_or_missing_is_told_so_before_any_wait_is_over() {
+    const REFUSED: &str = "it refuses the certificate of the client";
+    let (authority, stranger) = (Authority::new("authority"), Authority::new("stranger"));
+    authority.issue("server", SOUND);
+    for issuer in [&authority, &stranger] {
+        issuer.issue("certified", SOUND);
+    }
+    let server = Secured::start(&authority, "server");
+    let admin = Db::connect(config(&server.url("postgres", &checked(&authority)))).await.expect("connect");
+    let session = admin.session("admin").await.expect("session");
+    let role = "CREATE ROLE certified LOGIN IN ROLE pg_monitor";
+    session.client().batch_execute(role).await.expect("make a role");
+    let shown = |issuer: &Authority| {
+        let (certificate, key) = (issuer.path("certified.pem"), issuer.path("certified.key"));
+        format!("{}&sslcert={certificate}&sslkey={key}", checked(&authority))
+    };
+    let missing = "connection requires a valid client certificate";
+    for (words, cause) in [(shown(&stranger), REFUSED), (checked(&authority), missing)] {
+        let told = tokio::time::timeout(LIMIT, Db::connect(patient(&server.url("certified", &words)))).await;
+        let refused = told.expect("told at once").expect_err("it was let in").to_string();
+        assert!(refused.contains(cause), "{refused}");
+    }
+
+    let db = Db::connect(patient(&server.url("certified", &shown(&authority)))).await.expect("connect");
+    server.trust_clients_of(&stranger);
+    // It hears of that by a signal, and until then lets everybody in as before.
+    let dialled = async {
+        loop {
+            if let Err(error) = db.session("late").await {
+                return error;
+            }
+        }
+    };
+    let by_session = tokio::time::timeout(LIMIT, dialled).await.expect("told at once");
+    let mut kept = Vec::new();
+    let borrowed = async {
+        loop {
+            match db.write().await {
+                Ok(connection) => kept.push(connection),
+                Err(error) => return error,
+            }
+        }
+    };
+    let by_pool = tokio::time::timeout(LIMIT, borrowed).await.expect("told at once");
+    for error in [by_session, by_pool] {
+        assert!(matches!(&error, Error::Untrusted { cause, .. } if *cause == REFUSED), "{error:?}");
+        assert_eq!(error.class(), Class::NotSent);
+    }
+    // What was open before goes on.
+    kept[0].query_one(&ONE, &[]).await.expect("ask");
 }
 
 #[test]

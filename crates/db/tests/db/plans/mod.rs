@@ -2,10 +2,12 @@
 
 mod advice;
 mod creation;
+mod dropped;
 mod explaining;
 mod findings;
 mod reviewing;
 mod slow;
+mod unasked;
 mod workload;
 
 use paystrata_db::Session;
