@@ -1,9 +1,9 @@
 //! Prepared statements of one connection, bounded, least recently used out first, all of one state of the schema.
 //! It never talks to the server: dropping a prepared statement lets the driver close it. Used by `Connection`.
 
-use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
+use ahash::AHashMap;
 use tokio_postgres::Statement as Prepared;
 
 use crate::migrate::SchemaState;
@@ -16,7 +16,7 @@ pub(crate) struct StatementCache<Value = Prepared> {
 
 #[derive(Debug)]
 struct Entries<Value> {
-    by_sql: HashMap<&'static str, Entry<Value>>,
+    by_sql: AHashMap<&'static str, Entry<Value>>,
     last_asked: Option<&'static str>,
     clock: u64,
     size_max: usize,
@@ -33,7 +33,7 @@ struct Entry<Value> {
 impl<Value: Clone> StatementCache<Value> {
     pub(crate) fn new(size_max: usize) -> Self {
         let schema = SchemaState::default();
-        let entries = Entries { by_sql: HashMap::new(), last_asked: None, clock: 0, size_max, schema };
+        let entries = Entries { by_sql: AHashMap::new(), last_asked: None, clock: 0, size_max, schema };
         Self { entries: Mutex::new(entries) }
     }
 
@@ -87,9 +87,9 @@ impl<Value: Clone> StatementCache<Value> {
 
 impl<Value> Entries<Value> {
     /// Gives what is of another state of the schema.
-    fn turn_to(&mut self, schema: SchemaState) -> HashMap<&'static str, Entry<Value>> {
+    fn turn_to(&mut self, schema: SchemaState) -> AHashMap<&'static str, Entry<Value>> {
         if self.schema == schema {
-            return HashMap::new();
+            return AHashMap::new();
         }
         self.schema = schema;
         std::mem::take(&mut self.by_sql)
