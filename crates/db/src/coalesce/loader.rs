@@ -1,13 +1,13 @@
 //! Point reads that travel together: one statement with an array of keys for everybody who asks at the moment. The same key
 //! is asked for once, a missing one is `None`, and a caller who leaves takes nothing from the others.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::hash::Hash;
 use std::iter;
 use std::ops::Range;
 use std::sync::Arc;
 
+use ahash::AHashMap;
 use futures_util::future::{BoxFuture, FutureExt as _};
 use postgres_types::ToSql;
 use tokio::sync::oneshot;
@@ -206,7 +206,7 @@ struct Asked<K, V> {
     /// Each once.
     keys: Arc<[K]>,
     /// Where each stands in `keys`.
-    places: HashMap<K, usize>,
+    places: AHashMap<K, usize>,
     /// Who waits for the key at a place, in the order of the places.
     callers: Vec<(usize, oneshot::Sender<Answer<V>>)>,
 }
@@ -214,7 +214,7 @@ struct Asked<K, V> {
 impl<K: Hash + Eq + Clone, V: Clone> Asked<K, V> {
     fn of(batch: Vec<Request<K, V>>) -> Self {
         let (mut keys, mut callers) = (Vec::with_capacity(batch.len()), Vec::with_capacity(batch.len()));
-        let mut places = HashMap::with_capacity(batch.len());
+        let mut places = AHashMap::with_capacity(batch.len());
         for Request { key, answer, .. } in batch {
             // Nobody waits for the answer any more.
             if answer.is_closed() {
