@@ -236,14 +236,19 @@ fn a_commit_that_is_cancelled_is_told_and_leaves_nothing() {
     });
 }
 
+/// Over a server that ends whoever rests in a transaction.
+async fn impatient(bed: &Bed) -> Db {
+    let mut config = bed.config();
+    let patience = ("idle_in_transaction_session_timeout".to_owned(), "500ms".to_owned());
+    config.server_settings = vec![patience];
+    Db::connect(config).await.expect("connect")
+}
+
 #[test]
 fn a_session_that_the_server_ends_while_the_closure_rests_costs_another_run() {
     with_database(|bed| async move {
         let admin = made(&bed, "CREATE TABLE note (body int8)").await;
-        let mut config = bed.config();
-        let patience = ("idle_in_transaction_session_timeout".to_owned(), "500ms".to_owned());
-        config.server_settings = vec![patience];
-        let db = Db::connect(config).await.expect("connect");
+        let db = impatient(&bed).await;
         let runs = AtomicU32::new(0);
         let options = TransactionOptions { attempts_max: 20, ..patient() };
         let ended = db.transaction(options, |tx| {
@@ -269,10 +274,7 @@ fn a_session_that_the_server_ends_while_the_closure_rests_costs_another_run() {
 fn a_closure_that_rests_for_too_long_each_time_is_told_by_the_code_of_the_server() {
     with_database(|bed| async move {
         let admin = made(&bed, "CREATE TABLE note (body int8)").await;
-        let mut config = bed.config();
-        let patience = ("idle_in_transaction_session_timeout".to_owned(), "500ms".to_owned());
-        config.server_settings = vec![patience];
-        let db = Db::connect(config).await.expect("connect");
+        let db = impatient(&bed).await;
         // It has another statement to run, or only the commit is left.
         for is_done in [false, true] {
             let options = TransactionOptions { attempts_max: 2, ..patient() };

@@ -44,6 +44,7 @@ mod switchovers;
 #[cfg(feature = "tls")]
 mod tls;
 mod transactions;
+mod two_processes;
 mod two_replicas;
 mod view_reads;
 mod view_rounds;

@@ -1,8 +1,6 @@
 //! Through PgBouncer in transaction mode: clients that copy rows among others that do not, from two processes over few server
 //! connections.
 
-use std::process::{Command, Stdio};
-
 use paystrata_db::{
     Bulk, BulkOptions, Connection, Db, Error, Method, Statement, TableName, TransactionOptions, Type,
 };
@@ -11,11 +9,8 @@ use uuid::Uuid;
 
 use crate::bouncer::{Bouncer, SERVERS};
 use crate::support::{LIMIT, config, count, url, with_database};
+use crate::two_processes;
 
-/// Names the pooler's URL to a process that takes part.
-const SHARED_URL: &str = "PAYSTRATA_TEST_MIXTURE_URL";
-/// And the server's.
-const SHARED_SERVER: &str = "PAYSTRATA_TEST_MIXTURE_SERVER";
 const CLIENTS: i64 = 50;
 const ROUNDS: i64 = 4;
 /// Rows of one client in one round, in two chunks.
@@ -108,9 +103,8 @@ async fn load(db: &Db) {
 /// One process of the load. Alone it brings its own pooler; told of a shared one it uses that.
 #[test]
 fn clients_that_copy_share_ten_servers_with_others() {
-    let shared = std::env::var(SHARED_URL).ok().zip(std::env::var(SHARED_SERVER).ok());
     with_database(|bed| async move {
-        if let Some((pooler, server)) = shared {
+        if let Some((pooler, server)) = two_processes::shared() {
             return load(&pooled(&server, &pooler).await).await;
         }
         let bouncer = Bouncer::start(&bed.primary_url(), "transaction", "");
@@ -126,23 +120,13 @@ fn clients_of_two_processes_copy_among_others_without_a_stale_name() {
         let bouncer = Bouncer::start(&bed.primary_url(), "transaction", "");
         let admin = bed.admin().await;
         admin.client.batch_execute(SCHEMA).await.expect("schema");
-        let process = || {
-            Command::new(std::env::current_exe().expect("this program"))
-                .args(["--exact", "pooled_mixture::clients_that_copy_share_ten_servers_with_others"])
-                .env(SHARED_URL, bouncer.through(&bed.primary_url()))
-                .env(SHARED_SERVER, bed.primary_url())
-                .stdout(Stdio::piped())
-                .stderr(Stdio::piped())
-                .spawn()
-                .expect("start a process")
-        };
-        let processes = [process(), process()];
-        let ended = tokio::task::spawn_blocking(|| processes.map(|process| process.wait_with_output()));
-        for output in ended.await.expect("no panic") {
-            let output = output.expect("it ends");
-            let said = String::from_utf8_lossy(&output.stdout);
-            assert!(output.status.success() && said.contains("1 passed"), "{said}");
-        }
+        let (pooler, server) = (bouncer.through(&bed.primary_url()), bed.primary_url());
+        two_processes::pass(
+            "pooled_mixture::clients_that_copy_share_ten_servers_with_others",
+            &pooler,
+            &server,
+        )
+        .await;
         let all = count(&admin, "SELECT count(*) FROM note").await;
         assert_eq!(all, 2 * CLIENTS * ROUNDS * COPIED);
         let servers = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \

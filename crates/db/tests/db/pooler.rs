@@ -1,7 +1,5 @@
 //! Through PgBouncer in transaction mode: what works, what is refused and says why, and what goes around it.
 
-use std::process::{Command, Stdio};
-
 use paystrata_db::tokio_postgres::types::FromSql;
 use paystrata_db::{
     Connection, Db, Error, Migration, Migrator, PoolerMode, Statement, ToSql, TransactionError,
@@ -10,11 +8,8 @@ use paystrata_db::{
 
 use crate::bouncer::{Bouncer, SERVERS};
 use crate::support::{Bed, LIMIT, config, count, url, with_database};
+use crate::two_processes;
 
-/// Names the pooler's URL to a process that takes part in a load of several.
-const SHARED_URL: &str = "PAYSTRATA_TEST_POOLED_URL";
-/// And the server's.
-const SHARED_SERVER: &str = "PAYSTRATA_TEST_POOLED_SERVER";
 const CLIENTS: i64 = 100;
 const ROUNDS: i64 = 10;
 
@@ -108,10 +103,9 @@ async fn load(db: &Db, first_owner: i64) {
 /// One process of the load. Alone it brings its own pooler; told of a shared one it uses that.
 #[test]
 fn a_hundred_clients_share_ten_servers_without_a_stale_name() {
-    let shared = std::env::var(SHARED_URL).ok().zip(std::env::var(SHARED_SERVER).ok());
     with_database(|bed| async move {
         let first_owner = i64::from(std::process::id()) * CLIENTS;
-        if let Some((pooler, server)) = shared {
+        if let Some((pooler, server)) = two_processes::shared() {
             return load(&pooled(&server, &pooler).await, first_owner).await;
         }
         let bouncer = bouncer(&bed);
@@ -126,23 +120,13 @@ fn two_processes_of_a_hundred_clients_share_ten_servers_without_a_stale_name() {
         let bouncer = bouncer(&bed);
         let admin = bed.admin().await;
         admin.client.batch_execute(SCHEMA).await.expect("schema");
-        let process = || {
-            Command::new(std::env::current_exe().expect("this program"))
-                .args(["--exact", "pooler::a_hundred_clients_share_ten_servers_without_a_stale_name"])
-                .env(SHARED_URL, bouncer.through(&bed.primary_url()))
-                .env(SHARED_SERVER, bed.primary_url())
-                .stdout(Stdio::piped())
-                .stderr(Stdio::piped())
-                .spawn()
-                .expect("start a process")
-        };
-        let processes = [process(), process()];
-        let ended = tokio::task::spawn_blocking(|| processes.map(|process| process.wait_with_output()));
-        for output in ended.await.expect("no panic") {
-            let output = output.expect("it ends");
-            let said = String::from_utf8_lossy(&output.stdout);
-            assert!(output.status.success() && said.contains("1 passed"), "{said}");
-        }
+        let (pooler, server) = (bouncer.through(&bed.primary_url()), bed.primary_url());
+        two_processes::pass(
+            "pooler::a_hundred_clients_share_ten_servers_without_a_stale_name",
+            &pooler,
+            &server,
+        )
+        .await;
         let all = count(&admin, "SELECT count(*) FROM note WHERE mood = 'sad'").await;
         assert_eq!(all, 2 * CLIENTS * ROUNDS);
         let servers = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
